@@ -1,0 +1,2 @@
+# Stub: replaced by the house.
+PYTHON ?= python3

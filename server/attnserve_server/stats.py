@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics as plain records. Engine and workers make them; Prometheus is one reader (``metrics/prometheus.py``)."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class StepStats(msgspec.Struct):
+    """One iteration of an engine loop; durations in seconds."""
+
+    num_rows: int
+    """Live rows (hypotheses) of the decode step; 0 where only an encode ran."""
+    step_s: float
+    """The decode step: graph run and search."""
+    num_encoded: int = 0
+    """Requests that were encoded and admitted in this iteration."""
+    encode_s: float = 0.0
+    """The encode run, with the insertion of its results into the slots."""
+    is_cold: bool = False
+    """A shape was run that warm-up had not seen."""
+
+
+class EngineStats(msgspec.Struct, tag="stats"):
+    """What a worker reports of one model's engine since its last report."""
+
+    model: str
+    version: str
+    steps: list[StepStats]
+    num_slots: int
+    num_slots_used: int
+    num_waiting: int
+    busy_s: float
+    """Time inside iterations."""
+    elapsed_s: float
+    """Wall time that the report covers."""
+    cancelled: dict[str, int] = {}
+    """Requests that were dropped from queue or batch, by reason ("client", "deadline")."""
+
+
+class RequestStats(msgspec.Struct):
+    """One answered request; the intervals are defined in ``metrics/intervals.py``."""
+
+    model: str
+    version: str
+    queue_s: float
+    encode_s: float
+    decode_s: float
+    time_to_first_token_s: float
+    num_source_tokens: int
+    num_generated_tokens: int
+    inter_token_s: list[float] = []
+    """Gaps between consecutive deliveries of a streamed request."""

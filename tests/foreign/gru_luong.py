@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import onnx
 from attnserve.v1 import manifest_pb2
 from tests.foreign import common
-from tests.foreign.common import CAPACITY, FLOAT32, INT64, VOCAB_SIZE, tensor
+from tests.foreign.common import CAPACITY, END_ID, FLOAT32, INT64, VOCAB_SIZE, tensor
 
 MODEL_ID = "foreign-gru-luong"
 EMBEDDING, HIDDEN = 16, 24
@@ -34,12 +34,6 @@ class GruLuong(nn.Module):
         self.combine = nn.Linear(2 * HIDDEN, HIDDEN, bias=False)
         self.output = nn.Linear(HIDDEN, VOCAB_SIZE)
 
-    def read(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T_src) and (B,) -> the encoder's states (B, T_src, H), and the last one of each source (B, H)."""
-        memory, _ = self.reader(self.source_embedding(source))
-        last = (source_length - 1)[:, None, None].expand(-1, 1, HIDDEN)
-        return memory, memory.gather(1, last)[:, 0]
-
     def cell(self, token: Tensor, hidden: Tensor) -> Tensor:
         """One step of the decoder's GRU: (B,) and (B, H) -> (B, H)."""
         reset_in, update_in, new_in = self.input_gates(self.target_embedding(token)).chunk(3, -1)
@@ -57,7 +51,8 @@ class GruLuong(nn.Module):
 
     def encode(self, src: Tensor) -> Tensor:
         """Source tokens int64 (B, T_src), 0 where padded -> memory (B, T_src, H)."""
-        return self.read(src, (src != 0).sum(1))[0]
+        memory: Tensor = self.reader(self.source_embedding(src))[0]
+        return memory
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Attentional hidden states (B, T_tgt, H) of a whole target, and one layer of weights (B, 1, T_tgt, T_src)."""
@@ -67,7 +62,9 @@ class GruLuong(nn.Module):
         for token in tgt.unbind(1):
             hidden = self.cell(token, hidden)
             steps.append(self.attend(hidden, memory, length))
-        return torch.stack([attentional for attentional, _ in steps], 1), [torch.stack([weights for _, weights in steps], 1)[:, None]]
+        return torch.stack([attentional for attentional, _ in steps], 1), [
+            torch.stack([weights for _, weights in steps], 1)[:, None]
+        ]
 
     def project(self, hidden: Tensor) -> Tensor:
         """(..., H) -> logits (..., V)."""
@@ -76,15 +73,30 @@ class GruLuong(nn.Module):
 
 
 class EncodeGraph(nn.Module):
-    """The forward of the encode graph."""
+    """The forward of the encode graph: ONNX's own GRU operator, because a traced ``nn.GRU`` keeps the length it was traced with."""
 
     def __init__(self, model: GruLuong) -> None:
         super().__init__()
-        self.model = model
+        self.embedding = model.source_embedding
+        weights = [getattr(model.reader, name) for name in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")]
+        # PyTorch has the gates as reset, update, new; ONNX as update, reset, new.
+        weight, recurrence, *biases = (part.unflatten(0, (3, HIDDEN))[[1, 0, 2]].flatten(0, 1) for part in weights)
+        self.register_buffer("weight", weight[None])
+        self.register_buffer("recurrence", recurrence[None])
+        self.register_buffer("bias", torch.cat(biases)[None])
 
     def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, Tensor]:
-        """Gives memory and the decoder's first hidden state."""
-        return self.model.read(source, source_length)
+        """Gives memory, zero beyond each source's end, and the decoder's first hidden state."""
+        embedded = self.embedding(source).transpose(0, 1)
+        states, last = torch.onnx.ops.symbolic_multi_out(
+            "GRU",
+            [embedded, self.weight, self.recurrence, self.bias, source_length.int()],
+            attrs={"hidden_size": HIDDEN, "linear_before_reset": 1},
+            dtypes=[torch.float32, torch.float32],
+            shapes=[(embedded.shape[0], 1, embedded.shape[1], HIDDEN), (1, embedded.shape[1], HIDDEN)],
+            version=14,
+        )
+        return states[:, 0].transpose(0, 1), last[0]
 
 
 class StepGraph(nn.Module):
@@ -103,13 +115,14 @@ class StepGraph(nn.Module):
         return self.model.project(attentional), weights, following
 
 
-def make_model(seed: int = 0) -> GruLuong:
+def build_module(seed: int = 0) -> GruLuong:
     """Random weights, large enough for answers that depend on the source and end at some point; the same for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GruLuong()
         for name, parameter in model.named_parameters():
             nn.init.normal_(parameter, std=1.0 if "embedding" in name else 0.45)
+        nn.init.constant_(model.output.bias[END_ID], 1.5)
     return model.eval().requires_grad_(False)
 
 
@@ -148,7 +161,9 @@ def describe() -> manifest_pb2.Manifest:
         encode_output="last_state",
         step_output="next_hidden",
     )
-    manifest.attention.CopyFrom(manifest_pb2.AttentionOutput(output="weights", meaning="Softmax of the general score over the source."))
+    manifest.attention.CopyFrom(
+        manifest_pb2.AttentionOutput(output="weights", meaning="Softmax of the general score over the source.")
+    )
     manifest.variants.add(
         name="fp32",
         device=manifest_pb2.DEVICE_CPU,

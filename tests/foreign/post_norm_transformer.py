@@ -16,12 +16,14 @@ from torch import Tensor, nn
 import onnx
 from attnserve.v1 import manifest_pb2
 from tests.foreign import common
-from tests.foreign.common import CAPACITY, FLOAT32, INT32, INT64, VOCAB_SIZE, tensor
+from tests.foreign.common import CAPACITY, END_ID, FLOAT32, INT32, INT64, VOCAB_SIZE, tensor
 
 MODEL_ID = "foreign-post-norm-transformer"
 WIDTH, HEADS, INNER, LAYERS = 32, 4, 64, 2
 HEAD_DIM = WIDTH // HEADS
 MASKED_SCORE = -1e9
+# Of random weights, by a part of their name; the target weighs most, or a model would repeat one token.
+STDS = {"target_": 3.0, "source_": 1.0}
 
 
 def _heads(x: Tensor) -> Tensor:
@@ -64,7 +66,9 @@ class Layer(nn.Module):
         out: Tensor = self.inner_norm(x + self.outer(nn.functional.gelu(self.inner(x))))
         return out
 
-    def decode(self, x: Tensor, self_kv: tuple[Tensor, Tensor], cross_kv: tuple[Tensor, Tensor], hidden: tuple[Tensor, Tensor]) -> Tensor:
+    def decode(
+        self, x: Tensor, self_kv: tuple[Tensor, Tensor], cross_kv: tuple[Tensor, Tensor], hidden: tuple[Tensor, Tensor]
+    ) -> Tensor:
         """A decoder layer over given keys and values; ``hidden`` are the masks of both attentions."""
         x = self.self_norm(x + self.self_attention(x, *self_kv, hidden[0]))
         x = self.cross_norm(x + self.cross_attention(x, *cross_kv, hidden[1]))
@@ -151,14 +155,17 @@ class StepGraph(nn.Module):
         return self.model.project(x[:, 0]).log_softmax(-1), *following
 
 
-def make_model(seed: int = 0) -> PostNormTransformer:
+def build_module(seed: int = 1) -> PostNormTransformer:
     """Random weights, large enough for answers that depend on the source and end at some point; the same for a seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = PostNormTransformer()
         for name, parameter in model.named_parameters():
             if "norm" not in name:
-                nn.init.normal_(parameter, std=1.0 if "embedding" in name else 0.3)
+                nn.init.normal_(parameter, std=next((std for part, std in STDS.items() if part in name), 0.15))
+        nn.init.normal_(model.output.weight, std=0.5)
+        nn.init.normal_(model.output.bias, std=0.5)
+        nn.init.constant_(model.output.bias[END_ID], 2.5)
     return model.eval().requires_grad_(False)
 
 
@@ -223,6 +230,8 @@ def describe() -> manifest_pb2.Manifest:
             inputs=[tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")],
             outputs=encoded,
         ),
-        steps=[manifest_pb2.StepGraph(graph=manifest_pb2.Graph(file="continue.onnx", inputs=[*reserved, *inputs], outputs=outputs))],
+        steps=[
+            manifest_pb2.StepGraph(graph=manifest_pb2.Graph(file="continue.onnx", inputs=[*reserved, *inputs], outputs=outputs))
+        ],
     )
     return manifest

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Python client of attnserve: ``Client`` for blocking code, ``AsyncClient`` for asyncio, one surface.
+
+This package needs grpcio, grpcio-status, protobuf and numpy; its command line (``cli``), plots and ``demo`` need the extra ``cli``,
+and ``evaluation`` the extra ``evaluate``. It imports neither the server nor the exporter.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from attnserve_client.aio_client import AsyncClient
+from attnserve_client.client import Client
+from attnserve_client.errors import (
+    AttnserveError,
+    Cancelled,
+    DeadlineExceeded,
+    ExecutionFailed,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    SequenceTooLong,
+    ServerUnreachable,
+    ShuttingDown,
+    WorkerLost,
+)
+from attnserve_client.options import DecodeOptions
+from attnserve_client.retry import RetryPolicy
+from attnserve_client.types import (
+    FinishReason,
+    Hypothesis,
+    Model,
+    ModelDetails,
+    ModelState,
+    Piece,
+    ScoreNormalization,
+    Task,
+    Timings,
+    Translation,
+    TranslationDelta,
+)
+
+try:
+    __version__ = version("attnserve")
+except PackageNotFoundError:  # run from a checkout that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "AsyncClient",
+    "AttnserveError",
+    "Cancelled",
+    "Client",
+    "DeadlineExceeded",
+    "DecodeOptions",
+    "ExecutionFailed",
+    "FinishReason",
+    "Hypothesis",
+    "InvalidRequest",
+    "Model",
+    "ModelDetails",
+    "ModelNotFound",
+    "ModelNotReady",
+    "ModelState",
+    "Overloaded",
+    "Piece",
+    "RetryPolicy",
+    "ScoreNormalization",
+    "SequenceTooLong",
+    "ServerUnreachable",
+    "ShuttingDown",
+    "Task",
+    "Timings",
+    "Translation",
+    "TranslationDelta",
+    "WorkerLost",
+]

@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client for asyncio: the surface of ``client.py``, where each method's contract stands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncGenerator, Iterable
+from types import TracebackType
+from typing import Literal, Self, Unpack, overload
+
+import grpc
+import grpc.aio
+from google.protobuf.wrappers_pb2 import StringValue
+
+from attnserve.v1 import model_pb2, translation_pb2
+from attnserve_client import convert, health, methods
+from attnserve_client.aio_calls import AioCalls
+from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.errors import AttnserveError
+from attnserve_client.options import DecodeKeywords, DecodeOptions, OnError, is_raising, options_to_proto
+from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
+from attnserve_client.types import Model, ModelDetails, Translation, TranslationDelta
+
+
+class AsyncClient:
+    """A client of an attnserve server for one event loop, within which it must be made; see ``Client``.
+
+    Example:
+        >>> async with AsyncClient("127.0.0.1:8001") as client:
+        ...     print((await client.translate("A dog runs across the grass.", beam_size=5)).text)
+
+    Cancelling a task that awaits a call cancels the call. Iterators that are left early should be closed with ``aclose()``
+    (``contextlib.aclosing``), which cancels what is under way.
+
+    Args:
+        address: the server's ``host:port``.
+        credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
+        timeout: seconds for a call that names no other timeout.
+        retries: how often to try again where the server is overloaded or away: a number, or a whole policy; 0 for never.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        self.address = address
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self._calls = AioCalls(self._channel, address, policy_of(retries), timeout)
+
+    async def close(self) -> None:
+        """Cancels what is under way and closes the connection."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        """Returns the client, which is closed at the block's end."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the client."""
+        await self.close()
+
+    async def translate(
+        self,
+        text: str,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[DecodeKeywords],
+    ) -> Translation:
+        """Translates one text; see ``Client.translate``."""
+        proto = options_to_proto(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, proto)
+        return convert.translation_from_proto(await self._calls.unary(methods.TRANSLATE, request, timeout))
+
+    def translate_stream(
+        self,
+        text: str,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[DecodeKeywords],
+    ) -> AsyncGenerator[TranslationDelta | Translation, None]:
+        """Translates one text, and returns an iterator over its parts, then the whole; see ``Client.translate_stream``."""
+        proto = options_to_proto(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, proto)
+        return self._events(request, timeout)
+
+    @overload
+    def translate_many(
+        self,
+        texts: Iterable[str],
+        *,
+        on_error: Literal["raise"] = "raise",
+        max_in_flight: int = 64,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[DecodeKeywords],
+    ) -> AsyncGenerator[Translation, None]: ...
+
+    @overload
+    def translate_many(
+        self,
+        texts: Iterable[str],
+        *,
+        on_error: Literal["return"],
+        max_in_flight: int = 64,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[DecodeKeywords],
+    ) -> AsyncGenerator[Translation | AttnserveError, None]: ...
+
+    def translate_many(
+        self,
+        texts: Iterable[str],
+        *,
+        on_error: OnError = "raise",
+        max_in_flight: int = 64,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[DecodeKeywords],
+    ) -> AsyncGenerator[Translation | AttnserveError, None]:
+        """Translates many texts at once, and returns an iterator in their order; see ``Client.translate_many``."""
+        proto, raising = options_to_proto(options, keywords), is_raising(on_error)
+        kind = translation_pb2.TranslateRequest
+        requests = (convert.translate_request(kind, text, model, version, proto) for text in texts)
+        return self._outcomes(requests, raising, timeout, max_in_flight)
+
+    async def list_models(self, *, timeout: float | None = None) -> list[Model]:
+        """Returns all models and versions that the server has, sorted by id, then by version."""
+        request = model_pb2.ListModelsRequest()
+        return convert.models_from_proto(await self._calls.unary(methods.LIST_MODELS, request, timeout))
+
+    async def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
+        """Returns one model with its manifest; the newest version unless one is named."""
+        request = model_pb2.GetModelRequest(model=model, version=version)
+        return convert.details_from_proto(await self._calls.unary(methods.GET_MODEL, request, timeout))
+
+    async def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:
+        """Tells whether the server, or one service or model of it, says that it serves; False where nobody answers."""
+        try:
+            answer = await self._calls.unary(methods.HEALTH_CHECK, StringValue(value=service), timeout, NO_RETRIES)
+        except AttnserveError as error:
+            if health.means_down(error):
+                return False
+            raise
+        return answer.value == methods.HEALTH_SERVING
+
+    async def wait_ready(self, timeout: float = DEFAULT_TIMEOUT_S, service: str = "") -> None:
+        """Waits until ``is_healthy`` is true.
+
+        Raises:
+            DeadlineExceeded: it was not within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not await self.is_healthy(service, timeout=max(health.POLL_S, deadline - time.monotonic())):
+            if time.monotonic() + health.POLL_S > deadline:
+                raise health.not_ready(self.address, timeout)
+            await asyncio.sleep(health.POLL_S)
+
+    async def _events(
+        self, request: translation_pb2.TranslateStreamRequest, timeout: float | None
+    ) -> AsyncGenerator[TranslationDelta | Translation, None]:
+        async with contextlib.aclosing(self._calls.stream(methods.TRANSLATE_STREAM, request, timeout)) as messages:
+            async for message in messages:
+                event = convert.event_from_proto(message)
+                if event is not None:
+                    yield event
+
+    async def _outcomes(
+        self, requests: Iterable[translation_pb2.TranslateRequest], raising: bool, timeout: float | None, max_in_flight: int
+    ) -> AsyncGenerator[Translation | AttnserveError, None]:
+        async with contextlib.aclosing(self._calls.many(methods.TRANSLATE, requests, timeout, max_in_flight)) as outcomes:
+            async for outcome in outcomes:
+                yield convert.translation_of_outcome(outcome, raising)

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as a picture: a heat map with the source's pieces on top and the target's at the left. Needs the extra ``cli``.
+
+Draws through matplotlib's objects, never through ``pyplot``: no global state, no window, safe in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from attnserve_client.types import Translation
+
+DPI = 150
+_CELL_IN = 0.36
+_LETTER_IN = 0.085
+_MARGIN_IN = 0.35
+_BAR_IN = 0.75
+_TITLE_IN = 0.4
+_INK, _GRID = "#1f2933", "#ffffff"
+
+
+def save_attention(path: Path, translation: Translation) -> tuple[int, int]:
+    """Writes the best hypothesis' attention as a picture; the file's ending names the format (PNG unless it says otherwise).
+
+    Args:
+        path: the file to write; its folder exists.
+        translation: asked for with ``return_attention="mean"``.
+
+    Returns:
+        Width and height in pixels (of a PNG).
+
+    Raises:
+        ValueError: the translation has no attention of one map.
+        OSError: the file cannot be written.
+    """
+    best = translation.best
+    if best.attention is None or best.attention.ndim != 2:
+        raise ValueError("the translation has no attention of one map: ask for it with return_attention='mean'")
+    figure = draw_attention(
+        best.attention,
+        source=[piece.label for piece in translation.source_pieces],
+        target=[piece.label for piece in best.pieces],
+        title=translation.model,
+    )
+    figure.savefig(path, dpi=DPI)
+    width, height = figure.get_size_inches() * DPI
+    return int(width), int(height)
+
+
+def draw_attention(weights: NDArray[np.float32], *, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
+    """Returns a figure of weights (T_tgt, T_src), sized so that its labels can be read, whatever their number."""
+    rows, columns = weights.shape
+    if (rows, columns) != (len(target), len(source)):
+        raise ValueError(f"weights of {rows} × {columns} do not fit {len(target)} target and {len(source)} source pieces")
+    left = _MARGIN_IN + _LETTER_IN * max(map(len, target))
+    top = _MARGIN_IN + _LETTER_IN * max(map(len, source)) + (_TITLE_IN if title else 0)
+    width = left + columns * _CELL_IN + _MARGIN_IN + _BAR_IN
+    height = top + rows * _CELL_IN + _MARGIN_IN
+    figure = Figure(figsize=(width, height), facecolor="white")
+    FigureCanvasAgg(figure)
+    map_width, map_height = columns * _CELL_IN / width, rows * _CELL_IN / height
+    axes = figure.add_axes((left / width, _MARGIN_IN / height, map_width, map_height))
+    image = axes.imshow(weights, cmap="YlGnBu", vmin=0.0, vmax=max(float(weights.max()), 1e-6), aspect="auto")
+    axes.set_xticks(range(columns), labels=source, rotation=90, fontsize=9, color=_INK)
+    axes.set_yticks(range(rows), labels=target, fontsize=9, color=_INK)
+    axes.tick_params(top=True, bottom=False, labeltop=True, labelbottom=False, length=0)
+    axes.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
+    axes.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color=_GRID, linewidth=1.2)
+    axes.tick_params(which="minor", length=0)
+    axes.spines[:].set_visible(False)
+    bar_axes = figure.add_axes(((left + columns * _CELL_IN + 0.15) / width, _MARGIN_IN / height, 0.12 / width, map_height))
+    bar = figure.colorbar(image, cax=bar_axes)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.ax.tick_params(labelsize=7, length=2, colors=_INK)
+    if title:
+        figure.text(_MARGIN_IN / 2 / width, 1 - 0.3 / height, title, fontsize=10, fontweight="bold", color=_INK)
+    return figure

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the command line together: this package's commands, and those that other packages add through entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+from attnserve_client import __version__
+from attnserve_client.cli import evaluate, models, output, plugins, translate
+from attnserve_client.errors import AttnserveError, ToolError
+
+
+def build_app() -> typer.Typer:
+    """Returns the whole command line; nothing of another package is imported until its command runs."""
+    app = typer.Typer(
+        name="attnserve",
+        help="Attention models, served over gRPC: ask a server, score it, run one.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+    )
+    app.callback()(_common)
+    app.command("translate")(translate.translate)
+    app.command("models")(models.models)
+    app.add_typer(evaluate.app, name="evaluate")
+    plugins.add_commands(app)
+    return app
+
+
+def run(args: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code; what a server or a tool refuses is one line on standard error."""
+    command = get_command(build_app())
+    try:
+        command.main(args=None if args is None else list(args), prog_name="attnserve", standalone_mode=True)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except (AttnserveError, ToolError) as error:
+        output.report(error)
+        return 1
+    return 0
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"attnserve {__version__}")
+        raise typer.Exit
+
+
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Declares the options that stand before any command."""

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attnserve models``: what a server serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from attnserve_client.channel import DEFAULT_ADDRESS
+from attnserve_client.cli import output
+from attnserve_client.cli.options import Address, AsJson
+from attnserve_client.client import Client
+from attnserve_client.types import Model
+
+
+def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+    """List the models of a server."""
+    with Client(address) as client:
+        found = client.list_models()
+    if as_json:
+        output.print_json([output.json_of(model) for model in found])
+    elif found:
+        Console().print(models_table(found))
+    else:
+        Console().print(f"The server at {address} serves no model.")
+
+
+def models_table(found: Sequence[Model]) -> Table:
+    """Returns a table of models; lengths are in pieces."""
+    table = Table("model", "version", "task", "architecture", "variant", "state", box=None, header_style="bold", pad_edge=False)
+    for limit in ("source ≤", "target ≤", "beam ≤"):
+        table.add_column(limit, justify="right")
+    for model in found:
+        state = f"[green]{model.state}[/]" if model.is_ready else f"[yellow]{model.state}[/]"
+        limits = (model.max_source_tokens, model.max_target_tokens, model.max_beam_size)
+        table.add_row(model.id, model.version, model.task, model.architecture, model.variant, state, *map(str, limits))
+    return table

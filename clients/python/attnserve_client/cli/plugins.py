@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Commands that other packages add through entry points of the group ``attnserve.commands``: name → function for typer.
+
+Nothing is imported until a command runs, so that ``attnserve translate`` does not wait for PyTorch. A command whose package lacks
+an extra still exists, and says which one to install.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.main import get_command
+
+from attnserve_client.errors import ToolError
+
+GROUP = "attnserve.commands"
+
+COMMAND_EXTRAS = {
+    "serve": "server,cpu",
+    "profile": "server,cpu",
+    "train": "export,cpu",
+    "export": "export,cpu",
+}
+"""The extras that a command of this project needs."""
+
+COMMAND_HELP = {
+    "serve": "Run a server.",
+    "profile": "Measure where a model's time goes.",
+    "train": "Train a model.",
+    "export": "Export a trained model to a bundle.",
+}
+"""One line each for the list of commands, which must not import them."""
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Adds every command that an installed package declares, sorted by name."""
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        app.command(
+            entry.name,
+            help=COMMAND_HELP.get(entry.name, f"Added by {entry.module.split('.')[0]}."),
+            add_help_option=False,
+            context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        )(_forwarder(entry))
+
+
+def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
+    """Imports a command.
+
+    Raises:
+        ToolError: something that it needs is not installed; says what to install.
+    """
+    try:
+        command: Callable[..., Any] | typer.Typer = entry.load()
+    except ModuleNotFoundError as error:
+        missing = error.name or str(error)
+        if missing.split(".")[0] == entry.module.split(".")[0]:
+            raise ToolError(f"attnserve {entry.name} is not part of this installation: there is no {missing}") from error
+        extras = COMMAND_EXTRAS.get(entry.name)
+        cure = f'pip install "attnserve[{extras}]"' if extras else f"install {missing}, which {entry.module} imports"
+        raise ToolError(f"attnserve {entry.name} needs {missing}, which is not installed: {cure}") from error
+    return command
+
+
+def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
+    """Returns a command that takes any arguments and hands them to the real one."""
+
+    def forward(context: typer.Context) -> None:
+        command = load(entry)
+        if not isinstance(command, typer.Typer):
+            function, command = command, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+            command.command(entry.name)(function)
+        get_command(command).main(args=list(context.args), prog_name=f"attnserve {entry.name}", standalone_mode=True)
+
+    return forward

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attnserve translate``: texts from the arguments, or lines from standard input."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from attnserve_client.attention_text import AttentionText
+from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.cli import output
+from attnserve_client.cli.options import Address, AsJson, BeamSize, LengthPenalty, MaxInFlight, MaxTokens, ModelId, Timeout
+from attnserve_client.client import Client
+from attnserve_client.errors import ToolError
+from attnserve_client.lines import translate_lines
+from attnserve_client.options import DecodeKeywords
+from attnserve_client.types import Translation, TranslationDelta
+
+
+def translate(
+    texts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[TEXT]...", help="Each is translated by itself. None, or -: lines of standard input."),
+    ] = None,
+    address: Address = DEFAULT_ADDRESS,
+    model: ModelId = "",
+    beam_size: BeamSize = None,
+    num_hypotheses: Annotated[
+        int | None, typer.Option("--num-hypotheses", metavar="N", help="Answers to each text: rank, score and text of each.")
+    ] = None,
+    length_penalty: LengthPenalty = None,
+    max_tokens: MaxTokens = None,
+    attention: Annotated[
+        Path | None, typer.Option("--attention", metavar="FILE.png", help="Draw the attention into a file, and show it.")
+    ] = None,
+    show_attention: Annotated[bool, typer.Option("--show-attention", help="Show the attention in the terminal.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print pieces as they come.")] = False,
+    as_json: AsJson = False,
+    max_in_flight: MaxInFlight = 64,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Translate texts."""
+    reads_lines = not texts or texts == ["-"]
+    if attention is not None and (reads_lines or len(texts or ()) > 1):
+        raise typer.BadParameter("a file for the attention goes with exactly one TEXT", param_hint="--attention")
+    if stream and (attention is not None or show_attention):
+        raise typer.BadParameter("a stream shows no attention", param_hint="--stream")
+    keywords: DecodeKeywords = {
+        "beam_size": beam_size,
+        "num_hypotheses": num_hypotheses,
+        "length_penalty": length_penalty,
+        "max_tokens": max_tokens,
+        "return_attention": attention is not None or show_attention,
+    }
+    lines: Iterable[str] = sys.stdin if reads_lines else texts or ()
+    with Client(address, timeout=timeout) as client:
+        if stream:
+            _print_streams(client, lines, model, keywords, as_json)
+            return
+        # Somebody who types wants each answer before the next line.
+        num_parallel = 1 if reads_lines and sys.stdin.isatty() else max_in_flight
+        answers = translate_lines(client, lines, model=model, max_in_flight=num_parallel, **keywords)
+        is_wanted = reads_lines and not sys.stdin.isatty()
+        with contextlib.closing(answers), output.progress("translating", None, is_wanted=is_wanted) as advance:
+            for answer in answers:
+                _print_answer(answer, num_hypotheses or 1, as_json)
+                if answer is not None and not as_json and keywords["return_attention"]:
+                    show(Console(), answer)
+                if answer is not None and attention is not None:
+                    save(attention, answer)
+                advance()
+
+
+def show(console: Console, translation: Translation) -> None:
+    """Prints the best hypothesis' attention.
+
+    Raises:
+        ToolError: there is none.
+    """
+    best = translation.best
+    if best.attention is None:
+        raise ToolError(f"{translation.model} has no attention to show")
+    source = [piece.label for piece in translation.source_pieces]
+    console.print(AttentionText(best.attention, source, [piece.label for piece in best.pieces]))
+
+
+def save(path: Path, translation: Translation) -> None:
+    """Draws the best hypothesis' attention into a file.
+
+    Raises:
+        ToolError: it cannot be drawn or written.
+    """
+    try:
+        from attnserve_client.attention_plot import save_attention
+    except ModuleNotFoundError as error:
+        raise ToolError(f'drawing the attention needs {error.name}: pip install "attnserve[cli]"') from error
+    try:
+        save_attention(path, translation)
+    except (OSError, ValueError) as error:
+        raise ToolError(f"cannot draw the attention into {path}: {error}") from error
+
+
+def _print_answer(answer: Translation | None, num_hypotheses: int, as_json: bool) -> None:
+    if as_json:
+        output.print_json(None if answer is None else output.json_of(answer))
+    elif answer is None or num_hypotheses == 1:
+        print("" if answer is None else answer.text, flush=True)
+    else:
+        for rank, hypothesis in enumerate(answer.hypotheses, 1):
+            print(f"{rank}\t{hypothesis.score:.4f}\t{hypothesis.text}", flush=True)
+
+
+def _print_streams(client: Client, lines: Iterable[str], model: str, keywords: DecodeKeywords, as_json: bool) -> None:
+    """Streams one text after the other."""
+    for line in lines:
+        text = line.strip()
+        sent = ""
+        for event in client.translate_stream(text, model=model, **keywords) if text else ():
+            if as_json:
+                kind = "delta" if isinstance(event, TranslationDelta) else "result"
+                output.print_json({kind: output.json_of(event)})
+            elif isinstance(event, TranslationDelta):
+                sent += event.text
+                print(event.text, end="", flush=True)
+            elif not sent:  # beams come as a whole
+                print(event.text, end="", flush=True)
+        if not as_json:
+            print(flush=True)
+
+

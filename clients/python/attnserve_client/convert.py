@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between the clients' plain values and the messages on the wire; the only place where either is made of the other."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.v1 import decoding_pb2, manifest_pb2, model_pb2, translation_pb2
+from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.types import (
+    FinishReason,
+    Hypothesis,
+    Model,
+    ModelDetails,
+    ModelState,
+    Piece,
+    ScoreNormalization,
+    Task,
+    Timings,
+    Translation,
+    TranslationDelta,
+)
+
+_E = TypeVar("_E", bound=enum.StrEnum)
+_R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
+
+
+def translate_request(kind: type[_R], text: str, model: str, version: str, options: decoding_pb2.DecodeOptions) -> _R:
+    """Returns a request of the given type.
+
+    Raises:
+        InvalidRequest: the text is not Unicode (it has lone surrogates).
+    """
+    try:
+        return kind(text=text, model=model, version=version, options=options)
+    except ValueError as error:
+        raise InvalidRequest(f"the text cannot be sent: {error}", field="text") from error
+
+
+def translation_from_proto(message: translation_pb2.TranslateResponse) -> Translation:
+    """Returns the translation that a response carries.
+
+    Raises:
+        AttnserveError: the response breaks the contract.
+    """
+    if not message.hypotheses:
+        raise AttnserveError("the server's answer has no hypothesis", code="INTERNAL")
+    return Translation(
+        hypotheses=tuple(_hypothesis(hypothesis) for hypothesis in message.hypotheses),
+        source_pieces=_pieces(message.source_pieces),
+        model=message.model,
+        version=message.version,
+        timings=Timings(
+            queue_s=message.timings.queue_seconds,
+            encode_s=message.timings.encode_seconds,
+            decode_s=message.timings.decode_seconds,
+            total_s=message.timings.total_seconds,
+        ),
+    )
+
+
+def translation_of_outcome(outcome: translation_pb2.TranslateResponse | AttnserveError, is_raising: bool) -> Translation | AttnserveError:
+    """Returns the translation or the error that one of many calls ended with; raises the error where that is asked for."""
+    if not isinstance(outcome, AttnserveError):
+        return translation_from_proto(outcome)
+    if is_raising:
+        raise outcome
+    return outcome
+
+
+def event_from_proto(message: translation_pb2.TranslateStreamResponse) -> TranslationDelta | Translation | None:
+    """Returns what a stream's message carries; None for an event that this client does not know."""
+    match message.WhichOneof("event"):
+        case "delta":
+            return TranslationDelta(message.delta.text, _pieces(message.delta.pieces))
+        case "result":
+            return translation_from_proto(message.result)
+        case _:
+            return None
+
+
+def attention_array(maps: Sequence[decoding_pb2.Attention]) -> NDArray[np.float32] | None:
+    """Returns a hypothesis' attention as one read-only array, shaped as ``Hypothesis.attention`` says; None for no maps.
+
+    Raises:
+        AttnserveError: the maps differ in shape, repeat, or leave a layer or head out.
+    """
+    if not maps:
+        return None
+    matrices = [_matrix(one) for one in maps]
+    if not maps[0].HasField("layer"):
+        stacked = matrices[0]
+        is_whole = len(maps) == 1
+    else:
+        places = [(one.layer, one.head) for one in maps]
+        num_layers, num_heads = (max(place[axis] for place in places) + 1 for axis in (0, 1))
+        is_whole = len(set(places)) == len(places) == num_layers * num_heads
+        is_whole = is_whole and len({matrix.shape for matrix in matrices}) == 1
+        if is_whole:
+            in_order = [matrices[index] for index in sorted(range(len(places)), key=places.__getitem__)]
+            stacked = np.stack(in_order).reshape(num_layers, num_heads, *matrices[0].shape)  # (layers, heads, T_tgt, T_src)
+    if not is_whole:
+        raise AttnserveError("the attention in the server's answer is not one map for every layer and head", code="INTERNAL")
+    stacked.setflags(write=False)
+    return stacked
+
+
+def models_from_proto(message: model_pb2.ListModelsResponse) -> list[Model]:
+    """Returns the models that a server lists, in its order."""
+    return [_model(model) for model in message.models]
+
+
+def details_from_proto(message: model_pb2.GetModelResponse) -> ModelDetails:
+    """Returns one model with its manifest."""
+    return ModelDetails(_model(message.model), message.manifest)
+
+
+def _hypothesis(message: decoding_pb2.Hypothesis) -> Hypothesis:
+    return Hypothesis(
+        text=message.text,
+        pieces=_pieces(message.pieces),
+        score=message.score,
+        normalization=_member(
+            ScoreNormalization, decoding_pb2.ScoreNormalization, message.normalization, "SCORE_NORMALIZATION_"
+        ),
+        finish_reason=_member(FinishReason, decoding_pb2.FinishReason, message.finish_reason, "FINISH_REASON_"),
+        attention=attention_array(message.attention),
+    )
+
+
+def _pieces(messages: Iterable[decoding_pb2.Piece]) -> tuple[Piece, ...]:
+    return tuple(Piece(message.text, message.begin, message.end) for message in messages)
+
+
+def _matrix(message: decoding_pb2.Attention) -> NDArray[np.float32]:
+    weights = np.array(message.weights, dtype=np.float32)
+    if weights.size != message.num_target * message.num_source:
+        raise AttnserveError(
+            f"the server's answer has {weights.size} weights for an attention of {message.num_target} × {message.num_source}",
+            code="INTERNAL",
+        )
+    return weights.reshape(message.num_target, message.num_source)
+
+
+def _model(message: model_pb2.Model) -> Model:
+    return Model(
+        id=message.id,
+        version=message.version,
+        task=_member(Task, manifest_pb2.Task, message.task, "TASK_"),
+        architecture=message.architecture,
+        variant=message.variant,
+        state=_member(ModelState, model_pb2.ModelState, message.state, "MODEL_STATE_"),
+        max_source_tokens=message.max_source_tokens,
+        max_target_tokens=message.max_target_tokens,
+        max_beam_size=message.max_beam_size,
+    )
+
+
+def _member(kind: type[_E], wire_enum: Any, value: int, prefix: str) -> _E:
+    """Returns the member with the wire value's name; ``UNSPECIFIED`` for values that are newer than this client."""
+    name = wire_enum.Name(value).removeprefix(prefix) if value in wire_enum.values() else ""
+    return kind[name if name in kind.__members__ else "UNSPECIFIED"]

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scores translations against references with sacreBLEU. Needs the extra ``evaluate``; asks no server itself."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnserve_client.errors import ToolError
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Corpus scores, from 0 to 100.
+
+    Attributes:
+        bleu: ``case:mixed|tok:13a``.
+        bleu_lc: ``case:lc|tok:13a``.
+        chrf: chrF2.
+        signature: sacreBLEU's signature of ``bleu``; that of ``bleu_lc`` differs in the case alone.
+    """
+
+    bleu: float
+    bleu_lc: float
+    chrf: float
+    signature: str
+
+
+def read_lines(path: Path, limit: int | None = None) -> list[str]:
+    """Returns a text file's lines, white space around them removed.
+
+    Args:
+        path: UTF-8; gzip where the name ends in ``.gz``.
+        limit: lines at most; None for all.
+
+    Raises:
+        ToolError: it cannot be read.
+    """
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
+            return [line.strip() for line, _ in zip(file, range(limit), strict=False)] if limit else [line.strip() for line in file]
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ToolError(f"cannot read {path}: {error}") from error
+
+
+def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
+    """Returns the scores of hypotheses against one reference each.
+
+    Raises:
+        ToolError: sacreBLEU is not installed.
+    """
+    require_sacrebleu()
+    from sacrebleu.metrics import BLEU, CHRF
+
+    bleu, bleu_lc = (BLEU(lowercase=lowercase, tokenize="13a") for lowercase in (False, True))
+    value, value_lc, chrf = (metric.corpus_score(hypotheses, [references]).score for metric in (bleu, bleu_lc, CHRF()))
+    return Scores(bleu=value, bleu_lc=value_lc, chrf=chrf, signature=str(bleu.get_signature()))
+
+
+def require_sacrebleu() -> None:
+    """Raises a ``ToolError`` that names the extra where sacreBLEU is not installed; called before anything is translated."""
+    try:
+        import sacrebleu  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ToolError(f'evaluating needs {error.name}: pip install "attnserve[evaluate]"') from error

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Lines of text through a server, one answer for each line, as the command line and the evaluation need it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from typing import Unpack
+
+from attnserve_client.client import Client
+from attnserve_client.errors import AttnserveError
+from attnserve_client.options import DecodeKeywords
+from attnserve_client.types import Translation
+
+
+def translate_lines(
+    client: Client, lines: Iterable[str], *, model: str = "", max_in_flight: int = 64, **keywords: Unpack[DecodeKeywords]
+) -> Generator[Translation | None, None, None]:
+    """Yields a translation for every line, in order; None for a blank line, which no server is asked about.
+
+    Raises:
+        AttnserveError: the first error in order, with the line's number as a note.
+    """
+    num_blank_before: deque[int] = deque([0])  # blank lines before each text that is under way; the last entry is still counted
+
+    def texts() -> Iterator[str]:
+        for line in lines:
+            text = line.strip()
+            if text:
+                num_blank_before.append(0)
+                yield text
+            else:
+                num_blank_before[-1] += 1
+
+    number = 0
+    answers = client.translate_many(texts(), on_error="return", max_in_flight=max_in_flight, model=model, **keywords)
+    with contextlib.closing(answers):
+        for answer in answers:
+            num_blank = num_blank_before.popleft()
+            yield from [None] * num_blank
+            number += num_blank + 1
+            if isinstance(answer, AttnserveError):
+                answer.add_note(f"line {number}")
+                raise answer
+            yield answer
+    yield from [None] * num_blank_before.popleft()

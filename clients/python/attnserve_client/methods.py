@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The remote methods that the clients call, as typed values.
+
+The generated stubs carry no types; these few lines do, serve the sync and the aio channel alike, and a test compares them with
+the descriptors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from google.protobuf.message import Message
+from google.protobuf.wrappers_pb2 import Int32Value, StringValue
+
+from attnserve.v1 import model_pb2, translation_pb2
+
+RequestT = TypeVar("RequestT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Method(Generic[RequestT, ResponseT]):
+    """A remote method: ``/package.Service/Name`` with the types of its messages."""
+
+    path: str
+    request_type: type[RequestT]
+    response_type: type[ResponseT]
+
+
+TRANSLATE = Method(
+    "/attnserve.v1.TranslationService/Translate",
+    translation_pb2.TranslateRequest,
+    translation_pb2.TranslateResponse,
+)
+TRANSLATE_STREAM = Method(
+    "/attnserve.v1.TranslationService/TranslateStream",
+    translation_pb2.TranslateStreamRequest,
+    translation_pb2.TranslateStreamResponse,
+)
+LIST_MODELS = Method(
+    "/attnserve.v1.ModelService/ListModels",
+    model_pb2.ListModelsRequest,
+    model_pb2.ListModelsResponse,
+)
+GET_MODEL = Method(
+    "/attnserve.v1.ModelService/GetModel",
+    model_pb2.GetModelRequest,
+    model_pb2.GetModelResponse,
+)
+
+# The health protocol's stubs are a package of their own. Its messages, {string service = 1} and {ServingStatus status = 1}, look on
+# the wire just like two well-known wrappers, so the client needs neither that package nor a copy of its messages.
+HEALTH_CHECK = Method("/grpc.health.v1.Health/Check", StringValue, Int32Value)
+HEALTH_SERVING = 1

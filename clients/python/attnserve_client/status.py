@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes an exception of a failed call: status, ``google.rpc`` details and trailing metadata become one ``AttnserveError``."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+from attnserve_client.errors import BY_CODE, BY_REASON, AttnserveError, ServerUnreachable
+
+REQUEST_ID_KEY = "x-request-id"
+
+_M = TypeVar("_M", bound=Message)
+
+
+def error_of_call(call: Any, address: str) -> AttnserveError:
+    """Returns the exception that a failed call stands for.
+
+    Args:
+        call: a ``grpc.RpcError`` with the methods of ``grpc.Call``, a finished future, or a ``grpc.aio.AioRpcError``.
+        address: the server's address, for the message where nobody answered there.
+    """
+    details = _details_of(call)
+    info = _first(details, error_details_pb2.ErrorInfo)
+    code, reason = call.code().name, info.reason if info is not None else ""
+    error_class = BY_REASON.get(reason) or BY_CODE.get(code, AttnserveError)
+    message = call.details() or code
+    if error_class is ServerUnreachable:
+        message = f"no answer from {address}: {message}"
+    return error_class(
+        message,
+        code=code,
+        reason=reason,
+        request_id=_request_id_of(call),
+        field=_field_of(details),
+        retry_after_s=_retry_delay_of(details),
+    )
+
+
+def _details_of(call: Any) -> list[Any]:
+    """Returns the packed details; none where the server sent none that can be read."""
+    try:
+        status = rpc_status.from_call(call)
+    except (ValueError, DecodeError):  # they contradict the status, or are no google.rpc.Status
+        return []
+    return list(status.details) if status is not None else []
+
+
+def _first(details: list[Any], kind: type[_M]) -> _M | None:
+    for packed in details:
+        message = kind()
+        if packed.Unpack(message):
+            return message
+    return None
+
+
+def _field_of(details: list[Any]) -> str | None:
+    bad_request = _first(details, error_details_pb2.BadRequest)
+    return bad_request.field_violations[0].field if bad_request is not None and bad_request.field_violations else None
+
+
+def _retry_delay_of(details: list[Any]) -> float | None:
+    retry_info = _first(details, error_details_pb2.RetryInfo)
+    return None if retry_info is None else retry_info.retry_delay.seconds + retry_info.retry_delay.nanos / 1e9
+
+
+def _request_id_of(call: Any) -> str:
+    for key, value in call.trailing_metadata() or ():
+        if key == REQUEST_ID_KEY:
+            return str(value)
+    return ""

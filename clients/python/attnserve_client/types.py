@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the clients answer with. Plain values: nothing here holds on to a message or a channel."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attnserve.v1 import manifest_pb2
+
+END_LABEL = "</s>"
+_BLANK_LABEL = "␣"
+
+
+class FinishReason(enum.StrEnum):
+    """Why a hypothesis ended: the end symbol, ``max_tokens``, or something that this client does not know."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    UNSPECIFIED = "unspecified"
+
+
+class ScoreNormalization(enum.StrEnum):
+    """How a score was made: the sum of log-probabilities, or that sum over the length to the power ``length_penalty``."""
+
+    SUM = "sum"
+    LENGTH = "length"
+    UNSPECIFIED = "unspecified"
+
+
+class Task(enum.StrEnum):
+    """What a model does; ``UNSPECIFIED`` for tasks that this client does not know."""
+
+    TRANSLATION = "translation"
+    UNSPECIFIED = "unspecified"
+
+
+class ModelState(enum.StrEnum):
+    """Whether a model answers."""
+
+    LOADING = "loading"
+    READY = "ready"
+    UNSPECIFIED = "unspecified"
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of text as the model sees it, at characters ``begin`` to ``end`` (exclusive, code points) of its text."""
+
+    text: str
+    begin: int
+    end: int
+
+    @property
+    def label(self) -> str:
+        """What to show for it: its text without white space around it, or a name where nothing would be seen."""
+        if self.begin == self.end:
+            return END_LABEL
+        return self.text.strip() or _BLANK_LABEL
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One answer of a search.
+
+    Attributes:
+        text: the whole text, detokenized.
+        pieces: its pieces with their spans in ``text``; the end symbol is the last one where it was produced.
+        score: natural logarithm; see ``normalization``.
+        normalization: how the score was made.
+        finish_reason: why it ended.
+        attention: float32 weights over the source's pieces, read-only; None unless asked for. Shape (T_tgt, T_src) for "mean",
+            (layers, heads, T_tgt, T_src) for "all"; a model with a single map and no layers has (T_tgt, T_src) for both.
+    """
+
+    text: str
+    pieces: tuple[Piece, ...]
+    score: float
+    normalization: ScoreNormalization
+    finish_reason: FinishReason
+    attention: NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went on the server, in seconds."""
+
+    queue_s: float
+    encode_s: float
+    decode_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Translation:
+    """A finished translation.
+
+    Attributes:
+        hypotheses: best first, at least one.
+        source_pieces: the source's pieces with their spans in the request's text; the end symbol is the last one.
+        model: id of the model that answered.
+        version: its version.
+        timings: where the time went.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    source_pieces: tuple[Piece, ...]
+    model: str
+    version: str
+    timings: Timings = field(compare=False)
+
+    @property
+    def best(self) -> Hypothesis:
+        """The best hypothesis."""
+        return self.hypotheses[0]
+
+    @property
+    def text(self) -> str:
+        """The best hypothesis' text."""
+        return self.best.text
+
+
+@dataclass(frozen=True, slots=True)
+class TranslationDelta:
+    """Text to append to what a stream sent before, and the pieces behind it with spans in the whole text so far."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model on a server; sizes are in pieces, the end symbol not counted."""
+
+    id: str
+    version: str
+    task: Task
+    architecture: str
+    variant: str
+    state: ModelState
+    max_source_tokens: int
+    max_target_tokens: int
+    max_beam_size: int
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it answers."""
+        return self.state is ModelState.READY
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """A model with its bundle's whole manifest (the message, as ``manifest.proto`` describes it)."""
+
+    model: Model
+    manifest: manifest_pb2.Manifest

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a bundle: graphs whose weights stand once in ``weights.bin``, the other files, and the manifest that lists them all.
+
+A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the
+graph. Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+from attnserve.v1 import manifest_pb2
+from google.protobuf import json_format
+from onnx import TensorProto, numpy_helper
+
+WEIGHTS_FILE = "weights.bin"
+_INLINE_BYTES = 1024
+_ALIGNMENT = 64
+_PRODUCERS = ("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece")
+
+
+class WeightStore:
+    """The bytes of ``weights.bin``: each distinct tensor once."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._places: dict[bytes, int] = {}
+
+    def place(self, raw: bytes) -> int:
+        """The offset at which ``raw`` stands, added if it is new."""
+        key = hashlib.sha256(raw).digest()
+        if key not in self._places:
+            self.data.extend(b"\0" * (-len(self.data) % _ALIGNMENT))
+            self._places[key] = len(self.data)
+            self.data.extend(raw)
+        return self._places[key]
+
+    def externalize(self, model: onnx.ModelProto) -> None:
+        """Moves the large initializers of ``model`` here, halved where that loses nothing."""
+        casts = []
+        for initializer in model.graph.initializer:
+            array = numpy_helper.to_array(initializer)
+            if array.nbytes < _INLINE_BYTES:
+                continue
+            if array.dtype == np.float32:
+                half = array.astype(np.float16)
+                if np.array_equal(half.astype(np.float32), array):
+                    name = initializer.name
+                    initializer.name, initializer.data_type, array = f"{name}.half", TensorProto.FLOAT16, half
+                    casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+            raw = np.ascontiguousarray(array).tobytes()
+            offset = self.place(raw)
+            for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                initializer.ClearField(field)
+            initializer.data_location = TensorProto.EXTERNAL
+            del initializer.external_data[:]
+            for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(len(raw)))):
+                initializer.external_data.add(key=key, value=value)
+        nodes = list(model.graph.node)
+        del model.graph.node[:]
+        model.graph.node.extend([*casts, *nodes])
+
+
+def strip_notes(model: onnx.ModelProto) -> None:
+    """Removes what the exporter notes for people (types of inner values, stack traces): half of a small graph's size."""
+    del model.graph.value_info[:], model.metadata_props[:], model.graph.metadata_props[:]
+    model.doc_string = ""
+    for node in model.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    for value in [*model.graph.initializer, *model.graph.input, *model.graph.output]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def write_bundle(
+    folder: Path, manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto], extra_files: dict[str, bytes]
+) -> manifest_pb2.Manifest:
+    """Writes everything to ``folder``, replacing what was there.
+
+    Args:
+        folder: usually ``<repository>/<model id>/<version>``.
+        manifest: complete but for files and producers.
+        graphs: file name -> model, as the manifest's variants name them.
+        extra_files: tokenizer, card, licence note.
+
+    Returns:
+        The manifest as written.
+    """
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    store = WeightStore()
+    contents = dict(extra_files)
+    for name, model in graphs.items():
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        strip_notes(copy)
+        store.externalize(copy)
+        contents[name] = copy.SerializeToString(deterministic=True)
+    contents[WEIGHTS_FILE] = bytes(store.data)
+    for name, data in contents.items():
+        (folder / name).write_bytes(data)
+    return write_manifest(folder, manifest)
+
+
+def write_manifest(folder: Path, manifest: manifest_pb2.Manifest) -> manifest_pb2.Manifest:
+    """(Re)writes ``manifest.json`` with the sizes and digests of the folder's files as they are now."""
+    full = manifest_pb2.Manifest()
+    full.CopyFrom(manifest)
+    full.ClearField("files")
+    for path in sorted(folder.iterdir()):
+        if path.name != "manifest.json":
+            data = path.read_bytes()
+            full.files.add(name=path.name, sha256=hashlib.sha256(data).hexdigest(), num_bytes=len(data))
+    if not full.producers:
+        for name in _PRODUCERS:
+            full.producers.add(name=name, version=importlib.metadata.version(name))
+    text = json_format.MessageToJson(full, preserving_proto_field_name=True, indent=1)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    return full
+
+
+def read_manifest(folder: Path) -> manifest_pb2.Manifest:
+    """The manifest of a written bundle."""
+    return json_format.Parse((folder / "manifest.json").read_text(encoding="utf-8"), manifest_pb2.Manifest())

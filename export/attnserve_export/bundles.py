@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a finished training run to a checked bundle: `attnserve export ID`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import onnx
+import sentencepiece
+import torch
+from attnserve.v1 import manifest_pb2
+from rich.console import Console
+
+from attnserve_export.bundle_writer import write_bundle, write_manifest
+from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.graphs.transformer import transformer_states, transformer_variants
+from attnserve_export.model_card import model_card
+from attnserve_export.models.transformer import Transformer, TransformerConfig
+from attnserve_export.parity import check_parity
+from attnserve_export.recipe import Recipe
+from attnserve_export.training.data import END_ID, read_pairs
+
+MAX_TOKENS = 128
+MAX_BEAM_SIZE = 8
+NUM_PARITY_SENTENCES = 200
+DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
+
+
+def stored_transformer(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> Transformer:
+    """The module with its weights as the bundle stores them: rounded to 16 bits."""
+    config = replace(TransformerConfig(vocab_size, **recipe.model), max_positions=MAX_TOKENS + 1)
+    model = Transformer(config)
+    model.load_state_dict({name: value.half().float() for name, value in weights.items()})
+    return model.eval()
+
+
+def _transformer_manifest(recipe: Recipe, model: Transformer) -> manifest_pb2.Manifest:
+    manifest = manifest_pb2.Manifest(
+        architecture="transformer",
+        paper=manifest_pb2.Paper(
+            title="Attention Is All You Need", authors="Vaswani et al.", year=2017, url="https://arxiv.org/abs/1706.03762"
+        ),
+        description="Translates image descriptions from English to German.",
+        states=transformer_states(model, MAX_TOKENS, MAX_TOKENS),
+        attention=manifest_pb2.AttentionOutput(
+            output="attention",
+            meaning="Encoder-decoder attention of each decoder layer and head: which source pieces a target piece was made from.",
+            num_layers=model.config.num_decoder_layers,
+            num_heads=model.config.num_heads,
+        ),
+    )
+    return manifest
+
+
+def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, version: str = "1") -> Path:
+    """Exports ``run`` (a folder that `attnserve train` filled) to ``models/<id>/<version>``, and checks it.
+
+    Raises:
+        ExportError: parity does not hold; nothing is left at the destination then.
+        FileNotFoundError: the run has no selected weights, or the data sets are not there.
+    """
+    console = Console(stderr=True)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    weights = torch.load(run / "best.pt", weights_only=True)
+    tokenizer_bytes = (run / "tokenizer.model").read_bytes()
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes)
+    model = stored_transformer(recipe, weights, tokenizer.get_piece_size())
+    manifest = _transformer_manifest(recipe, model)
+    _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
+    graphs: dict[str, onnx.ModelProto] = {}
+    for variant in transformer_variants(model, list(manifest.states)):
+        manifest.variants.append(variant.describe())
+        for spec in (variant.encode, *variant.steps):
+            console.print(f"tracing {spec.file}")
+            graphs[spec.file] = export_graph(spec)
+    val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
+    sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    destination = models / recipe.model_id / version
+    return _write_checked(destination, manifest, graphs, (tokenizer_bytes, summary, recipe), lambda folder, full: check_parity(
+        folder, full, model, sources))  # fmt: skip
+
+
+def _write_checked(
+    destination: Path,
+    manifest: manifest_pb2.Manifest,
+    graphs: dict[str, onnx.ModelProto],
+    parts: tuple[bytes, dict[str, object], Recipe],
+    check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
+) -> Path:
+    tokenizer_bytes, summary, recipe = parts
+    with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
+        folder = Path(temporary) / "bundle"
+        files = {"tokenizer.model": tokenizer_bytes, "LICENSE.txt": f"Weights: {DATA_TERMS}\nCode: Apache-2.0.\n".encode()}
+        full = write_bundle(folder, manifest, graphs, files)
+        full.parity.CopyFrom(check(folder, full))
+        (folder / "MODEL_CARD.md").write_text(model_card(full, recipe, summary), encoding="utf-8")
+        write_manifest(folder, full)
+        if destination.exists():
+            destination.rename(Path(temporary) / "old")
+        folder.rename(destination)
+    return destination
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _fill_common(manifest: manifest_pb2.Manifest, recipe: Recipe, version: str, vocab_size: int) -> None:
+    manifest.format_version = 1
+    manifest.model_id, manifest.version, manifest.task = recipe.model_id, version, manifest_pb2.TASK_TRANSLATION
+    limits = {"max_source_tokens": MAX_TOKENS - 1, "max_target_tokens": MAX_TOKENS, "max_beam_size": MAX_BEAM_SIZE}
+    manifest.limits.CopyFrom(manifest_pb2.Limits(**limits))
+    manifest.vocabulary.CopyFrom(
+        manifest_pb2.Vocabulary(
+            sentencepiece_file="tokenizer.model", size=vocab_size, pad_id=0, unknown_id=1, begin_id=2, end_id=END_ID,
+            source_language=recipe.data.source_language, target_language=recipe.data.target_language,
+        )  # fmt: skip
+    )
+    manifest.data.CopyFrom(manifest_pb2.Data(name="Multi30K task 1, training split (29,000 pairs)", terms=DATA_TERMS))

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The maker's commands, `attnserve train` and `attnserve export`: plugged into the client's command line by entry points."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnserve_export.recipe import RecipeError, load_recipe
+
+_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "536870912"}
+
+DataOption = Annotated[Path, typer.Option(envvar="ATTNSERVE_DATA", help="Folder of the data sets.")]
+RunsOption = Annotated[Path, typer.Option(help="Folder of the training runs.")]
+
+
+def train(
+    config: Annotated[str, typer.Argument(help="A shipped recipe's name (transformer-en-de), or a .toml file.")],
+    data: DataOption = Path("data"),
+    runs: RunsOption = Path(".train"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    epochs: Annotated[int | None, typer.Option(help="Stop after so many epochs (default: the recipe's).")] = None,
+) -> None:
+    """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
+    keep_freed_memory()
+    import torch  # noqa: PLC0415  (slow to import; only after the process has been replaced)
+
+    from attnserve_export.training.trainer import Trainer  # noqa: PLC0415
+
+    torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
+    try:
+        recipe = load_recipe(config)
+        Trainer(recipe, data, runs / recipe.model_id, device).run(epochs)
+    except (RecipeError, FileNotFoundError) as error:
+        raise typer.Exit(_complain(error)) from error
+
+
+def export(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id: the name of its recipe.")],
+    data: DataOption = Path("data"),
+    runs: RunsOption = Path(".train"),
+    models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
+    version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+) -> None:
+    """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
+    from attnserve_export.bundles import export_bundle  # noqa: PLC0415
+    from attnserve_export.exporter import ExportError  # noqa: PLC0415
+
+    try:
+        recipe = load_recipe(model_id)
+        typer.echo(export_bundle(recipe, runs / recipe.model_id, data, models, version))
+    except (RecipeError, FileNotFoundError, ExportError) as error:
+        raise typer.Exit(_complain(error)) from error
+
+
+def keep_freed_memory() -> None:
+    """Starts the process anew with an allocator that keeps freed pages: page faults take up to half of a training step."""
+    if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **_MALLOC})
+
+
+def _complain(error: Exception) -> int:
+    typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+    return 1

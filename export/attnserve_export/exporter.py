@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a module and its spec to an ONNX model: one call of torch.onnx.export, with the declared names and axes."""
+
+from __future__ import annotations
+
+import warnings
+
+import onnx
+import torch
+from attnserve.v1 import manifest_pb2
+from torch import Tensor
+
+from attnserve_export.graphs.spec import GraphSpec
+
+OPSET = 23
+MAX_IR_VERSION = 13
+"""The newest IR version that ONNX Runtime 1.31 loads."""
+
+_TORCH_TYPES = {
+    manifest_pb2.DATA_TYPE_FLOAT32: torch.float32,
+    manifest_pb2.DATA_TYPE_FLOAT16: torch.float16,
+    manifest_pb2.DATA_TYPE_INT32: torch.int32,
+    manifest_pb2.DATA_TYPE_INT64: torch.int64,
+}
+_EXAMPLE_SIZES = {"row": 6, "request": 4, "source": 5, "target": 7}
+
+
+class ExportError(Exception):
+    """An export that must not be shipped: wrong names, too new an IR, or outside the parity tolerance."""
+
+
+def example_input(tensor: manifest_pb2.Tensor) -> Tensor:
+    """A tensor of the declared type, with a size for every named axis (no two alike, none 0 or 1)."""
+    shape = [int(axis) if axis.isdigit() else _EXAMPLE_SIZES[axis] for axis in tensor.axes]
+    dtype = _TORCH_TYPES[tensor.dtype]
+    return torch.ones(shape, dtype=dtype) if dtype in (torch.int32, torch.int64) else torch.rand(shape).to(dtype)
+
+
+def export_graph(spec: GraphSpec) -> onnx.ModelProto:
+    """Traces a graph with its named axes dynamic.
+
+    Raises:
+        ExportError: the graph's inputs, outputs or IR version are not what they must be.
+    """
+    axes = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in _EXAMPLE_SIZES}
+    arguments = tuple(None if tensor is None else example_input(tensor) for tensor in spec.inputs)
+    dynamic = [
+        None if tensor is None else {i: axes[axis] for i, axis in enumerate(tensor.axes) if not axis.isdigit()} for tensor in spec.inputs
+    ]
+    has_varargs = spec.module.forward.__code__.co_flags & 0x04
+    num_named = spec.module.forward.__code__.co_argcount - 1
+    shapes = (*dynamic[:num_named], tuple(dynamic[num_named:])) if has_varargs else tuple(dynamic)
+    names = [tensor.name for tensor in spec.inputs if tensor is not None]
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            spec.module.eval(), arguments, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, input_names=names,
+            output_names=[tensor.name for tensor in spec.outputs], verbose=False, optimize=True,
+        )  # fmt: skip
+    if program is None:
+        raise ExportError(f"{spec.file}: the exporter gave nothing")
+    model = program.model_proto
+    _check(spec, model)
+    return model
+
+
+def _check(spec: GraphSpec, model: onnx.ModelProto) -> None:
+    problems = []
+    for kind, tensors, values in (("input", spec.inputs, model.graph.input), ("output", spec.outputs, model.graph.output)):
+        declared, found = [tensor.name for tensor in tensors if tensor is not None], [value.name for value in values]
+        if declared != found:
+            problems.append(f"{kind}s are {found}, declared {declared}")
+    if model.ir_version > MAX_IR_VERSION:
+        problems.append(f"IR version {model.ir_version} is newer than {MAX_IR_VERSION}")
+    if problems:
+        raise ExportError(f"{spec.file}: " + "; ".join(problems))

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX Runtime's GroupQueryAttention as the attention of exported graphs, emitted straight from the traced module.
+
+Why this operator (measured on a CPU): it reads each row's valid length only, so a row costs what it needs whatever stands
+beside it, its result does not depend on the batch to the last bit, and it appends to the cache in place. Three uses:
+
+* self-attention of a step: one new token a row is appended at the row's own position;
+* cross-attention: nothing is appended (keys and values of length 0), the row sees its request's memory; ``group`` hypotheses of
+  one request are so many more query heads over the same key-value heads, so that the memory is never copied for a beam;
+* the encoder: ``causal=0``, one prompt a row, right-padded.
+
+These calls have no value in PyTorch: a module that makes them can be exported, not run.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_OP = "com.microsoft::GroupQueryAttention"
+_AFTER_SOFTMAX = 2
+
+
+def total_length(capacity: int) -> Tensor:
+    """The operator's scratch length: the buffer's capacity, a constant, which also suits a CUDA graph."""
+    return torch.tensor([capacity], dtype=torch.int32)
+
+
+def encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
+    """Bidirectional self-attention over right-padded rows.
+
+    Args:
+        qkv: packed projections (B, L, 3*H*D).
+        last: int32 (B), index of each row's last valid position.
+        num_heads: H.
+
+    Returns:
+        (B, L, H*D); rows beyond ``last`` hold nothing of use.
+    """
+    batch, length, packed = qkv.shape
+    width = packed // 3
+    cache = (batch, num_heads, length, width // num_heads)
+    total = torch.full((1,), 1, dtype=torch.int32) * length
+    out = torch.onnx.ops.symbolic_multi_out(
+        _OP, [qkv, None, None, None, None, last, total.to(torch.int32)],
+        {"num_heads": num_heads, "kv_num_heads": num_heads, "causal": 0},
+        dtypes=[qkv.dtype] * 3, shapes=[(batch, length, width), cache, cache], version=1,
+    )  # fmt: skip
+    return out[0]
+
+
+def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """One token a row, appended to the row's cache at its position.
+
+    Args:
+        qkv: packed projections (S, 1, 3*H*D).
+        key: cache (S, H, T, D).
+        value: cache (S, H, T, D).
+        position: int32 (S).
+        num_heads: H.
+
+    Returns:
+        (S, 1, H*D), and the caches, to be bound to the memory of the inputs.
+    """
+    total = total_length(key.shape[2])
+    rows, _, packed = qkv.shape
+    out = torch.onnx.ops.symbolic_multi_out(
+        _OP, [qkv, None, None, key, value, position, total],
+        {"num_heads": num_heads, "kv_num_heads": num_heads},
+        dtypes=[qkv.dtype] * 3, shapes=[(rows, 1, packed // 3), key.shape, value.shape], version=1,
+    )  # fmt: skip
+    return out[0], out[1], out[2]
+
+
+def step_cross_attention(
+    query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int, *, with_weights: bool = False
+) -> list[Tensor]:
+    """Queries over each request's memory.
+
+    Args:
+        query: (R, 1, H*G*D), heads ordered (H, G).
+        key: memory's keys (R, H, L, D).
+        value: memory's values (R, H, L, D).
+        last: int32 (R), index of each source's last position.
+        num_heads: H.
+        with_weights: also return the weights (R, H*G, 1, L).
+
+    Returns:
+        (R, 1, H*G*D), the two memories (bound to the memory of the inputs), and the weights where asked for.
+    """
+    requests, capacity, d_head = key.shape[0], key.shape[2], key.shape[3]
+    query_heads = query.shape[-1] // d_head
+    empty = query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)
+    shapes = [query.shape, key.shape, value.shape]
+    attributes = {"num_heads": query_heads, "kv_num_heads": num_heads}
+    if with_weights:
+        attributes["qk_output"] = _AFTER_SOFTMAX
+        shapes.append((requests, query_heads, 1, capacity))
+    return list(
+        torch.onnx.ops.symbolic_multi_out(
+            _OP, [query, empty, empty, key, value, last, total_length(capacity)], attributes,
+            dtypes=[query.dtype] * len(shapes), shapes=shapes, version=1,
+        )  # fmt: skip
+    )

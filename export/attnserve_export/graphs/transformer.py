@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode and step graphs of the Transformer, for the CPU (float32) and for CUDA (float16), from one trained module.
+
+Both run the same sub-layers on the module's own weights; what changes against ``models/transformer.py`` is only how attention
+gets its keys and values. Activations of a step keep the shape (S, 1, d_model): no Reshape stands between the operators.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from attnserve.v1 import manifest_pb2
+from torch import Tensor, nn
+
+from attnserve_export.graphs.attention_ops import encode_attention, step_cross_attention, step_self_attention
+from attnserve_export.graphs.spec import GraphSpec, VariantSpec, tensor
+from attnserve_export.models.transformer import DecoderLayer, Transformer
+
+FLOAT32, FLOAT16 = manifest_pb2.DATA_TYPE_FLOAT32, manifest_pb2.DATA_TYPE_FLOAT16
+INT32, INT64 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64
+GROUPS = (1, 5, 8)
+"""Step graphs are made for requests of at most so many hypotheses."""
+
+
+class EncodeGraph(nn.Module):
+    """``source`` int64 (B, L), ``source_length`` int32 (B) -> keys and values of every decoder layer, each (B, H, L, D)."""
+
+    def __init__(self, model: Transformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
+        """Returns cross_key_0, cross_value_0, cross_key_1, ..."""
+        model, last = self.model, source_length - 1
+        x = model.embedding(source) * math.sqrt(model.config.d_model) + model.positions[: source.shape[1]]
+        for layer in model.encoder:
+            attention = layer.self_attention
+            x = x + attention.output(encode_attention(attention.qkv(layer.self_norm(x)), last, attention.num_heads))
+            x = x + layer.feed_forward(layer.ff_norm(x))
+        memory = model.encoder_norm(x)
+        return tuple(part for layer in model.decoder for part in layer.cross_attention.memory_heads(memory))
+
+
+class StepGraph(nn.Module):
+    """One decode step of S rows that belong to R requests, at most ``group`` rows a request.
+
+    With ``group`` 1 row i belongs to request i. Else ``rows_of_request`` (R, G) and ``place_of_row`` (S) lead from the rows to
+    the requests' query heads and back.
+    """
+
+    def __init__(self, model: Transformer, *, group: int, gives_attention: bool, candidates: int) -> None:
+        super().__init__()
+        self.model, self.group, self.gives_attention, self.candidates = model, group, gives_attention, candidates
+
+    def forward(
+        self,
+        token: Tensor,
+        position: Tensor,
+        source_length: Tensor,
+        rows_of_request: Tensor | None,
+        place_of_row: Tensor | None,
+        *state: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """``state`` is, for each layer, self_key, self_value, cross_key, cross_value. Outputs in the order of the spec."""
+        model, last = self.model, source_length - 1
+        x = (model.embedding(token) * math.sqrt(model.config.d_model) + model.positions.index_select(0, position)).unsqueeze(1)  # (S, 1, d_model)
+        next_state: list[Tensor] = []
+        weights: list[Tensor] = []
+        for index, layer in enumerate(model.decoder):
+            self_key, self_value, cross_key, cross_value = state[4 * index : 4 * index + 4]
+            attention = layer.self_attention
+            attended, *caches = step_self_attention(
+                attention.qkv(layer.self_norm(x)), self_key, self_value, position, attention.num_heads
+            )
+            x = x + attention.output(attended)
+            attended, *memory = self._cross(layer, layer.cross_norm(x), cross_key, cross_value, last, rows_of_request, place_of_row)
+            x = x + layer.cross_attention.output(attended)
+            x = x + layer.feed_forward(layer.ff_norm(x))
+            next_state += [*caches, *memory[:2]]
+            weights += memory[2:]
+        logits = nn.functional.linear(model.decoder_norm(x)[:, 0], model.embedding.weight).float()  # (S, V)
+        outputs = [logits, logits.log_softmax(-1)]
+        if self.candidates:
+            outputs = [logits, *outputs[1].topk(self.candidates, dim=-1)]
+        if self.gives_attention:
+            outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
+        return (*outputs, *next_state)
+
+    def _cross(
+        self, layer: DecoderLayer, x: Tensor, key: Tensor, value: Tensor, last: Tensor, rows_of_request: Tensor | None,
+        place_of_row: Tensor | None,
+    ) -> list[Tensor]:  # fmt: skip
+        attention = layer.cross_attention
+        heads, group = attention.num_heads, self.group
+        query = attention.query(x)
+        if rows_of_request is None or place_of_row is None:
+            attended, next_key, next_value, *weights = step_cross_attention(
+                query, key, value, last, heads, with_weights=self.gives_attention
+            )
+            return [attended, next_key, next_value, *(part.squeeze(2) for part in weights)]
+        d_model = query.shape[-1]
+        requests = rows_of_request.shape[0]
+        grouped = query[:, 0].index_select(0, rows_of_request.flatten()).view(requests, group, heads, d_model // heads)
+        grouped = grouped.transpose(1, 2).reshape(requests, 1, heads * group * (d_model // heads))  # heads ordered (H, G)
+        attended, next_key, next_value, *weights = step_cross_attention(
+            grouped, key, value, last, heads, with_weights=self.gives_attention
+        )
+        attended = attended.view(requests, heads, group, d_model // heads).transpose(1, 2).reshape(requests * group, 1, d_model)
+        rows = [
+            part.view(requests, heads, group, -1).transpose(1, 2).reshape(requests * group, heads, part.shape[-1]).index_select(0, place_of_row)
+            for part in weights
+        ]
+        return [attended.index_select(0, place_of_row), next_key, next_value, *rows]
+
+
+def transformer_states(model: Transformer, max_source: int, max_target: int) -> list[manifest_pb2.State]:
+    """The declared state: self-attention caches of each hypothesis, cross keys and values of each request."""
+    config = model.config
+    heads, d_head = str(config.num_heads), str(config.d_model // config.num_heads)
+    states = []
+    for index in range(config.num_decoder_layers):
+        for part in ("key", "value"):
+            states.append(
+                manifest_pb2.State(
+                    name=f"self_{part}_{index}", scope=manifest_pb2.SCOPE_HYPOTHESIS, axes=["row", heads, "target", d_head],
+                    step_output=f"next_self_{part}_{index}", in_place=True, growing_axis="target", capacity=max_target + 1,
+                )  # fmt: skip
+            )
+        for part in ("key", "value"):
+            name = f"cross_{part}_{index}"
+            states.append(
+                manifest_pb2.State(
+                    name=name, scope=manifest_pb2.SCOPE_REQUEST, axes=["request", heads, "source", d_head], encode_output=name,
+                    step_output=f"next_{name}", in_place=True, growing_axis="source", capacity=max_source + 1,
+                )  # fmt: skip
+            )
+    return states
+
+
+def transformer_variants(model: Transformer, states: list[manifest_pb2.State]) -> list[VariantSpec]:
+    """fp32 for the CPU, and fp16 for CUDA from the half-precision module."""
+    cpu = [_step(model, states, FLOAT32, group, attention) for attention in (False, True) for group in GROUPS]
+    half = _half(model)
+    cuda = [_step(half, states, FLOAT16, group, False, suffix="_cuda") for group in GROUPS]
+    return [
+        VariantSpec("fp32", manifest_pb2.DEVICE_CPU, _encode(model, FLOAT32), cpu),
+        VariantSpec("fp16", manifest_pb2.DEVICE_CUDA, _encode(half, FLOAT16, suffix="_cuda"), cuda),
+    ]
+
+
+def _half(model: Transformer) -> Transformer:
+    half = Transformer(model.config)
+    half.load_state_dict(model.state_dict())
+    return half.half().eval()
+
+
+def _encode(model: Transformer, dtype: Any, suffix: str = "") -> GraphSpec:
+    heads, d_head = str(model.config.num_heads), str(model.config.d_model // model.config.num_heads)
+    outputs = [
+        tensor(f"cross_{part}_{index}", dtype, "request", heads, "source", d_head)
+        for index in range(model.config.num_decoder_layers)
+        for part in ("key", "value")
+    ]
+    inputs = [tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")]
+    return GraphSpec(f"encode{suffix}.onnx", EncodeGraph(model), inputs, outputs)
+
+
+def _step(
+    model: Transformer, states: list[manifest_pb2.State], dtype: Any, group: int, gives_attention: bool, suffix: str = ""
+) -> GraphSpec:
+    config = model.config
+    grouped = group > 1
+    inputs: list[manifest_pb2.Tensor | None] = [
+        tensor("token", INT64, "row"),
+        tensor("position", INT32, "row"),
+        tensor("source_length", INT32, "request" if grouped else "row"),
+        tensor("rows_of_request", INT64, "request", str(group)) if grouped else None,
+        tensor("place_of_row", INT64, "row") if grouped else None,
+    ]
+    for state in states:
+        axes = [str(state.capacity) if axis == state.growing_axis else axis for axis in state.axes]
+        if not grouped:
+            axes[0] = "row"
+        inputs.append(tensor(state.name, dtype, *axes))
+    candidates = 2 * group if grouped or suffix else 0
+    outputs = [tensor("logits", FLOAT32, "row", str(config.vocab_size))]
+    if candidates:
+        outputs += [tensor("top_log_probs", FLOAT32, "row", str(candidates)), tensor("top_tokens", INT64, "row", str(candidates))]
+    else:
+        outputs.append(tensor("log_probs", FLOAT32, "row", str(config.vocab_size)))
+    if gives_attention:
+        axes = ["row", str(config.num_decoder_layers), str(config.num_heads), str(_capacity(states, "source"))]
+        outputs.append(tensor("attention", FLOAT32, *axes))
+    outputs += [
+        tensor(state.step_output, dtype, *source.axes)
+        for state, source in zip(states, [each for each in inputs[5:] if each is not None], strict=True)
+    ]
+    name = f"step_{group}{'_attention' if gives_attention else ''}{suffix}.onnx"
+    module = StepGraph(model, group=group, gives_attention=gives_attention, candidates=candidates)
+    return GraphSpec(name, module, inputs, outputs, max_rows_of_request=group, gives_attention=gives_attention)
+
+
+def _capacity(states: list[manifest_pb2.State], axis: str) -> int:
+    return next(state.capacity for state in states if state.growing_axis == axis)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The composition root: builds every part, starts them in order, drains and stops them. Open this file first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import json
+import logging
+import os
+import signal
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from attnserve_server import __version__
+from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
+from attnserve_server.config import ServerConfig
+from attnserve_server.engine.front import Front, FrontConfig
+from attnserve_server.engine.models import ModelRegistry, ServedModel
+from attnserve_server.engine.pool import WorkerPool
+from attnserve_server.errors import BundleError, StartupError
+from attnserve_server.execution.session import resolve_device
+from attnserve_server.metrics.http import HttpServer
+from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.transport.health import HealthBoard
+from attnserve_server.transport.server import GrpcServer
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal."""
+
+    def __init__(self, config: ServerConfig) -> None:
+        self.config = config
+        self.grpc_port = self.http_port = 0
+
+    async def start(self) -> None:
+        """Loads, listens, starts the workers; returns when every model is warm.
+
+        Raises:
+            StartupError: a bundle, an address or a setting cannot be used; all broken bundles are named at once.
+        """
+        config, engine = self.config, self.config.engine
+        device = resolve_device(engine.device)
+        registry = ModelRegistry(self._load_models(device), config.default_models.translation)
+        collectors = CollectorRegistry()
+        metrics = Metrics(collectors)
+        metrics.build_info(__version__, _onnxruntime_version())
+        self.board = HealthBoard([model.id for model in registry.all()])
+        self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
+        front_config = FrontConfig(engine.slots, engine.queue_limit, engine.admit_wait_seconds, device)
+        self.front = Front(registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready))
+        for model in registry.all():
+            metrics.register_model(model.id, model.version)
+        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, config.max_text_chars)
+        self.http = HttpServer(collectors, lambda: self.board.is_serving, config.http.host, config.http.port)
+        self.http_port = self.http.start()
+        self.grpc_port = await self.grpc.start()
+        await self.front.start()
+        log.info("ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s", self.grpc_port, self.http_port, self.pool.num_workers, device)
+
+    async def drain_and_stop(self) -> None:
+        """NOT_SERVING, refuse what is new, answer what was admitted, stop."""
+        self.board.drain()
+        await self.front.drain(self.config.drain_seconds)
+        await self.grpc.stop(1.0)
+        await self.front.stop()
+        self.http.stop()
+
+    async def run(self, ready_file: Path | None = None) -> None:
+        """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+        def on_signal() -> None:
+            if stop.is_set():
+                os._exit(130)
+            stop.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        try:
+            await self.start()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                await self.stop_what_started()
+            raise
+        if ready_file is not None:
+            ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": self.pool.pids()}
+            temporary = ready_file.with_suffix(".tmp")
+            temporary.write_text(json.dumps(ports), encoding="utf-8")
+            temporary.replace(ready_file)
+        await stop.wait()
+        log.info("draining")
+        await self.drain_and_stop()
+        log.info("stopped")
+
+    async def stop_what_started(self) -> None:
+        """After a failed start: ends the workers and closes the ports."""
+        if hasattr(self, "grpc"):
+            await self.grpc.stop(0)
+        if hasattr(self, "front") and self.pool.is_started:
+            await self.front.stop()
+        if hasattr(self, "http"):
+            self.http.stop()
+
+    def _load_models(self, device: str) -> list[ServedModel]:
+        engine = self.config.engine
+        folder = Path(self.config.models) if self.config.models else default_models()
+        models, problems = [], []
+        for path in find_bundles(folder):
+            try:
+                bundle = load_bundle(path, device, engine.variant)
+                models.append(ServedModel(bundle, len(models), min(engine.max_beam_size, engine.slots), engine.max_source_tokens))
+            except BundleError as error:
+                problems.append(str(error))
+        if problems:
+            raise StartupError("; ".join(problems))
+        return models
+
+
+def _auto_workers(device: str) -> int:
+    """On a GPU one; on CPUs as many as this process may use."""
+    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))
+
+
+def _onnxruntime_version() -> str:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(name)
+    return "none"

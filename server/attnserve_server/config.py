@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The server's configuration: flags over environment over file over defaults, read once at start into frozen sections.
+
+``cli.py`` calls :func:`load_config`; ``app.py`` hands every ring its own section. The names of a key follow from these classes:
+``engine.slots`` is ``slots`` under ``[engine]`` in the TOML file and ``ATTNSERVE_ENGINE_SLOTS`` in the environment.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from attnserve_server.errors import ConfigError
+
+PREFIX = "ATTNSERVE_"
+FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
+"""Variables with our prefix that belong to other commands."""
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
+CountOrAuto = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86_400)]
+Name = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The gRPC server; port 0 picks a free one."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 8001
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 4 * 1024 * 1024
+    """Larger requests are refused."""
+    max_concurrent_streams: Count = 4096
+    """RPCs at a time on one connection; further ones wait in the client."""
+    keepalive_seconds: PositiveSeconds = 60.0
+    """After this long without a word, a client is pinged."""
+    keepalive_timeout_seconds: PositiveSeconds = 20.0
+    """A client that leaves a ping unanswered for this long is gone."""
+    min_ping_interval_seconds: PositiveSeconds = 10.0
+    """Clients that ping more often, without data between, are disconnected."""
+
+
+class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The HTTP server of /metrics and /healthz; port 0 picks a free one."""
+
+    host: Name = "127.0.0.1"
+    port: Port = 8002
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Workers, slots and queue."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    variant: Name = "auto"
+    """Name of a bundle's variant; "auto" takes the first one for the device."""
+    workers: CountOrAuto = 0
+    """Worker processes; 0 for as many as the device allows."""
+    slots: Count = 32
+    """Rows of a worker's batch for one model."""
+    queue_limit: Count = 512
+    """Requests of one model that may wait; what comes above is refused."""
+    max_beam_size: Count = 8
+    max_source_tokens: CountOrAuto = 0
+    """Longest source that is taken; 0 for the model's own limit."""
+    admit_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.004
+    """How long an idle engine waits for company before it encodes."""
+
+
+class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The model that a request without a model id gets, by task; empty for the only one."""
+
+    translation: str = ""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything that can be configured."""
+
+    models: str = ""
+    """Folder of the model repository; empty for the one that comes with attnserve."""
+    max_text_chars: Count = 10_000
+    """Longer texts are refused before they are tokenized."""
+    drain_seconds: Seconds = 30.0
+    """How long a stopping server works on for what it has admitted."""
+    log_format: Literal["text", "json"] = "text"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    grpc: GrpcConfig = GrpcConfig()
+    http: HttpConfig = HttpConfig()
+    engine: EngineConfig = EngineConfig()
+    default_models: DefaultModelsConfig = DefaultModelsConfig()
+
+
+def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> ServerConfig:
+    """Reads all sources, later ones winning: defaults, file, environment, flags.
+
+    Args:
+        flags: the given ones, nested as the sections are; a value of None counts as not given.
+        environ: the environment; only variables with the prefix are looked at.
+        file: a TOML file.
+
+    Raises:
+        ConfigError: a key is unknown, or a value cannot be parsed or is out of range; names the key and its source.
+    """
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    if file is not None:
+        _merge(merged, origins, _read_toml(file), str(file))
+    for variable, key, value in _from_environment(environ):
+        _merge(merged, origins, _nested(key, value), variable)
+    _merge(merged, origins, _given(flags), "flags")
+    try:
+        config = msgspec.convert(merged, ServerConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explained(error, origins) from None
+    _check_finite(config)
+    return config
+
+
+def to_toml(config: ServerConfig) -> str:
+    """Returns the whole configuration as a TOML file that :func:`load_config` reads back to an equal one."""
+    values = msgspec.to_builtins(config)
+    lines = [f"{name} = {_toml_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
+    for name, section in values.items():
+        if isinstance(section, dict):
+            lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in section.items())]
+    return "\n".join(lines) + "\n"
+
+
+def variables() -> dict[str, str]:
+    """Returns every environment variable that is known, with its key."""
+    return {PREFIX + key.upper().replace(".", "_"): key for key in _keys(ServerConfig)}
+
+
+def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from _keys(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name
+
+
+def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    known = variables()
+    given = sorted(name for name in environ if name.startswith(PREFIX) and name not in FOREIGN_VARIABLES)
+    for name in given:
+        if name not in known:
+            raise ConfigError(f"{name}: no such setting; the known variables are {', '.join(sorted(known))}")
+        yield name, known[name], environ[name]
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not a TOML file: {error}") from None
+
+
+def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves out what was not given, and sections of which nothing was."""
+    given: dict[str, Any] = {}
+    for name, value in flags.items():
+        kept = _given(value) if isinstance(value, Mapping) else value
+        if kept is not None and kept != {}:
+            given[name] = kept
+    return given
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    *sections, name = key.split(".")
+    nested: dict[str, Any] = {name: value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    return nested
+
+
+def _merge(into: dict[str, Any], origins: dict[str, str], values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+    for name, value in values.items():
+        origins[prefix + name] = origin
+        if isinstance(value, Mapping):
+            section = into.get(name)
+            into[name] = section = section if isinstance(section, dict) else {}
+            _merge(section, origins, value, origin, f"{prefix}{name}.")
+        else:
+            into[name] = value
+
+
+def _explained(error: msgspec.ValidationError, origins: Mapping[str, str]) -> ConfigError:
+    """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then where its value came from."""
+    text, _, path = str(error).partition(" - at `")
+    key = path.rstrip("`").removeprefix("$").removeprefix(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
+    if unknown is not None:
+        key, text = f"{key}.{unknown[1]}".removeprefix("."), "no such setting"
+    return ConfigError(f"{key}: {text} (from {origins.get(key, 'the configuration')})")
+
+
+def _check_finite(config: ServerConfig) -> None:
+    """Refuses NaN, which passes every bound."""
+    for section, values in msgspec.to_builtins(config).items():
+        for name, value in values.items() if isinstance(values, dict) else [("", values)]:
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"{section}.{name}: must be a number".replace(".:", ":"))
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return repr(value)

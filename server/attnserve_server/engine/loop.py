@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine loop: schedule, execute, update. In-flight batching is that a request may join or leave between any two calls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.engine.batch import RunningBatch, Sequence
+from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.request import RequestEvent, RequestFailed, RequestFinished, SequenceRequest, TokensProduced
+from attnserve_server.scheduling.scheduler import Scheduler, SchedulerConfig, SchedulerOutput, Waiting
+from attnserve_server.stats import EngineStats, StepStats
+
+log = logging.getLogger(__name__)
+_DROPPED = {"client": Cancelled, "deadline": DeadlineExceeded}
+
+
+class EngineLoop:
+    """One model's engine. Runs inside a worker process, or in the caller's for tests; not thread-safe."""
+
+    def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Callable[[], float]) -> None:
+        self.bundle, self._clock = bundle, clock
+        self._runner = IterativeRunner(bundle, config.num_slots)
+        self._scheduler = Scheduler(config, clock)
+        self._requests: dict[int, SequenceRequest] = {}
+        self._events: list[RequestEvent] = []
+        self._steps: list[StepStats] = []
+        self._dropped: dict[str, int] = {}
+        self._busy_s, self._reported_at = 0.0, clock()
+
+    def start(self) -> None:
+        """Loads the graphs and warms them up."""
+        self._runner.start()
+        self._batch = RunningBatch(self._runner)
+        self._runner.warm_up()
+
+    @property
+    def has_work(self) -> bool:
+        """Something waits or decodes."""
+        return self._scheduler.has_work
+
+    def submit(self, request: SequenceRequest) -> None:
+        """Queues a request for the next step."""
+        self._requests[request.request_id] = request
+        self._scheduler.add(
+            Waiting(request.request_id, request.options.beam_size, len(request.tokens), request.deadline, self._clock())
+        )
+
+    def cancel(self, request_id: int, reason: str) -> None:
+        """Drops a request before the next step; its slots are free then."""
+        self._scheduler.cancel(request_id, reason)
+
+    def step(self) -> list[RequestEvent]:
+        """One iteration: three calls. Returns what happened to requests."""
+        started = self._clock()
+        output = self._scheduler.schedule()
+        stats = self._execute(output)
+        self._update(output)
+        self._busy_s += self._clock() - started
+        if stats.num_rows or stats.num_encoded:
+            self._steps.append(stats)
+        events, self._events = self._events, []
+        return events
+
+    def stats(self) -> EngineStats:
+        """What happened since the last call."""
+        now = self._clock()
+        model, version = self.bundle.key
+        report = EngineStats(
+            model, version, self._steps, self._scheduler.config.num_slots, self._scheduler.num_rows, self._scheduler.num_waiting,
+            self._busy_s, now - self._reported_at, self._dropped,
+        )  # fmt: skip
+        self._steps, self._dropped, self._busy_s, self._reported_at = [], {}, 0.0, now
+        return report
+
+    def _execute(self, output: SchedulerOutput) -> StepStats:
+        for request_id, reason in output.dropped:
+            self._drop(request_id, reason)
+        started = self._clock()
+        if output.admitted:
+            self._guarded(output.admitted, self._admit)
+        encoded = self._clock()
+        num_rows, cold = self._batch.num_rows, self._runner.num_cold_shapes
+        if num_rows:
+            self._guarded(list(self._batch.sequences), lambda _: self._batch.step())
+        return StepStats(
+            num_rows, self._clock() - encoded, len(output.admitted), encoded - started, self._runner.num_cold_shapes > cold
+        )
+
+    def _update(self, output: SchedulerOutput) -> None:
+        now = self._clock()
+        for sequence in list(self._batch.sequences.values()):
+            if sequence.num_steps == 1:
+                sequence.first_token_at = now
+            self._emit(sequence, now)
+
+    def _emit(self, sequence: Sequence, now: float) -> None:
+        request, search = sequence.request, sequence.search
+        if request.is_streamed and request.options.beam_size == 1:
+            self._events.append(TokensProduced(request.request_id, [search.live[0].tokens[-1]]))
+        if not search.is_done:
+            return
+        self._events.append(
+            RequestFinished(
+                request.request_id, self._batch.hypotheses(sequence), sequence.admitted_at, sequence.encode_s,
+                sequence.first_token_at, now, sequence.num_steps,
+            )  # fmt: skip
+        )
+        self._forget(request.request_id)
+
+    def _admit(self, ids: list[int]) -> None:
+        started = self._clock()
+        self._batch.admit([self._requests[request_id] for request_id in ids], started)
+        for request_id in ids:
+            self._batch.sequences[request_id].encode_s = self._clock() - started
+
+    def _drop(self, request_id: int, reason: str) -> None:
+        self._dropped[reason] = self._dropped.get(reason, 0) + 1
+        error = _DROPPED[reason]
+        self._events.append(RequestFailed(request_id, error.reason, f"the request was dropped: {reason}"))
+        if request_id in self._batch.sequences:
+            self._batch.release(request_id)
+        del self._requests[request_id]
+
+    def _forget(self, request_id: int) -> None:
+        self._batch.release(request_id)
+        self._scheduler.finish(request_id)
+        del self._requests[request_id]
+
+    def _guarded(self, ids: list[int], call: Callable[[list[int]], None]) -> None:
+        """A graph that raises fails the requests that were in it, and nothing else."""
+        try:
+            call(ids)
+        except Exception:
+            log.exception("execution failed; %d requests are answered with INTERNAL", len(ids))
+            for request_id in ids:
+                self._events.append(RequestFailed(request_id, ExecutionFailed.reason, "the model could not be run"))
+                if request_id in self._batch.sequences:
+                    self._batch.release(request_id)
+                self._scheduler.finish(request_id)
+                del self._requests[request_id]

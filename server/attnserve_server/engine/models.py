@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of a server: one entry a version, with its queue; resolved by id and version."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING
+
+from attnserve.v1 import manifest_pb2
+
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.errors import ConfigError, ModelNotFound
+from attnserve_server.tasks.translation import TranslationTask
+
+if TYPE_CHECKING:
+    from attnserve_server.engine.ticket import Ticket
+
+
+class ServedModel:
+    """One model version on this server.
+
+    Args:
+        bundle: what is served.
+        index: its place in the list that workers know it by.
+        max_beam_size: the server's limit; the bundle's own may be lower.
+        max_source_tokens: the server's limit, 0 for the bundle's own.
+    """
+
+    def __init__(self, bundle: Bundle, index: int, max_beam_size: int, max_source_tokens: int) -> None:
+        limits = bundle.manifest.limits
+        self.bundle, self.index = bundle, index
+        self.id, self.version = bundle.key
+        self.max_beam_size = min(max_beam_size, limits.max_beam_size)
+        self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
+        self.max_target_tokens = limits.max_target_tokens
+        self.translator = TranslationTask(bundle)
+        self.queue: deque[Ticket] = deque()
+        self.ready_workers: set[str] = set()
+        self.lost_at = -math.inf
+        """When the last worker was lost, in seconds of the monotonic clock."""
+
+    @property
+    def manifest(self) -> manifest_pb2.Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that is served."""
+        return self.bundle.variant.name
+
+    @property
+    def is_ready(self) -> bool:
+        """At least one worker is warm."""
+        return bool(self.ready_workers)
+
+
+class ModelRegistry:
+    """All served models.
+
+    Args:
+        models: the entries.
+        default: id of the model that an empty id means; "" for the only one, or the first by name.
+
+    Raises:
+        ConfigError: ``default`` is not among them.
+    """
+
+    def __init__(self, models: list[ServedModel], default: str) -> None:
+        self._models = models
+        self._versions: dict[str, dict[str, ServedModel]] = {}
+        for model in models:
+            self._versions.setdefault(model.id, {})[model.version] = model
+        self._default = default or sorted(self._versions)[0]
+        if self._default not in self._versions:
+            raise ConfigError(f"default_model: {default!r} is not served; there are {', '.join(sorted(self._versions))}")
+
+    def all(self) -> list[ServedModel]:
+        """Every entry, in the workers' order."""
+        return list(self._models)
+
+    def resolve(self, model: str, version: str) -> ServedModel:
+        """The entry for an id ("" for the default) and a version ("" for the newest).
+
+        Raises:
+            ModelNotFound: no such id, or no such version of it.
+        """
+        versions = self._versions.get(model or self._default)
+        if versions is None:
+            raise ModelNotFound(f"no model {model!r}; there are {', '.join(sorted(self._versions))}", field="model")
+        found = versions.get(version) if version else versions[max(versions, key=int)]
+        if found is None:
+            raise ModelNotFound(f"no version {version!r} of {model!r}; there are {', '.join(sorted(versions))}", field="version")
+        return found

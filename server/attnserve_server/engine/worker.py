@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker process: owns the sessions, the slots and the engine loops, and does nothing but step them.
+
+Started by the front as ``python -m attnserve_server.engine.worker ENDPOINT IDENTITY``. Between two steps it takes what the
+socket has for it, without waiting while there is work.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import zmq
+
+from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.messages import (
+    ENCODER,
+    TO_WORKER,
+    Cancel,
+    Configure,
+    Failed,
+    FromWorker,
+    Hello,
+    Progress,
+    Ready,
+    Stop,
+    Submit,
+    ToWorker,
+)
+from attnserve_server.request import RequestEvent
+from attnserve_server.scheduling.scheduler import SchedulerConfig
+
+_REPORT_S = 0.05
+_PR_SET_PDEATHSIG = 1
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """The loop of one worker process."""
+
+    def __init__(self, endpoint: str, identity: str) -> None:
+        self._endpoint, self._identity = endpoint, identity
+        self._engines: list[EngineLoop] = []
+        self._reported_at: list[float] = []
+        self._pending: list[list[RequestEvent]] = []
+        self._is_stopping = False
+
+    def run(self) -> None:
+        """Connects, loads what the front names, and serves until it is told to stop."""
+        context = zmq.Context()
+        self._socket = context.socket(zmq.DEALER)
+        self._socket.setsockopt(zmq.IDENTITY, self._identity.encode())
+        self._socket.setsockopt(zmq.LINGER, 1000)
+        self._socket.connect(self._endpoint)
+        self._send(Hello())
+        while not self._is_stopping:
+            self._receive(wait=not any(engine.has_work for engine in self._engines))
+            for index, engine in enumerate(self._engines):
+                if engine.has_work:
+                    self._pending[index] += engine.step()
+                    self._report(index, engine)
+        self._socket.close()
+        context.term()
+
+    def _receive(self, *, wait: bool) -> None:
+        flags = 0 if wait else zmq.NOBLOCK
+        while not self._is_stopping:
+            try:
+                message = TO_WORKER.decode(self._socket.recv(flags))
+            except zmq.Again:
+                return
+            self._handle(message)
+            flags = zmq.NOBLOCK
+
+    def _handle(self, message: ToWorker) -> None:
+        match message:
+            case Submit(model, request):
+                self._engines[model].submit(request)
+            case Cancel(model, request_id, reason):
+                self._engines[model].cancel(request_id, reason)
+            case Configure():
+                self._configure(message)
+            case Stop():
+                self._is_stopping = True
+
+    def _configure(self, message: Configure) -> None:
+        config = SchedulerConfig(message.num_slots, message.admit_wait_s)
+        try:
+            for index, model in enumerate(message.models):
+                started = time.monotonic()
+                engine = EngineLoop(load_bundle(Path(model.folder), model.device, model.variant), config, time.monotonic)
+                engine.start()
+                self._engines.append(engine)
+                self._pending.append([])
+                self._reported_at.append(time.monotonic())
+                self._send(Ready(index, time.monotonic() - started))
+        except Exception as error:
+            log.exception("a model could not be loaded")
+            self._send(Failed(f"{type(error).__name__}: {error}"))
+            self._is_stopping = True
+        gc.collect()
+        gc.freeze()  # what is loaded now lives as long as the process: later collections need not walk it
+
+    def _report(self, index: int, engine: EngineLoop) -> None:
+        now = time.monotonic()
+        if self._pending[index] or not engine.has_work or now - self._reported_at[index] >= _REPORT_S:
+            self._send(Progress(index, self._pending[index], engine.stats()))
+            self._pending[index], self._reported_at[index] = [], now
+
+    def _send(self, message: FromWorker) -> None:
+        self._socket.send(ENCODER.encode(message))
+
+
+def main() -> None:
+    """Entry point of the process: dies with the front, leaves signals of the terminal to it."""
+    parent = os.getppid()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(level=os.environ.get("ATTNSERVE_LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    Worker(sys.argv[1], sys.argv[2]).run()
+
+
+if __name__ == "__main__":
+    main()

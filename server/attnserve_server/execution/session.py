@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Makes ONNX Runtime sessions: one place for providers and options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from attnserve.v1 import manifest_pb2
+
+NUMPY_TYPES = {
+    manifest_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
+    manifest_pb2.DATA_TYPE_FLOAT16: np.dtype(np.float16),
+    manifest_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
+    manifest_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
+}
+
+
+def make_session(path: Path, device: str, *, captures: bool = False) -> onnxruntime.InferenceSession:
+    """A session of one intra-op thread (two are slower than one for steps of this size).
+
+    Args:
+        path: the ONNX file.
+        device: "cpu" or "cuda".
+        captures: on CUDA, replay the graph from a CUDA graph per shape.
+
+    Raises:
+        RuntimeError: on CUDA, where the provider cannot be used: never a silent fall back to the CPU.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if device == "cpu":
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    provider = {"enable_cuda_graph": "1" if captures else "0", "sdpa_kernel": "3", "use_tf32": "0"}
+    return onnxruntime.InferenceSession(str(path), options, providers=[("CUDAExecutionProvider", provider)], enable_fallback=0)
+
+
+def resolve_device(device: str) -> str:
+    """"auto" becomes "cuda" where this ONNX Runtime can really use one, else "cpu"."""
+    if device != "auto":
+        return device
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        return "cpu"
+    try:
+        onnxruntime.preload_dlls()
+        onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
+    except Exception:  # whatever the driver says, it is no device
+        return "cpu"
+    return "cuda"

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the transport needs of the rings below it, as protocols: the front, its models and tickets, and a recorder of metrics.
+
+The engine ring implements them; tests put fakes in their place. Nothing here imports grpc.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.request import DecodeOptions, RequestFinished
+from attnserve_server.stats import RequestStats
+
+
+class Span(Protocol):
+    """A piece of text and where it stands, in code points; an end symbol is an empty span at the end."""
+
+    @property
+    def text(self) -> str:
+        """The piece's own characters."""
+
+    @property
+    def begin(self) -> int:
+        """Index of its first character."""
+
+    @property
+    def end(self) -> int:
+        """Index after its last character."""
+
+
+class Source(Protocol):
+    """A tokenized source text."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids, the end symbol included."""
+
+    @property
+    def pieces(self) -> Sequence[Span]:
+        """One span for each token."""
+
+
+class StreamRenderer(Protocol):
+    """Turns the tokens of one streamed answer into text as they come; all its texts joined are those of ``render``."""
+
+    def push(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
+        """Takes the next tokens; returns the text to append and the new pieces, with spans in the whole text."""
+
+
+class TranslationTask(Protocol):
+    """The text side of a translation model. Its methods are pure and may be called from any thread."""
+
+    def encode(self, text: str) -> Source:
+        """Tokenizes a source text."""
+
+    def render(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
+        """Returns the text and the pieces of a hypothesis; the end symbol is the last piece where it is in ``tokens``."""
+
+    def stream(self) -> StreamRenderer:
+        """Returns a renderer for one streamed answer."""
+
+
+class ServedModel(Protocol):
+    """One version of one model, as the front serves it."""
+
+    @property
+    def id(self) -> str:
+        """Model id, as in requests and metric labels."""
+
+    @property
+    def version(self) -> str:
+        """A decimal number."""
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that is served."""
+
+    @property
+    def manifest(self) -> manifest_pb2.Manifest:
+        """The manifest of its bundle."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether at least one worker is warm."""
+
+    @property
+    def max_source_tokens(self) -> int:
+        """Longest source, the end symbol not counted."""
+
+    @property
+    def max_target_tokens(self) -> int:
+        """Longest answer, the end symbol not counted."""
+
+    @property
+    def max_beam_size(self) -> int:
+        """Largest beam that the server accepts for it."""
+
+    @property
+    def translator(self) -> TranslationTask:
+        """Its tokenizer and renderer."""
+
+
+class Ticket(Protocol):
+    """A request that the front has taken."""
+
+    @property
+    def received_at(self) -> float:
+        """When it was taken into the queue, in seconds of the monotonic clock (the event QUEUED)."""
+
+    async def result(self) -> RequestFinished:
+        """Waits for the answer. The waiting task may be cancelled; :meth:`cancel` follows then.
+
+        Raises:
+            ServiceError: it will not come.
+        """
+
+    def deltas(self) -> AsyncIterator[list[int]]:
+        """Yields the tokens of a streamed request as they come, and ends when it is finished or has failed."""
+
+    def cancel(self, reason: str) -> None:
+        """Frees the request's slots within one step; does nothing where it is finished or cancelled."""
+
+
+class Front(Protocol):
+    """The one queue per model, and admission."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused because the server stops."""
+
+    def models(self) -> Sequence[ServedModel]:
+        """Returns all models and versions, in any order."""
+
+    def resolve(self, model: str, version: str) -> ServedModel:
+        """Returns the model; an empty id means the default or only one, an empty version the newest.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+
+    def submit(
+        self, model: ServedModel, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
+    ) -> Ticket:
+        """Takes a request; ``deadline`` is absolute, in seconds of the monotonic clock.
+
+        Raises:
+            SequenceTooLong: the source has more tokens than the model takes.
+            Overloaded: the queue is full.
+            ShuttingDown: the server drains.
+            ModelNotReady: no worker can answer now.
+        """
+
+
+class RequestRecorder(Protocol):
+    """Where the transport counts what it answered (``metrics.prometheus.Metrics``).
+
+    ``model`` and ``version`` are empty where no model was found, so that what a client makes up never becomes a label.
+    """
+
+    def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
+        """Counts one RPC, however it ended; ``code`` is its status' name."""
+
+    def request_rejected(self, model: str, version: str, reason: str) -> None:
+        """Counts one RPC that was refused before it was queued; ``reason`` is the error's."""
+
+    def request_cancelled(self, model: str, version: str, reason: str) -> None:
+        """Counts one RPC that ended without an answer: "client" left, "deadline" passed, or "shutdown"."""
+
+    def answered(self, stats: RequestStats) -> None:
+        """Takes the times and sizes of one answered request."""

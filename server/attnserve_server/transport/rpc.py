@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one wrapper between grpc.aio and the servicers' methods, unary and server-streaming.
+
+A servicer's method takes a parsed request and a :class:`Call` and returns (or yields) messages or raises a
+:class:`ServiceError`. Everything that is the same for all methods is here: parsing, request id, deadline, status with details,
+cancellation, metrics, one log line. ``server.py`` is the only user; the servicers see :class:`Call` and nothing of grpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import time
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+from google.protobuf import message, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
+from attnserve_server.transport import logs
+from attnserve_server.transport.interface import RequestRecorder, ServedModel, Ticket
+from attnserve_server.transport.status import DETAILS_KEY, message_of, rich_status, status_of
+from attnserve_server.transport.wire import parse_request
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata: the client may send its own id, the trailers always carry the one that was used."""
+
+logger = logging.getLogger(__name__)
+
+_SANE_ID = re.compile(r"[!-~]{1,128}")
+_INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
+_CANCEL_REASON = {ErrorCode.DEADLINE_EXCEEDED: "deadline", ErrorCode.CANCELLED: "client"}
+
+
+class Call:
+    """One RPC, as the servicers see it.
+
+    Attributes:
+        request_id: the client's id where it sent a sane one, else a new one.
+        received_at: when the handler began, in seconds of the monotonic clock.
+        deadline: absolute, on the same clock; None where the client set none.
+        model: the model that answers, once it is known; metrics and log are labelled by it.
+    """
+
+    __slots__ = ("_ticket", "deadline", "model", "received_at", "request_id")
+
+    def __init__(self, request_id: str, deadline: float | None = None) -> None:
+        self.request_id, self.deadline = request_id, deadline
+        self.received_at = time.monotonic()
+        self.model: ServedModel | None = None
+        self._ticket: Ticket | None = None
+
+    def watch(self, ticket: Ticket) -> Ticket:
+        """Ties a ticket to this RPC: it is cancelled as soon as the RPC ends otherwise than with the answer."""
+        self._ticket = ticket
+        return ticket
+
+    def cancel(self, reason: str) -> None:
+        """Cancels the ticket, if there is one."""
+        if self._ticket is not None:
+            self._ticket.cancel(reason)
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether the front has taken it."""
+        return self._ticket is not None
+
+    @property
+    def labels(self) -> tuple[str, str]:
+        """Model id and version for metrics and log; empty where no model was found."""
+        return (self.model.id, self.model.version) if self.model is not None else ("", "")
+
+    def is_past_deadline(self) -> bool:
+        """Whether the client's deadline has passed."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
+
+
+UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
+StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None]]
+
+
+class _ClientGone(Exception):
+    """A message could not be written: nobody is there to read it."""
+
+
+def service_handler(
+    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+) -> grpc.GenericRpcHandler:
+    """Returns the handler of a whole service.
+
+    Args:
+        service: its descriptor; only unary and server-streaming methods are known.
+        servicer: has a method for each RPC, in snake case ("TranslateStream": ``translate_stream``); what it lacks is
+            answered with UNIMPLEMENTED.
+        recorder: counts the answers; None for a service whose calls are neither counted nor logged, as probes.
+        is_stopping: whether a cancelled RPC is the server's doing.
+    """
+    handlers = {}
+    for method in service.methods:
+        function = getattr(servicer, _snake_case(method.name), None)
+        if function is not None:
+            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping))
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _handler(method: MethodDescriptor, wrapped: _Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+    # No (de)serializer is given, so grpc hands over bytes: a request that cannot be parsed gets our status, not grpc's.
+    make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+    return make(wrapped.run_stream if method.server_streaming else wrapped.run_unary)
+
+
+class _Method:
+    """One RPC method: everything around the servicer's own function."""
+
+    def __init__(
+        self, method: MethodDescriptor, function: Callable[..., Any], recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+    ) -> None:
+        self._name = method.name
+        self._message_class = message_factory.GetMessageClass(method.input_type)
+        self._function = function
+        self._recorder = recorder
+        self._is_stopping = is_stopping
+
+    async def run_unary(self, data: bytes, context: Any) -> bytes:
+        """Answers a unary RPC."""
+
+        async def answer(call: Call) -> bytes:
+            response = await cast(UnaryMethod, self._function)(parse_request(self._message_class, data), call)
+            return response.SerializeToString()
+
+        return cast(bytes, await self._run(context, answer))
+
+    async def run_stream(self, data: bytes, context: Any) -> None:
+        """Answers a server-streaming RPC."""
+
+        async def answer(call: Call) -> None:
+            request = parse_request(self._message_class, data)
+            async with contextlib.aclosing(cast(StreamMethod, self._function)(request, call)) as responses:
+                async for response in responses:
+                    await _write(context, response.SerializeToString())
+
+        await self._run(context, answer)
+
+    async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
+        call = _begin(context)
+        error: ServiceError
+        try:
+            if call.is_past_deadline():
+                raise DeadlineExceeded("the deadline had passed when the request arrived")
+            response = await answer(call)
+            self._record(call, "OK", "-")
+            return response
+        except _ClientGone:
+            self._abandon(call)
+            raise asyncio.CancelledError from None  # the one way to end an RPC of which grpc knows that it is over
+        except asyncio.CancelledError:
+            if _is_cancelled():  # by grpc: the client left, the deadline passed, or the server stops
+                self._abandon(call)
+                raise
+            error = Cancelled("the request was cancelled on the server")
+        except ServiceError as raised:
+            error = raised
+        except Exception:
+            logger.exception("%s failed", self._name)
+            error = ServiceError(_INTERNAL_TEXT)
+        self._fail(call, error)
+        trailers = ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, rich_status(error).SerializeToString()))
+        await context.abort(status_of(error), message_of(error), trailers)
+        raise AssertionError("abort always raises")
+
+    def _abandon(self, call: Call) -> None:
+        """Ends a call that nobody waits for any more."""
+        reason = "deadline" if call.is_past_deadline() else "shutdown" if self._is_stopping() else "client"
+        call.cancel(reason)
+        self._count_cancelled(call, reason)
+        self._record(call, "DEADLINE_EXCEEDED" if reason == "deadline" else "CANCELLED", reason)
+
+    def _fail(self, call: Call, error: ServiceError) -> None:
+        """Ends a call with an error: a rejection before it was queued, a lost request after."""
+        call.cancel("error")
+        if not call.is_queued and error.code is not ErrorCode.INTERNAL and self._recorder is not None:
+            self._recorder.request_rejected(*call.labels, error.reason)
+        elif error.code in _CANCEL_REASON:
+            self._count_cancelled(call, _CANCEL_REASON[error.code])
+        self._record(call, status_of(error).name, error.reason)
+
+    def _count_cancelled(self, call: Call, reason: str) -> None:
+        if self._recorder is not None:
+            self._recorder.request_cancelled(*call.labels, reason)
+
+    def _record(self, call: Call, code: str, reason: str) -> None:
+        if self._recorder is None:
+            return
+        duration_s = time.monotonic() - call.received_at
+        model, version = call.labels
+        self._recorder.request_done(model, version, self._name, code, duration_s)
+        fields = {"method": self._name, "code": code, "reason": reason, "model": model, "version": version, "duration_s": duration_s}
+        text = "%s %s %s model=%s/%s %.1fms"
+        logger.info(text, self._name, code, reason, model, version, duration_s * 1e3, extra={logs.FIELDS: fields})
+
+
+async def _write(context: Any, data: bytes) -> None:
+    try:
+        await context.write(data)
+    except Exception as failure:  # of grpc's internal types; all mean that the stream is over
+        raise _ClientGone from failure
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _begin(context: Any) -> Call:
+    """Makes the call: its id (bound to this task's logs and sent back) and its deadline."""
+    remaining_s = context.time_remaining()
+    call = Call(_request_id(context.invocation_metadata() or ()))
+    call.deadline = None if remaining_s is None else call.received_at + remaining_s
+    logs.request_id.set(call.request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+    return call
+
+
+def _request_id(metadata: Any) -> str:
+    for key, value in metadata:
+        if key == REQUEST_ID_KEY and isinstance(value, str) and _SANE_ID.fullmatch(value):
+            return value
+    return uuid.uuid4().hex

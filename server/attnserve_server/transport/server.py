@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gRPC server: all services on one port. ``app.py`` builds it, starts it and stops it."""
+
+from __future__ import annotations
+
+import logging
+
+import grpc
+import grpc.aio
+from google.protobuf.descriptor import ServiceDescriptor
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection
+
+from attnserve.v1 import model_pb2, translation_pb2
+from attnserve_server.errors import StartupError
+from attnserve_server.transport.health import HealthBoard, HealthServicer
+from attnserve_server.transport.interface import Front, RequestRecorder
+from attnserve_server.transport.rpc import service_handler
+from attnserve_server.transport.servicers.models import ModelServicer
+from attnserve_server.transport.servicers.translation import TranslationServicer
+from attnserve_server.transport.settings import GrpcConfig
+from attnserve_server.transport.tokenizing import Tokenizing
+
+TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
+MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
+HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+
+logger = logging.getLogger(__name__)
+
+
+class GrpcServer:
+    """One server on one port.
+
+    Args:
+        config: where it listens, and its limits.
+        front: takes the requests.
+        recorder: counts what was answered.
+        board: the states that ``grpc.health.v1`` shows.
+        max_text_chars: longer texts are refused.
+    """
+
+    def __init__(self, config: GrpcConfig, front: Front, recorder: RequestRecorder, board: HealthBoard, max_text_chars: int) -> None:
+        self._config, self._front, self._recorder, self._board = config, front, recorder, board
+        self._max_text_chars = max_text_chars
+        self._tokenizing = Tokenizing()
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> int:
+        """Binds and serves; returns the port.
+
+        Raises:
+            StartupError: the address cannot be bound.
+        """
+        server = grpc.aio.server(options=_options(self._config))
+        server.add_generic_rpc_handlers(self._handlers())
+        if self._config.reflection:
+            names = [service.full_name for service in (TRANSLATION, MODEL, HEALTH)]
+            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+        address = _address(self._config.host, self._config.port)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise StartupError(f"gRPC cannot listen on {address}; is another server there?") from error
+        await server.start()
+        self._server = server
+        logger.info("gRPC listens on %s", _address(self._config.host, port))
+        return port
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuses new RPCs, waits so long for the running ones, then cancels them. ``board.drain()`` comes before it."""
+        self._board.close()
+        if self._server is not None:
+            await self._server.stop(grace_s)
+        self._tokenizing.close()
+
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        translation = TranslationServicer(self._front, self._recorder, self._tokenizing, self._max_text_chars)
+        return (
+            self._handler(TRANSLATION, translation, self._recorder),
+            self._handler(MODEL, ModelServicer(self._front), self._recorder),
+            self._handler(HEALTH, HealthServicer(self._board), None),
+        )
+
+    def _handler(self, service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None) -> grpc.GenericRpcHandler:
+        return service_handler(service, servicer, recorder, lambda: self._front.is_draining)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _options(config: GrpcConfig) -> list[tuple[str, int]]:
+    """Returns gRPC's own settings; without SO_REUSEPORT, a second server on the port is an error and not a lottery."""
+    ping_ms = int(config.min_ping_interval_seconds * 1000)
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_bytes),
+        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
+        ("grpc.keepalive_time_ms", int(config.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_ms),
+    ]

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The house rules that no linter knows. Each rule is a function, and a planted fault shows that it can fail."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "deploy" / "models"
+SOURCES = ("clients", "export", "loadtest", "protos", "server", "tests")
+GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py")
+HEADER = "SPDX-License-Identifier: Apache-2.0"
+MIB = 1 << 20
+
+# Distributions' modules that stand outside of the base installation, or of the server's.
+NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
+NOT_OF_THE_CLIENT = (
+    *("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece", "typer", "click", "rich", "matplotlib", "PIL", "sacrebleu"),
+    *("locust", "msgspec", "zmq", "prometheus_client", "grpc_health", "grpc_reflection", "attnserve_server", "attnserve_export"),
+)
+
+IMPORT = """
+import importlib, importlib.abc, pkgutil, sys
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"{name} is not installed here", name=name)
+
+BLOCKED = frozenset(sys.argv[3:])
+sys.path.insert(0, sys.argv[1])
+sys.meta_path.insert(0, Blocker())
+package = importlib.import_module(sys.argv[2])
+if "--all" in BLOCKED:
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+"""
+
+
+def import_without(package: str, blocked: Iterable[str], path: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Imports a package in a fresh interpreter that cannot import ``blocked``; with "--all" among them, all its modules."""
+    command = [sys.executable, "-c", IMPORT, str(path), package, *blocked]
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=path, timeout=100)
+
+
+def python_files(root: Path) -> list[Path]:
+    """The written (not generated) Python files of a tree."""
+    files = [file for folder in SOURCES for file in (root / folder).rglob("*.py")]
+    return sorted(file for file in files if not any(file.match(pattern) for pattern in GENERATED))
+
+
+def header_faults(root: Path) -> list[str]:
+    """Source files without an SPDX line at their head, and Python files without a module docstring."""
+    others = [*root.rglob("protos/**/*.proto"), *root.glob("Makefile"), *root.glob(".ci/run")]
+    faults = []
+    for file in [*python_files(root), *others]:
+        text, name = file.read_text(encoding="utf-8"), str(file.relative_to(root))
+        if not any(HEADER in line for line in text.splitlines()[:2]):
+            faults.append(f"{name}: no SPDX header")
+        if file.suffix == ".py" and not ast.get_docstring(ast.parse(text)):
+            faults.append(f"{name}: no module docstring")
+    return faults
+
+
+def num_bytes(files: Iterable[Path]) -> int:
+    """Their size; links and what is gone by now count nothing."""
+    return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def version_faults(root: Path) -> list[str]:
+    """Packages that state a version other than that of pyproject.toml."""
+    expected = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
+    faults, num_stated = [], 0
+    for file in sorted([*root.glob("*/attnserve*/__init__.py"), *root.glob("clients/python/attnserve*/__init__.py")]):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            match node:
+                case ast.Assign(targets=[ast.Name(id="__version__")], value=ast.Constant(value=version)):
+                    num_stated += 1
+                    if version != expected:
+                        faults.append(f"{file.relative_to(root)}: {version}, not {expected}")
+    return faults if num_stated else ["no package states its version"]
+
+
+def test_client_imports_from_a_base_installation() -> None:
+    result = import_without("attnserve_client", NOT_OF_THE_CLIENT)
+    assert result.returncode == 0, result.stderr
+
+
+def test_server_imports_without_what_makes_bundles() -> None:
+    result = import_without("attnserve_server", ["--all", *NOT_OF_THE_SERVER])
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("blocked", [["torch"], ["--all", "torch"]])
+def test_import_of_a_blocked_module_is_seen(tmp_path: Path, blocked: list[str]) -> None:
+    package = tmp_path / "planted"
+    package.mkdir()
+    is_deep = "--all" in blocked
+    (package / "__init__.py").write_text("" if is_deep else "import torch.nn\n")
+    (package / "deep.py").write_text("import torch\n")
+    result = import_without("planted", blocked, tmp_path)
+    assert result.returncode != 0
+    assert "torch" in result.stderr
+    assert import_without("planted", ["onnx"], tmp_path).returncode == 0 or not is_deep
+
+
+def test_every_source_file_has_a_header_and_a_docstring() -> None:
+    assert len(python_files(ROOT)) > 20
+    assert header_faults(ROOT) == []
+
+
+def test_missing_header_and_docstring_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "module.py").write_text("x = 1\n")
+    (tmp_path / "server" / "module_pb2.py").write_text("x = 1\n")
+    assert header_faults(tmp_path) == ["server/module.py: no SPDX header", "server/module.py: no module docstring"]
+
+
+def test_bundles_are_small() -> None:
+    assert num_bytes(MODELS.rglob("*")) <= 32 * MIB
+
+
+def test_tracked_tree_is_small() -> None:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        pytest.skip("not a git checkout")
+    listing = subprocess.run(["git", "ls-files", "-z"], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert num_bytes(ROOT / name for name in listing.split("\0") if name) <= 40 * MIB
+
+
+def test_large_file_is_seen(tmp_path: Path) -> None:
+    with (tmp_path / "weights.bin").open("wb") as file:
+        file.truncate(32 * MIB + 1)  # sparse
+    assert num_bytes(tmp_path.rglob("*")) > 32 * MIB
+
+
+def test_version_is_the_same_everywhere() -> None:
+    assert version_faults(ROOT) == []
+    assert "attnserve" in importlib.metadata.distribution("attnserve").metadata["Name"]
+
+
+def test_other_version_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "1.2.3"\n')
+    assert version_faults(tmp_path) == ["no package states its version"]
+    (tmp_path / "server" / "attnserve_server").mkdir(parents=True)
+    (tmp_path / "server" / "attnserve_server" / "__init__.py").write_text('__version__ = "1.2.4"\n')
+    assert version_faults(tmp_path) == ["server/attnserve_server/__init__.py: 1.2.4, not 1.2.3"]

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server for each test, and both clients behind one blocking surface."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from attnserve_client import AsyncClient, Client, RetryPolicy
+from tests.unit.client.fakes import FakeServer
+
+FAST_RETRIES = RetryPolicy(retries=3, initial_backoff_s=0.001, max_backoff_s=0.005)
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.stop()
+
+
+class BlockingAsyncClient:
+    """An ``AsyncClient`` and its loop, with the surface of ``Client``: what holds for one is tested for the other."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._runner = asyncio.Runner()
+        self._client = self._runner.run(self._make(*args, **kwargs))
+
+    async def _make(self, *args: Any, **kwargs: Any) -> AsyncClient:
+        return AsyncClient(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: self._runner.run(getattr(self._client, name)(*args, **kwargs))
+
+    def translate_stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.translate_stream(*args, **kwargs))
+
+    def translate_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.translate_many(*args, **kwargs))
+
+    def _drive(self, events: Any) -> Iterator[Any]:
+        async def advance() -> Any:
+            return await anext(events, None)
+
+        try:
+            while (event := self._runner.run(advance())) is not None:
+                yield event
+        finally:
+            self._runner.run(events.aclose())
+
+    def close(self) -> None:
+        self._runner.run(self._client.close())
+        self._runner.close()
+
+
+@pytest.fixture(params=[Client, BlockingAsyncClient], ids=["sync", "aio"])
+def make_client(request: pytest.FixtureRequest, server: FakeServer) -> Iterator[Any]:
+    """Makes clients of either kind for ``server``, with fast retries unless told otherwise."""
+    clients: list[Any] = []
+
+    def make(address: str | None = None, **kwargs: Any) -> Any:
+        clients.append(request.param(address or server.address, **{"retries": FAST_RETRIES, **kwargs}))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+@pytest.fixture
+def client(make_client: Any) -> Any:
+    return make_client()
+
+
+@pytest.fixture
+def unused_port() -> int:
+    """A port of 127.0.0.1 at which nobody listens."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

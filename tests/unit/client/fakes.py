@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny gRPC server with the contract's services, which does what a test tells it to."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf import any_pb2
+from google.rpc import error_details_pb2, status_pb2
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from attnserve.v1 import (
+    decoding_pb2,
+    manifest_pb2,
+    model_pb2,
+    model_pb2_grpc,
+    translation_pb2,
+    translation_pb2_grpc,
+)
+
+NUM_LAYERS, NUM_HEADS = 2, 3
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A status with ``google.rpc`` details, as the server sends it."""
+
+    code: grpc.StatusCode
+    message: str = "no"
+    reason: str = ""
+    field: str = ""
+    retry_after_s: float | None = None
+
+    def abort(self, context: Any) -> None:
+        details: list[Any] = []
+        if self.reason:
+            details.append(error_details_pb2.ErrorInfo(reason=self.reason, domain="attnserve"))
+        if self.field:
+            violation = error_details_pb2.BadRequest.FieldViolation(field=self.field, description=self.message)
+            details.append(error_details_pb2.BadRequest(field_violations=[violation]))
+        if self.retry_after_s is not None:
+            retry_info = error_details_pb2.RetryInfo()
+            retry_info.retry_delay.FromNanoseconds(int(self.retry_after_s * 1e9))
+            details.append(retry_info)
+        status = status_pb2.Status(code=self.code.value[0], message=self.message)
+        for detail in details:
+            packed = any_pb2.Any()
+            packed.Pack(detail)
+            status.details.append(packed)
+        metadata = [("x-request-id", "r-1")]
+        if details:
+            metadata.append(("grpc-status-details-bin", status.SerializeToString()))
+        context.set_trailing_metadata(metadata)
+        context.abort(self.code, self.message)
+
+
+UNAVAILABLE = Failure(grpc.StatusCode.UNAVAILABLE, "not ready", "MODEL_NOT_READY")
+OVERLOADED = Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "OVERLOADED", retry_after_s=0.02)
+
+
+def pieces_of(text: str) -> list[decoding_pb2.Piece]:
+    """One piece for each word, white space before it included, and the end symbol."""
+    pieces, at = [], 0
+    for word in text.split():
+        end = text.index(word, at) + len(word)
+        pieces.append(decoding_pb2.Piece(text=text[at:end], begin=at, end=end))
+        at = end
+    return [*pieces, decoding_pb2.Piece(text="", begin=len(text), end=len(text))]
+
+
+def attention_of(num_target: int, num_source: int, **place: int) -> decoding_pb2.Attention:
+    """Weights that tell their row, column and place, softly diagonal."""
+    base = 100.0 * place.get("layer", 0) + 10.0 * place.get("head", 0)
+    weights = [base + (1.0 if row == column else 0.01) for row in range(num_target) for column in range(num_source)]
+    return decoding_pb2.Attention(num_target=num_target, num_source=num_source, weights=weights, **place)
+
+
+def answer(request: Any) -> translation_pb2.TranslateResponse:
+    """Says the text backwards in capitals; n-best differ by a suffix."""
+    source_pieces = pieces_of(request.text)
+    response = translation_pb2.TranslateResponse(source_pieces=source_pieces, model=request.model or "fake-en-de", version="1")
+    response.timings.total_seconds = 0.5
+    for rank in range(max(1, request.options.num_hypotheses)):
+        text = " ".join(reversed(request.text.upper().split())) + ("!" * rank)
+        hypothesis = response.hypotheses.add(text=text, pieces=pieces_of(text), score=-0.5 - rank)
+        hypothesis.normalization = decoding_pb2.SCORE_NORMALIZATION_LENGTH
+        hypothesis.finish_reason = decoding_pb2.FINISH_REASON_STOP
+        shape = len(hypothesis.pieces), len(source_pieces)
+        if request.options.return_attention == decoding_pb2.ATTENTION_DETAIL_MEAN:
+            hypothesis.attention.append(attention_of(*shape))
+        if request.options.return_attention == decoding_pb2.ATTENTION_DETAIL_ALL:
+            places = [(layer, head) for layer in range(NUM_LAYERS) for head in range(NUM_HEADS)]
+            hypothesis.attention.extend(attention_of(*shape, layer=layer, head=head) for layer, head in reversed(places))
+    return response
+
+
+@dataclass
+class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
+    """Answers with ``answer`` after what is scripted: ``failures`` first, then ``before`` for every call."""
+
+    failures: deque[Failure] = field(default_factory=deque)
+    before: Callable[[Any, Any], None] = lambda request, context: None
+    stream_failure: Failure | None = None
+    stream_gate: threading.Event | None = None
+    requests: list[Any] = field(default_factory=list)
+    times_left: list[float | None] = field(default_factory=list)
+    was_cancelled: threading.Event = field(default_factory=threading.Event)
+    num_running: int = 0
+    max_running: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def Translate(self, request: Any, context: Any) -> Any:  # noqa: N802
+        self._enter(request, context)
+        try:
+            self.before(request, context)
+            return answer(request)
+        finally:
+            with self.lock:
+                self.num_running -= 1
+
+    def TranslateStream(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+        self._enter(request, context)
+        self.num_running -= 1
+        context.add_callback(self.was_cancelled.set)
+        result, sent = answer(request), ""
+        for piece in result.hypotheses[0].pieces[:-1]:
+            sent += piece.text
+            yield translation_pb2.TranslateStreamResponse(
+                delta=translation_pb2.TranslationDelta(text=piece.text, pieces=[piece])
+            )
+            if self.stream_gate is not None:
+                self.stream_gate.wait(5)
+            if self.stream_failure is not None:
+                self.stream_failure.abort(context)
+        yield translation_pb2.TranslateStreamResponse(result=result)
+
+    def _enter(self, request: Any, context: Any) -> None:
+        with self.lock:
+            self.requests.append(request)
+            self.times_left.append(context.time_remaining())
+            failure = self.failures.popleft() if self.failures else None
+            if failure is None:
+                self.num_running += 1
+                self.max_running = max(self.max_running, self.num_running)
+        if failure is not None:
+            failure.abort(context)
+
+
+@dataclass
+class FakeModels(model_pb2_grpc.ModelServiceServicer):
+    """Lists ``models``; every manifest says English to German."""
+
+    models: list[Any] = field(default_factory=lambda: [model_of("fake-en-de")])
+
+    def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
+        return model_pb2.ListModelsResponse(models=self.models)
+
+    def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+        for model in self.models:
+            if model.id == request.model:
+                vocabulary = manifest_pb2.Vocabulary(source_language="en", target_language="de")
+                manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary)
+                return model_pb2.GetModelResponse(model=model, manifest=manifest)
+        Failure(grpc.StatusCode.NOT_FOUND, f"no model {request.model}", "MODEL_NOT_FOUND", "model").abort(context)
+        raise AssertionError
+
+
+def model_of(model_id: str, task: Any = manifest_pb2.TASK_TRANSLATION) -> model_pb2.Model:
+    """A ready model."""
+    return model_pb2.Model(
+        id=model_id,
+        version="1",
+        task=task,
+        architecture="transformer",
+        variant="fp32",
+        state=model_pb2.MODEL_STATE_READY,
+        max_source_tokens=100,
+        max_target_tokens=120,
+        max_beam_size=8,
+    )
+
+
+class FakeServer:
+    """The services on a free port of 127.0.0.1, until ``stop``."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.translation, self.models, self.health = FakeTranslation(), FakeModels(), health.HealthServicer()
+        self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
+        translation_pb2_grpc.add_TranslationServiceServicer_to_server(self.translation, self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        self.address = f"127.0.0.1:{self.port}"
+        self._server.start()
+
+    def set_serving(self, is_serving: bool, service: str = "") -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        self.health.set(service, status)
+
+    def stop(self) -> None:
+        self._server.stop(None).wait()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Waits for what another thread brings about."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.005)

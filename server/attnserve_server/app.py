@@ -22,7 +22,7 @@ from attnserve_server.engine.models import ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.execution.session import resolve_device
-from attnserve_server.metrics.http import HttpServer
+from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.transport.health import HealthBoard
 from attnserve_server.transport.server import GrpcServer
@@ -56,7 +56,7 @@ class App:
         for model in registry.all():
             metrics.register_model(model.id, model.version)
         self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, config.max_text_chars)
-        self.http = HttpServer(collectors, lambda: self.board.is_serving, config.http.host, config.http.port)
+        self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
         await self.front.start()
@@ -105,6 +105,9 @@ class App:
             await self.front.stop()
         if hasattr(self, "http"):
             self.http.stop()
+
+    def _health(self) -> tuple[bool, str]:
+        return self.board.is_serving, self.board.summary()
 
     def _load_models(self, device: str) -> list[ServedModel]:
         engine = self.config.engine

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -46,6 +47,8 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """A client that leaves a ping unanswered for this long is gone."""
     min_ping_interval_seconds: PositiveSeconds = 10.0
     """Clients that ping more often, without data between, are disconnected."""
+    reflection: bool = True
+    """Whether clients may list the services."""
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -108,19 +111,14 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
     Raises:
         ConfigError: a key is unknown, or a value cannot be parsed or is out of range; names the key and its source.
     """
+    sources = [(str(file), _read_toml(file))] if file is not None else []
+    sources += [(variable, _nested(key, value)) for variable, key, value in _from_environment(environ)]
+    sources.append(("flags", _given(flags)))
     merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    if file is not None:
-        _merge(merged, origins, _read_toml(file), str(file))
-    for variable, key, value in _from_environment(environ):
-        _merge(merged, origins, _nested(key, value), variable)
-    _merge(merged, origins, _given(flags), "flags")
-    try:
-        config = msgspec.convert(merged, ServerConfig, strict=False)
-    except msgspec.ValidationError as error:
-        raise _explained(error, origins) from None
-    _check_finite(config)
-    return config
+    for origin, values in sources:
+        _parsed(values, origin)  # each on its own: a wrong value is refused even where another source wins over it
+        _merge(merged, values)
+    return _parsed(merged, "all sources together")
 
 
 def to_toml(config: ServerConfig) -> str:
@@ -182,33 +180,35 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
     return nested
 
 
-def _merge(into: dict[str, Any], origins: dict[str, str], values: Mapping[str, Any], origin: str, prefix: str = "") -> None:
+def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
     for name, value in values.items():
-        origins[prefix + name] = origin
         if isinstance(value, Mapping):
-            section = into.get(name)
-            into[name] = section = section if isinstance(section, dict) else {}
-            _merge(section, origins, value, origin, f"{prefix}{name}.")
+            _merge(into.setdefault(name, {}), value)
         else:
             into[name] = value
 
 
-def _explained(error: msgspec.ValidationError, origins: Mapping[str, str]) -> ConfigError:
+def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
+    """Returns a source's values with defaults for the others; numbers may be strings, as in the environment."""
+    try:
+        config = msgspec.convert(values, ServerConfig, strict=False)
+    except msgspec.ValidationError as error:
+        raise _explained(error, origin) from None
+    for key in _keys(ServerConfig):
+        value = functools.reduce(getattr, key.split("."), config)
+        if isinstance(value, float) and math.isnan(value):  # passes every bound
+            raise ConfigError(f"{key}: must be a number (from {origin})")
+    return config
+
+
+def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:
     """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then where its value came from."""
     text, _, path = str(error).partition(" - at `")
     key = path.rstrip("`").removeprefix("$").removeprefix(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown is not None:
         key, text = f"{key}.{unknown[1]}".removeprefix("."), "no such setting"
-    return ConfigError(f"{key}: {text} (from {origins.get(key, 'the configuration')})")
-
-
-def _check_finite(config: ServerConfig) -> None:
-    """Refuses NaN, which passes every bound."""
-    for section, values in msgspec.to_builtins(config).items():
-        for name, value in values.items() if isinstance(values, dict) else [("", values)]:
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ConfigError(f"{section}.{name}: must be a number".replace(".:", ":"))
+    return ConfigError(f"{key}: {text} (from {origin})")
 
 
 def _toml_value(value: Any) -> str:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+import functools
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from typing import Any
 
 import grpc
@@ -93,7 +94,7 @@ class AioCalls(Calls):
                 for request in _drawn(remaining, window):
                     task = asyncio.create_task(self._outcome(method, request, timeout))
                     running.add(task)
-                    task.add_done_callback(lambda task, index=window.start(): finish(index, task))  # type: ignore[misc]
+                    task.add_done_callback(functools.partial(finish, window.start()))
                 if window.is_empty():
                     return
                 await has_finished.wait()

@@ -64,9 +64,7 @@ class AsyncClient:
         """Returns the client, which is closed at the block's end."""
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Closes the client."""
         await self.close()
 
@@ -128,7 +126,7 @@ class AsyncClient:
         **keywords: Unpack[DecodeKeywords],
     ) -> AsyncGenerator[Translation | AttnserveError, None]: ...
 
-    def translate_many(
+    def translate_many(  # noqa: PLR0913
         self,
         texts: Iterable[str],
         *,

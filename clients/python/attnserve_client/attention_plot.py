@@ -18,7 +18,7 @@ from attnserve_client.types import Translation
 
 DPI = 150
 _CELL_IN = 0.36
-_LETTER_IN = 0.085
+_LETTER_IN = 0.078
 _MARGIN_IN = 0.35
 _BAR_IN = 0.75
 _TITLE_IN = 0.4
@@ -77,7 +77,7 @@ def draw_attention(weights: NDArray[np.float32], *, source: Sequence[str], targe
     axes.spines[:].set_visible(False)
     bar_axes = figure.add_axes(((left + columns * _CELL_IN + 0.15) / width, _MARGIN_IN / height, 0.12 / width, map_height))
     bar = figure.colorbar(image, cax=bar_axes)
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=7, length=2, colors=_INK)
     if title:
         figure.text(_MARGIN_IN / 2 / width, 1 - 0.3 / height, title, fontsize=10, fontweight="bold", color=_INK)

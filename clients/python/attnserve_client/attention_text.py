@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.style import Style
 from rich.text import Text
@@ -56,8 +56,7 @@ class AttentionText:
             yield line.append("".join(letter.center(cell) for letter in letters), _HEAD_STYLE)
         for row, label in enumerate(self._target):
             shown = _shortened(label, label_width)
-            line = Text(" " * (label_width - cell_len(shown)) + set_cell_size(shown, cell_len(shown)), _LABEL_STYLE, no_wrap=True)
-            line.append(" ")
+            line = Text(" " * (label_width - cell_len(shown)), no_wrap=True).append(f"{shown} ", _LABEL_STYLE)
             for column in columns:
                 level = self._levels[row, column]
                 line.append(_SHADES[level] * cell, _STYLES[level])

@@ -136,7 +136,7 @@ class Client:
         **keywords: Unpack[DecodeKeywords],
     ) -> Generator[Translation | AttnserveError, None, None]: ...
 
-    def translate_many(
+    def translate_many(  # noqa: PLR0913
         self,
         texts: Iterable[str],
         *,
@@ -150,8 +150,8 @@ class Client:
     ) -> Generator[Translation | AttnserveError, None, None]:
         """Translates many texts at once over the one connection, and returns an iterator in their order; see ``translate``.
 
-        Texts are drawn from ``texts`` as room comes free, so that it may be endless; ``timeout`` holds for each from then on. Closing
-        the iterator cancels what is under way.
+        Texts are drawn from ``texts`` as room comes free, so that it may be endless; ``timeout`` holds for each from then on.
+        Closing the iterator cancels what is under way.
 
         Args:
             texts: none of them empty.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
@@ -64,7 +65,9 @@ def translation_from_proto(message: translation_pb2.TranslateResponse) -> Transl
     )
 
 
-def translation_of_outcome(outcome: translation_pb2.TranslateResponse | AttnserveError, is_raising: bool) -> Translation | AttnserveError:
+def translation_of_outcome(
+    outcome: translation_pb2.TranslateResponse | AttnserveError, is_raising: bool
+) -> Translation | AttnserveError:
     """Returns the translation or the error that one of many calls ended with; raises the error where that is asked for."""
     if not isinstance(outcome, AttnserveError):
         return translation_from_proto(outcome)
@@ -92,22 +95,17 @@ def attention_array(maps: Sequence[decoding_pb2.Attention]) -> NDArray[np.float3
     """
     if not maps:
         return None
-    matrices = [_matrix(one) for one in maps]
-    if not maps[0].HasField("layer"):
-        stacked = matrices[0]
-        is_whole = len(maps) == 1
+    if len(maps) == 1 and not maps[0].HasField("layer"):
+        array = _matrix(maps[0])  # (T_tgt, T_src)
     else:
-        places = [(one.layer, one.head) for one in maps]
-        num_layers, num_heads = (max(place[axis] for place in places) + 1 for axis in (0, 1))
-        is_whole = len(set(places)) == len(places) == num_layers * num_heads
-        is_whole = is_whole and len({matrix.shape for matrix in matrices}) == 1
-        if is_whole:
-            in_order = [matrices[index] for index in sorted(range(len(places)), key=places.__getitem__)]
-            stacked = np.stack(in_order).reshape(num_layers, num_heads, *matrices[0].shape)  # (layers, heads, T_tgt, T_src)
-    if not is_whole:
-        raise AttnserveError("the attention in the server's answer is not one map for every layer and head", code="INTERNAL")
-    stacked.setflags(write=False)
-    return stacked
+        placed = {(one.layer, one.head): _matrix(one) for one in maps}
+        shape = tuple(max(axis) + 1 for axis in zip(*placed, strict=True))  # (layers, heads)
+        if not len(placed) == len(maps) == math.prod(shape) or len({matrix.shape for matrix in placed.values()}) > 1:
+            raise AttnserveError("the attention in the server's answer is not one map for every layer and head", code="INTERNAL")
+        matrices = np.stack([placed[place] for place in np.ndindex(shape)])
+        array = matrices.reshape(*shape, *matrices.shape[1:])  # (layers, heads, T_tgt, T_src)
+    array.setflags(write=False)
+    return array
 
 
 def models_from_proto(message: model_pb2.ListModelsResponse) -> list[Model]:
@@ -125,9 +123,7 @@ def _hypothesis(message: decoding_pb2.Hypothesis) -> Hypothesis:
         text=message.text,
         pieces=_pieces(message.pieces),
         score=message.score,
-        normalization=_member(
-            ScoreNormalization, decoding_pb2.ScoreNormalization, message.normalization, "SCORE_NORMALIZATION_"
-        ),
+        normalization=_member(ScoreNormalization, decoding_pb2.ScoreNormalization, message.normalization, "SCORE_NORMALIZATION_"),
         finish_reason=_member(FinishReason, decoding_pb2.FinishReason, message.finish_reason, "FINISH_REASON_"),
         attention=attention_array(message.attention),
     )

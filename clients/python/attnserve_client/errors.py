@@ -99,6 +99,10 @@ class ExecutionFailed(AttnserveError):
     default_code = "INTERNAL"
 
 
+class ToolError(Exception):
+    """A tool (command line, evaluation, plot) cannot do its work: a file or an extra is missing. Says what would help."""
+
+
 BY_REASON: dict[str, type[AttnserveError]] = {
     "INVALID_REQUEST": InvalidRequest,
     "SEQUENCE_TOO_LONG": SequenceTooLong,

@@ -52,7 +52,8 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
         ToolError: sacreBLEU is not installed.
     """
     require_sacrebleu()
-    from sacrebleu.metrics import BLEU, CHRF
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
 
     bleu, bleu_lc = (BLEU(lowercase=lowercase, tokenize="13a") for lowercase in (False, True))
     value, value_lc, chrf = (metric.corpus_score(hypotheses, [references]).score for metric in (bleu, bleu_lc, CHRF()))

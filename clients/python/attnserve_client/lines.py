@@ -15,12 +15,18 @@ from attnserve_client.types import Translation
 
 
 def translate_lines(
-    client: Client, lines: Iterable[str], *, model: str = "", max_in_flight: int = 64, **keywords: Unpack[DecodeKeywords]
+    client: Client,
+    lines: Iterable[str],
+    *,
+    model: str = "",
+    max_in_flight: int = 64,
+    unit: str = "line",
+    **keywords: Unpack[DecodeKeywords],
 ) -> Generator[Translation | None, None, None]:
     """Yields a translation for every line, in order; None for a blank line, which no server is asked about.
 
     Raises:
-        AttnserveError: the first error in order, with the line's number as a note.
+        AttnserveError: the first error in order, with the line's number as a note, where ``unit`` has a name for it.
     """
     num_blank_before: deque[int] = deque([0])  # blank lines before each text that is under way; the last entry is still counted
 
@@ -41,7 +47,8 @@ def translate_lines(
             yield from [None] * num_blank
             number += num_blank + 1
             if isinstance(answer, AttnserveError):
-                answer.add_note(f"line {number}")
+                if unit:
+                    answer.add_note(f"{unit} {number}")
                 raise answer
             yield answer
     yield from [None] * num_blank_before.popleft()

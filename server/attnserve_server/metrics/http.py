@@ -3,28 +3,27 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import socket
 import socketserver
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, cast
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
 
 import prometheus_client
-from prometheus_client.registry import Collector
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.errors import StartupError
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 logger = logging.getLogger(__name__)
 
 Health = Callable[[], tuple[bool, str]]
 """Says whether the server serves, and why not, in a few words. Called from any thread."""
 
-_TEXT = ("Content-Type", "text/plain; charset=utf-8")
+_PLAIN_TEXT = "text/plain; charset=utf-8"
 _SOCKET_TIMEOUT_S = 10.0
 
 
@@ -38,10 +37,10 @@ class MetricsServer:
         health: what ``/healthz`` shows, as 200 or 503.
     """
 
-    def __init__(self, host: str, port: int, registry: Collector, health: Health) -> None:
-        self._host, self._port = host, port
-        self._app = page(registry, health)
-        self._server: WSGIServer | None = None
+    def __init__(self, host: str, port: int, registry: CollectorRegistry, health: Health) -> None:
+        self._address = host, port
+        self._registry, self._health = registry, health
+        self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> int:
@@ -50,18 +49,18 @@ class MetricsServer:
         Raises:
             StartupError: the address cannot be bound.
         """
-        # A second time series for every one, with the moment of its creation, is of no use here.
-        prometheus_client.disable_created_metrics()
-        server_class = _ThreadingServerV6 if ":" in self._host else _ThreadingServer
+        # Without this, every series has a second one with the moment of its creation, which is of no use here.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         try:
-            server = make_server(self._host, self._port, self._app, server_class, _Handler)
+            server = _Server(self._address, self._registry, self._health)
         except OSError as error:
-            raise StartupError(f"HTTP cannot listen on {self._host}, port {self._port}: {error.strerror or error}") from error
+            raise StartupError(f"HTTP cannot listen on {':'.join(map(str, self._address))}: {error.strerror or error}") from error
         self._server = server
-        self._thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
+        self._thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, name="http", daemon=True)
         self._thread.start()
-        logger.info("HTTP listens on %s, port %d", self._host, server.server_port)
-        return server.server_port
+        port = int(server.server_address[1])
+        logger.info("HTTP listens on %s:%d", self._address[0], port)
+        return port
 
     def stop(self) -> None:
         """Stops serving and closes the socket; does nothing where it does not serve."""
@@ -73,45 +72,58 @@ class MetricsServer:
             self._thread.join()
 
 
-def page(registry: Collector, health: Health) -> WSGIApplication:
-    """Returns the WSGI application: two paths, 404 for others, 405 for other methods than GET and HEAD."""
-    metrics = cast("WSGIApplication", prometheus_client.make_wsgi_app(registry))
-
-    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        if path not in ("/metrics", "/healthz"):
-            return _answer(start_response, "404 Not Found", "not found; there are /metrics and /healthz")
-        if environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            return _answer(start_response, "405 Method Not Allowed", "use GET", ("Allow", "GET, HEAD"))
-        if path == "/metrics":
-            environ["REQUEST_METHOD"] = "GET"  # the handler leaves out the body of a HEAD
-            return metrics(environ, start_response)
-        is_serving, text = health()
-        return _answer(start_response, "200 OK" if is_serving else "503 Service Unavailable", text)
-
-    return application
-
-
-def _answer(start_response: StartResponse, status: str, text: str, *headers: tuple[str, str]) -> Iterable[bytes]:
-    body = text.encode() + b"\n"
-    start_response(status, [_TEXT, ("Content-Length", str(len(body))), *headers])
-    return [body]
-
-
-class _ThreadingServer(socketserver.ThreadingMixIn, WSGIServer):
-    """One thread for each connection, none of which keeps the process alive."""
+class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
+    """One thread for each connection; none of them keeps the process alive."""
 
     daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, address: tuple[str, int], registry: CollectorRegistry, health: Health) -> None:
+        self.registry, self.health = registry, health
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Logs what went wrong; mostly a client that left."""
+        logger.debug("HTTP request of %s failed", client_address, exc_info=True)
 
 
-class _ThreadingServerV6(_ThreadingServer):
-    address_family = socket.AF_INET6
+class _Handler(BaseHTTPRequestHandler):
+    """Answers one request."""
 
-
-class _Handler(WSGIRequestHandler):
-    """Logs nothing, and gives up on a client that says nothing."""
-
+    server: _Server
     timeout = _SOCKET_TIMEOUT_S
 
+    def do_GET(self) -> None:
+        """Answers the two paths there are."""
+        path = self.path.partition("?")[0]
+        if path == "/metrics":
+            self._send_metrics()
+        elif path == "/healthz":
+            is_serving, text = self.server.health()
+            self._send(HTTPStatus.OK if is_serving else HTTPStatus.SERVICE_UNAVAILABLE, text.encode() + b"\n", _PLAIN_TEXT)
+        else:
+            self._send(HTTPStatus.NOT_FOUND, b"not found; there are /metrics and /healthz\n", _PLAIN_TEXT)
+
+    def do_HEAD(self) -> None:
+        """Answers as GET without the body."""
+        self.do_GET()
+
+    def _send_metrics(self) -> None:
+        encode, content_type = choose_encoder(self.headers.get("Accept", ""))
+        body = encode(self.server.registry)
+        if "gzip" in self.headers.get("Accept-Encoding", ""):
+            self._send(HTTPStatus.OK, gzip.compress(body, 1), content_type, ("Content-Encoding", "gzip"))
+        else:
+            self._send(HTTPStatus.OK, body, content_type)
+
+    def _send(self, status: HTTPStatus, body: bytes, content_type: str, *headers: tuple[str, str]) -> None:
+        self.send_response(status)
+        for name, value in (("Content-Type", content_type), ("Content-Length", str(len(body))), *headers):
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
     def log_message(self, format: str, *args: object) -> None:
-        """Does nothing."""
+        """Logs no scrapes."""

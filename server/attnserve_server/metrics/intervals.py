@@ -13,14 +13,14 @@ from dataclasses import dataclass
 class Event(enum.Enum):
     """A moment in the life of a request or of a step; the value says when it is."""
 
-    RECEIVED = "the front takes the request: parsed, validated and tokenized"
+    RECEIVED = "the server's handler gets the request's bytes"
+    QUEUED = "the front takes the request: parsed, validated and tokenized"
     ADMITTED = "an engine takes it out of the queue, for the encoder's next run"
     ENCODED = "the encoder's run is over and the request has its slots"
     FIRST_TOKEN = "the first step that it took part in is over"
     DELIVERED = "tokens of a streamed request arrive at the front"
     FINISHED = "its search is over and its slots are free"
-    RPC_BEGAN = "the server's handler gets the request's bytes"
-    RPC_ENDED = "the last message and the status are handed to gRPC"
+    ANSWERED = "the last message and the status are handed to gRPC"
     STEP_BEGAN = "an engine starts a decode step"
     STEP_ENDED = "graph run and search of the step are over"
 
@@ -41,12 +41,18 @@ class Interval:
 
 
 INTERVALS = (
-    Interval("attnserve_request_duration_seconds", Event.RPC_BEGAN, Event.RPC_ENDED, "An RPC, whatever its status"),
-    Interval("attnserve_queue_duration_seconds", Event.RECEIVED, Event.ADMITTED, "Wait of an answered request for slots"),
-    Interval("attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "The encoder's run that an answered request was in"),
+    Interval("attnserve_request_duration_seconds", Event.RECEIVED, Event.ANSWERED, "An RPC, whatever its status"),
+    Interval("attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots"),
+    Interval(
+        "attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "The encoder's run that an answered request was in"
+    ),
     Interval("attnserve_decode_duration_seconds", Event.ENCODED, Event.FINISHED, "All decode steps of an answered request"),
-    Interval("attnserve_time_to_first_token_seconds", Event.RECEIVED, Event.FIRST_TOKEN, "Time of an answered request to its first token"),
-    Interval("attnserve_inter_token_latency_seconds", Event.DELIVERED, Event.DELIVERED, "Between two deliveries of a streamed request"),
+    Interval(
+        "attnserve_time_to_first_token_seconds", Event.QUEUED, Event.FIRST_TOKEN, "Time of an answered request to its first token"
+    ),
+    Interval(
+        "attnserve_inter_token_latency_seconds", Event.DELIVERED, Event.DELIVERED, "Between two deliveries of a streamed request"
+    ),
     Interval("attnserve_decode_step_duration_seconds", Event.STEP_BEGAN, Event.STEP_ENDED, "One decode step of a whole batch"),
 )
 """Every duration that is a metric of its own, in the order of the documentation."""

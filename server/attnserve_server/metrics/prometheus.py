@@ -1,205 +1,222 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every Prometheus object of the server, in one class. ``app.py`` makes it; front and transport call it; nothing else knows it.
+"""All metric objects of the server. Statistics come in as plain records; nothing outside this package creates a metric.
 
-Names are part of the contract (a test pins them). All methods are cheap and may be called from any thread but :meth:`engine`,
-:meth:`forget_worker` and :meth:`set_queue_length`, which belong on one.
+All methods belong on one thread (the event loop); any thread may scrape the registry.
 """
 
 from __future__ import annotations
 
 import platform
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client.registry import CollectorRegistry
 
-from attnserve_server.metrics.intervals import HELP
+from attnserve_server.metrics import intervals
+from attnserve_server.metrics.workers import ModelKey, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
 UNKNOWN = "unknown"
-"""The label of requests for models that are not served: names from outside would make labels without bound."""
+"""The label of a model that is not served: what a client makes up never becomes a series."""
 
-DURATIONS = tuple(digit * 10.0**power for power in range(-4, 2) for digit in (1, 2, 5))
-DURATION_BUCKETS = tuple(round(bound, 6) for bound in DURATIONS)
-"""100 µs to 50 s, three a decade."""
+SECONDS = (
+    *(1e-4, 2e-4, 3.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3.5e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.035, 0.05, 0.075),
+    *(0.1, 0.15, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
+)
+"""Buckets of all durations but loading: a step of a small model takes well under a millisecond, a queued request seconds."""
 
-ROW_BUCKETS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
+LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 _MODEL = ("model", "version")
 
 
-class _ModelMetrics:
-    """The children of one model and version, looked up once: ``labels()`` costs more than the observation."""
-
-    def __init__(self, metrics: Metrics, labels: tuple[str, str]) -> None:
-        self.queue = metrics.queue_duration.labels(*labels)
-        self.encode = metrics.encode_duration.labels(*labels)
-        self.decode = metrics.decode_duration.labels(*labels)
-        self.step = metrics.decode_step_duration.labels(*labels)
-        self.first_token = metrics.time_to_first_token.labels(*labels)
-        self.inter_token = metrics.inter_token_latency.labels(*labels)
-        self.rows = metrics.batch_rows.labels(*labels)
-        self.source_tokens = metrics.source_tokens.labels(*labels)
-        self.generated_tokens = metrics.generated_tokens.labels(*labels)
-        self.cold_shapes = metrics.cold_shapes.labels(*labels)
-        self.slots_used = metrics.slots.labels(*labels, "used")
-        self.slots_free = metrics.slots.labels(*labels, "free")
-        self.queue_length = metrics.queue_length.labels(*labels)
-        self.busy_ratio = metrics.engine_busy_ratio.labels(*labels)
-        self.front_waiting = 0
-        self.workers: dict[str, EngineStats] = {}
-
-
 class Metrics:
-    """All metrics.
-
-    A model and version must be made known by :meth:`register_model` (or :meth:`set_model_ready`, :meth:`model_loaded`) before
-    it has labels of its own; whatever is not known is counted under "unknown".
+    """Every metric, in one registry.
 
     Args:
-        registry: where the metrics are registered; each test has its own.
+        registry: the server's own; the global one is never touched.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self._models: dict[tuple[str, str], _ModelMetrics] = {}
+        self._registry = registry
+        self._reports = WorkerReports()
+        self._queue_lengths: dict[ModelKey, int] = {}
+        self._engines: dict[ModelKey, _EngineSeries] = {}
+        self._answers: dict[ModelKey, _AnswerSeries] = {}
         self._make_request_metrics()
         self._make_engine_metrics()
         self._make_server_metrics()
 
-    def _make_request_metrics(self) -> None:
-        self.requests = self._counter("requests_total", "RPCs answered, by status code.", *_MODEL, "method", "code")
-        self.request_duration = self._histogram("request_duration_seconds", *_MODEL, "method")
-        self.rejected = self._counter("requests_rejected_total", "Requests refused before they were queued.", *_MODEL, "reason")
-        self.cancelled = self._counter("requests_cancelled_total", "Requests dropped from queue or batch.", *_MODEL, "reason")
-        self.queue_duration = self._histogram("queue_duration_seconds", *_MODEL)
-        self.encode_duration = self._histogram("encode_duration_seconds", *_MODEL)
-        self.decode_duration = self._histogram("decode_duration_seconds", *_MODEL)
-        self.time_to_first_token = self._histogram("time_to_first_token_seconds", *_MODEL)
-        self.inter_token_latency = self._histogram("inter_token_latency_seconds", *_MODEL)
-        self.source_tokens = self._counter("source_tokens_total", "Source tokens of answered requests.", *_MODEL)
-        self.generated_tokens = self._counter("generated_tokens_total", "Tokens of answered requests' answers.", *_MODEL)
-
-    def _make_engine_metrics(self) -> None:
-        self.decode_step_duration = self._histogram("decode_step_duration_seconds", *_MODEL)
-        self.batch_rows = Histogram(
-            "attnserve_batch_rows", "Rows of a decode step.", _MODEL, registry=self.registry, buckets=ROW_BUCKETS
-        )
-        self.slots = self._gauge("slots", "Slots of all workers, used and free.", *_MODEL, "state")
-        self.queue_length = self._gauge("queue_length", "Requests that wait for slots.", *_MODEL)
-        self.engine_busy_ratio = self._gauge("engine_busy_ratio", "Part of the time spent in iterations, mean of workers.", *_MODEL)
-        self.cold_shapes = self._counter("cold_shapes_total", "Steps with a shape that warm-up had not seen.", *_MODEL)
-
-    def _make_server_metrics(self) -> None:
-        self.model_ready = self._gauge("model_ready", "1 where at least one worker is warm.", *_MODEL)
-        self.model_load_duration = self._gauge("model_load_duration_seconds", "The last load with its warm-up, in seconds.", *_MODEL)
-        self.device_memory = self._gauge("device_memory_bytes", "Memory of a device that is in use.", "device")
-        self.build = self._gauge("build_info", "Always 1; the labels say what runs.", "version", "python", "onnxruntime")
-
-    def _counter(self, name: str, text: str, *labels: str) -> Counter:
-        return Counter(f"attnserve_{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"attnserve_{name}", text, labels, registry=self.registry)
-
-    def _histogram(self, name: str, *labels: str) -> Histogram:
-        name = f"attnserve_{name}"
-        return Histogram(name, HELP[name], labels, registry=self.registry, buckets=DURATION_BUCKETS)
-
-    def register_model(self, model: str, version: str) -> None:
-        """Makes a model known; its series exist from then on, at zero."""
-        if (model, version) not in self._models:
-            self._models[model, version] = _ModelMetrics(self, (model, version))
-            self.model_ready.labels(model, version)
-
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
-        """Counts one RPC; ``code`` is the name of its gRPC status."""
-        labels = self._labels(model, version)
-        self.requests.labels(*labels, method, code).inc()
-        self.request_duration.labels(*labels, method).observe(duration_s)
+        """Counts one RPC, however it ended; an empty model becomes "unknown"."""
+        model = model or UNKNOWN
+        self._requests.labels(model, method, code).inc()
+        self._request_duration.labels(model, version, method).observe(duration_s)
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
-        """Counts a request that was refused before it was queued, by the error's reason."""
-        self.rejected.labels(*self._labels(model, version), reason).inc()
+        """Counts one request that was refused before it was queued; ``reason`` is the error's, in lower case."""
+        self._rejected.labels(model or UNKNOWN, version, reason).inc()
 
-    def request_cancelled(self, model: str, version: str, reason: str, count: int = 1) -> None:
-        """Counts requests that were dropped from the queue or the batch: "client", "deadline" …"""
-        self.cancelled.labels(*self._labels(model, version), reason).inc(count)
+    def request_cancelled(self, model: str, version: str, reason: str) -> None:
+        """Counts one request that was given up outside the engines, whose reports count those inside."""
+        self.cancelled.labels(model or UNKNOWN, version, reason).inc()
 
     def answered(self, stats: RequestStats) -> None:
-        """Observes one answered request."""
-        model = self._model(stats.model, stats.version)
-        model.queue.observe(stats.queue_s)
-        model.encode.observe(stats.encode_s)
-        model.decode.observe(stats.decode_s)
-        model.first_token.observe(stats.time_to_first_token_s)
-        model.source_tokens.inc(stats.num_source_tokens)
-        model.generated_tokens.inc(stats.num_generated_tokens)
-        observe = model.inter_token.observe
-        for gap_s in stats.inter_token_s:
-            observe(gap_s)
+        """Takes the times and sizes of one answered request."""
+        self._answers_of((stats.model, stats.version)).take(stats)
 
     def engine(self, worker_id: str, stats: EngineStats) -> None:
-        """Takes a worker's report: its steps, what it dropped, and its slots, which are summed over workers."""
-        model = self._model(stats.model, stats.version)
-        observe_step, observe_rows, num_cold = model.step.observe, model.rows.observe, 0
-        for step in stats.steps:
-            if step.num_rows:
-                observe_step(step.step_s)
-                observe_rows(step.num_rows)
-            num_cold += step.is_cold
-        if num_cold:
-            model.cold_shapes.inc(num_cold)
-        for reason, count in stats.cancelled.items():
-            self.request_cancelled(stats.model, stats.version, reason, count)
-        stats.steps, stats.cancelled = [], {}  # only the gauges' part is kept
-        model.workers[worker_id] = stats
-        _aggregate(model)
+        """Takes one worker's report on one model."""
+        key = stats.model, stats.version
+        self._engine_of(key).take(stats)
+        self._reports.put(worker_id, stats)
+        self._show_workers(key)
 
     def forget_worker(self, worker_id: str) -> None:
-        """Takes a dead worker out of the gauges."""
-        for model in self._models.values():
-            if model.workers.pop(worker_id, None) is not None:
-                _aggregate(model)
+        """Takes a worker that is gone out of the gauges; its counts stay."""
+        for key in self._reports.forget(worker_id):
+            self._show_workers(key)
 
     def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
-        """Sets how many requests wait in the front; those that wait in workers are added from their reports."""
-        metrics = self._model(model, version)
-        metrics.front_waiting = num_waiting
-        metrics.queue_length.set(num_waiting + sum(stats.num_waiting for stats in metrics.workers.values()))
+        """Says how many requests wait in the front's queue; those that wait inside workers are added."""
+        self._queue_lengths[model, version] = num_waiting
+        self._queue_length.labels(model, version).set(num_waiting + self._reports.total((model, version)).num_waiting)
 
     def set_model_ready(self, model: str, version: str, is_ready: bool) -> None:
-        """Says whether a model answers; makes it known."""
-        self.register_model(model, version)
-        self.model_ready.labels(model, version).set(is_ready)
+        """Says whether a model answers."""
+        self._model_ready.labels(model, version).set(is_ready)
 
-    def model_loaded(self, model: str, version: str, duration_s: float) -> None:
-        """Says how long a model took to load and warm up; makes it known."""
-        self.register_model(model, version)
-        self.model_load_duration.labels(model, version).set(duration_s)
+    def model_loaded(self, model: str, version: str, seconds: float) -> None:
+        """Takes the time that one worker took to load and warm a model."""
+        self._model_load_duration.labels(model, version).observe(seconds)
 
     def set_device_memory(self, device: str, num_bytes: int) -> None:
-        """Sets the memory in use of a device ("cpu", "cuda:0")."""
-        self.device_memory.labels(device).set(num_bytes)
+        """Says how much memory the workers use on a device ("cuda:0")."""
+        self._device_memory.labels(device).set(num_bytes)
+
+    def register_model(self, model: str, version: str) -> None:
+        """Makes the series of a model that is served, so that they are there, at zero, before its first request."""
+        key = model, version
+        self._answers_of(key)
+        self._engine_of(key)
+        self._show_workers(key)
+        self.set_model_ready(model, version, False)
 
     def build_info(self, version: str, onnxruntime: str) -> None:
-        """Says what runs: versions of attnserve and of ONNX Runtime, beside Python's."""
-        self.build.labels(version, platform.python_version(), onnxruntime).set(1)
+        """Says what runs."""
+        self._build_info.info({"version": version, "onnxruntime": onnxruntime, "python": platform.python_version()})
 
-    def _labels(self, model: str, version: str) -> tuple[str, str]:
-        return (model, version) if (model, version) in self._models else (UNKNOWN, UNKNOWN)
+    def _answers_of(self, key: ModelKey) -> _AnswerSeries:
+        return self._answers.get(key) or self._answers.setdefault(key, _AnswerSeries(self, key))
 
-    def _model(self, model: str, version: str) -> _ModelMetrics:
-        found = self._models.get((model, version))
-        if found is None:
-            self.register_model(UNKNOWN, UNKNOWN)
-            return self._models[UNKNOWN, UNKNOWN]
-        return found
+    def _engine_of(self, key: ModelKey) -> _EngineSeries:
+        return self._engines.get(key) or self._engines.setdefault(key, _EngineSeries(self, key))
+
+    def _show_workers(self, key: ModelKey) -> None:
+        total = self._reports.total(key)
+        self._slots.labels(*key, "used").set(total.num_slots_used)
+        self._slots.labels(*key, "free").set(total.num_slots - total.num_slots_used)
+        self._busy_ratio.labels(*key).set(total.busy_ratio)
+        self._queue_length.labels(*key).set(total.num_waiting + self._queue_lengths.get(key, 0))
+
+    def _make_request_metrics(self) -> None:
+        self._requests = self._counter(
+            "requests", "RPCs that ended, by the name of their gRPC status.", ("model", "method", "code")
+        )
+        self._rejected = self._counter(
+            "requests_rejected",
+            "Requests that were refused before they were queued, by the reason of the error.",
+            (*_MODEL, "reason"),
+        )
+        self.cancelled = self._counter(
+            "requests_cancelled",
+            "Requests that were given up: the client left, its deadline passed, or the like.",
+            (*_MODEL, "reason"),
+        )
+        self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
+        self.queue_duration = self._duration("queue_duration_seconds")
+        self.encode_duration = self._duration("encode_duration_seconds")
+        self.decode_duration = self._duration("decode_duration_seconds")
+        self.time_to_first_token = self._duration("time_to_first_token_seconds")
+        self.inter_token_latency = self._duration("inter_token_latency_seconds")
+        self.source_tokens = self._counter("source_tokens", "Source tokens of answered requests, end symbols included.", _MODEL)
+        self.generated_tokens = self._counter(
+            "generated_tokens", "Tokens of the best hypotheses of answered requests, end symbols included.", _MODEL
+        )
+
+    def _make_engine_metrics(self) -> None:
+        self.step_duration = self._duration("decode_step_duration_seconds")
+        self.batch_rows = self._histogram("batch_rows", "Rows (hypotheses) of a decode step.", ROWS)
+        self.cold_shapes = self._counter("cold_shapes", "Runs with a shape that warm-up had not seen.", _MODEL)
+        self._slots = self._gauge("slots", "Slots of all workers, by state: used or free.", (*_MODEL, "state"))
+        self._queue_length = self._gauge("queue_length", "Requests that wait, in the front and in workers.", _MODEL)
+        self._busy_ratio = self._gauge(
+            "engine_busy_ratio", "Share of the last report's time inside steps, mean over workers.", _MODEL
+        )
+
+    def _make_server_metrics(self) -> None:
+        self._model_ready = self._gauge("model_ready", "1 where at least one worker is warm.", _MODEL)
+        self._model_load_duration = self._histogram(
+            "model_load_duration_seconds", "Loading and warming a model in one worker.", LOAD_SECONDS
+        )
+        self._device_memory = self._gauge("device_memory_bytes", "Memory that the workers use on a device.", ("device",))
+        self._build_info = Info("attnserve_build", "What runs.", registry=self._registry)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(f"attnserve_{name}", text, labels, registry=self._registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"attnserve_{name}", text, labels, registry=self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = _MODEL) -> Histogram:
+        return Histogram(f"attnserve_{name}", text, labels, registry=self._registry, buckets=buckets)
+
+    def _duration(self, name: str, labels: tuple[str, ...] = _MODEL) -> Histogram:
+        """Returns the histogram of an interval between two events."""
+        return self._histogram(name, intervals.HELP[f"attnserve_{name}"], SECONDS, labels)
 
 
-def _aggregate(model: _ModelMetrics) -> None:
-    reports = model.workers.values()
-    num_used = sum(report.num_slots_used for report in reports)
-    model.slots_used.set(num_used)
-    model.slots_free.set(sum(report.num_slots for report in reports) - num_used)
-    model.queue_length.set(model.front_waiting + sum(report.num_waiting for report in reports))
-    ratios = [min(1.0, report.busy_s / report.elapsed_s) for report in reports if report.elapsed_s > 0]
-    model.busy_ratio.set(sum(ratios) / len(ratios) if ratios else 0.0)
+class _AnswerSeries:
+    """The series of one model's answers, looked up once."""
+
+    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+        self._queue = metrics.queue_duration.labels(*key)
+        self._encode = metrics.encode_duration.labels(*key)
+        self._decode = metrics.decode_duration.labels(*key)
+        self._first_token = metrics.time_to_first_token.labels(*key)
+        self._inter_token = metrics.inter_token_latency.labels(*key)
+        self._source_tokens = metrics.source_tokens.labels(*key)
+        self._generated_tokens = metrics.generated_tokens.labels(*key)
+
+    def take(self, stats: RequestStats) -> None:
+        """Observes one answer."""
+        self._queue.observe(stats.queue_s)
+        self._encode.observe(stats.encode_s)
+        self._decode.observe(stats.decode_s)
+        self._first_token.observe(stats.time_to_first_token_s)
+        for gap_s in stats.inter_token_s:
+            self._inter_token.observe(gap_s)
+        self._source_tokens.inc(stats.num_source_tokens)
+        self._generated_tokens.inc(stats.num_generated_tokens)
+
+
+class _EngineSeries:
+    """The series of one model's steps, looked up once: they come several hundred times a second."""
+
+    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+        self._key = key
+        self._step_duration = metrics.step_duration.labels(*key)
+        self._batch_rows = metrics.batch_rows.labels(*key)
+        self._cold_shapes = metrics.cold_shapes.labels(*key)
+        self._cancelled = metrics.cancelled
+
+    def take(self, stats: EngineStats) -> None:
+        """Observes the steps of one report."""
+        for step in stats.steps:
+            if step.num_rows > 0:
+                self._step_duration.observe(step.step_s)
+                self._batch_rows.observe(step.num_rows)
+            if step.is_cold:
+                self._cold_shapes.inc()
+        for reason, number in stats.cancelled.items():
+            self._cancelled.labels(*self._key, reason).inc(number)

@@ -11,9 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
-from attnserve_server.metrics.intervals import RequestTimes
 from attnserve_server.request import AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.stats import RequestStats
 from attnserve_server.transport.interface import ServedModel, Source, Span
 
 _FINISH_REASON = {
@@ -33,33 +31,30 @@ class Admitted:
     source: Source
     options: DecodeOptions
     received_at: float
+    """The event RECEIVED of ``metrics.intervals``."""
     queued_at: float
+    """The event QUEUED."""
 
-    def times(self, finished: RequestFinished) -> RequestTimes:
-        """Returns the times of the request's events; it counts as answered now."""
-        return RequestTimes(
-            received_at=self.received_at,
-            queued_at=self.queued_at,
-            admitted_at=finished.admitted_at,
-            encoded_at=finished.admitted_at + finished.encode_s,
-            first_token_at=finished.first_token_at,
-            finished_at=finished.finished_at,
-            answered_at=time.monotonic(),
+    def timings(self, finished: RequestFinished) -> decoding_pb2.Timings:
+        """Returns where the time went until now, when the answer is made."""
+        encoded_at = finished.admitted_at + finished.encode_s
+        return decoding_pb2.Timings(
+            queue_seconds=max(finished.admitted_at - self.queued_at, 0.0),
+            encode_seconds=finished.encode_s,
+            decode_seconds=max(finished.finished_at - encoded_at, 0.0),
+            total_seconds=time.monotonic() - self.received_at,
         )
 
 
 def translate_response(admitted: Admitted, finished: RequestFinished) -> translation_pb2.TranslateResponse:
     """Returns the whole answer, best hypothesis first."""
     model = admitted.model
-    times = admitted.times(finished)
     return translation_pb2.TranslateResponse(
         hypotheses=[_hypothesis(h, model, admitted.options) for h in finished.hypotheses],
         source_pieces=_pieces(admitted.source.pieces),
         model=model.id,
         version=model.version,
-        timings=decoding_pb2.Timings(
-            queue_seconds=times.queue_s, encode_seconds=times.encode_s, decode_seconds=times.decode_s, total_seconds=times.total_s
-        ),
+        timings=admitted.timings(finished),
     )
 
 
@@ -67,22 +62,6 @@ def translation_delta(text: str, pieces: Sequence[Span]) -> translation_pb2.Tran
     """Returns a stream's message with the next part of the text."""
     delta = translation_pb2.TranslationDelta(text=text, pieces=_pieces(pieces))
     return translation_pb2.TranslateStreamResponse(delta=delta)
-
-
-def request_stats(admitted: Admitted, finished: RequestFinished, delivered_at: Sequence[float] = ()) -> RequestStats:
-    """Returns the statistics of an answered request; ``delivered_at`` are the times of a stream's deltas."""
-    times = admitted.times(finished)
-    return RequestStats(
-        model=admitted.model.id,
-        version=admitted.model.version,
-        queue_s=times.queue_s,
-        encode_s=times.encode_s,
-        decode_s=times.decode_s,
-        time_to_first_token_s=times.time_to_first_token_s,
-        num_source_tokens=len(admitted.source.tokens),
-        num_generated_tokens=len(finished.hypotheses[0].tokens) if finished.hypotheses else 0,
-        inter_token_s=[later - earlier for earlier, later in zip(delivered_at, delivered_at[1:], strict=False)],
-    )
 
 
 def model_message(model: ServedModel) -> model_pb2.Model:
@@ -98,8 +77,6 @@ def model_message(model: ServedModel) -> model_pb2.Model:
         max_target_tokens=model.max_target_tokens,
         max_beam_size=model.max_beam_size,
     )
-
-
 
 
 def _hypothesis(hypothesis: Hypothesis, model: ServedModel, options: DecodeOptions) -> decoding_pb2.Hypothesis:

@@ -57,7 +57,7 @@ def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> D
 
 def _refuse_not_honoured(options: decoding_pb2.DecodeOptions) -> None:
     for name, neutral in _NOT_HONOURED:
-        if options.HasField(name) and getattr(options, name) != neutral:  # type: ignore[arg-type]
+        if options.HasField(name) and getattr(options, name) != neutral:
             raise _refused(name, f"is not honoured yet; leave it out or set it to {neutral}")
     if options.HasField("sampling"):
         raise _refused("sampling", "is not honoured yet; leave it out")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``grpc.health.v1``: a board with the state of each model, and the service that shows it.
 
-The servicer that comes with grpcio forgets the watchers of a service as soon as one of them leaves (grpcio-health-checking 1.81), and
+The servicer that comes with gRPC (grpcio-health-checking 1.81) forgets all watchers of a service as soon as one of them leaves, and
 its open watches hold up a graceful stop; hence this one. Must not import grpc.
 """
 
@@ -15,7 +15,6 @@ from grpc_health.v1 import health_pb2
 from attnserve_server.errors import ModelNotFound
 from attnserve_server.transport.rpc import Call
 
-ServingStatus = health_pb2.HealthCheckResponse.ServingStatus
 WatchResponses = AsyncGenerator[health_pb2.HealthCheckResponse, None]
 
 WHOLE_SERVER = ""
@@ -67,7 +66,7 @@ class HealthBoard:
         self._is_closed = True
         self.drain()
 
-    def status(self, service: str) -> ServingStatus | None:
+    def status(self, service: str) -> int | None:
         """Returns the state of a service name; None where there is no such service."""
         if service == WHOLE_SERVER:
             is_serving = self.is_serving
@@ -107,7 +106,7 @@ class HealthServicer:
     async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> WatchResponses:
         """Yields the state now and whenever it changes; SERVICE_UNKNOWN as long as there is no such service name."""
         del call
-        last: ServingStatus | None = None
+        last = None
         while True:
             status = self._board.status(request.service)
             if status is None:

@@ -7,11 +7,10 @@ The engine ring implements them; tests put fakes in their place. Nothing here im
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.request import DecodeOptions, RequestFinished
-from attnserve_server.stats import RequestStats
 
 
 class Span(Protocol):
@@ -107,7 +106,7 @@ class Ticket(Protocol):
 
     @property
     def received_at(self) -> float:
-        """When it was taken into the queue, in seconds of the monotonic clock (the event QUEUED)."""
+        """When it was taken into the queue, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
 
     async def result(self) -> RequestFinished:
         """Waits for the answer. The waiting task may be cancelled; :meth:`cancel` follows then.
@@ -123,17 +122,20 @@ class Ticket(Protocol):
         """Frees the request's slots within one step; does nothing where it is finished or cancelled."""
 
 
-class Front(Protocol):
-    """The one queue per model, and admission."""
+ModelT = TypeVar("ModelT", bound=ServedModel)
+
+
+class Front(Protocol[ModelT]):
+    """The one queue per model, and admission. It counts what it refuses, cancels and answers itself."""
 
     @property
     def is_draining(self) -> bool:
         """Whether new requests are refused because the server stops."""
 
-    def models(self) -> Sequence[ServedModel]:
+    def models(self) -> Sequence[ModelT]:
         """Returns all models and versions, in any order."""
 
-    def resolve(self, model: str, version: str) -> ServedModel:
+    def resolve(self, model: str, version: str) -> ModelT:
         """Returns the model; an empty id means the default or only one, an empty version the newest.
 
         Raises:
@@ -141,7 +143,7 @@ class Front(Protocol):
         """
 
     def submit(
-        self, model: ServedModel, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
+        self, model: ModelT, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
     ) -> Ticket:
         """Takes a request; ``deadline`` is absolute, in seconds of the monotonic clock.
 
@@ -153,8 +155,12 @@ class Front(Protocol):
         """
 
 
+AnyFront = Front[Any]
+"""A front with its own class of models."""
+
+
 class RequestRecorder(Protocol):
-    """Where the transport counts what it answered (``metrics.prometheus.Metrics``).
+    """Where the transport counts the RPCs (``metrics.prometheus.Metrics``); what happens inside the front, the front counts.
 
     ``model`` and ``version`` are empty where no model was found, so that what a client makes up never becomes a label.
     """
@@ -163,10 +169,7 @@ class RequestRecorder(Protocol):
         """Counts one RPC, however it ended; ``code`` is its status' name."""
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
-        """Counts one RPC that was refused before it was queued; ``reason`` is the error's."""
+        """Counts one RPC that was refused before the front was asked; ``reason`` is the error's, in lower case."""
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
-        """Counts one RPC that ended without an answer: "client" left, "deadline" passed, or "shutdown"."""
-
-    def answered(self, stats: RequestStats) -> None:
-        """Takes the times and sizes of one answered request."""
+        """Counts one RPC that was given up before the front was asked: "client", "deadline" or "shutdown"."""

@@ -22,8 +22,9 @@ from google.protobuf import message, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
+from attnserve_server.request import DecodeOptions
 from attnserve_server.transport import logs
-from attnserve_server.transport.interface import RequestRecorder, ServedModel, Ticket
+from attnserve_server.transport.interface import AnyFront, RequestRecorder, ServedModel, Ticket
 from attnserve_server.transport.status import DETAILS_KEY, message_of, rich_status, status_of
 from attnserve_server.transport.wire import parse_request
 
@@ -34,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
-_CANCEL_REASON = {ErrorCode.DEADLINE_EXCEEDED: "deadline", ErrorCode.CANCELLED: "client"}
 
 
 class Call:
@@ -45,30 +45,32 @@ class Call:
         received_at: when the handler began, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None where the client set none.
         model: the model that answers, once it is known; metrics and log are labelled by it.
+        is_submitted: whether the front was asked; from then on it counts refusals and cancellations itself.
     """
 
-    __slots__ = ("_ticket", "deadline", "model", "received_at", "request_id")
+    __slots__ = ("_ticket", "deadline", "is_submitted", "model", "received_at", "request_id")
 
     def __init__(self, request_id: str, deadline: float | None = None) -> None:
         self.request_id, self.deadline = request_id, deadline
         self.received_at = time.monotonic()
         self.model: ServedModel | None = None
+        self.is_submitted = False
         self._ticket: Ticket | None = None
 
-    def watch(self, ticket: Ticket) -> Ticket:
-        """Ties a ticket to this RPC: it is cancelled as soon as the RPC ends otherwise than with the answer."""
-        self._ticket = ticket
-        return ticket
+    def submit(self, front: AnyFront, model: ServedModel, tokens: list[int], options: DecodeOptions, is_streamed: bool) -> Ticket:
+        """Hands the request to the front; its ticket is cancelled as soon as this RPC ends otherwise than with the answer.
+
+        Raises:
+            ServiceError: as ``Front.submit`` does.
+        """
+        self.is_submitted = True
+        self._ticket = front.submit(model, tokens, options, deadline=self.deadline, is_streamed=is_streamed)
+        return self._ticket
 
     def cancel(self, reason: str) -> None:
         """Cancels the ticket, if there is one."""
         if self._ticket is not None:
             self._ticket.cancel(reason)
-
-    @property
-    def is_queued(self) -> bool:
-        """Whether the front has taken it."""
-        return self._ticket is not None
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -122,7 +124,11 @@ class _Method:
     """One RPC method: everything around the servicer's own function."""
 
     def __init__(
-        self, method: MethodDescriptor, function: Callable[..., Any], recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+        self,
+        method: MethodDescriptor,
+        function: Callable[..., Any],
+        recorder: RequestRecorder | None,
+        is_stopping: Callable[[], bool],
     ) -> None:
         self._name = method.name
         self._message_class = message_factory.GetMessageClass(method.input_type)
@@ -181,21 +187,16 @@ class _Method:
         """Ends a call that nobody waits for any more."""
         reason = "deadline" if call.is_past_deadline() else "shutdown" if self._is_stopping() else "client"
         call.cancel(reason)
-        self._count_cancelled(call, reason)
+        if self._recorder is not None and not call.is_submitted:
+            self._recorder.request_cancelled(*call.labels, reason)
         self._record(call, "DEADLINE_EXCEEDED" if reason == "deadline" else "CANCELLED", reason)
 
     def _fail(self, call: Call, error: ServiceError) -> None:
-        """Ends a call with an error: a rejection before it was queued, a lost request after."""
+        """Ends a call with an error."""
         call.cancel("error")
-        if not call.is_queued and error.code is not ErrorCode.INTERNAL and self._recorder is not None:
-            self._recorder.request_rejected(*call.labels, error.reason)
-        elif error.code in _CANCEL_REASON:
-            self._count_cancelled(call, _CANCEL_REASON[error.code])
+        if self._recorder is not None and not call.is_submitted and error.code is not ErrorCode.INTERNAL:
+            self._recorder.request_rejected(*call.labels, error.reason.lower())
         self._record(call, status_of(error).name, error.reason)
-
-    def _count_cancelled(self, call: Call, reason: str) -> None:
-        if self._recorder is not None:
-            self._recorder.request_cancelled(*call.labels, reason)
 
     def _record(self, call: Call, code: str, reason: str) -> None:
         if self._recorder is None:
@@ -203,7 +204,14 @@ class _Method:
         duration_s = time.monotonic() - call.received_at
         model, version = call.labels
         self._recorder.request_done(model, version, self._name, code, duration_s)
-        fields = {"method": self._name, "code": code, "reason": reason, "model": model, "version": version, "duration_s": duration_s}
+        fields = {
+            "method": self._name,
+            "code": code,
+            "reason": reason,
+            "model": model,
+            "version": version,
+            "duration_s": duration_s,
+        }
         text = "%s %s %s model=%s/%s %.1fms"
         logger.info(text, self._name, code, reason, model, version, duration_s * 1e3, extra={logs.FIELDS: fields})
 

@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import grpc
 import grpc.aio
-from google.protobuf.descriptor import ServiceDescriptor
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
 from attnserve.v1 import model_pb2, translation_pb2
+from attnserve_server.config import GrpcConfig
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.health import HealthBoard, HealthServicer
-from attnserve_server.transport.interface import Front, RequestRecorder
+from attnserve_server.transport.interface import AnyFront, RequestRecorder
 from attnserve_server.transport.rpc import service_handler
 from attnserve_server.transport.servicers.models import ModelServicer
 from attnserve_server.transport.servicers.translation import TranslationServicer
-from attnserve_server.transport.settings import GrpcConfig
 from attnserve_server.transport.tokenizing import Tokenizing
 
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
@@ -32,14 +32,16 @@ class GrpcServer:
     """One server on one port.
 
     Args:
-        config: where it listens, and its limits.
         front: takes the requests.
-        recorder: counts what was answered.
+        recorder: counts the RPCs.
         board: the states that ``grpc.health.v1`` shows.
+        config: where it listens, and its limits.
         max_text_chars: longer texts are refused.
     """
 
-    def __init__(self, config: GrpcConfig, front: Front, recorder: RequestRecorder, board: HealthBoard, max_text_chars: int) -> None:
+    def __init__(
+        self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, max_text_chars: int
+    ) -> None:
         self._config, self._front, self._recorder, self._board = config, front, recorder, board
         self._max_text_chars = max_text_chars
         self._tokenizing = Tokenizing()
@@ -74,14 +76,14 @@ class GrpcServer:
         self._tokenizing.close()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        translation = TranslationServicer(self._front, self._recorder, self._tokenizing, self._max_text_chars)
+        translation = TranslationServicer(self._front, self._tokenizing, self._max_text_chars)
         return (
             self._handler(TRANSLATION, translation, self._recorder),
             self._handler(MODEL, ModelServicer(self._front), self._recorder),
             self._handler(HEALTH, HealthServicer(self._board), None),
         )
 
-    def _handler(self, service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None) -> grpc.GenericRpcHandler:
+    def _handler(self, service: Any, servicer: object, recorder: RequestRecorder | None) -> grpc.GenericRpcHandler:
         return service_handler(service, servicer, recorder, lambda: self._front.is_draining)
 
 

@@ -7,7 +7,7 @@ import math
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2, message
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from attnserve_server.errors import ErrorCode, ServiceError
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterable
+from typing import Any, cast
 
 from google.protobuf import empty_pb2, message, unknown_fields
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
@@ -23,7 +24,7 @@ def parse_request(message_class: type[message.Message], data: bytes) -> message.
     try:
         return message_class.FromString(data)
     except message.DecodeError:
-        path = find_invalid_utf8(message_class.DESCRIPTOR, data)
+        path = find_invalid_utf8(cast(Descriptor, message_class.DESCRIPTOR), data)
         if path is not None:
             raise InvalidRequest(f"{path} must be UTF-8", field=path) from None
         raise InvalidRequest(f"the request is not a valid {message_class.DESCRIPTOR.full_name} message") from None
@@ -39,19 +40,16 @@ def find_invalid_utf8(descriptor: Descriptor, data: bytes, depth: int = 0) -> st
         unparsed = empty_pb2.Empty.FromString(data)
     except message.DecodeError:
         return None
-    seen: Counter[int] = Counter()
-    for unknown in unknown_fields.UnknownFieldSet(unparsed):
+    for unknown in cast(Iterable[Any], unknown_fields.UnknownFieldSet(unparsed)):
         field = descriptor.fields_by_number.get(unknown.field_number)
         if field is None or unknown.wire_type != _LENGTH_DELIMITED:
             continue
-        name = f"{field.name}[{seen[field.number]}]" if field.is_repeated else field.name
-        seen[field.number] += 1
         if field.type == FieldDescriptor.TYPE_STRING and not _is_utf8(unknown.data):
-            return name
+            return field.name
         if field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None and depth < _MAX_DEPTH:
             inner = find_invalid_utf8(field.message_type, unknown.data, depth + 1)
             if inner is not None:
-                return f"{name}.{inner}"
+                return f"{field.name}.{inner}"
     return None
 
 

@@ -116,7 +116,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
     max_running: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def Translate(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def Translate(self, request: Any, context: Any) -> Any:
         self._enter(request, context)
         try:
             self.before(request, context)
@@ -125,16 +125,14 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
             with self.lock:
                 self.num_running -= 1
 
-    def TranslateStream(self, request: Any, context: Any) -> Iterator[Any]:  # noqa: N802
+    def TranslateStream(self, request: Any, context: Any) -> Iterator[Any]:
         self._enter(request, context)
         self.num_running -= 1
         context.add_callback(self.was_cancelled.set)
         result, sent = answer(request), ""
         for piece in result.hypotheses[0].pieces[:-1]:
             sent += piece.text
-            yield translation_pb2.TranslateStreamResponse(
-                delta=translation_pb2.TranslationDelta(text=piece.text, pieces=[piece])
-            )
+            yield translation_pb2.TranslateStreamResponse(delta=translation_pb2.TranslationDelta(text=piece.text, pieces=[piece]))
             if self.stream_gate is not None:
                 self.stream_gate.wait(5)
             if self.stream_failure is not None:
@@ -159,10 +157,10 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
 
     models: list[Any] = field(default_factory=lambda: [model_of("fake-en-de")])
 
-    def ListModels(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def ListModels(self, request: Any, context: Any) -> Any:
         return model_pb2.ListModelsResponse(models=self.models)
 
-    def GetModel(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def GetModel(self, request: Any, context: Any) -> Any:
         for model in self.models:
             if model.id == request.model:
                 vocabulary = manifest_pb2.Vocabulary(source_language="en", target_language="de")

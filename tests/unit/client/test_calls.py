@@ -236,7 +236,7 @@ def test_health(client: Any, make_client: Any, server: FakeServer, unused_port: 
 
 def test_wait_ready(client: Any, server: FakeServer) -> None:
     server.set_serving(False)
-    with pytest.raises(DeadlineExceeded, match="not ready within 0.2 s"):
+    with pytest.raises(DeadlineExceeded, match=r"not ready within 0\.2 s"):
         client.wait_ready(0.2)
     timer = threading.Timer(0.15, server.set_serving, [True])
     timer.start()

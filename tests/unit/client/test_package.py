@@ -10,9 +10,9 @@ import pytest
 from google.protobuf import descriptor_pool
 from grpc_health.v1 import health_pb2
 
+from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_client import AttnserveError, methods
 from attnserve_client.convert import attention_array, translation_from_proto
-from attnserve.v1 import decoding_pb2, translation_pb2
 
 FORBIDDEN = ["torch", "onnxruntime", "onnx", "attnserve_server", "attnserve_export"]
 OPTIONAL = ["typer", "rich", "matplotlib", "PIL", "sacrebleu", "grpc_health", "sentencepiece"]

@@ -51,7 +51,8 @@ def evaluate_translation(
 ) -> None:
     """Translate a file and score it: one JSON object, indented unless --json asks for one line.
 
-    bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the best answers' pieces, end symbols included.
+    bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the pieces of the best answers, end symbols
+    included.
     """
     if (source is None) != (reference is None):
         raise typer.BadParameter("--source and --reference go together")

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.errors import AttnserveError
 from attnserve_client.types import Translation
 
 
-def report(error: AttnserveError | ToolError) -> None:
+def report(error: Exception) -> None:
     """Prints an error on standard error as one line, with the field and the request's id where they are known."""
     context = list(getattr(error, "__notes__", ()))
     if isinstance(error, AttnserveError):

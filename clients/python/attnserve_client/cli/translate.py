@@ -12,12 +12,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from attnserve_client.attention_text import AttentionText
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.cli import attention as attention_output
 from attnserve_client.cli import output
 from attnserve_client.cli.options import Address, AsJson, BeamSize, LengthPenalty, MaxInFlight, MaxTokens, ModelId, Timeout
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
 from attnserve_client.options import DecodeKeywords
 from attnserve_client.types import Translation, TranslationDelta
@@ -65,45 +64,17 @@ def translate(
             return
         # Somebody who types wants each answer before the next line.
         num_parallel = 1 if reads_lines and sys.stdin.isatty() else max_in_flight
-        answers = translate_lines(client, lines, model=model, max_in_flight=num_parallel, **keywords)
+        unit = "line" if reads_lines else "text" if len(texts or ()) > 1 else ""
+        answers = translate_lines(client, lines, model=model, max_in_flight=num_parallel, unit=unit, **keywords)
         is_wanted = reads_lines and not sys.stdin.isatty()
         with contextlib.closing(answers), output.progress("translating", None, is_wanted=is_wanted) as advance:
             for answer in answers:
                 _print_answer(answer, num_hypotheses or 1, as_json)
                 if answer is not None and not as_json and keywords["return_attention"]:
-                    show(Console(), answer)
+                    attention_output.show(Console(), answer)
                 if answer is not None and attention is not None:
-                    save(attention, answer)
+                    attention_output.save(attention, answer)
                 advance()
-
-
-def show(console: Console, translation: Translation) -> None:
-    """Prints the best hypothesis' attention.
-
-    Raises:
-        ToolError: there is none.
-    """
-    best = translation.best
-    if best.attention is None:
-        raise ToolError(f"{translation.model} has no attention to show")
-    source = [piece.label for piece in translation.source_pieces]
-    console.print(AttentionText(best.attention, source, [piece.label for piece in best.pieces]))
-
-
-def save(path: Path, translation: Translation) -> None:
-    """Draws the best hypothesis' attention into a file.
-
-    Raises:
-        ToolError: it cannot be drawn or written.
-    """
-    try:
-        from attnserve_client.attention_plot import save_attention
-    except ModuleNotFoundError as error:
-        raise ToolError(f'drawing the attention needs {error.name}: pip install "attnserve[cli]"') from error
-    try:
-        save_attention(path, translation)
-    except (OSError, ValueError) as error:
-        raise ToolError(f"cannot draw the attention into {path}: {error}") from error
 
 
 def _print_answer(answer: Translation | None, num_hypotheses: int, as_json: bool) -> None:
@@ -132,5 +103,3 @@ def _print_streams(client: Client, lines: Iterable[str], model: str, keywords: D
                 print(event.text, end="", flush=True)
         if not as_json:
             print(flush=True)
-
-

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from attnserve.v1 import model_pb2
 from attnserve_server.transport.answers import model_message
-from attnserve_server.transport.interface import Front, ServedModel
+from attnserve_server.transport.interface import AnyFront, ServedModel
 from attnserve_server.transport.rpc import Call
 
 
@@ -16,7 +16,7 @@ class ModelServicer:
         front: knows the models.
     """
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: AnyFront) -> None:
         self._front = front
 
     async def list_models(self, request: model_pb2.ListModelsRequest, call: Call) -> model_pb2.ListModelsResponse:
@@ -26,7 +26,8 @@ class ModelServicer:
 
     async def get_model(self, request: model_pb2.GetModelRequest, call: Call) -> model_pb2.GetModelResponse:
         """Answers with one model and the manifest of its bundle."""
-        model = call.model = self._front.resolve(request.model, request.version)
+        model: ServedModel = self._front.resolve(request.model, request.version)
+        call.model = model
         return model_pb2.GetModelResponse(model=model_message(model), manifest=model.manifest)
 
 

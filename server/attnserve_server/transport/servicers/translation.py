@@ -3,15 +3,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator
 
 from attnserve.v1 import manifest_pb2, translation_pb2
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import DecodeOptions
-from attnserve_server.transport.answers import Admitted, request_stats, translate_response, translation_delta
+from attnserve_server.transport.answers import Admitted, translate_response, translation_delta
 from attnserve_server.transport.convert import check_text, decode_options
-from attnserve_server.transport.interface import Front, RequestRecorder, ServedModel, Ticket
+from attnserve_server.transport.interface import AnyFront, ServedModel, Ticket
 from attnserve_server.transport.rpc import Call
 from attnserve_server.transport.tokenizing import Tokenizing
 
@@ -24,21 +23,18 @@ class TranslationServicer:
 
     Args:
         front: takes the requests.
-        recorder: takes the times of what was answered.
         tokenizing: runs the tokenizer.
         max_text_chars: longer texts are refused.
     """
 
-    def __init__(self, front: Front, recorder: RequestRecorder, tokenizing: Tokenizing, max_text_chars: int) -> None:
-        self._front, self._recorder = front, recorder
-        self._tokenizing, self._max_text_chars = tokenizing, max_text_chars
+    def __init__(self, front: AnyFront, tokenizing: Tokenizing, max_text_chars: int) -> None:
+        self._front, self._tokenizing, self._max_text_chars = front, tokenizing, max_text_chars
 
     async def translate(self, request: translation_pb2.TranslateRequest, call: Call) -> translation_pb2.TranslateResponse:
         """Answers when the whole translation stands."""
         model, options = self._check(request, call)
         admitted, ticket = await self._submit(request, call, model, options)
         finished = await ticket.result()
-        self._recorder.answered(request_stats(admitted, finished))
         return translate_response(admitted, finished)
 
     async def translate_stream(self, request: translation_pb2.TranslateStreamRequest, call: Call) -> StreamResponses:
@@ -46,21 +42,19 @@ class TranslationServicer:
         model, options = self._check(request, call)
         is_streamed = options.beam_size == 1
         admitted, ticket = await self._submit(request, call, model, options, is_streamed)
-        delivered_at: list[float] = []
         if is_streamed:
             renderer = model.translator.stream()
             async for tokens in ticket.deltas():
                 text, pieces = renderer.push(tokens)
                 if text or pieces:
-                    delivered_at.append(time.monotonic())
                     yield translation_delta(text, pieces)
         finished = await ticket.result()
-        self._recorder.answered(request_stats(admitted, finished, delivered_at))
         yield translation_pb2.TranslateStreamResponse(result=translate_response(admitted, finished))
 
     def _check(self, request: AnyRequest, call: Call) -> tuple[ServedModel, DecodeOptions]:
         """Returns the model and the options of a request that keeps all rules but the model's limit of pieces."""
-        model = call.model = self._front.resolve(request.model, request.version)
+        model: ServedModel = self._front.resolve(request.model, request.version)
+        call.model = model
         if model.manifest.task != manifest_pb2.TASK_TRANSLATION:
             raise InvalidRequest(f"the model {model.id} does not translate", field="model")
         check_text(request.text, self._max_text_chars)
@@ -70,6 +64,5 @@ class TranslationServicer:
         self, request: AnyRequest, call: Call, model: ServedModel, options: DecodeOptions, is_streamed: bool = False
     ) -> tuple[Admitted, Ticket]:
         source = await self._tokenizing.encode(model.translator, request.text)
-        ticket = self._front.submit(model, source.tokens, options, deadline=call.deadline, is_streamed=is_streamed)
-        call.watch(ticket)
+        ticket = call.submit(self._front, model, source.tokens, options, is_streamed)
         return Admitted(model, source, options, call.received_at, ticket.received_at), ticket

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A translation's attention, shown in the terminal or drawn into a file, with what is missing said clearly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from attnserve_client.attention_text import AttentionText
+from attnserve_client.errors import ToolError
+from attnserve_client.types import Translation
+
+
+def show(console: Console, translation: Translation) -> None:
+    """Prints the best hypothesis' attention, which was asked for as a mean.
+
+    Raises:
+        ToolError: there is none.
+    """
+    best = translation.best
+    if best.attention is None:
+        raise ToolError(f"{translation.model} has no attention to show")
+    source = [piece.label for piece in translation.source_pieces]
+    console.print(AttentionText(best.attention, source, [piece.label for piece in best.pieces]))
+
+
+def save(path: Path, translation: Translation) -> None:
+    """Draws the best hypothesis' attention, which was asked for as a mean, into a file.
+
+    Raises:
+        ToolError: it cannot be drawn or written.
+    """
+    try:
+        from attnserve_client.attention_plot import save_attention
+    except ModuleNotFoundError as error:
+        raise ToolError(f'drawing the attention needs {error.name}: pip install "attnserve[cli]"') from error
+    try:
+        save_attention(path, translation)
+    except (OSError, ValueError) as error:
+        raise ToolError(f"cannot draw the attention into {path}: {error}") from error

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo itself: a server, the models that it lists, every step of their tasks, its metrics, its end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.rule import Rule
+from rich.text import Text
+
+from attnserve_client.cli import output
+from attnserve_client.cli.models import models_table
+from attnserve_client.client import Client
+from attnserve_client.demo import metrics
+from attnserve_client.demo.server import SERVER_COMMAND, DemoServer
+from attnserve_client.demo.steps import STEPS, Stage
+from attnserve_client.errors import AttnserveError, ToolError
+
+RESULTS = Path("results")
+
+
+def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, results: Path = RESULTS) -> int:
+    """Runs the demo.
+
+    Args:
+        arguments: for the server, beside its ports.
+        command: what starts it.
+        results: the folder of pictures.
+
+    Returns:
+        0, or 1 after any failure, which is printed with the end of the server's log.
+    """
+    console = Console(highlight=False)
+    with DemoServer(arguments, command) as server:
+        try:
+            with console.status("starting the server"):
+                ports = server.wait_ready()
+            address = f"127.0.0.1:{ports.grpc}"
+            console.print(f"server ready: gRPC on {address}, metrics on http://127.0.0.1:{ports.http}/metrics\n")
+            with Client(address) as client:
+                _show_models(client, console, results)
+            console.print(Rule("metrics", align="left", style="dim"))
+            for name, figure in metrics.summary(server.metrics()):
+                console.print(Text.assemble(f"   {name}  ", (figure, "bold")))
+            with console.status("stopping the server"):
+                server.stop()
+        except (AttnserveError, ToolError, OSError) as error:
+            output.report(error)
+            tail = server.log_tail()
+            Console(stderr=True, highlight=False).print(
+                Text(f"the server's log ends with:\n{tail}" if tail else "its log is empty")
+            )
+            return 1
+    return 0
+
+
+def _show_models(client: Client, console: Console, results: Path) -> None:
+    """Lists the models and goes through the steps of each.
+
+    Raises:
+        ToolError: there is nothing to show.
+    """
+    models = client.list_models()
+    if not models:
+        raise ToolError("the server serves no model: is its model repository (deploy/models, or --models) empty?")
+    console.print(models_table(models))
+    pictures: list[Path] = []
+    num_shown = 0
+    for model in models:
+        stage = Stage(client, client.get_model(model.id, model.version), console, results, pictures)
+        for step in STEPS:
+            if step.task is model.task:
+                console.print()
+                console.print(Rule(f"{model.id}: {step.title}", align="left", style="dim"))
+                step.run(stage)
+                num_shown += 1
+    if not num_shown:
+        raise ToolError("the demo has no step for any of these models")
+    console.print()

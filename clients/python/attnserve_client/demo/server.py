@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server as a child process on free ports, for as long as a demo takes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from attnserve_client.errors import ToolError
+
+SERVER_COMMAND = (sys.executable, "-m", "attnserve_server")
+
+_START_S, _STOP_S, _POLL_S = 120.0, 20.0, 0.05
+_LOG_TAIL_LINES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """Where a ready server listens, on 127.0.0.1."""
+
+    grpc: int
+    http: int
+
+
+class DemoServer:
+    """Starts a server on entry and ends it on exit, whatever happens between.
+
+    Args:
+        arguments: for the server, beside its ports.
+        command: what starts it.
+    """
+
+    def __init__(self, arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND) -> None:
+        self._command = [*command, "--grpc-port", "0", "--http-port", "0", *arguments]
+        self._folder = tempfile.TemporaryDirectory(prefix="attnserve-demo-")
+        self._log, self._ready = Path(self._folder.name, "server.log"), Path(self._folder.name, "ready.json")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._ports: Ports | None = None
+
+    def __enter__(self) -> Self:
+        """Starts the process, which is not ready yet; see ``wait_ready``."""
+        with self._log.open("wb") as log:
+            command = [*self._command, "--ready-file", str(self._ready)]
+            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Ends the process, by force where it is still there, and removes its files."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._folder.cleanup()
+
+    def wait_ready(self, timeout: float = _START_S) -> Ports:
+        """Waits until the server says that it is ready.
+
+        Raises:
+            ToolError: it ended first, or took more than ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not self._ready.exists():
+            if self._started().poll() is not None:
+                raise ToolError(f"the server ended with exit code {self._started().returncode} before it was ready")
+            if time.monotonic() > deadline:
+                raise ToolError(f"the server was not ready within {timeout:g} s")
+            time.sleep(_POLL_S)
+        ready = json.loads(self._ready.read_text(encoding="utf-8"))
+        self._ports = Ports(ready["grpc_port"], ready["http_port"])
+        return self._ports
+
+    def stop(self) -> None:
+        """Asks the server to finish, and waits for it.
+
+        Raises:
+            ToolError: it does not, or does not end well.
+        """
+        self._started().terminate()
+        try:
+            code = self._started().wait(_STOP_S)
+        except subprocess.TimeoutExpired as error:
+            raise ToolError(f"the server did not stop within {_STOP_S:g} s") from error
+        if code != 0:
+            raise ToolError(f"the server stopped with exit code {code}")
+
+    def metrics(self) -> str:
+        """Returns the server's metrics in Prometheus' text format."""
+        if self._ports is None:
+            raise ToolError("the server is not ready")
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine itself: no proxy between
+        with direct.open(f"http://127.0.0.1:{self._ports.http}/metrics", timeout=5) as response:
+            return str(response.read(), "utf-8")
+
+    def log_tail(self) -> str:
+        """Returns the last lines of the server's log."""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines() if self._log.exists() else []
+        return "\n".join(lines[-_LOG_TAIL_LINES:])
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise ToolError("the server has not been started")
+        return self._process

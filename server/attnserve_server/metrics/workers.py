@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The last report of every worker, and their sums: what the gauges of all workers together show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attnserve_server.stats import EngineStats
+
+ModelKey = tuple[str, str]
+"""Model id and version."""
+
+
+@dataclass(slots=True)
+class Total:
+    """Sums over the workers of one model."""
+
+    num_slots: int = 0
+    num_slots_used: int = 0
+    num_waiting: int = 0
+    busy_ratio: float = 0.0
+
+
+class WorkerReports:
+    """Keeps the newest report of each worker on each model, without its steps."""
+
+    def __init__(self) -> None:
+        self._reports: dict[ModelKey, dict[str, Total]] = {}
+
+    def put(self, worker_id: str, stats: EngineStats) -> None:
+        """Replaces the worker's report on the model."""
+        busy_ratio = min(stats.busy_s / stats.elapsed_s, 1.0) if stats.elapsed_s > 0 else 0.0
+        report = Total(stats.num_slots, stats.num_slots_used, stats.num_waiting, busy_ratio)
+        self._reports.setdefault((stats.model, stats.version), {})[worker_id] = report
+
+    def forget(self, worker_id: str) -> list[ModelKey]:
+        """Drops all reports of a worker; returns the models that it had reported on."""
+        return [key for key, reports in self._reports.items() if reports.pop(worker_id, None) is not None]
+
+    def total(self, key: ModelKey) -> Total:
+        """Returns the sums over all workers, and the mean of their busy ratios; zeros where there are none."""
+        reports = self._reports.get(key, {}).values()
+        return Total(
+            sum(report.num_slots for report in reports),
+            sum(report.num_slots_used for report in reports),
+            sum(report.num_waiting for report in reports),
+            sum(report.busy_ratio for report in reports) / max(len(reports), 1),
+        )

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from attnserve.v1 import manifest_pb2
 from google.protobuf import json_format
 from onnx import TensorProto, numpy_helper
+
+from attnserve.v1 import manifest_pb2
 
 WEIGHTS_FILE = "weights.bin"
 _INLINE_BYTES = 1024
@@ -73,7 +74,10 @@ def strip_notes(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-    for value in [*model.graph.initializer, *model.graph.input, *model.graph.output]:
+    for initializer in model.graph.initializer:
+        initializer.doc_string = ""
+        del initializer.metadata_props[:]
+    for value in [*model.graph.input, *model.graph.output]:
         value.doc_string = ""
         del value.metadata_props[:]
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import onnx
 import sentencepiece
 import torch
-from attnserve.v1 import manifest_pb2
 from rich.console import Console
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import write_bundle, write_manifest
-from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.exporter import export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.model_card import model_card
 from attnserve_export.models.transformer import Transformer, TransformerConfig
@@ -82,8 +82,13 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     destination = models / recipe.model_id / version
-    return _write_checked(destination, manifest, graphs, (tokenizer_bytes, summary, recipe), lambda folder, full: check_parity(
-        folder, full, model, sources))  # fmt: skip
+    return _write_checked(
+        destination,
+        manifest,
+        graphs,
+        (tokenizer_bytes, summary, recipe),
+        lambda folder, full: check_parity(folder, full, model, sources),
+    )
 
 
 def _write_checked(
@@ -119,8 +124,14 @@ def _fill_common(manifest: manifest_pb2.Manifest, recipe: Recipe, version: str, 
     manifest.limits.CopyFrom(manifest_pb2.Limits(**limits))
     manifest.vocabulary.CopyFrom(
         manifest_pb2.Vocabulary(
-            sentencepiece_file="tokenizer.model", size=vocab_size, pad_id=0, unknown_id=1, begin_id=2, end_id=END_ID,
-            source_language=recipe.data.source_language, target_language=recipe.data.target_language,
-        )  # fmt: skip
+            sentencepiece_file="tokenizer.model",
+            size=vocab_size,
+            pad_id=0,
+            unknown_id=1,
+            begin_id=2,
+            end_id=END_ID,
+            source_language=recipe.data.source_language,
+            target_language=recipe.data.target_language,
+        )
     )
     manifest.data.CopyFrom(manifest_pb2.Data(name="Multi30K task 1, training split (29,000 pairs)", terms=DATA_TERMS))

@@ -27,9 +27,9 @@ def train(
 ) -> None:
     """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
     keep_freed_memory()
-    import torch  # noqa: PLC0415  (slow to import; only after the process has been replaced)
+    import torch
 
-    from attnserve_export.training.trainer import Trainer  # noqa: PLC0415
+    from attnserve_export.training.trainer import Trainer
 
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
     try:
@@ -47,8 +47,8 @@ def export(
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
-    from attnserve_export.bundles import export_bundle  # noqa: PLC0415
-    from attnserve_export.exporter import ExportError  # noqa: PLC0415
+    from attnserve_export.bundles import export_bundle
+    from attnserve_export.exporter import ExportError
 
     try:
         recipe = load_recipe(model_id)

@@ -7,9 +7,9 @@ import warnings
 
 import onnx
 import torch
-from attnserve.v1 import manifest_pb2
 from torch import Tensor
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.spec import GraphSpec
 
 OPSET = 23
@@ -45,7 +45,8 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
     axes = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in _EXAMPLE_SIZES}
     arguments = tuple(None if tensor is None else example_input(tensor) for tensor in spec.inputs)
     dynamic = [
-        None if tensor is None else {i: axes[axis] for i, axis in enumerate(tensor.axes) if not axis.isdigit()} for tensor in spec.inputs
+        None if tensor is None else {i: axes[axis] for i, axis in enumerate(tensor.axes) if not axis.isdigit()}
+        for tensor in spec.inputs
     ]
     has_varargs = spec.module.forward.__code__.co_flags & 0x04
     num_named = spec.module.forward.__code__.co_argcount - 1
@@ -54,9 +55,16 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            spec.module.eval(), arguments, dynamo=True, opset_version=OPSET, dynamic_shapes=shapes, input_names=names,
-            output_names=[tensor.name for tensor in spec.outputs], verbose=False, optimize=True,
-        )  # fmt: skip
+            spec.module.eval(),
+            arguments,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            input_names=names,
+            output_names=[tensor.name for tensor in spec.outputs],
+            verbose=False,
+            optimize=True,
+        )
     if program is None:
         raise ExportError(f"{spec.file}: the exporter gave nothing")
     model = program.model_proto

@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
-
 from attnserve_export.recipe import Recipe
 
 
@@ -22,7 +21,8 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         f"- Sizes: {', '.join(f'{key} {value}' for key, value in recipe.model.items())}; {summary['parameters']:,} parameters.",
         f"- Vocabulary: {manifest.vocabulary.size} SentencePiece pieces ({recipe.tokenizer.model_type}), shared by both languages.",
-        f"- Limits: {limits.max_source_tokens} source pieces, {limits.max_target_tokens} target pieces, beams of {limits.max_beam_size}.",
+        f"- Limits: {limits.max_source_tokens} source pieces, {limits.max_target_tokens} target pieces, "
+        f"beams of {limits.max_beam_size}.",
         f"- Variants: {', '.join(variant.name for variant in manifest.variants)}; weights stored once, in 16 bits.",
         "",
         "## Training",
@@ -44,7 +44,8 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         f"Largest difference of a logit over {len(parity.cases)} shapes: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
         f"{parity.num_sentences} sentences decoded greedily on both sides {parity.num_identical} have the same pieces, "
-        f"{parity.num_near_ties} part at a near-tie. `attnserve export {manifest.model_id}` measures this anew and fails outside it.",
+        f"{parity.num_near_ties} part at a near-tie. `attnserve export {manifest.model_id}` measures this anew "
+        "and fails outside it.",
         "",
         "## Use, limits, terms",
         "",

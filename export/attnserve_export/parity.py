@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from attnserve.v1 import manifest_pb2
-from torch import nn
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.exporter import ExportError
+from attnserve_export.models.interface import TranslationModel
 from attnserve_export.training.data import BEGIN_ID, END_ID, pad
 
 TOLERANCE = 1e-4
@@ -25,7 +26,7 @@ MAX_NEAR_TIES = 0.01
 GRID = [(rows, length) for rows in (1, 2, 5, 32) for length in (2, 7, 24, 61)]
 POSITIONS = (0, 1, 9, 30)
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 
 
 @dataclass(slots=True)
@@ -58,12 +59,14 @@ class PlainRunner:
         encode = {value.name: value.type for value in self.encode_session.get_inputs()}
         feeds = {"source": source, "source_length": lengths.astype(np.int32 if "int32" in encode["source_length"] else np.int64)}
         names = [value.name for value in self.encode_session.get_outputs()]
-        encoded = dict(zip(names, self.encode_session.run(names, feeds), strict=True))
+        encoded: dict[str, Array] = dict(zip(names, _arrays(self.encode_session, names, feeds), strict=True))
         rows = len(source) * self.group
         self.fixed: dict[str, Array] = {
-            "source_length": lengths, "request_of_row": np.arange(rows) // self.group,
-            "rows_of_request": np.arange(rows).reshape(-1, self.group), "place_of_row": np.arange(rows),
-        }  # fmt: skip
+            "source_length": lengths,
+            "request_of_row": np.arange(rows) // self.group,
+            "rows_of_request": np.arange(rows).reshape(-1, self.group),
+            "place_of_row": np.arange(rows),
+        }
         self.state = {state.name: self._first(state, encoded, rows) for state in self.manifest.states}
 
     def _first(self, state: manifest_pb2.State, encoded: dict[str, Array], rows: int) -> Array:
@@ -81,24 +84,32 @@ class PlainRunner:
         """One step of all rows at the same position."""
         feeds = {"token": tokens, "position": np.full(len(tokens), position), **self.fixed, **self.state}
         dtypes = {manifest_pb2.DATA_TYPE_INT32: np.int32, manifest_pb2.DATA_TYPE_INT64: np.int64}
-        feeds = {name: feeds[name].astype(dtypes.get(tensor.dtype, feeds[name].dtype), copy=False) for name, tensor in self.inputs.items()}
+        feeds = {
+            name: feeds[name].astype(dtypes.get(tensor.dtype, feeds[name].dtype), copy=False)
+            for name, tensor in self.inputs.items()
+        }
         names = [tensor.name for tensor in self.step_graph.outputs]
-        outputs = dict(zip(names, self.step_session.run(names, feeds), strict=True))
+        outputs = dict(zip(names, _arrays(self.step_session, names, feeds), strict=True))
         for state in self.manifest.states:
             if state.step_output:
                 self.state[state.name] = outputs[state.step_output]
         return StepResult(outputs)
 
 
+def _arrays(session: onnxruntime.InferenceSession, names: list[str], feeds: dict[str, Array]) -> list[Array]:
+    """Runs a session all of whose outputs are tensors."""
+    return cast(list[Array], session.run(names, feeds))
+
+
 @torch.no_grad()
-def reference_logits(model: nn.Module, source: torch.Tensor, target: torch.Tensor) -> Array:
+def reference_logits(model: TranslationModel, source: torch.Tensor, target: torch.Tensor) -> Array:
     """Logits at the last target position: (B, V)."""
     hidden, _ = model.decode(model.encode(source), source, target)
     logits: Array = model.project(hidden[:, -1]).numpy()
     return logits
 
 
-def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module) -> list[manifest_pb2.ParityCase]:
+def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel) -> list[manifest_pb2.ParityCase]:
     """Compares every CPU step graph over the grid; random tokens, the last row shorter than the others."""
     rng = np.random.default_rng(0)
     cases = []
@@ -113,7 +124,7 @@ def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module) 
 
 
 def _grid_case(
-    runner: PlainRunner, model: nn.Module, rng: np.random.Generator, name: str, shape: tuple[int, int]
+    runner: PlainRunner, model: TranslationModel, rng: np.random.Generator, name: str, shape: tuple[int, int]
 ) -> list[manifest_pb2.ParityCase]:
     requests, length = shape
     vocab = runner.manifest.vocabulary.size
@@ -140,7 +151,7 @@ def _grid_case(
 
 
 def decode_sentences(
-    folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module, sources: list[list[int]], max_tokens: int = 60
+    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: list[list[int]], max_tokens: int = 60
 ) -> tuple[int, int]:
     """Decodes whole sentences greedily on both sides. Returns how many are identical, and how many differ at a near-tie."""
     runner = PlainRunner(folder, manifest, manifest.variants[0], 0)
@@ -169,7 +180,7 @@ def decode_sentences(
 
 
 def check_parity(
-    folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module, sources: list[list[int]]
+    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: list[list[int]]
 ) -> manifest_pb2.ParityReport:
     """The whole report.
 

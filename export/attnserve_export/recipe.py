@@ -20,7 +20,7 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Base of all tables of a recipe."""
 
 
-class Data(Section):
+class Data(Section, frozen=True):
     """Which data set, which languages, and the longest sentence that is trained on, in pieces."""
 
     set: str
@@ -29,7 +29,7 @@ class Data(Section):
     max_pieces: int
 
 
-class Tokenizer(Section):
+class Tokenizer(Section, frozen=True):
     """SentencePiece, trained on the training split."""
 
     vocab_size: int
@@ -38,7 +38,7 @@ class Tokenizer(Section):
     sampled_share: float
 
 
-class Optimizer(Section):
+class Optimizer(Section, frozen=True):
     """Adam, and the inverse square root schedule given by its peak."""
 
     peak_learning_rate: float
@@ -49,7 +49,7 @@ class Optimizer(Section):
     clip_norm: float
 
 
-class Schedule(Section):
+class Schedule(Section, frozen=True):
     """How long, in which portions, and what is averaged at the end."""
 
     epochs: int
@@ -58,7 +58,7 @@ class Schedule(Section):
     average_last: list[int]
 
 
-class Recipe(Section):
+class Recipe(Section, frozen=True):
     """One model's training. ``model`` holds the sizes that the architecture's own config takes."""
 
     model_id: str

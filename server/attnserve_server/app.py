@@ -52,7 +52,9 @@ class App:
         self.board = HealthBoard([model.id for model in registry.all()])
         self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
         front_config = FrontConfig(engine.slots, engine.queue_limit, engine.admit_wait_seconds, device)
-        self.front = Front(registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready))
+        self.front = Front(
+            registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready)
+        )
         for model in registry.all():
             metrics.register_model(model.id, model.version)
         self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, config.max_text_chars)
@@ -60,7 +62,13 @@ class App:
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
         await self.front.start()
-        log.info("ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s", self.grpc_port, self.http_port, self.pool.num_workers, device)
+        log.info(
+            "ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s",
+            self.grpc_port,
+            self.http_port,
+            self.pool.num_workers,
+            device,
+        )
 
     async def drain_and_stop(self) -> None:
         """NOT_SERVING, refuse what is new, answer what was admitted, stop."""
@@ -112,7 +120,8 @@ class App:
     def _load_models(self, device: str) -> list[ServedModel]:
         engine = self.config.engine
         folder = Path(self.config.models) if self.config.models else default_models()
-        models, problems = [], []
+        models: list[ServedModel] = []
+        problems: list[str] = []
         for path in find_bundles(folder):
             try:
                 bundle = load_bundle(path, device, engine.variant)

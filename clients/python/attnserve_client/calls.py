@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calls on a blocking channel and on an aio channel have in common; see ``sync_calls.py`` and ``aio_calls.py``."""
+"""What calls on a blocking channel and on an aio channel have in common; see ``sync_calls.py`` and ``aio_calls.py``.
+
+Why these retry by themselves, with ``retry.py``, and not by gRPC's own ``retryPolicy`` in the channel's service config: that
+one obeys ``grpc-retry-pushback-ms`` but not ``google.rpc.RetryInfo``, sees a status code and not the reason behind it (a message
+over the size limit is ``RESOURCE_EXHAUSTED`` too, and fails again however often it is sent), and makes five attempts at most.
+gRPC's transparent retries, of calls that never left the client, stay on underneath.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,8 @@ These calls have no value in PyTorch: a module that makes them can be exported, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,10 +44,13 @@ def encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
     cache = (batch, num_heads, length, width // num_heads)
     total = torch.full((1,), 1, dtype=torch.int32) * length
     out = torch.onnx.ops.symbolic_multi_out(
-        _OP, [qkv, None, None, None, None, last, total.to(torch.int32)],
+        _OP,
+        [qkv, None, None, None, None, last, total.to(torch.int32)],
         {"num_heads": num_heads, "kv_num_heads": num_heads, "causal": 0},
-        dtypes=[qkv.dtype] * 3, shapes=[(batch, length, width), cache, cache], version=1,
-    )  # fmt: skip
+        dtypes=[qkv.dtype] * 3,
+        shapes=[(batch, length, width), cache, cache],
+        version=1,
+    )
     return out[0]
 
 
@@ -65,10 +70,13 @@ def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tenso
     total = total_length(key.shape[2])
     rows, _, packed = qkv.shape
     out = torch.onnx.ops.symbolic_multi_out(
-        _OP, [qkv, None, None, key, value, position, total],
+        _OP,
+        [qkv, None, None, key, value, position, total],
         {"num_heads": num_heads, "kv_num_heads": num_heads},
-        dtypes=[qkv.dtype] * 3, shapes=[(rows, 1, packed // 3), key.shape, value.shape], version=1,
-    )  # fmt: skip
+        dtypes=[qkv.dtype] * 3,
+        shapes=[(rows, 1, packed // 3), key.shape, value.shape],
+        version=1,
+    )
     return out[0], out[1], out[2]
 
 
@@ -91,14 +99,18 @@ def step_cross_attention(
     requests, capacity, d_head = key.shape[0], key.shape[2], key.shape[3]
     query_heads = query.shape[-1] // d_head
     empty = query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)
-    shapes = [query.shape, key.shape, value.shape]
-    attributes = {"num_heads": query_heads, "kv_num_heads": num_heads}
+    shapes: list[tuple[int, ...]] = [tuple(query.shape), tuple(key.shape), tuple(value.shape)]
+    attributes: dict[str, Any] = {"num_heads": query_heads, "kv_num_heads": num_heads}
     if with_weights:
         attributes["qk_output"] = _AFTER_SOFTMAX
         shapes.append((requests, query_heads, 1, capacity))
     return list(
         torch.onnx.ops.symbolic_multi_out(
-            _OP, [query, empty, empty, key, value, last, total_length(capacity)], attributes,
-            dtypes=[query.dtype] * len(shapes), shapes=shapes, version=1,
-        )  # fmt: skip
+            _OP,
+            [query, empty, empty, key, value, last, total_length(capacity)],
+            attributes,
+            dtypes=[query.dtype] * len(shapes),
+            shapes=shapes,
+            version=1,
+        )
     )

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attnserve.v1 import manifest_pb2
 from torch import nn
+
+from attnserve.v1 import manifest_pb2
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ import math
 from typing import Any
 
 import torch
-from attnserve.v1 import manifest_pb2
 from torch import Tensor, nn
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.attention_ops import encode_attention, step_cross_attention, step_self_attention
 from attnserve_export.graphs.spec import GraphSpec, VariantSpec, tensor
 from attnserve_export.models.transformer import DecoderLayer, Transformer
@@ -35,12 +35,12 @@ class EncodeGraph(nn.Module):
         """Returns cross_key_0, cross_value_0, cross_key_1, ..."""
         model, last = self.model, source_length - 1
         x = model.embedding(source) * math.sqrt(model.config.d_model) + model.positions[: source.shape[1]]
-        for layer in model.encoder:
+        for layer in model.encoder_layers:
             attention = layer.self_attention
             x = x + attention.output(encode_attention(attention.qkv(layer.self_norm(x)), last, attention.num_heads))
             x = x + layer.feed_forward(layer.ff_norm(x))
         memory = model.encoder_norm(x)
-        return tuple(part for layer in model.decoder for part in layer.cross_attention.memory_heads(memory))
+        return tuple(part for layer in model.decoder_layers for part in layer.cross_attention.memory_heads(memory))
 
 
 class StepGraph(nn.Module):
@@ -65,17 +65,20 @@ class StepGraph(nn.Module):
     ) -> tuple[Tensor, ...]:
         """``state`` is, for each layer, self_key, self_value, cross_key, cross_value. Outputs in the order of the spec."""
         model, last = self.model, source_length - 1
-        x = (model.embedding(token) * math.sqrt(model.config.d_model) + model.positions.index_select(0, position)).unsqueeze(1)  # (S, 1, d_model)
+        x = (model.embedding(token) * math.sqrt(model.config.d_model) + model.positions.index_select(0, position)).unsqueeze(
+            1
+        )  # (S, 1, d_model)
         next_state: list[Tensor] = []
         weights: list[Tensor] = []
-        for index, layer in enumerate(model.decoder):
+        for index, layer in enumerate(model.decoder_layers):
             self_key, self_value, cross_key, cross_value = state[4 * index : 4 * index + 4]
             attention = layer.self_attention
             attended, *caches = step_self_attention(
                 attention.qkv(layer.self_norm(x)), self_key, self_value, position, attention.num_heads
             )
             x = x + attention.output(attended)
-            attended, *memory = self._cross(layer, layer.cross_norm(x), cross_key, cross_value, last, rows_of_request, place_of_row)
+            memory_heads = (cross_key, cross_value)
+            attended, *memory = self._cross(layer, layer.cross_norm(x), memory_heads, last, (rows_of_request, place_of_row))
             x = x + layer.cross_attention.output(attended)
             x = x + layer.feed_forward(layer.ff_norm(x))
             next_state += [*caches, *memory[:2]]
@@ -89,9 +92,15 @@ class StepGraph(nn.Module):
         return (*outputs, *next_state)
 
     def _cross(
-        self, layer: DecoderLayer, x: Tensor, key: Tensor, value: Tensor, last: Tensor, rows_of_request: Tensor | None,
-        place_of_row: Tensor | None,
-    ) -> list[Tensor]:  # fmt: skip
+        self,
+        layer: DecoderLayer,
+        x: Tensor,
+        memory: tuple[Tensor, Tensor],
+        last: Tensor,
+        routing: tuple[Tensor | None, Tensor | None],
+    ) -> list[Tensor]:
+        """Returns the attended rows (S, 1, d_model), the memory's keys and values, and where asked for weights (S, H, L)."""
+        (key, value), (rows_of_request, place_of_row) = memory, routing
         attention = layer.cross_attention
         heads, group = attention.num_heads, self.group
         query = attention.query(x)
@@ -109,7 +118,10 @@ class StepGraph(nn.Module):
         )
         attended = attended.view(requests, heads, group, d_model // heads).transpose(1, 2).reshape(requests * group, 1, d_model)
         rows = [
-            part.view(requests, heads, group, -1).transpose(1, 2).reshape(requests * group, heads, part.shape[-1]).index_select(0, place_of_row)
+            part.view(requests, heads, group, -1)
+            .transpose(1, 2)
+            .reshape(requests * group, heads, part.shape[-1])
+            .index_select(0, place_of_row)
             for part in weights
         ]
         return [attended.index_select(0, place_of_row), next_key, next_value, *rows]
@@ -124,17 +136,28 @@ def transformer_states(model: Transformer, max_source: int, max_target: int) -> 
         for part in ("key", "value"):
             states.append(
                 manifest_pb2.State(
-                    name=f"self_{part}_{index}", scope=manifest_pb2.SCOPE_HYPOTHESIS, axes=["row", heads, "target", d_head],
-                    step_output=f"next_self_{part}_{index}", in_place=True, growing_axis="target", capacity=max_target + 1,
-                )  # fmt: skip
+                    name=f"self_{part}_{index}",
+                    scope=manifest_pb2.SCOPE_HYPOTHESIS,
+                    axes=["row", heads, "target", d_head],
+                    step_output=f"next_self_{part}_{index}",
+                    in_place=True,
+                    growing_axis="target",
+                    capacity=max_target + 1,
+                )
             )
         for part in ("key", "value"):
             name = f"cross_{part}_{index}"
             states.append(
                 manifest_pb2.State(
-                    name=name, scope=manifest_pb2.SCOPE_REQUEST, axes=["request", heads, "source", d_head], encode_output=name,
-                    step_output=f"next_{name}", in_place=True, growing_axis="source", capacity=max_source + 1,
-                )  # fmt: skip
+                    name=name,
+                    scope=manifest_pb2.SCOPE_REQUEST,
+                    axes=["request", heads, "source", d_head],
+                    encode_output=name,
+                    step_output=f"next_{name}",
+                    in_place=True,
+                    growing_axis="source",
+                    capacity=max_source + 1,
+                )
             )
     return states
 

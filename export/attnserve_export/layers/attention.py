@@ -28,14 +28,16 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, is_h
     Returns:
         The attended values (B, H, T_q, D) and the weights (B, H, T_q, T_k), whose rows sum to one.
     """
-    scores = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T_q, T_k)
-    weights = scores.masked_fill(is_hidden, MASKED_SCORE).softmax(-1)
-    return weights @ value, weights
+    scores: Tensor = query @ key.transpose(-2, -1) / math.sqrt(query.shape[-1])  # (B, H, T_q, T_k)
+    weights: Tensor = scores.masked_fill(is_hidden, MASKED_SCORE).softmax(-1)
+    attended: Tensor = weights @ value
+    return attended, weights
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:
     """(B, T, H*D) -> (B, H, T, D)."""
-    return x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    heads: Tensor = x.unflatten(-1, (num_heads, -1)).transpose(1, 2)
+    return heads
 
 
 def merge_heads(x: Tensor) -> Tensor:

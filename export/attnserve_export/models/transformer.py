@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +64,8 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, is_hidden: Tensor) -> Tensor:
         """(B, T_src, d_model) -> (B, T_src, d_model)."""
         x = x + self.dropout(self.self_attention(self.self_norm(x), is_hidden))
-        return x + self.dropout(self.feed_forward(self.ff_norm(x)))
+        out: Tensor = x + self.dropout(self.feed_forward(self.ff_norm(x)))
+        return out
 
 
 class DecoderLayer(nn.Module):
@@ -89,6 +91,8 @@ class DecoderLayer(nn.Module):
 class Transformer(nn.Module):
     """The encoder-decoder of figure 1 with tied embeddings. Token id 0 is padding."""
 
+    positions: Tensor
+
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
@@ -106,6 +110,16 @@ class Transformer(nn.Module):
                 nn.init.xavier_uniform_(parameter)
         nn.init.normal_(self.embedding.weight, std=self.config.d_model**-0.5)
 
+    @property
+    def encoder_layers(self) -> list[EncoderLayer]:
+        """The N layers of the encoder, first to last."""
+        return cast(list[EncoderLayer], list(self.encoder))
+
+    @property
+    def decoder_layers(self) -> list[DecoderLayer]:
+        """The N layers of the decoder, first to last."""
+        return cast(list[DecoderLayer], list(self.decoder))
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Sections 3.4 and 3.5: int64 (B, T) -> (B, T, d_model), scaled by sqrt(d_model), positions added."""
         scaled = self.embedding(tokens) * math.sqrt(self.config.d_model)
@@ -116,7 +130,7 @@ class Transformer(nn.Module):
         """Source tokens int64 (B, T_src), 0 where padded -> memory (B, T_src, d_model)."""
         is_hidden = (src == 0)[:, None, None, :]
         x = self.embed(src)
-        for layer in self.encoder:
+        for layer in self.encoder_layers:
             x = layer(x, is_hidden)
         out: Tensor = self.encoder_norm(x)
         return out
@@ -136,13 +150,13 @@ class Transformer(nn.Module):
         is_future = torch.ones(length, length, dtype=torch.bool, device=tgt.device).triu(1)[None, None]
         is_memory_hidden = (src == 0)[:, None, None, :]
         x, alignments = self.embed(tgt), []
-        for layer in self.decoder:
+        for layer in self.decoder_layers:
             x, weights = layer(x, memory, is_future, is_memory_hidden)
             alignments.append(weights)
         return self.decoder_norm(x), alignments
 
     @property
-    def output_weight(self) -> nn.Parameter:
+    def output_weight(self) -> Tensor:
         """The output layer's matrix (V, d_model): the embedding matrix itself."""
         return self.embedding.weight
 

@@ -64,7 +64,16 @@ def train_tokenizer(pairs: list[tuple[str, str]], path: Path, vocab_size: int, m
 
 
 class PairBatches:
-    """Batches of a split, in an order and with segmentations that depend on the seed and the epoch alone."""
+    """Batches of a split, in an order and with segmentations that depend on the seed and the epoch alone.
+
+    Args:
+        pairs: source and target sentences.
+        tokenizer: of both sides.
+        batch_tokens: padded tokens of the longer side in one batch, at most.
+        max_pieces: a sampled segmentation that is longer gives way to the best one.
+        sampling: alpha of SentencePiece's sampling, and the share of sentences that are sampled.
+        seed: of order and sampling.
+    """
 
     def __init__(
         self,
@@ -73,13 +82,12 @@ class PairBatches:
         *,
         batch_tokens: int,
         max_pieces: int,
-        sampling_alpha: float = 0.0,
-        sampled_share: float = 0.0,
+        sampling: tuple[float, float] = (0.0, 0.0),
         seed: int = 0,
     ) -> None:
         self._pairs, self._tokenizer, self._seed = pairs, tokenizer, seed
         self._batch_tokens, self._max_pieces = batch_tokens, max_pieces
-        self._alpha, self._share = sampling_alpha, sampled_share
+        self._alpha, self._share = sampling
         self._best = [tuple(tokenizer.encode(side) for side in pair) for pair in pairs]
 
     def epoch(self, number: int) -> list[Batch]:

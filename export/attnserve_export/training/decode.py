@@ -5,18 +5,22 @@ from __future__ import annotations
 
 import sentencepiece
 import torch
-from torch import nn
 
+from attnserve_export.models.interface import TranslationModel
 from attnserve_export.training.data import BEGIN_ID, END_ID, pad
 
 
 @torch.no_grad()
 def greedy_translations(
-    model: nn.Module, tokenizer: sentencepiece.SentencePieceProcessor, sentences: list[str], *, max_pieces: int = 80, batch: int = 128
+    model: TranslationModel,
+    tokenizer: sentencepiece.SentencePieceProcessor,
+    sentences: list[str],
+    *,
+    max_pieces: int = 80,
+    batch: int = 128,
 ) -> list[str]:
-    """Translates ``sentences`` with ``model`` (anything with ``encode``, ``decode`` and ``project``), in their order."""
-    model.eval()
-    device = next(model.parameters()).device
+    """Translates ``sentences`` with ``model`` (in evaluation mode), in their order."""
+    device = model.output_weight.device
     order = sorted(range(len(sentences)), key=lambda index: len(sentences[index]))
     texts = [""] * len(sentences)
     for start in range(0, len(order), batch):

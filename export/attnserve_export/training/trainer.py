@@ -9,10 +9,9 @@ A run that was killed goes on from its last checkpoint and gives what it would h
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import sacrebleu
 import sentencepiece
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from attnserve_export.models.interface import TranslationModel
 from attnserve_export.recipe import Recipe
 from attnserve_export.registry import build_model
 from attnserve_export.training.data import PairBatches, read_pairs, train_tokenizer
@@ -45,6 +45,10 @@ class Trainer:
             self._run_epoch(epoch, last)
         return self.select()
 
+    @property
+    def _typed(self) -> TranslationModel:
+        return cast(TranslationModel, self.model)
+
     def _prepare(self) -> None:
         recipe, languages = self.recipe, (self.recipe.data.source_language, self.recipe.data.target_language)
         (self.folder / "epochs").mkdir(parents=True, exist_ok=True)
@@ -54,16 +58,23 @@ class Trainer:
         if not model_file.exists():
             train_tokenizer(train, model_file, recipe.tokenizer.vocab_size, recipe.tokenizer.model_type)
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(model_file))
-        limits = {"batch_tokens": recipe.schedule.batch_tokens, "max_pieces": recipe.data.max_pieces}
+        limits: dict[str, Any] = {"batch_tokens": recipe.schedule.batch_tokens, "max_pieces": recipe.data.max_pieces}
         self.train_batches = PairBatches(
-            train, self.tokenizer, sampling_alpha=recipe.tokenizer.sampling_alpha,
-            sampled_share=recipe.tokenizer.sampled_share, seed=recipe.seed, **limits,
-        )  # fmt: skip
+            train,
+            self.tokenizer,
+            sampling=(recipe.tokenizer.sampling_alpha, recipe.tokenizer.sampled_share),
+            seed=recipe.seed,
+            **limits,
+        )
         self.val_batches = PairBatches(self.val, self.tokenizer, **limits)
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe.architecture, self.tokenizer.get_piece_size(), recipe.model).to(self.device)
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=1.0, betas=(0.9, recipe.optimizer.beta2), weight_decay=recipe.optimizer.weight_decay, fused=True
+            self.model.parameters(),
+            lr=1.0,
+            betas=(0.9, recipe.optimizer.beta2),
+            weight_decay=recipe.optimizer.weight_decay,
+            fused=True,
         )
         self.loss = SmoothedCrossEntropy(recipe.optimizer.label_smoothing)
         self.epoch, self.update, self._batch, self._running = 0, 0, 0, (0.0, 0)
@@ -74,8 +85,13 @@ class Trainer:
         batches = self.train_batches.epoch(epoch)
         self.model.train()
         started = saved = time.monotonic()
-        columns = (TextColumn("epoch {task.fields[epoch]}/{task.fields[last]}"), BarColumn(), MofNCompleteColumn(),
-                   TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())  # fmt: skip
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[last]}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task("", total=len(batches), completed=self._batch, epoch=epoch + 1, last=last, loss=0.0)
             for batch in batches[self._batch :]:
@@ -90,8 +106,13 @@ class Trainer:
         train_loss, self._running = self._running[0] / self._running[1], (0.0, 0)
         save_atomically(self.model.state_dict(), self.folder / "epochs" / f"{self.epoch:03d}.pt")
         self._save_checkpoint()
-        line = {"epoch": self.epoch, "updates": self.update, "train_nll": round(train_loss, 4), "val_nll": round(self._val_nll(), 4),
-                "seconds": round(time.monotonic() - started, 1)}  # fmt: skip
+        line = {
+            "epoch": self.epoch,
+            "updates": self.update,
+            "train_nll": round(train_loss, 4),
+            "val_nll": round(self._val_nll(), 4),
+            "seconds": round(time.monotonic() - started, 1),
+        }
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
@@ -101,7 +122,7 @@ class Trainer:
         self.update += 1
         rate = options.peak_learning_rate * min(self.update / options.warmup_updates, (options.warmup_updates / self.update) ** 0.5)
         self.optimizer.param_groups[0]["lr"] = rate
-        nll, num_tokens = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self.model.output_weight)
+        nll, num_tokens = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self._typed.output_weight)
         nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
@@ -113,7 +134,7 @@ class Trainer:
         sums = [0.0, 0]
         for batch in self.val_batches.in_order():
             src, tgt = batch.src.to(self.device), batch.tgt.to(self.device)
-            nll, count = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self.model.output_weight, backward=False)
+            nll, count = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self._typed.output_weight, backward=False)
             sums[0], sums[1] = sums[0] + nll, sums[1] + count
         return sums[0] / sums[1]
 
@@ -125,22 +146,37 @@ class Trainer:
         for width in sorted({min(width, len(files)) for width in self.recipe.schedule.average_last}):
             weights = average([torch.load(file, weights_only=True) for file in files[-width:]])
             self.model.load_state_dict(weights)
-            hypotheses = greedy_translations(self.model, self.tokenizer, [source for source, _ in self.val])
+            self.model.eval()
+            hypotheses = greedy_translations(self._typed, self.tokenizer, [source for source, _ in self.val])
             scores[str(width)] = round(sacrebleu.corpus_bleu(hypotheses, references, lowercase=True).score, 2)
             if scores[str(width)] == max(scores.values()):
                 save_atomically(weights, self.folder / "best.pt")
         best = max(scores, key=lambda width: scores[width])
         log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        summary = {"epochs": len(files), "updates": self.update, "averaged_epochs": int(best), "val_bleu_lc_greedy": scores[best],
-                   "val_bleu_lc_by_average": scores, "parameters": sum(p.numel() for p in self.model.parameters()),
-                   "train_seconds": round(sum(line["seconds"] for line in log)), "last_epoch": log[-1]}  # fmt: skip
+        summary = {
+            "epochs": len(files),
+            "updates": self.update,
+            "averaged_epochs": int(best),
+            "val_bleu_lc_greedy": scores[best],
+            "val_bleu_lc_by_average": scores,
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "train_seconds": round(sum(line["seconds"] for line in log)),
+            "last_epoch": log[-1],
+        }
         (self.folder / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
         self._console.print(summary)
         return summary
 
     def _save_checkpoint(self) -> None:
-        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "epoch": self.epoch, "batch": self._batch,
-                 "update": self.update, "running": list(self._running), "rng": torch.get_rng_state()}  # fmt: skip
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "epoch": self.epoch,
+            "batch": self._batch,
+            "update": self.update,
+            "running": list(self._running),
+            "rng": torch.get_rng_state(),
+        }
         save_atomically(state, self.folder / "checkpoint.pt")
 
     def _resume(self) -> None:
@@ -162,4 +198,4 @@ def save_atomically(value: Any, path: Path) -> None:
     """Writes beside and renames, so that a kill leaves the old file or the new one."""
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
-    os.replace(temporary, path)
+    temporary.replace(path)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads bundles: the manifest, its checks, and which variant this machine runs. Knows files and protobuf, nothing of graphs' insides."""
+"""Reads bundles: the manifest, its checks, and which variant this machine runs. Knows files and protobuf, nothing of graphs."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnserve.v1 import manifest_pb2
 from google.protobuf import json_format
 
+from attnserve.v1 import manifest_pb2
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSION = 1

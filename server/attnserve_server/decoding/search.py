@@ -8,6 +8,7 @@ depend on the request alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -58,7 +59,7 @@ class Search(Protocol):
 
 def normalize(total: float, num_tokens: int, length_penalty: float) -> float:
     """The score of a hypothesis: sum of log-probabilities over length (end symbol included) to the power of the penalty."""
-    return total / float(num_tokens) ** length_penalty
+    return total / math.pow(num_tokens, length_penalty)
 
 
 class GreedySearch:

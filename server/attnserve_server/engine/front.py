@@ -221,15 +221,17 @@ class Front:
         times = ticket.delivered_at
         self._metrics.answered(
             RequestStats(
-                model=ticket.model.id, version=ticket.model.version,
-                queue_s=max(0.0, answer.admitted_at - ticket.received_at), encode_s=answer.encode_s,
+                model=ticket.model.id,
+                version=ticket.model.version,
+                queue_s=max(0.0, answer.admitted_at - ticket.received_at),
+                encode_s=answer.encode_s,
                 decode_s=max(0.0, answer.finished_at - answer.admitted_at - answer.encode_s),
                 time_to_first_token_s=max(0.0, answer.first_token_at - ticket.received_at),
                 num_source_tokens=len(ticket.request.tokens),
                 num_generated_tokens=sum(len(each.tokens) for each in answer.hypotheses),
                 inter_token_s=[after - before for before, after in itertools.pairwise(times)],
             )
-        )  # fmt: skip
+        )
 
     def _on_lost(self, worker: str) -> None:
         """A worker has died: what it held runs once more elsewhere, unless part of it was already sent."""

@@ -70,9 +70,16 @@ class EngineLoop:
         now = self._clock()
         model, version = self.bundle.key
         report = EngineStats(
-            model, version, self._steps, self._scheduler.config.num_slots, self._scheduler.num_rows, self._scheduler.num_waiting,
-            self._busy_s, now - self._reported_at, self._dropped,
-        )  # fmt: skip
+            model,
+            version,
+            self._steps,
+            self._scheduler.config.num_slots,
+            self._scheduler.num_rows,
+            self._scheduler.num_waiting,
+            self._busy_s,
+            now - self._reported_at,
+            self._dropped,
+        )
         self._steps, self._dropped, self._busy_s, self._reported_at = [], {}, 0.0, now
         return report
 
@@ -105,9 +112,14 @@ class EngineLoop:
             return
         self._events.append(
             RequestFinished(
-                request.request_id, self._batch.hypotheses(sequence), sequence.admitted_at, sequence.encode_s,
-                sequence.first_token_at, now, sequence.num_steps,
-            )  # fmt: skip
+                request.request_id,
+                self._batch.hypotheses(sequence),
+                sequence.admitted_at,
+                sequence.encode_s,
+                sequence.first_token_at,
+                now,
+                sequence.num_steps,
+            )
         )
         self._forget(request.request_id)
 

@@ -8,7 +8,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from attnserve.v1 import manifest_pb2
-
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import ConfigError, ModelNotFound
 from attnserve_server.tasks.translation import TranslationTask

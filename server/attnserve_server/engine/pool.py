@@ -93,13 +93,19 @@ class WorkerPool:
 
     async def _keep_alive(self, index: int) -> None:
         backoff, number = 0.0, 0
-        while not self._is_stopping:
+        while True:
             name = f"worker-{index}.{number}"
             started = time.monotonic()
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "attnserve_server.engine.worker", self._endpoint, name, start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL, env={**os.environ, "ATTNSERVE_LOG_LEVEL": self._log_level},
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                "attnserve_server.engine.worker",
+                self._endpoint,
+                name,
+                start_new_session=True,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, "ATTNSERVE_LOG_LEVEL": self._log_level},
+            )
             self._processes[name] = process
             code = await process.wait()
             del self._processes[name]

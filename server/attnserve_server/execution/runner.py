@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from attnserve.v1 import manifest_pb2
 
+from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.execution.session import NUMPY_TYPES, make_session
 from attnserve_server.execution.slot_state import SlotState

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+
 from attnserve.v1 import manifest_pb2
 
 NUMPY_TYPES = {

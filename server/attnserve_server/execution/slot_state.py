@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
 from attnserve.v1 import manifest_pb2
 
 Array = npt.NDArray[np.generic]

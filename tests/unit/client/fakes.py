@@ -156,6 +156,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
     """Lists ``models``; every manifest says English to German."""
 
     models: list[Any] = field(default_factory=lambda: [model_of("fake-en-de")])
+    attentive: set[str] = field(default_factory=lambda: {"fake-en-de", "other-en-de"})
 
     def ListModels(self, request: Any, context: Any) -> Any:
         return model_pb2.ListModelsResponse(models=self.models)
@@ -164,7 +165,8 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
         for model in self.models:
             if model.id == request.model:
                 vocabulary = manifest_pb2.Vocabulary(source_language="en", target_language="de")
-                manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary)
+                attention = manifest_pb2.AttentionOutput(output="attention") if model.id in self.attentive else None
+                manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention)
                 return model_pb2.GetModelResponse(model=model, manifest=manifest)
         Failure(grpc.StatusCode.NOT_FOUND, f"no model {request.model}", "MODEL_NOT_FOUND", "model").abort(context)
         raise AssertionError

@@ -29,11 +29,13 @@ def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
 
 def models_table(found: Sequence[Model]) -> Table:
     """Returns a table of models; lengths are in pieces."""
-    table = Table("model", "version", "task", "architecture", "variant", "state", box=None, header_style="bold", pad_edge=False)
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 1, 0, 0))
+    for name in ("model", "version", "task", "variant", "state"):
+        table.add_column(name, no_wrap=True)
     for limit in ("source ≤", "target ≤", "beam ≤"):
-        table.add_column(limit, justify="right")
+        table.add_column(limit, justify="right", no_wrap=True)
     for model in found:
         state = f"[green]{model.state}[/]" if model.is_ready else f"[yellow]{model.state}[/]"
         limits = (model.max_source_tokens, model.max_target_tokens, model.max_beam_size)
-        table.add_row(model.id, model.version, model.task, model.architecture, model.variant, state, *map(str, limits))
+        table.add_row(model.id, model.version, model.task, model.variant, state, *map(str, limits))
     return table

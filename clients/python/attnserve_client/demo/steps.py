@@ -87,7 +87,7 @@ def translate_streamed(stage: Stage) -> None:
     stage.console.print(Text(" → ", "dim"), end="")
     num_parts = 0
     for event in stage.client.translate_stream(text, model=stage.model_id):
-        if isinstance(event, TranslationDelta):
+        if isinstance(event, TranslationDelta) and event.text:
             stage.console.print(Text(event.text, "bold green"), Text("·", "dim"), end="", sep="")
             num_parts += 1
     stage.console.print(Text(f"  {num_parts} parts", "dim"))

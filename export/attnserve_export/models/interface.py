@@ -1,0 +1,25 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What training, parity and scoring ask of a translation model, whatever its paper."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from torch import Tensor
+
+
+class TranslationModel(Protocol):
+    """Encoder and decoder, teacher-forced. Token id 0 is padding."""
+
+    @property
+    def output_weight(self) -> Tensor:
+        """The output layer's matrix (V, d), a parameter."""
+
+    def encode(self, src: Tensor) -> Tensor:
+        """Source tokens int64 (B, T_src) -> memory."""
+
+    def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """All target positions at once: hidden states (B, T_tgt, d), and alignments."""
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., d) -> logits (..., V)."""

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo, with a stand-in for the server's process."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from attnserve_client.demo import metrics
+from attnserve_client.demo.runner import run
+from attnserve_client.demo.server import DemoServer
+from attnserve_client.errors import ToolError
+
+ROOT = Path(__file__).resolve().parents[3]
+
+STAND_IN = """
+import http.server, json, pathlib, signal, sys, threading
+sys.path.insert(0, {root!r})
+from tests.unit.client.fakes import FakeServer, model_of
+
+class Metrics(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+        self.wfile.write(b'attnserve_batch_rows_sum 6\\nattnserve_batch_rows_count 4\\n')
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit({exit_code}))
+fake, web = FakeServer(), http.server.HTTPServer(("127.0.0.1", 0), Metrics)
+names = ["fake-en-de", "other-en-de", "without-en-de"]
+fake.models.models = [model_of(name) for name in names[:{num_models}]]
+threading.Thread(target=web.serve_forever, daemon=True).start()
+print("stand-in started", sys.argv[1:], flush=True)
+ready = pathlib.Path(sys.argv[sys.argv.index("--ready-file") + 1])
+ready.with_suffix(".tmp").write_text(json.dumps({{"grpc_port": fake.port, "http_port": web.server_port, "pid": 1}}))
+ready.with_suffix(".tmp").replace(ready)
+signal.pause()
+"""
+
+
+def stand_in(tmp_path: Path, num_models: int = 1, exit_code: int = 0) -> list[str]:
+    script = tmp_path / "server.py"
+    script.write_text(STAND_IN.format(root=str(ROOT), num_models=num_models, exit_code=exit_code))
+    return [sys.executable, str(script)]
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command=stand_in(tmp_path, num_models=3), results=tmp_path / "results") == 0
+    out = capsys.readouterr().out
+    pictures = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert pictures == ["demo-attention-other-en-de.png", "demo-attention.png"]
+    assert out.count("drawn in") == 2
+    assert out.count("streamed, piece by piece") == 3
+    assert "-0.500  BEACH. THE ON" in out
+    assert "this model has no attention" in out  # the third
+    assert "rows per step, mean  1.50" in out
+
+
+def test_demo_of_a_server_without_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--models", "nowhere"], command=stand_in(tmp_path, num_models=0)) == 1
+    error = capsys.readouterr().err
+    assert "serves no model" in error
+    assert "stand-in started" in error
+    assert "nowhere" in error
+
+
+def test_demo_of_a_server_that_ends_badly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command=stand_in(tmp_path, exit_code=3), results=tmp_path) == 1
+    assert "exit code 3" in capsys.readouterr().err
+
+
+def test_demo_of_a_server_that_does_not_start(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command=[sys.executable, "-c", "import sys; sys.exit('no port')"]) == 1
+    error = capsys.readouterr().err
+    assert "ended with exit code 1" in error
+    assert "no port" in error
+
+
+def test_server_that_is_never_ready_is_ended() -> None:
+    with DemoServer(command=[sys.executable, "-c", "import time; time.sleep(60)"]) as server:
+        with pytest.raises(ToolError, match="not ready within"):
+            server.wait_ready(0.1)
+        process = server._started()
+    assert process.poll() is not None
+
+
+def test_metrics() -> None:
+    text = (
+        "# HELP attnserve_requests_total Requests.\n"
+        'attnserve_requests_total{code="OK",method="Translate",model="a \\"b\\""} 3.0\n'
+        'attnserve_requests_total{code="OK",method="Translate",model="c"} 0.0\n'
+        'attnserve_generated_tokens_total{model="m"} 20.0\n'
+        'attnserve_batch_rows_bucket{le="1"} 9\n'
+    )
+    assert metrics.summary(text) == [('requests, a \\"b\\" Translate OK', "3"), ("tokens generated", "20")]
+    assert metrics.samples("", "x") == []

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import grpc.aio
+import pytest
+
+from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
+from attnserve_server.config import GrpcConfig
+from attnserve_server.transport.health import HealthBoard
+from attnserve_server.transport.server import GrpcServer
+from tests.unit.server_shell.fakes import Front, Recorder
+
+
+@dataclass
+class Shell:
+    """A real server on a free port, with a front that is made up, and a channel to it."""
+
+    front: Front
+    recorder: Recorder
+    board: HealthBoard
+    server: GrpcServer
+    port: int
+    channel: grpc.aio.Channel
+
+    @property
+    def translation(self) -> Any:
+        return translation_pb2_grpc.TranslationServiceStub(self.channel)
+
+    @property
+    def models(self) -> Any:
+        return model_pb2_grpc.ModelServiceStub(self.channel)
+
+
+ShellFactory = Callable[..., Awaitable[Shell]]
+
+
+@pytest.fixture
+async def make_shell() -> AsyncIterator[ShellFactory]:
+    made: list[Shell] = []
+
+    async def make(front: Front | None = None, max_text_chars: int = 10_000, **settings: Any) -> Shell:
+        front, recorder = front or Front(), Recorder()
+        board = HealthBoard(model.id for model in front.models())
+        server = GrpcServer(front, recorder, board, GrpcConfig(port=0, **settings), max_text_chars)
+        port = await server.start()
+        made.append(Shell(front, recorder, board, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
+        return made[-1]
+
+    yield make
+    for shell in made:
+        await shell.channel.close()
+        await shell.server.stop(0)
+
+
+@pytest.fixture
+async def shell(make_shell: ShellFactory) -> Shell:
+    return await make_shell()
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    """Waits until it holds, for what follows a call's end on the other side."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():
+            await asyncio.sleep(0.002)

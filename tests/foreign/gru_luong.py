@@ -7,10 +7,10 @@ share. Its step graph gathers by ``request_of_row``, knows no positions, and giv
 
 from __future__ import annotations
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-import onnx
 from attnserve.v1 import manifest_pb2
 from tests.foreign import common
 from tests.foreign.common import CAPACITY, END_ID, FLOAT32, INT64, VOCAB_SIZE, tensor

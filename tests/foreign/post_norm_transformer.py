@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 
+import onnx
 import torch
 from torch import Tensor, nn
 
-import onnx
 from attnserve.v1 import manifest_pb2
 from tests.foreign import common
 from tests.foreign.common import CAPACITY, END_ID, FLOAT32, INT32, INT64, VOCAB_SIZE, tensor

@@ -37,9 +37,10 @@ def sources() -> list[list[int]]:
 
 @dataclass
 class Row:
-    """A hypothesis of a request, and what the step graph said of it at each step."""
+    """A hypothesis of a request, and what the step graph said of it at each step; it joins the batch at step ``start``."""
 
     request: int
+    start: int = 0
     tokens: list[int] = field(default_factory=list)
     log_probs: list[Array] = field(default_factory=list)
     attention: list[Array] = field(default_factory=list)
@@ -73,8 +74,9 @@ class Driver:
     def decode(self, requests: list[list[int]], rows: list[Row], *, extra_source: int = 0, garbage: float = 0.0) -> list[Row]:
         """Greedy search of ``rows``, in their order; a request's second row takes the second-best token first.
 
-        Rows that end leave the batch, and the others change places. Sources are padded by ``extra_source`` more than they need,
-        and the states beyond each source's end are set to ``garbage`` where it is not 0.
+        Rows that end leave the batch, and the others change places; one that has not joined is run, but nothing of it is kept.
+        Sources are padded by ``extra_source`` more than they need. ``garbage`` is what states hold where nothing has been
+        written: beyond each source's end (if it is not 0), and in the caches.
         """
         lengths = np.array([len(source) for source in requests])
         source = np.full((len(requests), lengths.max() + extra_source), PAD_ID)
@@ -94,14 +96,14 @@ class Driver:
             else:
                 sizes = {"row": len(live), "request": len(requests), "target": CAPACITY}
                 shape = [int(axis) if axis.isdecimal() else sizes[axis] for axis in state.axes]
-                states[state.name] = np.zeros(shape, np.float32)
+                states[state.name] = np.full(shape, garbage if state.growing_axis else 0.0, np.float32)
         ranks = [sum(other.request == row.request for other in live[:index]) for index, row in enumerate(live)]
-        for position in range(NUM_STEPS):
+        for step in range(NUM_STEPS + max(row.start for row in rows)):
             out = self.run(
                 self.step_graph,
                 {
                     "token": np.array([[BEGIN_ID, *row.tokens][-1] for row in live]),
-                    "position": np.full(len(live), position),
+                    "position": np.array([len(row.tokens) for row in live]),
                     "source_length": lengths,
                     "request_of_row": np.array([row.request for row in live]),
                     **states,
@@ -109,17 +111,22 @@ class Driver:
             )
             scores = out["log_probs"] if "log_probs" in out else log_softmax(out["logits"])
             for index, row in enumerate(live):
+                if row.start > step:
+                    continue
                 row.log_probs.append(scores[index])
                 if self.manifest.HasField("attention"):
                     row.attention.append(out[self.manifest.attention.output][index])
-                rank = ranks[index] if position == 0 else 0
+                rank = ranks[index] if step == 0 else 0
                 row.tokens.append(int(np.argsort(-scores[index], kind="stable")[rank]))
-            kept = [index for index, row in enumerate(live) if row.tokens[-1] != END_ID]
+            joined = np.array([row.start <= step for row in live])
+            kept = [index for index, row in enumerate(live) if row.tokens[-1:] != [END_ID] and len(row.tokens) < NUM_STEPS]
             kept = kept[1:] + kept[:1]
             live = [live[index] for index in kept]
             for state in self.manifest.states:
                 if state.step_output:
-                    states[state.name] = out[state.step_output]
+                    following = out[state.step_output]
+                    is_kept = joined.reshape(-1, *[1] * (following.ndim - 1))
+                    states[state.name] = np.where(is_kept, following, states[state.name])
                 if state.scope == manifest_pb2.SCOPE_HYPOTHESIS:
                     states[state.name] = states[state.name][kept]
             if not live:
@@ -209,7 +216,16 @@ def test_shuffled_rows_answer_as_pytorch_does(driven: Driver) -> None:
         assert row.tokens == hypothesis.tokens
 
 
-def test_what_lies_beyond_a_source_changes_nothing(driven: Driver) -> None:
+def test_rows_at_different_positions_share_a_step(driven: Driver) -> None:
+    rows = driven.decode(sources(), [Row(2, start=3), Row(0), Row(1, start=1)], garbage=1e3)
+    for row in rows:
+        log_probs, _ = by_pytorch(driven.module, sources()[row.request], row.tokens)
+        assert np.abs(np.stack(row.log_probs) - log_probs).max() < TOLERANCE
+        (hypothesis,) = beam_search(driven.module, sources()[row.request], beam_size=1, max_tokens=NUM_STEPS).hypotheses
+        assert row.tokens == hypothesis.tokens
+
+
+def test_what_no_one_wrote_changes_nothing(driven: Driver) -> None:
     plain = driven.decode(sources(), [Row(2), Row(0), Row(1)])
     dirty = driven.decode(sources(), [Row(2), Row(0), Row(1)], garbage=1e3)
     for one, other in zip(plain, dirty, strict=True):

@@ -29,6 +29,7 @@ change only if one of them closes, so they must be the same wherever the margin 
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from typing import Protocol
@@ -143,7 +144,7 @@ def beam_search(
             finish(hypothesis.tokens, hypothesis.sum, FinishReason.LENGTH)
 
     finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: of equal scores the one that finished earlier
-    for better, worse in zip(finished[:num_hypotheses], finished[1:], strict=False):
+    for better, worse in itertools.pairwise(finished[: num_hypotheses + 1]):
         margin = min(margin, better.score - worse.score)
     chosen = finished[:num_hypotheses]
     if with_alignments:

@@ -41,7 +41,8 @@ class Chain:
         return torch.zeros(*src.shape, 1)
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        assert memory.shape[:2] == src.shape and len(tgt) == len(src)
+        assert memory.shape[:2] == src.shape
+        assert len(tgt) == len(src)
         assert bool((tgt[:, 0] == BEGIN_ID).all())
         self.num_rows.append(len(tgt))
         (rows, length), num_source = tgt.shape, src.shape[1]

@@ -81,6 +81,7 @@ class Front:
         while self._tickets and time.monotonic() < until:
             await asyncio.sleep(0.005)
         for ticket in list(self._tickets.values()):
+            self._metrics.request_cancelled(ticket.model.id, ticket.model.version, "shutdown")
             self._end(ticket, errors.ShuttingDown("the server stopped before the answer was ready"))
 
     async def stop(self) -> None:
@@ -121,8 +122,7 @@ class Front:
         self._tickets[request.request_id] = ticket
         model.queue.append(ticket)
         self._dispatch(model)
-        if ticket.worker is None and deadline is not None:
-            asyncio.get_running_loop().call_at(deadline, self._expire, ticket)
+        self._watch_deadline(ticket)
         return ticket
 
     def _check(self, model: ServedModel, tokens: list[int]) -> None:
@@ -159,6 +159,11 @@ class Front:
             return  # its rows are given back when the worker says that they are free
         self._metrics.request_cancelled(ticket.model.id, ticket.model.version, reason)
         self._end(ticket, errors.Cancelled("the request was cancelled"))
+
+    def _watch_deadline(self, ticket: Ticket) -> None:
+        """In the batch the worker watches it; here, while the ticket is queued."""
+        if ticket.worker is None and ticket.request.deadline is not None:
+            asyncio.get_running_loop().call_at(ticket.request.deadline, self._expire, ticket)
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.is_done and ticket.worker is None:
@@ -228,7 +233,7 @@ class Front:
                 decode_s=max(0.0, answer.finished_at - answer.admitted_at - answer.encode_s),
                 time_to_first_token_s=max(0.0, answer.first_token_at - ticket.received_at),
                 num_source_tokens=len(ticket.request.tokens),
-                num_generated_tokens=sum(len(each.tokens) for each in answer.hypotheses),
+                num_generated_tokens=len(answer.hypotheses[0].tokens),
                 inter_token_s=[after - before for before, after in itertools.pairwise(times)],
             )
         )
@@ -249,6 +254,7 @@ class Front:
                 self._end(ticket, errors.WorkerLost("the worker that decoded this request died"))
             else:
                 ticket.model.queue.appendleft(ticket)
+                self._watch_deadline(ticket)
         for model in self.models():
             self._dispatch(model)
 

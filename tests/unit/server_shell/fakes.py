@@ -88,7 +88,9 @@ class Model:
 class Ticket:
     """Answers with the source in capitals, unless it is told to hang or to fail."""
 
-    def __init__(self, front: Front, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool) -> None:
+    def __init__(
+        self, front: Front, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
+    ) -> None:
         self.received_at = time.monotonic()
         self.tokens, self.options, self.deadline, self.is_streamed = tokens, options, deadline, is_streamed
         self.cancelled: list[str] = []

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from attnserve_server.errors import Overloaded
+from attnserve_server.transport.tokenizing import MAX_INLINE_CHARS, MAX_PENDING, Tokenizing
+from tests.unit.server_shell.fakes import Source, Translator
+
+LONG = "x" * (MAX_INLINE_CHARS + 1)
+
+
+class SlowTranslator(Translator):
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go_on = threading.Event()
+
+    def encode(self, text: str) -> Source:
+        self.may_go_on.wait(10)
+        return super().encode(text)
+
+
+async def test_long_texts_wait_in_a_bounded_queue() -> None:
+    tokenizing, translator = Tokenizing(), SlowTranslator()
+    waiting = [asyncio.ensure_future(tokenizing.encode(translator, LONG)) for _ in range(MAX_PENDING)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await tokenizing.encode(translator, LONG)
+    for task in waiting[10:]:
+        task.cancel()  # their clients left: those without a thread yet give up their places
+    await asyncio.sleep(0)
+    late = asyncio.ensure_future(tokenizing.encode(translator, LONG))
+    await asyncio.sleep(0)
+    translator.may_go_on.set()
+    for task in (*waiting[:10], late):
+        assert len((await task).tokens) == len(LONG) + 1
+    assert len(translator.threads) == 11
+    tokenizing.close()
+
+
+async def test_short_texts_need_no_place() -> None:
+    tokenizing, translator = Tokenizing(), Translator()
+    await asyncio.gather(*(tokenizing.encode(translator, "short") for _ in range(MAX_PENDING * 2)))
+    assert set(translator.threads) == {"MainThread"}
+    tokenizing.close()

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import sentencepiece
@@ -16,7 +17,7 @@ import torch
 from rich.console import Console
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.bundle_writer import write_bundle, write_manifest
+from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.model_card import model_card
@@ -28,6 +29,7 @@ from attnserve_export.training.data import END_ID, read_pairs
 MAX_TOKENS = 128
 MAX_BEAM_SIZE = 8
 NUM_PARITY_SENTENCES = 200
+REPORTED_SPLIT = "test_2016_flickr"
 DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
 
 
@@ -80,14 +82,14 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
             graphs[spec.file] = export_graph(spec)
     val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     destination = models / recipe.model_id / version
     return _write_checked(
         destination,
         manifest,
         graphs,
-        (tokenizer_bytes, summary, recipe),
+        tokenizer_bytes,
         lambda folder, full: check_parity(folder, full, model, sources),
+        lambda full: _card(full, recipe, run),
     )
 
 
@@ -95,21 +97,51 @@ def _write_checked(
     destination: Path,
     manifest: manifest_pb2.Manifest,
     graphs: dict[str, onnx.ModelProto],
-    parts: tuple[bytes, dict[str, object], Recipe],
+    tokenizer_bytes: bytes,
     check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
+    card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
-    tokenizer_bytes, summary, recipe = parts
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
         files = {"tokenizer.model": tokenizer_bytes, "LICENSE.txt": f"Weights: {DATA_TERMS}\nCode: Apache-2.0.\n".encode()}
         full = write_bundle(folder, manifest, graphs, files)
         full.parity.CopyFrom(check(folder, full))
-        (folder / "MODEL_CARD.md").write_text(model_card(full, recipe, summary), encoding="utf-8")
+        (folder / "MODEL_CARD.md").write_text(card(full), encoding="utf-8")
         write_manifest(folder, full)
         if destination.exists():
             destination.rename(Path(temporary) / "old")
         folder.rename(destination)
     return destination
+
+
+def record_quality(recipe: Recipe, run: Path, models: Path, evaluation: dict[str, Any], version: str = "1") -> Path:
+    """Writes what `attnserve evaluate` measured through the server into a bundle's manifest and card.
+
+    Args:
+        recipe: of the model.
+        run: its training run, for the card.
+        models: the model repository.
+        evaluation: the JSON object that `attnserve evaluate translation` printed for the reported split.
+        version: of the bundle.
+
+    Returns:
+        The bundle's folder.
+    """
+    folder = models / recipe.model_id / version
+    manifest = read_manifest(folder)
+    del manifest.quality[:]
+    command = f"attnserve evaluate translation --data DIR --split {REPORTED_SPLIT} --beam-size {evaluation['beam_size']}"
+    for metric in ("bleu", "bleu_lc", "chrf"):
+        manifest.quality.add(
+            metric=metric, dataset=f"{recipe.data.set} {REPORTED_SPLIT}", value=round(evaluation[metric], 2), command=command
+        )
+    (folder / "MODEL_CARD.md").write_text(_card(manifest, recipe, run), encoding="utf-8")
+    write_manifest(folder, manifest)
+    return folder
+
+
+def _card(manifest: manifest_pb2.Manifest, recipe: Recipe, run: Path) -> str:
+    return model_card(manifest, recipe, json.loads((run / "summary.json").read_text(encoding="utf-8")))
 
 
 def _made(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -45,14 +46,21 @@ def export(
     runs: RunsOption = Path(".train"),
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    record: Annotated[
+        Path | None, typer.Option(help="Export nothing: write this output of `attnserve evaluate` into the bundle's card.")
+    ] = None,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
-    from attnserve_export.bundles import export_bundle
+    from attnserve_export.bundles import export_bundle, record_quality
     from attnserve_export.exporter import ExportError
 
     try:
         recipe = load_recipe(model_id)
-        typer.echo(export_bundle(recipe, runs / recipe.model_id, data, models, version))
+        run = runs / recipe.model_id
+        if record is not None:
+            typer.echo(record_quality(recipe, run, models, json.loads(record.read_text(encoding="utf-8")), version))
+        else:
+            typer.echo(export_bundle(recipe, run, data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
 

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from typing import cast
 
 import prometheus_client
 from prometheus_client.exposition import choose_encoder
@@ -91,8 +92,11 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
-    server: _Server
     timeout = _SOCKET_TIMEOUT_S
+
+    @property
+    def _page(self) -> _Server:
+        return cast(_Server, self.server)
 
     def do_GET(self) -> None:
         """Answers the two paths there are."""
@@ -100,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/metrics":
             self._send_metrics()
         elif path == "/healthz":
-            is_serving, text = self.server.health()
+            is_serving, text = self._page.health()
             self._send(HTTPStatus.OK if is_serving else HTTPStatus.SERVICE_UNAVAILABLE, text.encode() + b"\n", _PLAIN_TEXT)
         else:
             self._send(HTTPStatus.NOT_FOUND, b"not found; there are /metrics and /healthz\n", _PLAIN_TEXT)
@@ -111,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_metrics(self) -> None:
         encode, content_type = choose_encoder(self.headers.get("Accept", ""))
-        body = encode(self.server.registry)
+        body = encode(self._page.registry)
         if "gzip" in self.headers.get("Accept-Encoding", ""):
             self._send(HTTPStatus.OK, gzip.compress(body, 1), content_type, ("Content-Encoding", "gzip"))
         else:

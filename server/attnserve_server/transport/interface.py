@@ -19,14 +19,17 @@ class Span(Protocol):
     @property
     def text(self) -> str:
         """The piece's own characters."""
+        ...
 
     @property
     def begin(self) -> int:
         """Index of its first character."""
+        ...
 
     @property
     def end(self) -> int:
         """Index after its last character."""
+        ...
 
 
 class Source(Protocol):
@@ -35,10 +38,12 @@ class Source(Protocol):
     @property
     def tokens(self) -> list[int]:
         """Token ids, the end symbol included."""
+        ...
 
     @property
     def pieces(self) -> Sequence[Span]:
         """One span for each token."""
+        ...
 
 
 class StreamRenderer(Protocol):
@@ -46,6 +51,7 @@ class StreamRenderer(Protocol):
 
     def push(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
         """Takes the next tokens; returns the text to append and the new pieces, with spans in the whole text."""
+        ...
 
 
 class TranslationTask(Protocol):
@@ -53,12 +59,15 @@ class TranslationTask(Protocol):
 
     def encode(self, text: str) -> Source:
         """Tokenizes a source text."""
+        ...
 
     def render(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
         """Returns the text and the pieces of a hypothesis; the end symbol is the last piece where it is in ``tokens``."""
+        ...
 
     def stream(self) -> StreamRenderer:
         """Returns a renderer for one streamed answer."""
+        ...
 
 
 class ServedModel(Protocol):
@@ -67,38 +76,47 @@ class ServedModel(Protocol):
     @property
     def id(self) -> str:
         """Model id, as in requests and metric labels."""
+        ...
 
     @property
     def version(self) -> str:
         """A decimal number."""
+        ...
 
     @property
     def variant(self) -> str:
         """Name of the variant that is served."""
+        ...
 
     @property
     def manifest(self) -> manifest_pb2.Manifest:
         """The manifest of its bundle."""
+        ...
 
     @property
     def is_ready(self) -> bool:
         """Whether at least one worker is warm."""
+        ...
 
     @property
     def max_source_tokens(self) -> int:
         """Longest source, the end symbol not counted."""
+        ...
 
     @property
     def max_target_tokens(self) -> int:
         """Longest answer, the end symbol not counted."""
+        ...
 
     @property
     def max_beam_size(self) -> int:
         """Largest beam that the server accepts for it."""
+        ...
 
     @property
     def translator(self) -> TranslationTask:
         """Its tokenizer and renderer."""
+        ...
 
 
 class Ticket(Protocol):
@@ -107,6 +125,7 @@ class Ticket(Protocol):
     @property
     def received_at(self) -> float:
         """When it was taken into the queue, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
+        ...
 
     async def result(self) -> RequestFinished:
         """Waits for the answer. The waiting task may be cancelled; :meth:`cancel` follows then.
@@ -114,12 +133,15 @@ class Ticket(Protocol):
         Raises:
             ServiceError: it will not come.
         """
+        ...
 
     def deltas(self) -> AsyncIterator[list[int]]:
         """Yields the tokens of a streamed request as they come, and ends when it is finished or has failed."""
+        ...
 
     def cancel(self, reason: str) -> None:
         """Frees the request's slots within one step; does nothing where it is finished or cancelled."""
+        ...
 
 
 ModelT = TypeVar("ModelT", bound=ServedModel)
@@ -131,9 +153,11 @@ class Front(Protocol[ModelT]):
     @property
     def is_draining(self) -> bool:
         """Whether new requests are refused because the server stops."""
+        ...
 
     def models(self) -> Sequence[ModelT]:
         """Returns all models and versions, in any order."""
+        ...
 
     def resolve(self, model: str, version: str) -> ModelT:
         """Returns the model; an empty id means the default or only one, an empty version the newest.
@@ -141,6 +165,7 @@ class Front(Protocol[ModelT]):
         Raises:
             ModelNotFound: there is none.
         """
+        ...
 
     def submit(
         self, model: ModelT, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
@@ -153,6 +178,7 @@ class Front(Protocol[ModelT]):
             ShuttingDown: the server drains.
             ModelNotReady: no worker can answer now.
         """
+        ...
 
 
 AnyFront = Front[Any]
@@ -167,9 +193,12 @@ class RequestRecorder(Protocol):
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         """Counts one RPC, however it ended; ``code`` is its status' name."""
+        ...
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         """Counts one RPC that was refused before the front was asked; ``reason`` is the error's, in lower case."""
+        ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
         """Counts one RPC that was given up before the front was asked: "client", "deadline" or "shutdown"."""
+        ...

@@ -14,12 +14,16 @@ class TranslationModel(Protocol):
     @property
     def output_weight(self) -> Tensor:
         """The output layer's matrix (V, d), a parameter."""
+        ...
 
     def encode(self, src: Tensor) -> Tensor:
         """Source tokens int64 (B, T_src) -> memory."""
+        ...
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
         """All target positions at once: hidden states (B, T_tgt, d), and alignments."""
+        ...
 
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> logits (..., V)."""
+        ...

@@ -14,13 +14,15 @@ These calls have no value in PyTorch: a module that makes them can be exported, 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from attnserve_export.layers.attention import MASKED_SCORE
+
 _OP = "com.microsoft::GroupQueryAttention"
-_AFTER_SOFTMAX = 2
 
 
 def total_length(capacity: int) -> Tensor:
@@ -80,9 +82,7 @@ def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tenso
     return out[0], out[1], out[2]
 
 
-def step_cross_attention(
-    query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int, *, with_weights: bool = False
-) -> list[Tensor]:
+def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int) -> list[Tensor]:
     """Queries over each request's memory.
 
     Args:
@@ -91,26 +91,39 @@ def step_cross_attention(
         value: memory's values (R, H, L, D).
         last: int32 (R), index of each source's last position.
         num_heads: H.
-        with_weights: also return the weights (R, H*G, 1, L).
 
     Returns:
-        (R, 1, H*G*D), the two memories (bound to the memory of the inputs), and the weights where asked for.
+        (R, 1, H*G*D), and the two memories (bound to the memory of the inputs).
     """
     requests, capacity, d_head = key.shape[0], key.shape[2], key.shape[3]
-    query_heads = query.shape[-1] // d_head
     empty = query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)
-    shapes: list[tuple[int, ...]] = [tuple(query.shape), tuple(key.shape), tuple(value.shape)]
-    attributes: dict[str, Any] = {"num_heads": query_heads, "kv_num_heads": num_heads}
-    if with_weights:
-        attributes["qk_output"] = _AFTER_SOFTMAX
-        shapes.append((requests, query_heads, 1, capacity))
-    return list(
-        torch.onnx.ops.symbolic_multi_out(
-            _OP,
-            [query, empty, empty, key, value, last, total_length(capacity)],
-            attributes,
-            dtypes=[query.dtype] * len(shapes),
-            shapes=shapes,
-            version=1,
-        )
+    attributes: dict[str, Any] = {"num_heads": query.shape[-1] // d_head, "kv_num_heads": num_heads}
+    outputs = torch.onnx.ops.symbolic_multi_out(
+        _OP,
+        [query, empty, empty, key, value, last, total_length(capacity)],
+        attributes,
+        dtypes=[query.dtype] * 3,
+        shapes=[query.shape, key.shape, value.shape],
+        version=1,
     )
+    return list(outputs)
+
+
+def cross_weights(query: Tensor, key: Tensor, last: Tensor) -> Tensor:
+    """The weights of :func:`step_cross_attention`, beside it: equation 1 of Vaswani et al. 2017 up to the softmax.
+
+    The operator can give its weights too, but its values then differ in their last bits from those of a run without, and an answer
+    must not depend on whether somebody looks. Each query is a product of its own, whatever the group.
+
+    Args:
+        query: (R, H, G, 1, D).
+        key: memory's keys (R, H, L, D).
+        last: int32 (R), index of each source's last position.
+
+    Returns:
+        (R, H, G, 1, L), zero behind ``last``.
+    """
+    scores = query @ key.unsqueeze(2).transpose(-2, -1) / math.sqrt(key.shape[-1])
+    is_hidden = torch.arange(key.shape[2], dtype=torch.int32) > last[:, None]  # (R, L)
+    weights: Tensor = scores.masked_fill(is_hidden[:, None, None, None], MASKED_SCORE).softmax(-1)
+    return weights

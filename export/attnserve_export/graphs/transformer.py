@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.graphs.attention_ops import encode_attention, step_cross_attention, step_self_attention
+from attnserve_export.graphs.attention_ops import cross_weights, encode_attention, step_cross_attention, step_self_attention
 from attnserve_export.graphs.spec import GraphSpec, VariantSpec, tensor
 from attnserve_export.models.transformer import DecoderLayer, Transformer
 
@@ -102,29 +102,22 @@ class StepGraph(nn.Module):
         """Returns the attended rows (S, 1, d_model), the memory's keys and values, and where asked for weights (S, H, L)."""
         (key, value), (rows_of_request, place_of_row) = memory, routing
         attention = layer.cross_attention
-        heads, group = attention.num_heads, self.group
+        heads, group, d_head = attention.num_heads, self.group, key.shape[-1]
         query = attention.query(x)
         if rows_of_request is None or place_of_row is None:
-            attended, next_key, next_value, *weights = step_cross_attention(
-                query, key, value, last, heads, with_weights=self.gives_attention
-            )
-            return [attended, next_key, next_value, *(part.squeeze(2) for part in weights)]
-        d_model = query.shape[-1]
-        requests = rows_of_request.shape[0]
-        grouped = query[:, 0].index_select(0, rows_of_request.flatten()).view(requests, group, heads, d_model // heads)
-        grouped = grouped.transpose(1, 2).reshape(requests, 1, heads * group * (d_model // heads))  # heads ordered (H, G)
-        attended, next_key, next_value, *weights = step_cross_attention(
-            grouped, key, value, last, heads, with_weights=self.gives_attention
-        )
-        attended = attended.view(requests, heads, group, d_model // heads).transpose(1, 2).reshape(requests * group, 1, d_model)
-        rows = [
-            part.view(requests, heads, group, -1)
-            .transpose(1, 2)
-            .reshape(requests * group, heads, part.shape[-1])
-            .index_select(0, place_of_row)
-            for part in weights
-        ]
-        return [attended.index_select(0, place_of_row), next_key, next_value, *rows]
+            attended, *next_memory = step_cross_attention(query, key, value, last, heads)
+            if not self.gives_attention:
+                return [attended, *next_memory]
+            return [attended, *next_memory, cross_weights(query.view(-1, heads, 1, 1, d_head), key, last)[:, :, 0, 0]]
+        requests, width = rows_of_request.shape[0], heads * d_head
+        grouped = query[:, 0].index_select(0, rows_of_request.flatten()).view(requests, group, heads, d_head).transpose(1, 2)
+        attended, *next_memory = step_cross_attention(grouped.reshape(requests, 1, group * width), key, value, last, heads)
+        attended = attended.view(requests, heads, group, d_head).transpose(1, 2).reshape(requests * group, 1, width)
+        outputs = [attended.index_select(0, place_of_row), *next_memory]
+        if self.gives_attention:
+            weights = cross_weights(grouped.unsqueeze(3), key, last)[:, :, :, 0].transpose(1, 2)  # (R, G, H, L)
+            outputs.append(weights.reshape(requests * group, heads, key.shape[2]).index_select(0, place_of_row))
+        return outputs
 
 
 def transformer_states(model: Transformer, max_source: int, max_target: int) -> list[manifest_pb2.State]:

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the shell's tests: a server with a made-up front, and channels to it."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""From the engine's answers to messages on the wire."""
+
 from __future__ import annotations
 
 import time

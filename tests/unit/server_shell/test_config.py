@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Sources of the configuration, their order, and what is refused."""
+
 from __future__ import annotations
 
 import tomllib

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Every value of a request that can be refused, and the field that is named."""
+
 from __future__ import annotations
 
 import math

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The board of readiness, and Check and Watch over it."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""/metrics and /healthz."""
+
 from __future__ import annotations
 
 import gzip

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Request ids in log lines; JSON and text."""
+
 from __future__ import annotations
 
 import io

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Names of the metrics, and what is observed in them."""
+
 from __future__ import annotations
 
 import time

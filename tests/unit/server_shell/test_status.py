@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Every error of the taxonomy has a status."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Short texts inline, long ones on a thread, too many refused."""
+
 from __future__ import annotations
 
 import asyncio

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""What cannot be parsed, and which field is at fault."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM under load, seen by clients without retries: what was admitted is answered, what is new is refused, the exit is clean."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.e2e.serving import (
+    LONG_TEXT,
+    SENTENCES,
+    Server,
+    ask,
+    details,
+    eventually,
+    is_alive,
+    serve,
+    start_stream,
+    start_unary,
+    texts,
+)
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
+
+
+class Watcher:
+    """A health watch: what it was told, and when."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        self.seen: list[tuple[int, float]] = []
+        self._thread = threading.Thread(target=self._run, args=(health_pb2_grpc.HealthStub(channel),))
+        self._thread.start()
+        eventually(lambda: bool(self.seen), "the first state")
+
+    def _run(self, stub: health_pb2_grpc.HealthStub) -> None:
+        try:
+            for response in stub.Watch(health_pb2.HealthCheckRequest(), timeout=90):
+                self.seen.append((response.status, time.monotonic()))
+        except grpc.RpcError:
+            pass
+
+    def finish(self) -> list[int]:
+        self._thread.join(30)
+        return [status for status, _ in self.seen]
+
+
+def probe_until_refused(server: Server, channel: grpc.Channel) -> tuple[grpc.RpcError, float]:
+    """Sends one short request after the other until one is refused."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        try:
+            ask(channel, SENTENCES[0], DecodeOptions(max_tokens=1))
+        except grpc.RpcError as error:
+            return error, time.monotonic()
+    raise AssertionError("no request was refused")
+
+
+def drain_under_load(server: Server, num_each: int) -> None:
+    with server.channel() as channel, server.channel() as probes, ThreadPoolExecutor(2 * num_each + 1) as threads:
+        greedy, beams = texts(ask(channel, LONG_TEXT)), texts(ask(channel, LONG_TEXT, WIDE))
+        watcher = Watcher(probes)
+        streams = [start_stream(channel, LONG_TEXT) for _ in range(num_each)]
+        firsts = [next(stream) for stream in streams]
+        unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(num_each)]
+        rest = [threads.submit(list, stream) for stream in streams]
+        prober = threads.submit(probe_until_refused, server, probes)
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= num_each, "a full batch")
+        server.process.send_signal(signal.SIGTERM)
+        error, refused_at = prober.result(timeout=60)
+        assert error.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(error).reason == "SHUTTING_DOWN"
+        still_open = sum(not future.done() for future in [*unary, *rest])
+        assert still_open > 0, "the load was over before the drain began"
+        assert health_pb2_grpc.HealthStub(probes).Check(health_pb2.HealthCheckRequest(), timeout=20).status == NOT_SERVING
+        assert server.http("/healthz")[0] == 503
+        for future in unary:
+            assert texts(future.result(timeout=60)) == beams
+        for first, future in zip(firsts, rest, strict=True):
+            *deltas, last = [first, *future.result(timeout=60)]
+            assert "".join(message.delta.text for message in deltas) == greedy[0]
+            assert texts(last.result) == greedy
+        assert watcher.finish() == [SERVING, NOT_SERVING]
+        assert watcher.seen[-1][1] <= refused_at + 0.05, "health changed first"
+        assert server.process.wait(30) == 0, server.tail()
+        print(f"{still_open} of {2 * num_each} requests were open when the first new one was refused")
+        with pytest.raises(grpc.RpcError) as raised:
+            ask(probes, SENTENCES[0], timeout=5)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert not [pid for pid in server.workers.values() if is_alive(pid)]
+    assert "Traceback" not in server.log.read_text(), server.tail()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_was_admitted_is_answered(tmp_path: Path, workers: int) -> None:
+    with serve(tmp_path, "--workers", str(workers), "--slots", "16") as server:
+        drain_under_load(server, 14)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_what_was_admitted_is_answered_at_length(tmp_path: Path) -> None:
+    for number in range(15):
+        with serve(tmp_path / str(number), "--workers", str(1 + number % 2), "--slots", "16") as server:
+            drain_under_load(server, 10 + 2 * number)
+
+
+def test_client_that_leaves_during_a_drain_harms_nobody(tmp_path: Path) -> None:
+    with serve(tmp_path, "--workers", "1", "--slots", "16") as server, server.channel() as channel:
+        beams = texts(ask(channel, LONG_TEXT, WIDE))
+        unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(12)]
+        leaver = start_stream(channel, LONG_TEXT)
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 12, "a full batch")
+        leaving = start_unary(channel, LONG_TEXT, WIDE)
+        first = next(leaver)
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
+        leaver.cancel()
+        unary.pop(0).cancel()
+        leaving.cancel()
+        assert first.HasField("delta")
+        for future in unary:
+            assert texts(future.result(timeout=60)) == beams
+        assert server.process.wait(30) == 0
+        assert "Traceback" not in server.log.read_text(), server.tail()
+
+
+def test_drain_that_takes_too_long_is_cut(tmp_path: Path) -> None:
+    with serve(tmp_path, "--workers", "1", "--slots", "8", "--drain-seconds", "0.2") as server, server.channel() as channel:
+        unary = [start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)) for _ in range(40)]
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 8, "a full batch")
+        server.process.send_signal(signal.SIGTERM)
+        errors = [error for future in unary if (error := future.exception(timeout=60)) is not None]
+        assert errors
+        assert {error.code() for error in errors} == {grpc.StatusCode.UNAVAILABLE}
+        assert {details(error).reason for error in errors} == {"SHUTTING_DOWN"}
+        assert server.process.wait(30) == 0, server.tail()

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server process under test: started on free ports, asked through raw stubs, watched through its own metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+from prometheus_client.parser import text_string_to_metric_families
+
+from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
+
+SENTENCES = (Path(__file__).parents[1] / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
+LONG_TEXT = "red , " * 20
+"""61 source pieces; greedy search goes on to the model's limit of 128 steps."""
+LONG_STEPS = 128
+UNARY, STREAM = "unary", "stream"
+OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+
+
+class Samples:
+    """One reading of /metrics."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+    def total(self, name: str, **labels: str) -> float:
+        """Sum over the series of a sample name ("attnserve_slots", "…_count", "…_total") that carry these labels."""
+        return sum(s.value for s in self.samples if s.name == name and labels.items() <= s.labels.items())
+
+    def names(self) -> set[str]:
+        return {sample.name for sample in self.samples}
+
+    def labels(self, name: str) -> set[str]:
+        return {label for sample in self.samples if sample.name == name for label in sample.labels}
+
+
+def mean_between(before: Samples, after: Samples, histogram: str) -> float:
+    """Mean of what a histogram observed between two readings."""
+    count = after.total(f"{histogram}_count") - before.total(f"{histogram}_count")
+    assert count > 0, f"{histogram} observed nothing"
+    return (after.total(f"{histogram}_sum") - before.total(f"{histogram}_sum")) / count
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    grpc_port: int
+    http_port: int
+    workers: dict[str, int]
+    log: Path
+
+    @property
+    def target(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    def channel(self) -> grpc.Channel:
+        """A connection of its own, without retries."""
+        return grpc.insecure_channel(self.target, options=OPTIONS)
+
+    def http(self, path: str) -> tuple[int, str]:
+        """Status and body of a GET."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as response:
+                return response.status, response.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    def scrape(self) -> Samples:
+        return Samples(self.http("/metrics")[1])
+
+    def children(self) -> list[int]:
+        """Process ids of the workers that live now."""
+        found = []
+        for task in Path(f"/proc/{self.process.pid}/task").iterdir():
+            found += [int(pid) for pid in (task / "children").read_text().split()]
+        return sorted(pid for pid in found if is_alive(pid))
+
+    def assert_unharmed(self) -> None:
+        """The front and the workers that it started with live, and it answers probes."""
+        assert self.process.poll() is None, self.tail()
+        assert set(self.children()) == set(self.workers.values()), self.tail()
+        assert self.http("/healthz")[0] == 200
+
+    def tail(self) -> str:
+        """The end of its log, for a failed assertion."""
+        return self.log.read_text(errors="replace")[-3000:]
+
+
+@contextlib.contextmanager
+def serve(folder: Path, *flags: str) -> Iterator[Server]:
+    """Starts a server on free ports of the loopback, yields it once ready, and ends it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    ready, log = folder / "ready.json", folder / "server.log"
+    ready.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready), *flags]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+    try:
+        until = time.monotonic() + 60
+        while not ready.exists():
+            assert process.poll() is None, log.read_text(errors="replace")
+            assert time.monotonic() < until, "the server was not ready after 60 s: " + log.read_text(errors="replace")
+            time.sleep(0.02)
+        facts = json.loads(ready.read_text())
+        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        process.wait(10)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is only waiting to be reaped does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 10.0, pause: float = 0.005) -> float:
+    """Waits for a condition; returns the seconds it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
+        time.sleep(pause)
+    return time.monotonic() - began
+
+
+def ask(
+    channel: grpc.Channel,
+    text: str,
+    options: decoding_pb2.DecodeOptions | None = None,
+    *,
+    kind: str = UNARY,
+    model: str = "",
+    version: str = "",
+    timeout: float = 60.0,
+) -> translation_pb2.TranslateResponse:
+    """One translation, unary or the result of a stream."""
+    stub = translation_pb2_grpc.TranslationServiceStub(channel)
+    if kind == UNARY:
+        request = translation_pb2.TranslateRequest(text=text, options=options, model=model, version=version)
+        return stub.Translate(request, timeout=timeout)
+    streamed = translation_pb2.TranslateStreamRequest(text=text, options=options, model=model, version=version)
+    return list(stub.TranslateStream(streamed, timeout=timeout))[-1].result
+
+
+def start_unary(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, timeout: float = 60.0):
+    """One unary translation, as a future."""
+    stub = translation_pb2_grpc.TranslationServiceStub(channel)
+    return stub.Translate.future(translation_pb2.TranslateRequest(text=text, options=options), timeout=timeout)
+
+
+def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0):
+    """One streamed translation, as an iterator that can be cancelled."""
+    stub = translation_pb2_grpc.TranslationServiceStub(channel)
+    return stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=text), timeout=timeout)
+
+
+def texts(answer: translation_pb2.TranslateResponse) -> list[str]:
+    """What must not change from one answer to the next."""
+    return [hypothesis.text for hypothesis in answer.hypotheses]
+
+
+@dataclass
+class Details:
+    """What an error carries beside its status."""
+
+    reason: str = ""
+    fields: tuple[str, ...] = ()
+    retry_s: float | None = None
+
+
+def details(error: grpc.RpcError) -> Details:
+    """The ``google.rpc`` details of an error; checks that its two statuses agree."""
+    status = rpc_status.from_call(error)
+    assert status is not None, error
+    assert status.code == error.code().value[0]
+    found = Details()
+    for detail in status.details:
+        for kind in (error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest(), error_details_pb2.RetryInfo()):
+            if not detail.Unpack(kind):
+                continue
+            if isinstance(kind, error_details_pb2.ErrorInfo):
+                assert kind.domain == "attnserve"
+                found.reason = kind.reason
+            elif isinstance(kind, error_details_pb2.BadRequest):
+                found.fields = tuple(violation.field for violation in kind.field_violations)
+            else:
+                found.retry_s = kind.retry_delay.ToNanoseconds() / 1e9
+    return found

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who leaves frees his slots within one step: seen in the server's own metrics while others keep it stepping."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventually, mean_between, start_stream, start_unary, texts
+
+BACKGROUND, LEAVERS = 3, 8
+STEP = "attnserve_decode_step_duration_seconds"
+
+
+@pytest.fixture
+def background(server: Server) -> Iterator[None]:
+    """Long requests, one after the other, of three clients on a connection of their own."""
+    stop, failures = threading.Event(), []
+
+    def client() -> None:
+        try:
+            while not stop.is_set():
+                ask(channel, LONG_TEXT)
+        except grpc.RpcError as error:
+            failures.append(error)
+
+    with server.channel() as channel:
+        threads = [threading.Thread(target=client) for _ in range(BACKGROUND)]
+        for thread in threads:
+            thread.start()
+        yield
+        stop.set()
+        for thread in threads:
+            thread.join(30)
+    assert not failures
+
+
+def cancelled(server: Server, reason: str) -> float:
+    return server.scrape().total("attnserve_requests_cancelled_total", reason=reason)
+
+
+def used(server: Server) -> float:
+    return server.scrape().total("attnserve_slots", state="used")
+
+
+def crowded_steps(samples: Samples) -> float:
+    """Steps so far with more rows than the background alone has."""
+    name = "attnserve_batch_rows"
+    return samples.total(f"{name}_count") - samples.total(f"{name}_bucket", le=f"{BACKGROUND}.0")
+
+
+def leave_once(server: Server, channel: grpc.Channel) -> float:
+    """Eight streams begin and leave; returns the steps that still had their rows, beyond what the messages' way explains."""
+    health = health_pb2_grpc.HealthStub(channel)
+    started = server.scrape()
+    streams = [start_stream(channel, LONG_TEXT) for _ in range(LEAVERS)]
+    for stream in streams:
+        next(stream)
+    began = time.monotonic()
+    at_cancel = server.http("/metrics")[1]
+    for stream in streams:
+        stream.cancel()
+    health.Check(health_pb2.HealthCheckRequest(), timeout=20)  # on the same connection, so the server has read the cancels too
+    on_the_way = time.monotonic() - began
+    eventually(lambda: cancelled(server, "client") - started.total("attnserve_requests_cancelled_total", reason="client") >= LEAVERS, "8")
+    time.sleep(0.1)  # another report at least
+    before, after = Samples(at_cancel), server.scrape()
+    return crowded_steps(after) - crowded_steps(before) - on_the_way / mean_between(started, before, STEP)
+
+
+@pytest.mark.usefixtures("background")
+def test_streams_that_leave_free_their_slots_within_a_step(server: Server, channel: grpc.Channel) -> None:
+    late = [leave_once(server, channel) for _ in range(10)]
+    print(f"steps with the leavers' rows, beyond the messages' way: {[round(steps, 1) for steps in late]}")
+    assert statistics.median(late) <= 2
+    assert max(late) < 30, "far from the 100 steps that were left to do"
+
+
+def test_nothing_stays_behind(server: Server, channel: grpc.Channel) -> None:
+    eventually(lambda: used(server) == 0, "all slots free")
+    futures = [start_unary(channel, text) for text in SENTENCES[:32]]
+    assert [texts(future.result()) for future in futures] == [texts(ask(channel, text)) for text in SENTENCES[:32]]
+    eventually(lambda: used(server) == 0, "all slots free")
+    assert server.scrape().total("attnserve_slots", state="free") == 32
+    server.assert_unharmed()
+
+
+def test_unary_client_that_leaves(server: Server, channel: grpc.Channel) -> None:
+    before = cancelled(server, "client")
+    futures = [start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)) for _ in range(4)]
+    eventually(lambda: used(server) >= 32, "32 rows in the batch")
+    for future in futures:
+        future.cancel()
+    seconds = eventually(lambda: used(server) == 0, "slots free")
+    assert cancelled(server, "client") == before + 4
+    print(f"free after {seconds * 1e3:.0f} ms")
+
+
+def test_client_that_leaves_the_queue(server: Server, channel: grpc.Channel) -> None:
+    before = cancelled(server, "client")
+    futures = [start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)) for _ in range(12)]
+    eventually(lambda: used(server) >= 32, "32 rows in the batch")
+    for future in reversed(futures):
+        future.cancel()
+    eventually(lambda: used(server) == 0, "slots free")
+    eventually(lambda: cancelled(server, "client") == before + 12, "12 cancelled")
+    assert server.scrape().total("attnserve_queue_length") == 0
+    assert texts(ask(channel, SENTENCES[0]))
+
+
+def test_whole_connection_lost(server: Server) -> None:
+    before = cancelled(server, "client")
+    with server.channel() as own:
+        streams = [start_stream(own, LONG_TEXT) for _ in range(LEAVERS)]
+        for stream in streams:
+            next(stream)
+    eventually(lambda: used(server) == 0, "slots free")
+    eventually(lambda: cancelled(server, "client") == before + LEAVERS, "8 cancelled")
+
+
+@pytest.mark.parametrize("kind", ["unary", "stream"])
+def test_deadline_while_decoding(server: Server, channel: grpc.Channel, kind: str) -> None:
+    before, wide = cancelled(server, "deadline"), DecodeOptions(beam_size=8)
+    with contextlib.ExitStack() as others:
+        for _ in range(2):  # so that a step takes long enough
+            others.callback(start_unary(channel, LONG_TEXT, wide).cancel)
+        for _ in range(10):
+            with pytest.raises(grpc.RpcError) as raised:
+                ask(channel, LONG_TEXT, wide if kind == "unary" else None, kind=kind, timeout=0.05)
+            assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    eventually(lambda: used(server) == 0, "slots free")
+    after = server.scrape()
+    labels = {s.labels["reason"]: s.value for s in after.samples if s.name == "attnserve_requests_cancelled_total"}
+    print(labels)
+    assert cancelled(server, "deadline") == before + 10
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("background")
+def test_leavers_at_length(server: Server, channel: grpc.Channel) -> None:
+    late = [leave_once(server, channel) for _ in range(200)]
+    assert statistics.median(late) <= 2
+    server.assert_unharmed()

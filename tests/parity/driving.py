@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Drives an engine loop in this process: requests that join at chosen steps, and answers in a form that can be compared."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.scheduling.scheduler import SchedulerConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+DEFAULT_BUNDLE = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
+NUM_SLOTS = 32
+SENTENCES = (ROOT / "tests" / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
+
+Answer = list[tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]]
+
+
+def started_engine(bundle: Bundle, num_slots: int = NUM_SLOTS) -> EngineLoop:
+    """An engine that is warm."""
+    engine = EngineLoop(bundle, SchedulerConfig(num_slots), time.monotonic)
+    engine.start()
+    return engine
+
+
+def run(
+    engine: EngineLoop,
+    requests: Iterable[SequenceRequest],
+    *,
+    num_joining: Callable[[], int] | None = None,
+    leaving: dict[int, int] | None = None,
+) -> dict[int, RequestFinished]:
+    """Answers of all requests by id; those that leave have none.
+
+    Args:
+        engine: without work.
+        requests: in the order of their arrival.
+        num_joining: how many arrive before the next step; all before the first one if it is not given.
+        leaving: ids of requests whose client leaves, and after how many of the run's steps.
+    """
+    waiting, answers, dropped, num_steps = list(requests), dict[int, RequestFinished](), set[int](), 0
+    while waiting or engine.has_work:
+        count = len(waiting) if num_joining is None else num_joining()
+        for request in waiting[:count]:
+            engine.submit(request)
+        del waiting[:count]
+        for request_id, step in (leaving or {}).items():
+            if step == num_steps:
+                engine.cancel(request_id, "client")
+        for event in engine.step():
+            if isinstance(event, RequestFinished):
+                answers[event.request_id] = event
+            elif isinstance(event, RequestFailed):
+                assert leaving and event.request_id in leaving, event
+                dropped.add(event.request_id)
+        num_steps += 1
+    assert not dropped & set(answers)
+    return answers
+
+
+def one_by_one(engine: EngineLoop, requests: Iterable[SequenceRequest]) -> dict[int, RequestFinished]:
+    """Answers of all requests, each of which was alone in the engine."""
+    answers: dict[int, RequestFinished] = {}
+    for request in requests:
+        answers |= run(engine, [request])
+    return answers
+
+
+def content(answers: dict[int, RequestFinished]) -> dict[int, Answer]:
+    """Everything that must not depend on company, to the last bit."""
+    return {request_id: [_of_hypothesis(one) for one in answer.hypotheses] for request_id, answer in answers.items()}
+
+
+def attention_of(hypothesis: Hypothesis) -> np.ndarray:
+    """The weights as an array of their shape."""
+    assert hypothesis.attention is not None
+    return np.frombuffer(hypothesis.attention.data, np.float32).reshape(hypothesis.attention.shape)
+
+
+def _of_hypothesis(one: Hypothesis) -> tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]:
+    attention = None if one.attention is None else (tuple(one.attention.shape), one.attention.data)
+    return one.tokens, one.score, int(one.finish_reason), attention

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A request's answer does not depend on its company: tokens, scores and attention weights are the same to the last bit.
+
+All 200 sentences, with the bundle that the project serves, are asked alone, all at once, and joining one another mid-flight.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, SequenceRequest
+from attnserve_server.tasks.translation import TranslationTask
+from tests.parity.driving import DEFAULT_BUNDLE, NUM_SLOTS, SENTENCES, Answer, content, one_by_one, run, started_engine
+
+MODES = {"greedy": DecodeOptions(), "beam": DecodeOptions(beam_size=5, num_hypotheses=5)}
+
+
+@pytest.fixture(scope="module")
+def engine() -> EngineLoop:
+    return started_engine(load_bundle(DEFAULT_BUNDLE))
+
+
+@pytest.fixture(scope="module")
+def sources(engine: EngineLoop) -> list[list[int]]:
+    task = TranslationTask(engine.bundle)
+    return [task.encode(text).tokens for text in SENTENCES]
+
+
+@pytest.fixture(scope="module")
+def alone(engine: EngineLoop, sources: list[list[int]]) -> dict[str, dict[int, Answer]]:
+    return {mode: content(one_by_one(engine, requests_of(sources, options))) for mode, options in MODES.items()}
+
+
+@pytest.fixture
+def idle(engine: EngineLoop) -> Iterator[EngineLoop]:
+    assert not engine.has_work
+    engine.stats()
+    yield engine
+    assert not engine.has_work
+    assert engine.stats().num_slots_used == 0
+
+
+def requests_of(sources: list[list[int]], options: DecodeOptions) -> list[SequenceRequest]:
+    return [SequenceRequest(index, tokens, options) for index, tokens in enumerate(sources)]
+
+
+def mixed_requests(sources: list[list[int]], seed: int) -> list[SequenceRequest]:
+    rng = random.Random(seed)
+    requests = []
+    for index, tokens in enumerate(sources):
+        beam_size = rng.choice([1, 1, 2, 3, 5, 8])
+        options = DecodeOptions(
+            beam_size=beam_size,
+            num_hypotheses=rng.randint(1, beam_size),
+            length_penalty=rng.choice([0.0, 0.6, 1.0, 2.0]),
+            max_tokens=rng.choice([1, 7, 128, 128, 128]),
+            attention=rng.choice([AttentionDetail.NONE, AttentionDetail.NONE, AttentionDetail.MEAN, AttentionDetail.ALL]),
+        )
+        requests.append(SequenceRequest(index, tokens, options))
+    return requests
+
+
+def assert_same(found: dict[int, Answer], expected: dict[int, Answer]) -> None:
+    assert set(found) == set(expected)
+    different = [request_id for request_id in expected if found[request_id] != expected[request_id]]
+    assert not different, f"{len(different)} of {len(expected)} answers depend on their company, the first is {different[0]}"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_all_at_once(idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], mode: str) -> None:
+    answers = run(idle, requests_of(sources, MODES[mode]))
+    steps = idle.stats().steps
+    rows = [step.num_rows for step in steps]
+    assert max(rows) > NUM_SLOTS * 3 // 4, "the batch was never nearly full"
+    assert max(step.num_encoded for step in steps) > 1, "no two requests were encoded together"
+    assert_same(content(answers), alone[mode])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], mode: str) -> None:
+    rng = random.Random(f"joining/{mode}")
+    requests = requests_of(sources, MODES[mode])
+    rng.shuffle(requests)
+    answers = run(idle, requests, num_joining=lambda: rng.randint(0, 3))
+    assert len({step.num_rows for step in idle.stats().steps}) > NUM_SLOTS // 2, "hardly any different batches"
+    assert_same(content(answers), alone[mode])
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mixed_company(idle: EngineLoop, sources: list[list[int]], seed: int) -> None:
+    rng = random.Random(seed)
+    requests = mixed_requests(sources, seed)
+    expected = content(one_by_one(idle, requests))
+    assert any(one[3] and len(one[3][0]) == 2 for answer in expected.values() for one in answer), "no mean of attention"
+    assert any(one[3] and len(one[3][0]) == 4 for answer in expected.values() for one in answer), "not all attention"
+    reasons = {one[2] for answer in expected.values() for one in answer}
+    assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
+    rng.shuffle(requests)
+    assert_same(content(run(idle, requests)), expected)
+    rng.shuffle(requests)
+    assert_same(content(run(idle, requests, num_joining=lambda: rng.randint(0, 3))), expected)
+
+
+def test_who_leaves_changes_nothing_for_others(idle: EngineLoop, sources: list[list[int]]) -> None:
+    rng = random.Random(3)
+    requests = mixed_requests(sources, seed=3)[:80]
+    expected = content(one_by_one(idle, requests))
+    leaving = {request.request_id: rng.randint(1, 60) for request in rng.sample(requests, 30)}
+    found = content(run(idle, requests, num_joining=lambda: rng.randint(0, 3), leaving=leaving))
+    assert set(expected) - set(leaving) <= set(found)
+    assert len(found) < len(expected), "no one left in time"
+    assert_same(found, {request_id: expected[request_id] for request_id in found})
+
+
+def test_rest_of_the_batch_is_seen(
+    idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: one unit in the last place, in batches of more than one row."""
+    runner: Any = idle._runner
+    step = runner.step
+
+    def faulty(inputs: StepInputs) -> StepOutputs:
+        outputs = step(inputs)
+        if len(inputs.tokens) == 1:
+            return outputs
+        arrays = {
+            name: np.nextafter(array, np.float32(-1e9)) if name.endswith("log_probs") else array
+            for name, array in outputs._arrays.items()
+        }
+        return StepOutputs(arrays, outputs.attention)
+
+    monkeypatch.setattr(runner, "step", faulty)
+    requests = requests_of(sources, MODES["greedy"])[:20]
+    expected = {request.request_id: alone["greedy"][request.request_id] for request in requests}
+    assert_same(content(one_by_one(idle, requests)), expected)
+    with pytest.raises(AssertionError, match="20 of 20 answers depend on their company"):
+        assert_same(content(run(idle, requests)), expected)
+
+
+def test_a_mixed_up_row_is_seen(
+    idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A planted fault: what leaves the batch is not replaced in the cache by what takes its row."""
+    monkeypatch.setattr(idle._runner.state, "copy_rows", lambda sources, targets, length: None)
+    requests = requests_of(sources, MODES["greedy"])
+    with pytest.raises(AssertionError, match="depend on their company"):
+        assert_same(content(run(idle, requests)), alone["greedy"])

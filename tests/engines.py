@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -27,7 +28,7 @@ class Engine:
     """One bundle's engine, started."""
 
     def __init__(self, folder: Path | None = None, num_slots: int = NUM_SLOTS) -> None:
-        self.bundle = load_bundle(folder or default_models() / "transformer-en-de" / "1")
+        self.bundle = load_bundle(folder or Path(os.environ.get("ATTNSERVE_MODELS", default_models())) / "transformer-en-de" / "1")
         self.task = TranslationTask(self.bundle)
         self.loop = EngineLoop(self.bundle, SchedulerConfig(num_slots), time.monotonic)
         self.loop.start()

@@ -70,7 +70,8 @@ def leave_once(server: Server, channel: grpc.Channel) -> float:
         stream.cancel()
     health.Check(health_pb2.HealthCheckRequest(), timeout=20)  # on the same connection, so the server has read the cancels too
     on_the_way = time.monotonic() - began
-    eventually(lambda: cancelled(server, "client") - started.total("attnserve_requests_cancelled_total", reason="client") >= LEAVERS, "8")
+    already = started.total("attnserve_requests_cancelled_total", reason="client")
+    eventually(lambda: cancelled(server, "client") >= already + LEAVERS, "8 cancelled")
     time.sleep(0.1)  # another report at least
     before, after = Samples(at_cancel), server.scrape()
     return crowded_steps(after) - crowded_steps(before) - on_the_way / mean_between(started, before, STEP)
@@ -128,7 +129,7 @@ def test_whole_connection_lost(server: Server) -> None:
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
 def test_deadline_while_decoding(server: Server, channel: grpc.Channel, kind: str) -> None:
-    before, wide = cancelled(server, "deadline"), DecodeOptions(beam_size=8)
+    start, wide = server.scrape(), DecodeOptions(beam_size=8)
     with contextlib.ExitStack() as others:
         for _ in range(2):  # so that a step takes long enough
             others.callback(start_unary(channel, LONG_TEXT, wide).cancel)
@@ -137,10 +138,10 @@ def test_deadline_while_decoding(server: Server, channel: grpc.Channel, kind: st
                 ask(channel, LONG_TEXT, wide if kind == "unary" else None, kind=kind, timeout=0.05)
             assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: used(server) == 0, "slots free")
-    after = server.scrape()
-    labels = {s.labels["reason"]: s.value for s in after.samples if s.name == "attnserve_requests_cancelled_total"}
-    print(labels)
-    assert cancelled(server, "deadline") == before + 10
+    after, name = server.scrape(), "attnserve_requests_cancelled_total"
+    late, left = (after.total(name, reason=reason) - start.total(name, reason=reason) for reason in ("deadline", "client"))
+    assert late + left in (10, 11, 12), "ten deadlines, and two others that left where they were not done"
+    assert late >= 7, "the client's own clock may run out first: then it leaves a moment before the server's deadline"
 
 
 @pytest.mark.long

@@ -183,7 +183,8 @@ def test_request_id_is_echoed(channel: grpc.Channel) -> None:
     assert len(made) == 3
     assert all(made)
     assert echoed(SENTENCES[0], ("x-request-id", "x" * 1000)) != "x" * 1000
-    stream = stub.TranslateStream(translation_pb2.TranslateStreamRequest(text="a"), metadata=[("x-request-id", "abc-3")], timeout=60)
+    request = translation_pb2.TranslateStreamRequest(text="a")
+    stream = stub.TranslateStream(request, metadata=[("x-request-id", "abc-3")], timeout=60)
     list(stream)
     assert dict(stream.trailing_metadata())["x-request-id"] == "abc-3"
 

@@ -52,7 +52,11 @@ def requests_of(sources: list[list[int]], options: DecodeOptions) -> list[Sequen
     return [SequenceRequest(index, tokens, options) for index, tokens in enumerate(sources)]
 
 
-def mixed_requests(sources: list[list[int]], seed: int) -> list[SequenceRequest]:
+NONE, MEAN, ALL = AttentionDetail
+DETAILS = {"no attention": [NONE], "attention": [MEAN, ALL], "attention for some": [NONE, NONE, MEAN, ALL]}
+
+
+def mixed_requests(sources: list[list[int]], seed: int | str, details: list[AttentionDetail]) -> list[SequenceRequest]:
     rng = random.Random(seed)
     requests = []
     for index, tokens in enumerate(sources):
@@ -62,7 +66,7 @@ def mixed_requests(sources: list[list[int]], seed: int) -> list[SequenceRequest]
             num_hypotheses=rng.randint(1, beam_size),
             length_penalty=rng.choice([0.0, 0.6, 1.0, 2.0]),
             max_tokens=rng.choice([1, 7, 128, 128, 128]),
-            attention=rng.choice([AttentionDetail.NONE, AttentionDetail.NONE, AttentionDetail.MEAN, AttentionDetail.ALL]),
+            attention=rng.choice(details),
         )
         requests.append(SequenceRequest(index, tokens, options))
     return requests
@@ -90,17 +94,17 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: di
     requests = requests_of(sources, MODES[mode])
     rng.shuffle(requests)
     answers = run(idle, requests, num_joining=lambda: rng.randint(0, 3))
-    assert len({step.num_rows for step in idle.stats().steps}) > NUM_SLOTS // 2, "hardly any different batches"
+    assert len({step.num_rows for step in idle.stats().steps}) > 8, "hardly any different batches"
     assert_same(content(answers), alone[mode])
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_mixed_company(idle: EngineLoop, sources: list[list[int]], seed: int) -> None:
-    rng = random.Random(seed)
-    requests = mixed_requests(sources, seed)
+@pytest.mark.parametrize("details", DETAILS)
+def test_mixed_company(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
+    rng = random.Random(details)
+    requests = mixed_requests(sources, details, DETAILS[details])
     expected = content(one_by_one(idle, requests))
-    assert any(one[3] and len(one[3][0]) == 2 for answer in expected.values() for one in answer), "no mean of attention"
-    assert any(one[3] and len(one[3][0]) == 4 for answer in expected.values() for one in answer), "not all attention"
+    num_axes = {len(one[3][0]) for answer in expected.values() for one in answer if one[3]}
+    assert num_axes == (set() if details == "no attention" else {2, 4})
     reasons = {one[2] for answer in expected.values() for one in answer}
     assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
     rng.shuffle(requests)
@@ -109,9 +113,10 @@ def test_mixed_company(idle: EngineLoop, sources: list[list[int]], seed: int) ->
     assert_same(content(run(idle, requests, num_joining=lambda: rng.randint(0, 3))), expected)
 
 
-def test_who_leaves_changes_nothing_for_others(idle: EngineLoop, sources: list[list[int]]) -> None:
+@pytest.mark.parametrize("details", ["no attention", "attention"])
+def test_who_leaves_changes_nothing_for_others(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
     rng = random.Random(3)
-    requests = mixed_requests(sources, seed=3)[:80]
+    requests = mixed_requests(sources, 3, DETAILS[details])[:80]
     expected = content(one_by_one(idle, requests))
     leaving = {request.request_id: rng.randint(1, 60) for request in rng.sample(requests, 30)}
     found = content(run(idle, requests, num_joining=lambda: rng.randint(0, 3), leaving=leaving))

@@ -56,7 +56,7 @@ async def check_rows(server: Server, seconds: float) -> None:
 
 
 async def test_slots_are_full_under_load(server: Server) -> None:
-    await check_rows(server, 5.0)
+    await check_rows(server, 4.0)
 
 
 @pytest.mark.long
@@ -83,24 +83,23 @@ class Arrival:
 
 
 async def arrive(server: Server, stub: translation_pb2_grpc.TranslationServiceStub, repetition: int) -> Arrival:
-    before = Samples((await asyncio.to_thread(server.http, "/metrics"))[1])
     long_request = translation_pb2.TranslateRequest(text=LONG_TEXT)
     longs = [asyncio.ensure_future(stub.Translate(long_request, timeout=60)) for _ in range(SLOTS - 2)]
     witness = stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=LONG_TEXT), timeout=60)
     for _ in range(8 + repetition % 7):  # all long ones decode, each repetition begins elsewhere
         await witness.read()
     request = translation_pb2.TranslateRequest(text=SENTENCES[repetition], options=DecodeOptions(max_tokens=3))
+    before = await asyncio.to_thread(server.http, "/metrics")
     short = await stub.Translate(request, timeout=60)
     num_earlier = sum(task.done() for task in longs)
-    async for _ in witness:
+    after = await asyncio.to_thread(server.http, "/metrics")
+    while await witness.read() is not grpc.aio.EOF:
         pass
     answers = await asyncio.gather(*longs)
     assert all(len(answer.hypotheses[0].pieces) == LONG_STEPS for answer in answers)
-    after = await asyncio.to_thread(server.scrape)
-    times = short.timings
-    steps = len(short.hypotheses[0].pieces)
-    step_s = mean_between(before, after, STEP)
-    assert mean_between(before, after, ROWS) > 0.9 * (SLOTS - 1)
+    interval = Samples(before[1]), Samples(after[1])  # the steps around the short one: they ran under the same load of the machine
+    assert mean_between(*interval, ROWS) > SLOTS - 2
+    times, steps, step_s = short.timings, len(short.hypotheses[0].pieces), mean_between(*interval, STEP)
     return Arrival(times.queue_seconds, times.encode_seconds, times.decode_seconds, steps, step_s, num_earlier)
 
 
@@ -119,7 +118,7 @@ async def check_short_among_long(server: Server, repetitions: int) -> None:
 
 
 async def test_short_request_among_long_ones(server: Server) -> None:
-    await check_short_among_long(server, 24)
+    await check_short_among_long(server, 20)
 
 
 @pytest.mark.long

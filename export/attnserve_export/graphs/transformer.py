@@ -84,9 +84,10 @@ class StepGraph(nn.Module):
             next_state += [*caches, *memory[:2]]
             weights += memory[2:]
         logits = nn.functional.linear(model.decoder_norm(x)[:, 0], model.embedding.weight).float()  # (S, V)
-        outputs = [logits, logits.log_softmax(-1)]
+        log_probs = logits.log_softmax(-1)
+        outputs = [logits, log_probs]
         if self.candidates:
-            outputs = [logits, *outputs[1].topk(self.candidates, dim=-1)]
+            outputs += log_probs.topk(self.candidates, dim=-1)
         if self.gives_attention:
             outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
         return (*outputs, *next_state)
@@ -201,11 +202,12 @@ def _step(
             axes[0] = "row"
         inputs.append(tensor(state.name, dtype, *axes))
     candidates = 2 * group if grouped or suffix else 0
-    outputs = [tensor("logits", FLOAT32, "row", str(config.vocab_size))]
+    outputs = [tensor(name, FLOAT32, "row", str(config.vocab_size)) for name in ("logits", "log_probs")]
     if candidates:
-        outputs += [tensor("top_log_probs", FLOAT32, "row", str(candidates)), tensor("top_tokens", INT64, "row", str(candidates))]
-    else:
-        outputs.append(tensor("log_probs", FLOAT32, "row", str(config.vocab_size)))
+        outputs += [
+            tensor("top_log_probs", FLOAT32, "row", str(candidates)),
+            tensor("top_tokens", INT64, "row", str(candidates)),
+        ]
     if gives_attention:
         axes = ["row", str(config.num_decoder_layers), str(config.num_heads), str(_capacity(states, "source"))]
         outputs.append(tensor("attention", FLOAT32, *axes))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.engine.batch import RunningBatch, Sequence
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
-from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.factory import make_runner
 from attnserve_server.request import RequestEvent, RequestFailed, RequestFinished, SequenceRequest, TokensProduced
 from attnserve_server.scheduling.scheduler import Scheduler, SchedulerConfig, SchedulerOutput, Waiting
 from attnserve_server.stats import EngineStats, StepStats
@@ -23,7 +23,7 @@ class EngineLoop:
 
     def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Callable[[], float]) -> None:
         self.bundle, self._clock = bundle, clock
-        self._runner = IterativeRunner(bundle, config.num_slots)
+        self._runner = make_runner(bundle, config.num_slots)
         self._scheduler = Scheduler(config, clock)
         self._requests: dict[int, SequenceRequest] = {}
         self._events: list[RequestEvent] = []
@@ -131,7 +131,7 @@ class EngineLoop:
 
     def _drop(self, request_id: int, reason: str) -> None:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
-        error = _DROPPED[reason]
+        error = _DROPPED.get(reason, Cancelled)  # "shutdown" and "error" too: the front gives up for its own reasons
         self._events.append(RequestFailed(request_id, error.reason, f"the request was dropped: {reason}"))
         if request_id in self._batch.sequences:
             self._batch.release(request_id)

@@ -1,28 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the graphs of an iterative model: encode a group of sources, then one step of all live rows, state in place.
 
-The only users of ONNX Runtime are this file and its neighbours. Every binding (a graph, a number of rows, a number of requests)
-is made once and kept: rebinding costs up to half of a small step.
+Where the memory lies, and what ONNX Runtime is asked, is for a :class:`Memory` (``host.py``, ``cuda.py``). Every binding (a graph,
+a number of rows, a number of requests) is made once and kept: rebinding costs up to half of a small step.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
-from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.session import NUMPY_TYPES, make_session
-from attnserve_server.execution.slot_state import SlotState
+from attnserve_server.execution.memory import Array, Encoded, Memory, State, StepSession
+from attnserve_server.execution.session import NUMPY_TYPES
 
-Array = npt.NDArray[np.generic]
-_ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
 log = logging.getLogger(__name__)
 
 
@@ -48,7 +44,7 @@ class StepOutputs:
         """The most probable token of every row and its log-probability."""
         if "top_tokens" in self._arrays:
             return self._arrays["top_tokens"][:, 0].tolist(), self._arrays["top_log_probs"][:, 0].tolist()
-        scores = self._log_probs()
+        scores = self._log_probs(slice(None))
         tokens = scores.argmax(-1)
         return tokens.tolist(), scores[np.arange(len(scores)), tokens].tolist()
 
@@ -57,86 +53,77 @@ class StepOutputs:
         index = np.asarray(rows)
         if "top_tokens" in self._arrays and self._arrays["top_tokens"].shape[1] >= count:
             return self._arrays["top_tokens"][index, :count], self._arrays["top_log_probs"][index, :count]
-        scores = self._log_probs()[index]
+        scores = self._log_probs(index)
         tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
         return tokens, np.take_along_axis(scores, tokens, -1)
 
-    def _log_probs(self) -> Array:
+    def _log_probs(self, index: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.float32]:
         if "log_probs" in self._arrays:
-            return self._arrays["log_probs"]
-        logits = self._arrays["logits"].astype(np.float32)
+            return self._arrays["log_probs"][index].astype(np.float32, copy=False)
+        logits = self._arrays["logits"][index].astype(np.float32)
         shifted = logits - logits.max(-1, keepdims=True)
-        result: Array = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+        result: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return result
 
 
-class _Step:
-    """One step graph with its session and its bindings."""
-
-    def __init__(self, declared: manifest_pb2.StepGraph, session: onnxruntime.InferenceSession) -> None:
-        self.declared, self.session = declared, session
-        self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
-        self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}
-        self.is_routed = bool(_ROUTING & set(self.inputs))
-        self.bindings: dict[tuple[int, int, int], onnxruntime.IOBinding] = {}
-        self.seen_rows: set[int] = set()
-
-
 class IterativeRunner:
-    """Sessions and slots of one bundle on the CPU. Not thread-safe: one engine loop owns it."""
+    """Chooses and runs the graphs of one bundle. Not thread-safe: one engine loop owns it, from one thread.
 
-    def __init__(self, bundle: Bundle, num_slots: int) -> None:
-        self.bundle, self.num_slots = bundle, num_slots
+    Args:
+        bundle: the model.
+        num_slots: rows that decode at once.
+        make_memory: loads the graphs and allocates the slots, when the runner is started.
+    """
+
+    def __init__(self, bundle: Bundle, num_slots: int, make_memory: Callable[[Bundle, int], Memory]) -> None:
+        self.bundle, self.num_slots, self._make_memory = bundle, num_slots, make_memory
         self.num_cold_shapes = 0
         self._is_warm = False
-        self._parity = 0
 
     def start(self) -> None:
         """Loads the graphs and allocates the slots."""
-        bundle = self.bundle
-        variant, limits = bundle.variant, bundle.manifest.limits
-        self._encode = make_session(bundle.folder / variant.encode.file, "cpu")
+        manifest, variant = self.bundle.manifest, self.bundle.variant
         self._encode_inputs = {tensor.name: NUMPY_TYPES[tensor.dtype] for tensor in variant.encode.inputs}
-        self._encode_outputs = [tensor.name for tensor in variant.encode.outputs]
-        self._steps = [_Step(step, make_session(bundle.folder / step.graph.file, "cpu")) for step in variant.steps]
-        dtypes = {name: NUMPY_TYPES[tensor.dtype] for step in self._steps for name, tensor in step.inputs.items()}
-        self.state = SlotState(bundle.manifest.states, dtypes, self.num_slots)
-        self._capacity = {state.growing_axis: state.capacity for state in bundle.manifest.states if state.growing_axis}
-        self._capacity.setdefault("source", limits.max_source_tokens + 1)
-        self._feeds: dict[tuple[str, str], Array] = {}
-        self._results: dict[tuple[int, str], Array] = {}
+        self._memory = self._make_memory(self.bundle, self.num_slots)
+        self._steps = self._memory.steps
+        self.state: State = self._memory.state
+        if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
+            log.warning("variant %s of %s cannot give attention: no graph of it does", variant.name, manifest.model_id)
 
     def warm_up(self) -> None:
-        """Runs every step graph at every number of rows that it may be given, and the encoder at a few shapes."""
+        """Runs every step graph at every number of rows that it is bound for, then the encoder at a few shapes."""
         started = time.monotonic()
-        for length in (4, 16, 32):
-            self.encode([[self.bundle.manifest.vocabulary.end_id] * length] * 4)
         end = self.bundle.manifest.vocabulary.end_id
         for step in self._steps:
             group = max(1, min(step.declared.max_rows_of_request or 2, self.num_slots))
-            for rows in range(1, self.num_slots + 1):
+            for rows in self._memory.warm_rows():
                 requests = rows if group == 1 else -(-rows // group)
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]
                 self._run(step, StepInputs([end] * rows, [0] * rows, of_row, members, [1] * requests, False))
+        for count, length in self._memory.warm_sources():
+            self.encode([[end] * length] * count)
         self._is_warm = True
         log.info("warm-up of %s took %.2f s", self.bundle.manifest.model_id, time.monotonic() - started)
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Array]:
-        """Runs the encoder on a group of sources (token lists with their end symbol); outputs by name, (B, ...)."""
+    def encode(self, sources: Sequence[Sequence[int]]) -> Encoded:
+        """Runs the encoder on a group of sources (token lists with their end symbol); for ``state.insert``, before the next run."""
         lengths = np.array([len(source) for source in sources])
-        source = np.full((len(sources), int(lengths.max())), self.bundle.manifest.vocabulary.pad_id)
+        source = np.full((len(sources), self._memory.source_size(int(lengths.max()))), self.bundle.manifest.vocabulary.pad_id)
         for row, tokens in zip(source, sources, strict=True):
             row[: len(tokens)] = tokens
         feeds = {"source": source, "source_length": lengths}
-        feeds = {name: feeds[name].astype(dtype, copy=False) for name, dtype in self._encode_inputs.items()}
-        return dict(zip(self._encode_outputs, self._encode.run(self._encode_outputs, feeds), strict=True))
+        return self._memory.encode({name: feeds[name].astype(dtype, copy=False) for name, dtype in self._encode_inputs.items()})
 
     def step(self, inputs: StepInputs) -> StepOutputs:
-        """One decode step of all live rows; the state has advanced when it returns."""
+        """One decode step of all live rows; the state has advanced when it returns.
+
+        Raises:
+            RuntimeError: attention is wanted and the variant has no graph that gives it.
+        """
         return self._run(self._choose(inputs), inputs)
 
-    def _choose(self, inputs: StepInputs) -> _Step:
+    def _choose(self, inputs: StepInputs) -> StepSession:
         most = max(map(len, inputs.rows_of_request))
         is_aligned = most == 1 and all(row == request for row, request in enumerate(inputs.request_of_row))
         fitting = [
@@ -144,80 +131,44 @@ class IterativeRunner:
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most and (step.is_routed or is_aligned)
         ]  # fmt: skip
-        return next((step for step in fitting if step.declared.gives_attention == inputs.wants_attention), fitting[0])
+        chosen = next((step for step in fitting if step.declared.gives_attention == inputs.wants_attention), None)
+        if chosen is not None:
+            return chosen
+        if inputs.wants_attention or not fitting:
+            what = f"{'attention of ' if inputs.wants_attention else ''}{most} rows a request"
+            raise RuntimeError(f"no step graph of {self.bundle.manifest.model_id} ({self.bundle.variant.name}) is for {what}")
+        return fitting[0]
 
-    def _run(self, step: _Step, inputs: StepInputs) -> StepOutputs:
+    def _run(self, step: StepSession, inputs: StepInputs) -> StepOutputs:
         rows, requests = len(inputs.tokens), len(inputs.source_lengths)
-        key = (rows, requests, self._parity)
+        key = self._memory.key(rows, requests)
         binding = step.bindings.get(key)
         if binding is None:
-            self._note_shape(step, rows)
-            binding = step.bindings[key] = self._bind(step, rows, requests)
-        self._fill(step, inputs)
-        step.session.run_with_iobinding(binding)
-        if any(buffer.spare is not None for buffer in self.state.buffers.values()):
-            self.state.flip()
-            self._parity ^= 1
-        arrays = {name: self._results[id(step), name][:rows] for name in step.outputs if (id(step), name) in self._results}
-        attention = arrays.pop(self.bundle.manifest.attention.output, None) if step.declared.gives_attention else None
+            self._note_shape(step, key[0])
+            binding = step.bindings[key] = self._memory.bind(step, key)
+        _fill(binding.feeds(rows, requests), inputs)
+        arrays = binding.run(rows)
+        attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
         return StepOutputs(arrays, attention)
 
-    def _note_shape(self, step: _Step, rows: int) -> None:
+    def _note_shape(self, step: StepSession, rows: int) -> None:
         if self._is_warm and rows not in step.seen_rows:
             self.num_cold_shapes += 1
         step.seen_rows.add(rows)
 
-    def _fill(self, step: _Step, inputs: StepInputs) -> None:
-        rows, requests = len(inputs.tokens), len(inputs.source_lengths)
-        self._feed(step, "token", rows)[:] = inputs.tokens
-        if "position" in step.inputs:
-            self._feed(step, "position", rows)[:] = inputs.positions
-        if "source_length" in step.inputs:
-            self._feed(step, "source_length", requests)[:] = inputs.source_lengths
-        if "request_of_row" in step.inputs:
-            self._feed(step, "request_of_row", rows)[:] = inputs.request_of_row
-        if "rows_of_request" in step.inputs:
-            group = int(step.inputs["rows_of_request"].axes[1])
-            table = self._feed(step, "rows_of_request", requests)
-            table[:] = [[*members, *([0] * (group - len(members)))] for members in inputs.rows_of_request]
-            place = self._feed(step, "place_of_row", rows)
-            for request, members in enumerate(inputs.rows_of_request):
-                for index, row in enumerate(members):
-                    place[row] = request * group + index
 
-    def _feed(self, step: _Step, name: str, count: int) -> Array:
-        tensor = step.inputs[name]
-        key = (name, f"{tensor.dtype}{tensor.axes[1:]}")
-        if key not in self._feeds:
-            self._feeds[key] = np.zeros([self.num_slots, *map(int, tensor.axes[1:])], NUMPY_TYPES[tensor.dtype])
-        return self._feeds[key][:count]
-
-    def _bind(self, step: _Step, rows: int, requests: int) -> onnxruntime.IOBinding:
-        binding = step.session.io_binding()
-        buffers = self.state.buffers
-        for name, tensor in step.inputs.items():
-            count = requests if tensor.axes[0] == "request" or name == "source_length" else rows
-            if name in buffers:
-                count = requests if buffers[name].declared.scope == manifest_pb2.SCOPE_REQUEST else rows
-            value = buffers[name].current[:count] if name in buffers else self._feed(step, name, count)
-            binding.bind_input(name, "cpu", 0, value.dtype.type, list(value.shape), value.ctypes.data)
-        owners = {buffer.declared.step_output: buffer for buffer in buffers.values() if buffer.declared.step_output}
-        for name, tensor in step.outputs.items():
-            if name in owners:
-                buffer = owners[name]
-                count = requests if buffer.declared.scope == manifest_pb2.SCOPE_REQUEST else rows
-                value = (buffer.current if buffer.spare is None else buffer.spare)[:count]
-            else:
-                value = self._result(step, tensor)[:rows]
-            binding.bind_output(name, "cpu", 0, value.dtype.type, list(value.shape), value.ctypes.data)
-        return binding
-
-    def _result(self, step: _Step, tensor: manifest_pb2.Tensor) -> Array:
-        key = (id(step), tensor.name)
-        if key not in self._results:
-            shape = [int(axis) if axis.isdigit() else self._axis(axis) for axis in tensor.axes[1:]]
-            self._results[key] = np.zeros([self.num_slots, *shape], NUMPY_TYPES[tensor.dtype])
-        return self._results[key]
-
-    def _axis(self, name: str) -> int:
-        return self._capacity[name] if name in self._capacity else self.bundle.manifest.vocabulary.size
+def _fill(feeds: Mapping[str, Array], inputs: StepInputs) -> None:
+    feeds["token"][:] = inputs.tokens
+    if "position" in feeds:
+        feeds["position"][:] = inputs.positions
+    if "source_length" in feeds:
+        feeds["source_length"][:] = inputs.source_lengths
+    if "request_of_row" in feeds:
+        feeds["request_of_row"][:] = inputs.request_of_row
+    if "rows_of_request" in feeds:
+        table, place = feeds["rows_of_request"], feeds["place_of_row"]
+        group = table.shape[1]
+        table[:] = [[*members, *([0] * (group - len(members)))] for members in inputs.rows_of_request]
+        for request, members in enumerate(inputs.rows_of_request):
+            for index, row in enumerate(members):
+                place[row] = request * group + index

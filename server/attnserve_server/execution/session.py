@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 
 from attnserve.v1 import manifest_pb2
 
-NUMPY_TYPES = {
+NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
     manifest_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
     manifest_pb2.DATA_TYPE_FLOAT16: np.dtype(np.float16),
     manifest_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
@@ -34,19 +37,31 @@ def make_session(path: Path, device: str, *, captures: bool = False) -> onnxrunt
     options.log_severity_level = 3
     if device == "cpu":
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    provider = {"enable_cuda_graph": "1" if captures else "0", "sdpa_kernel": "3", "use_tf32": "0"}
-    return onnxruntime.InferenceSession(str(path), options, providers=[("CUDAExecutionProvider", provider)], enable_fallback=0)
+    _load_cuda()
+    providers = [("CUDAExecutionProvider", cuda_options(captures=captures))]
+    return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+
+
+def cuda_options(*, captures: bool) -> dict[str, str]:
+    """Options of the CUDA provider: no TF32, and Flash or memory-efficient attention only (left to itself it prefers cuDNN)."""
+    return {"enable_cuda_graph": "1" if captures else "0", "sdpa_kernel": "3", "use_tf32": "0"}
 
 
 def resolve_device(device: str) -> str:
-    """"auto" becomes "cuda" where this ONNX Runtime can really use one, else "cpu"."""
+    """What "auto" is: "cuda" where this ONNX Runtime can really use one, else "cpu"."""
     if device != "auto":
         return device
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "cpu"
     try:
-        onnxruntime.preload_dlls()
+        _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
-    except Exception:  # whatever the driver says, it is no device
+    except Exception:  # noqa: BLE001  whatever the driver says, it is no device
         return "cpu"
     return "cuda"
+
+
+@cache
+def _load_cuda() -> None:
+    """Finds the CUDA libraries that were installed as packages, which no loader path names."""
+    onnxruntime.preload_dlls()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,10 +39,13 @@ class SlotState:
         num_slots: capacity, both in requests and in rows.
     """
 
-    def __init__(self, states: Sequence[manifest_pb2.State], dtypes: Mapping[str, np.dtype[np.generic]], num_slots: int) -> None:
+    def __init__(self, states: Sequence[manifest_pb2.State], dtypes: Mapping[str, np.dtype[Any]], num_slots: int) -> None:
         self.buffers = {state.name: _make_buffer(state, dtypes[state.name], num_slots) for state in states}
         self._of_request = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_REQUEST]
         self._of_row = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_HYPOTHESIS]
+        self._flipping = [each for each in self.buffers.values() if each.spare is not None]
+        self.orientation = 0
+        """Changes with each flip, back and forth."""
 
     def insert(self, request: int, row: int, encoded: Mapping[str, Array], index: int) -> None:
         """Gives request slot ``request`` and row slot ``row`` the first values of a new request.
@@ -57,7 +61,8 @@ class SlotState:
                 name = buffer.declared.encode_output
                 if name:
                     value = encoded[name][index]
-                    buffer.current[(slot, *(slice(0, size) for size in value.shape))] = value
+                    filled: tuple[int | slice, ...] = (slot, *(slice(0, size) for size in value.shape))
+                    buffer.current[filled] = value
                 elif buffer.growing is None:
                     buffer.current[slot] = 0
 
@@ -79,12 +84,14 @@ class SlotState:
 
     def flip(self) -> None:
         """After a step: what was written beside becomes current."""
-        for buffer in self.buffers.values():
+        for buffer in self._flipping:
             if buffer.spare is not None:
                 buffer.current, buffer.spare = buffer.spare, buffer.current
+        if self._flipping:
+            self.orientation ^= 1
 
 
-def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[np.generic], num_slots: int) -> Buffer:
+def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[Any], num_slots: int) -> Buffer:
     shape = [num_slots] + [state.capacity if axis == state.growing_axis else int(axis) for axis in state.axes[1:]]
     spare = np.zeros(shape, dtype) if state.step_output and not state.in_place else None
     growing = list(state.axes).index(state.growing_axis) if state.growing_axis else None

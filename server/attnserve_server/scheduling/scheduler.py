@@ -59,7 +59,7 @@ class Scheduler:
         self._running: dict[int, Waiting] = {}
         self._cancelled: dict[int, str] = {}
         self._num_rows = 0
-        self._freed_at = clock()
+        self._freed_at = self._scheduled_at = clock()
 
     @property
     def num_waiting(self) -> int:
@@ -77,7 +77,9 @@ class Scheduler:
         return bool(self._waiting or self._running)
 
     def add(self, request: Waiting) -> None:
-        """Queues a request; it must fit the slots."""
+        """Queues a request; it must fit the slots. It came while a step ran: its wait counts from that step's beginning."""
+        if self._running:
+            request.queued_at = min(request.queued_at, self._scheduled_at)
         self._waiting.append(request)
 
     def cancel(self, request_id: int, reason: str) -> None:
@@ -93,7 +95,7 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Decides the next iteration. Dropped requests have left the books when it returns."""
         output = SchedulerOutput()
-        now = self._clock()
+        now = self._scheduled_at = self._clock()
         self._drop(output, now)
         self._admit(output, now)
         return output

@@ -49,18 +49,19 @@ class TranslationTask:
     def __init__(self, bundle: Bundle) -> None:
         vocabulary = bundle.manifest.vocabulary
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(vocabulary.sentencepiece_file))
-        self._begin_id, self._end_id = vocabulary.begin_id, vocabulary.end_id
+        self._end_id = vocabulary.end_id
 
     def encode(self, text: str) -> Source:
         """Cuts a text into pieces; spans are those of the text as it was given."""
         found = self._processor.encode(text, return_type="proto").pieces
         tokens = [piece.id for piece in found]
-        spans = _spans([piece.surface for piece in found])
+        skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space, which is in no piece
+        spans = _spans([piece.surface for piece in found], skipped)
         return Source([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
 
     def render(self, tokens: list[int]) -> tuple[str, list[Span]]:
         """Text and spans of a hypothesis; an end symbol gives an empty piece at the end."""
-        inner = [token for token in tokens if token not in (self._end_id, self._begin_id)]
+        inner = tokens[:-1] if tokens[-1:] == [self._end_id] else tokens
         decoded = self._processor.decode(inner, return_type="proto")
         text: str = decoded.text
         spans = _spans([piece.surface for piece in decoded.pieces])
@@ -73,9 +74,9 @@ class TranslationTask:
         return StreamRenderer(self)
 
 
-def _spans(surfaces: list[str]) -> list[Span]:
-    """Spans of consecutive surfaces; leading white space belongs to no piece's own characters."""
-    spans, begin = [], 0
+def _spans(surfaces: list[str], begin: int = 0) -> list[Span]:
+    """Spans of consecutive surfaces, from ``begin`` on; leading white space belongs to no piece's own characters."""
+    spans = []
     for surface in surfaces:
         own = surface.lstrip()
         end = begin + len(surface)

@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory of CUDA: everything stays on the device, and each step is the replay of a CUDA graph.
+
+A CUDA graph has fixed shapes and addresses, so the number of rows is rounded up to a bucket: a power of two, or all slots. A
+bucket of n rows is bound for n requests, in grouped graphs too: a request has a row at least, so n are always enough, and one
+graph serves any mix of beam sizes. The rows and requests beyond the live ones have harmless inputs: token 0 at position 0 of a
+row that nobody owns, over a source of length 1.
+
+What must hold, and is arranged here:
+
+* all buffers are allocated before the first capture; every output of a captured graph is bound, for what ONNX Runtime allocates
+  itself is overwritten by later replays;
+* the first run for a graph id steps three times (two runs, then capture and replay) and is therefore made with dummy rows, by
+  the runner's warm-up, before anything else uses the device;
+* a captured session runs with its bindings only, and from one thread only: any other would capture again;
+* the encoder is not captured. Its sources are padded to the capacity: a row of its outputs is then a row of the state.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import onnxruntime
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.execution.device_state import DeviceState
+from attnserve_server.execution.device_tensor import DeviceTensor, Layout
+from attnserve_server.execution.memory import Array, Encoded, Key, Sizes, StepSession, state_dtypes, state_outputs
+from attnserve_server.execution.session import NUMPY_TYPES, make_session
+
+_DEAD = {"source_length": 1}
+"""Inputs of rows and requests that are not live; 0 for all others."""
+_EAGER = frozenset({"top_tokens", "top_log_probs"})
+"""Outputs that are read after every step; the others only when they are asked for."""
+
+
+def row_buckets(num_slots: int) -> list[int]:
+    """1, 2, 4, ... and ``num_slots``."""
+    return [*(1 << exponent for exponent in range((num_slots - 1).bit_length())), num_slots]
+
+
+class CudaMemory:
+    """Sessions and slots of one bundle on the device."""
+
+    def __init__(self, bundle: Bundle, num_slots: int) -> None:
+        variant, states = bundle.variant, bundle.manifest.states
+        self._num_slots, self._sizes = num_slots, Sizes(bundle)
+        self._encode = make_session(bundle.folder / variant.encode.file, "cuda")
+        self.steps = [StepSession(step, states, bundle.folder, "cuda") for step in variant.steps]
+        self.state = DeviceState(states, state_dtypes(self.steps), num_slots, self._encode)
+        self._encoded = {tensor.name: self._allocate(tensor, has_rows=True) for tensor in variant.encode.outputs}
+        self._check_encoded()
+        self._state_of_output = state_outputs(states)
+        self._buckets = row_buckets(num_slots)
+        self._bucket_of = [next(bucket for bucket in self._buckets if bucket >= rows) for rows in range(num_slots + 1)]
+        self._slow = {id(step): self._allocate_slow(step) for step in self.steps}
+        most = [self._layouts(step, num_slots, num_slots) for step in self.steps]
+        self._inputs = self._block(max(inputs.size for inputs, _ in most))
+        self._results = self._block(max(results.size for _, results in most))
+        self._thread = threading.get_ident()
+        self._graph_id = 0
+
+    def source_size(self, longest: int) -> int:
+        """Sources are padded to the capacity."""
+        return max(longest, self._sizes.axis("source"))
+
+    def encode(self, feeds: Mapping[str, Array]) -> Encoded:
+        """Runs the encoder; its outputs stay on the device."""
+        binding = self._encode.io_binding()
+        for name, value in feeds.items():
+            binding.bind_cpu_input(name, value)
+        count = len(feeds["source"])
+        for name, tensor in self._encoded.items():
+            binding.bind_output(name, "cuda", 0, tensor.dtype.type, [count, *tensor.shape[1:]], tensor.address)
+        self._encode.run_with_iobinding(binding)
+        return self._encoded
+
+    def key(self, rows: int, requests: int) -> Key:
+        """The bucket, once for rows and once for requests."""
+        bucket = self._bucket_of[max(rows, requests)]
+        return bucket, bucket, self.state.orientation
+
+    def warm_rows(self) -> Iterable[int]:
+        """Every bucket in every orientation."""
+        return [bucket for bucket in self._buckets for _ in range(self.state.num_orientations)]
+
+    def warm_sources(self) -> Iterable[tuple[int, int]]:
+        """The largest group, so that the encoder has all the memory that it ever needs, then the smallest."""
+        length = self._sizes.axis("source")
+        return [(self._num_slots, length), (1, length)]
+
+    def bind(self, step: StepSession, key: Key) -> CudaBinding:
+        """Binds a bucket of rows and requests to a graph id of its own."""
+        rows, requests, _ = key
+        self._graph_id += 1
+        inputs, results = self._layouts(step, rows, requests)
+        binding = step.session.io_binding()
+        for name, tensor in step.inputs.items():
+            count = step.count_of(name, rows, requests)
+            dtype = NUMPY_TYPES[tensor.dtype]
+            in_block = name in inputs.offsets
+            address = self._inputs.address + inputs.offsets[name] if in_block else self.state.buffers[name].current.address
+            binding.bind_input(name, "cuda", 0, dtype.type, [count, *self._sizes.shape(tensor)], address)
+        for name, tensor in step.outputs.items():
+            state = self._state_of_output.get(name)
+            count = rows if state is None else step.count_of(state, rows, requests)
+            address = self._address_of_output(step, name, results)
+            binding.bind_output(name, "cuda", 0, NUMPY_TYPES[tensor.dtype].type, [count, *self._sizes.shape(tensor)], address)
+        blocks = (_Block(inputs, self._inputs), _Block(results, self._results))
+        slow = {name: tensor.first(rows) for name, tensor in self._slow[id(step)].items()}
+        return CudaBinding(_Captured(step, binding, self._graph_id, self._thread), self.state, blocks, slow)
+
+    def _address_of_output(self, step: StepSession, name: str, results: Layout) -> int:
+        state = self._state_of_output.get(name)
+        if state is not None:
+            buffer = self.state.buffers[state]
+            return (buffer.spare or buffer.current).address
+        return self._results.address + results.offsets[name] if name in results.offsets else self._slow[id(step)][name].address
+
+    def _layouts(self, step: StepSession, rows: int, requests: int) -> tuple[Layout, Layout]:
+        """Where a bucket's small inputs lie, and the outputs that are read after every step."""
+        inputs = {
+            name: ([step.count_of(name, rows, requests), *self._sizes.shape(tensor)], NUMPY_TYPES[tensor.dtype])
+            for name, tensor in step.inputs.items()
+            if name not in self.state.buffers
+        }
+        results = {
+            name: ([rows, *self._sizes.shape(tensor)], NUMPY_TYPES[tensor.dtype])
+            for name, tensor in step.outputs.items()
+            if name in _EAGER
+        }
+        return Layout(inputs), Layout(results)
+
+    def _allocate(self, tensor: manifest_pb2.Tensor, *, has_rows: bool = False) -> DeviceTensor:
+        shape = [self._num_slots, *self._sizes.shape(tensor)]
+        return DeviceTensor(self._encode, shape, NUMPY_TYPES[tensor.dtype], has_rows=has_rows)
+
+    def _allocate_slow(self, step: StepSession) -> dict[str, DeviceTensor]:
+        small = _EAGER | set(self._state_of_output)
+        return {name: self._allocate(tensor) for name, tensor in step.outputs.items() if name not in small}
+
+    def _block(self, size: int) -> DeviceTensor:
+        return DeviceTensor(self._encode, [size], np.dtype(np.uint8))
+
+    def _check_encoded(self) -> None:
+        for name, buffer in self.state.buffers.items():
+            encoded = self._encoded.get(buffer.declared.encode_output)
+            if encoded is not None and (encoded.shape[1:], encoded.dtype) != (buffer.current.shape[1:], buffer.current.dtype):
+                raise RuntimeError(f"state {name} holds {buffer.current.shape[1:]}, the encoder gives {encoded.shape[1:]}")
+
+
+class _Block:
+    """A bucket's part of a block of the device, and the host's copy of it."""
+
+    def __init__(self, layout: Layout, device: DeviceTensor) -> None:
+        self._host = np.zeros(layout.size, np.uint8)
+        self._host_value = onnxruntime.OrtValue.ortvalue_from_numpy(self._host)
+        self._device_value = device.first(layout.size)
+        self.views = layout.split(self._host)
+
+    def upload(self) -> None:
+        self._device_value.update_inplace(self._host)
+
+    def download(self) -> None:
+        self._host_value.update_inplace(self._device_value)
+
+
+class _Captured:
+    """A step graph, its binding and the id of its CUDA graph."""
+
+    def __init__(self, step: StepSession, binding: onnxruntime.IOBinding, graph_id: int, thread: int) -> None:
+        self.step, self._binding, self._thread = step, binding, thread
+        self._options = onnxruntime.RunOptions()
+        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
+
+    def run(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise RuntimeError("a step was run from another thread than the one that loaded the model: it would be captured again")
+        self.step.session.run_with_iobinding(self._binding, self._options)
+
+
+class CudaBinding:
+    """A step graph bound to a bucket of rows and requests."""
+
+    def __init__(
+        self, captured: _Captured, state: DeviceState, blocks: tuple[_Block, _Block], slow: dict[str, onnxruntime.OrtValue]
+    ) -> None:
+        self._captured, self._state, self._slow = captured, state, slow
+        self._inputs, self._results = blocks
+
+    def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
+        """The live part of the inputs on the host; the rest becomes harmless."""
+        live: dict[str, Array] = {}
+        for name, view in self._inputs.views.items():
+            count = self._captured.step.count_of(name, rows, requests)
+            view[count:] = _DEAD.get(name, 0)
+            live[name] = view[:count]
+        return live
+
+    def run(self, rows: int) -> Mapping[str, Array]:
+        """One copy to the device, one replay, one copy back."""
+        self._inputs.upload()
+        self._captured.run()
+        if self._results.views:
+            self._results.download()
+        self._state.flip()
+        return _Outputs({name: view[:rows] for name, view in self._results.views.items()}, self._slow, rows)
+
+
+class _Outputs(Mapping[str, Array]):
+    """Outputs of a step; what was not read back with it is when it is asked for, once."""
+
+    def __init__(self, read: dict[str, Array], slow: Mapping[str, onnxruntime.OrtValue], rows: int) -> None:
+        self._read, self._slow, self._rows = read, slow, rows
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self._read:
+            self._read[name] = self._slow[name].numpy()[: self._rows]
+        return self._read[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._read or name in self._slow
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._read, **self._slow})
+
+    def __len__(self) -> int:
+        return len({**self._read, **self._slow})

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts a runner on the memory of the variant's device: the one place that knows both."""
+
+from __future__ import annotations
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.execution.cuda import CudaMemory
+from attnserve_server.execution.host import HostMemory
+from attnserve_server.execution.runner import IterativeRunner
+
+
+def make_runner(bundle: Bundle, num_slots: int) -> IterativeRunner:
+    """A runner of a bundle's chosen variant, not yet started."""
+    is_cuda = bundle.variant.device == manifest_pb2.DEVICE_CUDA
+    return IterativeRunner(bundle, num_slots, CudaMemory if is_cuda else HostMemory)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker killed with signal 9: the front lives on, a successor is ready soon, and only what was half sent is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.e2e.serving import (
+    LONG_TEXT,
+    SENTENCES,
+    Server,
+    ask,
+    details,
+    eventually,
+    is_alive,
+    serve,
+    start_stream,
+    start_unary,
+    texts,
+)
+
+READY_S = 5.0
+WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
+SAMPLE = SENTENCES[:16]
+
+
+@pytest.fixture(params=[1, 2])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    with serve(tmp_path, "--workers", str(request.param), "--slots", "16") as running:
+        yield running
+
+
+def kill(pid: int) -> float:
+    """Kills a worker; returns when."""
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def wait_until_ready(server: Server, num_loads: float) -> None:
+    """Waits until all workers are warm again: one more load than before, health SERVING."""
+    with server.channel() as channel:
+        health = health_pb2_grpc.HealthStub(channel)
+        count = "attnserve_model_load_duration_seconds_count"
+        eventually(lambda: server.scrape().total(count) > num_loads, "a warm successor", 30, 0.02)
+        assert health.Check(health_pb2.HealthCheckRequest(), timeout=20).status == health_pb2.HealthCheckResponse.SERVING
+        assert server.http("/healthz")[0] == 200
+
+
+def kill_under_load(server: Server, num_each: int = 10) -> tuple[float, int, int]:
+    """Kills one worker under load; returns seconds until all are ready again, streams that were lost, and streams answered."""
+    with server.channel() as channel, ThreadPoolExecutor(num_each) as threads:
+        before = [texts(ask(channel, text, WIDE)) for text in SAMPLE]
+        greedy, beams = texts(ask(channel, LONG_TEXT)), texts(ask(channel, LONG_TEXT, WIDE))
+        loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
+        workers = server.children()
+        streams = [start_stream(channel, LONG_TEXT) for _ in range(num_each)]
+        firsts = [next(stream) for stream in streams]
+        unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(num_each)]
+        rest: list[Future] = [threads.submit(list, stream) for stream in streams]
+        killed_at = kill(workers[0])
+        lost = answered = 0
+        for first, future in zip(firsts, rest, strict=True):
+            assert first.WhichOneof("event") == "delta"
+            error = future.exception(timeout=60)
+            if error is None:
+                assert texts(future.result()[-1].result) == greedy
+                answered += 1
+            else:
+                assert isinstance(error, grpc.RpcError)
+                assert error.code() is grpc.StatusCode.UNAVAILABLE, error
+                assert details(error).reason == "WORKER_LOST"
+                lost += 1
+        wait_until_ready(server, loads)
+        ready_s = time.monotonic() - killed_at
+        for future in unary:
+            assert texts(future.result(timeout=60)) == beams
+        assert server.process.poll() is None, server.tail()
+        assert len(server.children()) == len(workers)
+        assert workers[0] not in server.children()
+        assert [texts(ask(channel, text, WIDE)) for text in SAMPLE] == before
+        assert texts(ask(channel, LONG_TEXT)) == greedy
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "all slots free")
+        assert server.scrape().total("attnserve_queue_length") == 0
+    print(f"{len(workers)} worker(s): ready again after {ready_s:.2f} s; streams lost {lost}, answered {answered}")
+    assert lost >= 1, "the killed worker had no stream"
+    if len(workers) == 1:
+        assert answered == 0
+    return ready_s, lost, answered
+
+
+def test_killed_worker(server: Server) -> None:
+    ready_s, _, _ = kill_under_load(server)
+    assert ready_s < READY_S
+    with server.channel() as channel:  # none of its slots is lost to those that come after
+        futures = [start_unary(channel, LONG_TEXT) for _ in range(40)]
+        assert len({tuple(texts(future.result(timeout=60))) for future in futures}) == 1
+    assert "Traceback" not in server.log.read_text(), server.tail()
+
+
+def test_idle_worker_killed(server: Server) -> None:
+    with server.channel() as channel:
+        before = [texts(ask(channel, text)) for text in SAMPLE]
+        loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
+        kill(server.children()[-1])
+        assert [texts(ask(channel, text)) for text in SAMPLE] == before, "what comes meanwhile waits or goes to the other one"
+        wait_until_ready(server, loads)
+        assert [texts(ask(channel, text)) for text in SAMPLE] == before
+
+
+def test_workers_do_not_outlive_the_front(server: Server) -> None:
+    workers = server.children()
+    assert set(workers) == set(server.workers.values())
+    with server.channel() as channel:
+        futures = [start_unary(channel, LONG_TEXT) for _ in range(8)]
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(10)
+        errors = [future.exception(timeout=20) for future in futures]
+    assert {error.code() for error in errors if error is not None} <= {grpc.StatusCode.UNAVAILABLE}
+    seconds = eventually(lambda: not any(is_alive(pid) for pid in workers), "no orphans")
+    print(f"workers gone after {seconds * 1e3:.0f} ms")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_killed_workers_at_length(server: Server) -> None:
+    for _ in range(10):
+        time.sleep(11)  # a worker that lived for 10 s is started again at once
+        ready_s, _, _ = kill_under_load(server)
+        assert ready_s < READY_S

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the CUDA path that run in the environment of ``test_cuda.py``, over the stand-in libraries: ``checks.py <name> <bundle>``."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import Bundle, load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.errors import ExecutionFailed
+from attnserve_server.execution.cuda import CudaMemory, row_buckets
+from attnserve_server.execution.device_state import DeviceState
+from attnserve_server.execution.session import cuda_options, make_session
+from attnserve_server.execution.slot_state import SlotState
+from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.scheduling.scheduler import SchedulerConfig
+
+NUM_SLOTS = 20
+SHAPE_ARITHMETIC = {"Concat", "Shape"}
+"""Operators of which ONNX Runtime keeps some on the CPU, where they compute a shape; a replay does not need them."""
+
+
+class Counts(NamedTuple):
+    """What the stand-in was asked."""
+
+    kernels: int
+    copies: int
+    launches: int
+    forbidden: int
+    captures: int
+    out_of_order: int
+    allocations: int
+
+
+def counts() -> Counts:
+    found = (ctypes.c_int * len(Counts._fields))()
+    ctypes.CDLL("libcudart.so.13").standin_counts(found)
+    return Counts(*found)
+
+
+def check_placement(bundle: Bundle) -> None:
+    """Every node of every step graph runs on CUDA, shape arithmetic apart."""
+    for step in bundle.variant.steps:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+        providers = [("CUDAExecutionProvider", cuda_options(captures=True))]
+        path = str(bundle.folder / step.graph.file)
+        session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
+        on_cpu, on_cuda = [], 0
+        for part in session.get_provider_graph_assignment_info():
+            if part.ep_name == "CUDAExecutionProvider":
+                on_cuda += len(part.get_nodes())
+            else:
+                on_cpu += [(node.op_type, node.name) for node in part.get_nodes()]
+        print(f"{step.graph.file}: {on_cuda} nodes on CUDA, on the CPU {on_cpu}")
+        assert on_cuda > 50
+        assert {op_type for op_type, _ in on_cpu} <= SHAPE_ARITHMETIC
+
+
+def run(engine: EngineLoop, requests: list[SequenceRequest]) -> dict[int, Any]:
+    """Answers (or failures) of all requests, which join one after the other."""
+    answers: dict[int, Any] = {}
+    pending = list(requests)
+    while pending or engine.has_work:
+        if pending:
+            engine.submit(pending.pop(0))
+        answers |= {event.request_id: event for event in engine.step() if isinstance(event, RequestFinished | RequestFailed)}
+    return answers
+
+
+def check_steps(bundle: Bundle) -> None:
+    """All captures are made by the start; each step is one launch of a graph, and all copies are in order with it."""
+    engine = EngineLoop(bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), time.monotonic)
+    engine.start()
+    started = counts()
+    print("start", started)
+    assert started.captures == started.launches == len(bundle.variant.steps) * len(row_buckets(NUM_SLOTS))
+    rng = random.Random(0)
+    for sizes in ([1], [5], [1, 2, 5, 8]):
+        options = [DecodeOptions(beam, beam, max_tokens=rng.randint(1, 20)) for beam in rng.choices(sizes, k=12)]
+        before = counts()
+        sources = [[7] * rng.randint(1, bundle.manifest.limits.max_source_tokens) for _ in options]
+        answers = run(engine, [SequenceRequest(index, *each) for index, each in enumerate(zip(sources, options, strict=True))])
+        num_steps = sum(1 for step in engine.stats().steps if step.num_rows)
+        assert counts().launches - before.launches == num_steps > 0
+        for index, each in enumerate(options):
+            assert [len(found.tokens) for found in answers[index].hypotheses] == [each.max_tokens] * each.num_hypotheses
+            assert all(found.finish_reason == FinishReason.LENGTH for found in answers[index].hypotheses)
+    ended = counts()
+    print("end", ended)
+    assert (ended.captures, ended.allocations) == (started.captures, started.allocations)
+    assert (ended.forbidden, ended.out_of_order) == (0, 0)
+    if not any(step.gives_attention for step in bundle.variant.steps):
+        answers = run(engine, [SequenceRequest(0, [7, 2], DecodeOptions(attention=AttentionDetail.MEAN))])
+        assert answers[0].reason == ExecutionFailed.reason
+
+
+def check_feeds(bundle: Bundle) -> None:
+    """What the device is given: the live inputs, and harmless ones beyond; what a row's state is bound to does not move."""
+    memory = CudaMemory(bundle, NUM_SLOTS)
+    for step in memory.steps:
+        binding = memory.bind(step, memory.key(5, 2))
+        for _ in range(2):
+            feeds = binding.feeds(8, 8)
+            for value in feeds.values():
+                value[:] = 3
+            binding.feeds(5, 2)
+            blocks = binding._inputs
+            blocks.upload()
+            on_device = blocks._device_value.numpy()
+            for name, (shape, dtype) in layout_of(memory, step).items():
+                offset = memory._layouts(step, 8, 8)[0].offsets[name]
+                size = int(np.prod(shape)) * dtype.itemsize
+                found = on_device[offset : offset + size].view(dtype).reshape(shape)
+                live = step.count_of(name, 5, 2)
+                assert (found[:live] == 3).all()
+                assert (found[live:] == (1 if name == "source_length" else 0)).all()
+
+
+def layout_of(memory: CudaMemory, step: Any) -> dict[str, Any]:
+    return memory._layouts(step, 8, 8)[0].fields
+
+
+def synthetic_states() -> list[manifest_pb2.State]:
+    """One of each kind: grows in place, is encoded for a row or a request, is written beside, starts at zero."""
+    request, row = manifest_pb2.SCOPE_REQUEST, manifest_pb2.SCOPE_HYPOTHESIS
+    grows = {"growing_axis": "target", "capacity": 6, "in_place": True}
+    reads = {"growing_axis": "source", "capacity": 5, "encode_output": "memory"}
+    return [
+        manifest_pb2.State(name="cache", scope=row, axes=["row", "2", "target", "3"], step_output="next_cache", **grows),
+        manifest_pb2.State(name="memory", scope=request, axes=["request", "source", "4"], **reads),
+        manifest_pb2.State(name="hidden", scope=row, axes=["row", "7"], step_output="next_hidden", encode_output="first"),
+        manifest_pb2.State(name="context", scope=row, axes=["row", "2"], step_output="next_context"),
+        manifest_pb2.State(name="total", scope=request, axes=["request", "3"]),
+    ]
+
+
+def check_state(bundle: Bundle) -> None:
+    """Random operations leave the same bytes in the slots on the device as in those on the CPU."""
+    session = make_session(bundle.folder / bundle.variant.encode.file, "cuda")
+    states, dtypes = synthetic_states(), dict.fromkeys(["cache", "memory", "hidden", "context"], np.dtype(np.float16))
+    dtypes["total"] = np.dtype(np.int64)
+    host, device = SlotState(states, dtypes, NUM_SLOTS), DeviceState(states, dtypes, NUM_SLOTS, session)
+    rng, values = random.Random(0), np.random.default_rng(0)
+    encoded = {"memory": fresh(session, values, [4, 5, 4]), "first": fresh(session, values, [4, 7])}
+    on_host = {name: tensor.numpy() for name, tensor in encoded.items()}
+    for buffer in host.buffers.values():
+        for side in ("current", "spare"):
+            if (array := getattr(buffer, side)) is not None:
+                array[:] = values.integers(0, 100, array.shape)
+                write(getattr(device.buffers[buffer.declared.name], side), array)
+    for _ in range(400):
+        operation = rng.choice(["insert", "move", "copy", "copy", "flip"])
+        if operation == "insert":
+            slots = rng.randrange(NUM_SLOTS), rng.randrange(NUM_SLOTS)
+            index = rng.randrange(4)
+            host.insert(*slots, on_host, index)
+            device.insert(*slots, encoded, index)
+        elif operation == "move":
+            slots = rng.randrange(NUM_SLOTS), rng.randrange(NUM_SLOTS)
+            host.move_request(*slots)
+            device.move_request(*slots)
+        elif operation == "copy":
+            count = rng.randint(0, NUM_SLOTS)
+            sources, targets = rng.choices(range(NUM_SLOTS), k=count), rng.sample(range(NUM_SLOTS), count)
+            if rng.random() < 0.3:
+                sources = rng.sample(targets, count)  # nothing but chains and cycles
+            host.copy_rows(sources, targets, 6)
+            device.copy_rows(sources, targets, 6)
+        else:
+            host.flip()
+            device.flip()
+        assert host.orientation == device.orientation
+        for name, buffer in host.buffers.items():
+            found = device.buffers[name].current.numpy()[:NUM_SLOTS]
+            np.testing.assert_array_equal(found, buffer.current, err_msg=f"{name} after {operation}")
+
+
+def fresh(session: onnxruntime.InferenceSession, values: np.random.Generator, shape: list[int]) -> Any:
+    from attnserve_server.execution.device_tensor import DeviceTensor
+
+    tensor = DeviceTensor(session, shape, np.dtype(np.float16), has_rows=True)
+    write(tensor, values.integers(0, 100, shape).astype(np.float16))
+    return tensor
+
+
+def write(tensor: Any, array: Any) -> None:
+    for row, value in zip(tensor.rows, array, strict=False):
+        row.update_inplace(np.ascontiguousarray(value))
+
+
+if __name__ == "__main__":
+    globals()[f"check_{sys.argv[1]}"](load_bundle(Path(sys.argv[2]), "cuda"))
+    assert counts().forbidden == 0
+    print("ok")

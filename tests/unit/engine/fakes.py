@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A clock that is set by hand, and a model that is made up: its state says whose it is, its answers follow from its state."""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.execution.slot_state import SlotState
+
+VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
+CAPACITY = 24
+LAYERS, HEADS = 2, 2
+NOTHING = -1.0
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def manifest() -> manifest_pb2.Manifest:
+    """Three states: a trail of tokens in place, a sum that is written beside, and the request's source."""
+    row, request = manifest_pb2.SCOPE_HYPOTHESIS, manifest_pb2.SCOPE_REQUEST
+    states = [
+        manifest_pb2.State(
+            name="trail", scope=row, axes=["row", "target"], step_output="next_trail", in_place=True, growing_axis="target",
+            capacity=CAPACITY,
+        ),
+        manifest_pb2.State(name="total", scope=row, axes=["row", "1"], step_output="next_total", encode_output="first_total"),
+        manifest_pb2.State(
+            name="memory", scope=request, axes=["request", "source"], encode_output="memory", growing_axis="source",
+            capacity=CAPACITY,
+        ),
+    ]  # fmt: skip
+    return manifest_pb2.Manifest(
+        format_version=1,
+        model_id="made-up",
+        version="1",
+        vocabulary=manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=BEGIN_ID, end_id=END_ID, unknown_id=1),
+        limits=manifest_pb2.Limits(max_source_tokens=CAPACITY - 1, max_target_tokens=CAPACITY, max_beam_size=8),
+        attention=manifest_pb2.AttentionOutput(output="attention", num_layers=LAYERS, num_heads=HEADS),
+        states=states,
+    )
+
+
+class MadeUpBundle:
+    """What an engine reads of a bundle."""
+
+    def __init__(self) -> None:
+        self.manifest = manifest()
+        self.key = ("made-up", "1")
+
+
+@functools.cache
+def log_probs(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The made-up model: a distribution for every source and every prefix, more willing to end as it grows."""
+    rng = random.Random(f"{source}/{prefix}")
+    logits = torch.tensor([rng.gauss(0, 1.5) for _ in range(VOCAB_SIZE)])
+    logits[END_ID] += 0.35 * len(prefix) - 0.5
+    result: np.ndarray[Any, np.dtype[np.float32]] = logits.log_softmax(-1).numpy()
+    return result
+
+
+def attention(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """(layers, heads, source): another number for every source and prefix."""
+    rng = random.Random(f"attention/{source}/{prefix}")
+    return np.array([rng.random() for _ in range(LAYERS * HEADS * len(source))], np.float32).reshape(LAYERS, HEADS, -1)
+
+
+class Toy:
+    """The made-up model in the form that the reference search takes."""
+
+    def encode(self, src: Tensor) -> Tensor:
+        return src[:, :, None].float()
+
+    def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
+        rows = [
+            log_probs(tuple(source), tuple(target[1:])) for source, target in zip(src.tolist(), tgt.tolist(), strict=True)
+        ]  # fmt: skip
+        return torch.from_numpy(np.stack(rows))[:, None], []
+
+    def project(self, hidden: Tensor) -> Tensor:
+        return hidden
+
+
+class FakeRunner:
+    """A runner over real slots. Every step looks at nothing but the state of each row, so a mixed-up copy answers differently.
+
+    ``fail_encodes`` and ``fail_steps`` are the numbers of the calls that raise.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self.bundle, self.num_slots, self.num_cold_shapes = MadeUpBundle(), num_slots, 0
+        self.fail_encodes: set[int] = set()
+        self.fail_steps: set[int] = set()
+        self.num_encodes = self.num_steps = 0
+        self.group_sizes: list[int] = []
+        self.gives_attention = True
+        dtypes = {"trail": np.dtype(np.float32), "total": np.dtype(np.float32), "memory": np.dtype(np.float32)}
+        self.state = SlotState(self.bundle.manifest.states, dtypes, num_slots)
+        for buffer in self.state.buffers.values():
+            buffer.current[...] = NOTHING
+
+    def start(self) -> None:
+        """There is nothing to load."""
+
+    def warm_up(self) -> None:
+        """Nor to warm."""
+
+    def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
+        self.num_encodes += 1
+        if self.num_encodes in self.fail_encodes:
+            raise RuntimeError("planted")
+        self.group_sizes.append(len(sources))
+        memory = np.full((len(sources), max(map(len, sources))), NOTHING, np.float32)
+        for row, source in zip(memory, sources, strict=True):
+            row[: len(source)] = source
+        return {"memory": memory, "first_total": np.array([[sum(source)] for source in sources], np.float32)}
+
+    def step(self, inputs: StepInputs) -> StepOutputs:
+        self.num_steps += 1
+        rows = len(inputs.tokens)
+        assert 0 < rows <= self.num_slots
+        self._check_layout(inputs)
+        if self.num_steps in self.fail_steps:
+            raise RuntimeError("planted")
+        trail, total, memory = (self.state.buffers[name] for name in ("trail", "total", "memory"))
+        scores = np.zeros((rows, VOCAB_SIZE), np.float32)
+        weights = np.full((rows, LAYERS, HEADS, CAPACITY), NOTHING, np.float32)
+        assert total.spare is not None
+        for row, (token, position) in enumerate(zip(inputs.tokens, inputs.positions, strict=True)):
+            request = inputs.request_of_row[row]
+            trail.current[row, position] = token
+            source = tuple(int(value) for value in memory.current[request, : inputs.source_lengths[request]])
+            prefix = tuple(int(value) for value in trail.current[row, 1 : position + 1])
+            assert trail.current[row, 0] == BEGIN_ID
+            total.spare[row] = total.current[row] + (token if position else 0)
+            assert total.spare[row, 0] == sum(source) + sum(prefix), "the states of a row are of different hypotheses"
+            scores[row] = log_probs(source, prefix)
+            weights[row, ..., : len(source)] = attention(source, prefix)
+        self.state.flip()
+        return StepOutputs({"log_probs": scores}, weights if inputs.wants_attention and self.gives_attention else None)
+
+    def _check_layout(self, inputs: StepInputs) -> None:
+        rows, requests = len(inputs.tokens), len(inputs.source_lengths)
+        assert len(inputs.positions) == len(inputs.request_of_row) == rows
+        assert len(inputs.rows_of_request) == requests
+        assert sorted(row for members in inputs.rows_of_request for row in members) == list(range(rows))
+        assert all(inputs.request_of_row[row] == request for request, members in enumerate(inputs.rows_of_request) for row in members)

@@ -18,8 +18,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             kind = item.path.relative_to(TESTS).parts[0]
             if kind in KINDS:
                 item.add_marker(kind)
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """Lets the parity tests run over other sentences: one a line, gzipped or not."""
-    parser.addoption("--sentences", default=None, help="file of English sentences for tests/parity instead of the golden ones")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -15,7 +16,7 @@ from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished,
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_BUNDLE = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
+DEFAULT_BUNDLE = Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")) / "transformer-en-de" / "1"
 NUM_SLOTS = 32
 SENTENCES = (ROOT / "tests" / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
 

@@ -11,6 +11,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def environment() -> tuple[Path, Path]:
     return venv / "bin" / "python", libraries
 
 
-def _once(stamp: Path, text: str, make) -> None:
+def _once(stamp: Path, text: str, make: Callable[[], None]) -> None:
     if not stamp.exists() or stamp.read_text() != text:
         make()
         stamp.write_text(text)

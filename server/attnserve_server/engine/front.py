@@ -24,6 +24,7 @@ from attnserve_server.request import DecodeOptions, RequestEvent, RequestFailed,
 from attnserve_server.stats import RequestStats
 
 MAX_ATTEMPTS = 2
+MAX_DEATHS_AT_START = 3
 RETRY_AFTER_S = 0.1
 PATIENCE_S = 5.0
 """So long a model without workers (one is being restarted) still queues requests."""
@@ -58,6 +59,7 @@ class Front:
         self._credit = config.num_slots + max(2, config.num_slots // 4)
         self._ready = asyncio.Event()
         self._failure: str | None = None
+        self._num_lost = 0
         self.is_draining = False
 
     async def start(self, timeout_s: float = 120.0) -> None:
@@ -241,6 +243,10 @@ class Front:
     def _on_lost(self, worker: str) -> None:
         """A worker has died: what it held runs once more elsewhere, unless part of it was already sent."""
         self._metrics.forget_worker(worker)
+        self._num_lost += 1
+        if not self._ready.is_set() and self._num_lost >= MAX_DEATHS_AT_START:
+            self._failure = self._failure or "the workers die before they are ready; their log says why"
+            self._ready.set()
         for model in self.models():
             self._rows.pop((worker, model.index), None)
             if worker in model.ready_workers:

@@ -135,8 +135,9 @@ class IterativeRunner:
         if chosen is not None:
             return chosen
         if inputs.wants_attention or not fitting:
-            what = f"{'attention of ' if inputs.wants_attention else ''}{most} rows a request"
-            raise RuntimeError(f"no step graph of {self.bundle.manifest.model_id} ({self.bundle.variant.name}) is for {what}")
+            what = "gives attention" if inputs.wants_attention else "fits"
+            model, variant = self.bundle.manifest.model_id, self.bundle.variant.name
+            raise RuntimeError(f"no step graph of {model}, variant {variant}, {what} at {most} rows a request")
         return fitting[0]
 
     def _run(self, step: StepSession, inputs: StepInputs) -> StepOutputs:

@@ -57,10 +57,20 @@ def test_lone_request_waits_no_longer_than_it_must(clock: Clock) -> None:
     add(queue, clock, *range(16))
     queue.schedule()
     clock.now += 1
+    assert queue.schedule().admitted == []
     add(queue, clock, 100)
     clock.now += 0.009
     assert queue.schedule().admitted == []
     clock.now += 0.0011
+    assert queue.schedule().admitted == [100]
+
+
+def test_wait_counts_from_the_beginning_of_the_step_that_ran_meanwhile(clock: Clock) -> None:
+    queue = scheduler(clock, num_slots=32)
+    add(queue, clock, *range(16))
+    queue.schedule()
+    clock.now += 0.011
+    add(queue, clock, 100)
     assert queue.schedule().admitted == [100]
 
 

@@ -32,12 +32,15 @@ class State(Protocol):
 
     def insert(self, request: int, row: int, encoded: Encoded, index: int) -> None:
         """Gives a request slot and a row slot the first values of a new request, the ``index``-th of an encoded group."""
+        ...
 
     def move_request(self, source: int, target: int) -> None:
         """Moves the state of a request to another slot."""
+        ...
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copies rows, all read before any is written; of growing state at least the first ``length`` entries."""
+        ...
 
 
 class Binding(Protocol):
@@ -45,9 +48,11 @@ class Binding(Protocol):
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
         """Host arrays to be filled with the small inputs of the live rows and requests."""
+        ...
 
     def run(self, rows: int) -> Mapping[str, Array]:
         """Runs the step; the state has advanced. Returns the live rows of its other outputs."""
+        ...
 
 
 class Memory(Protocol):
@@ -56,28 +61,36 @@ class Memory(Protocol):
     @property
     def state(self) -> State:
         """The slots."""
+        ...
 
     @property
     def steps(self) -> Sequence[StepSession]:
         """The step graphs, in the manifest's order."""
+        ...
 
     def source_size(self, longest: int) -> int:
         """To which length a group of sources is padded."""
+        ...
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
         """Runs the encoder."""
+        ...
 
     def key(self, rows: int, requests: int) -> Key:
         """What a step of so many rows and requests is bound for."""
+        ...
 
     def bind(self, step: StepSession, key: Key) -> Binding:
         """Makes a binding; the runner keeps it."""
+        ...
 
     def warm_rows(self) -> Iterable[int]:
         """Numbers of rows to warm every step graph up with, in this order."""
+        ...
 
     def warm_sources(self) -> Iterable[tuple[int, int]]:
         """Groups to warm the encoder up with, after the steps: how many sources of which length."""
+        ...
 
 
 class StepSession:

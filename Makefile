@@ -67,6 +67,12 @@ test: $(DEV) ## Run the tests, except the long ones
 test-all: $(DEV) ## Run all tests, the long ones too
 	@$(PY) -m pytest $(ARGS)
 
+SPLIT ?= test_2016_flickr
+.PHONY: parity
+parity: $(DEV) ## Batch invariance and PyTorch's own search over a data set: make parity DATA=DIR [SPLIT=test_2016_flickr]
+	@test -n "$(DATA)" || { echo "name the folder of the data sets: make parity DATA=DIR" >&2; exit 2; }
+	@PARITY_SENTENCES="$(DATA)/multi30k/$(SPLIT).en.gz" $(PY) -m pytest tests/parity --timeout 3600 -s $(ARGS)
+
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check

@@ -46,7 +46,7 @@ class Written:
     folder: Path
 
     @property
-    def has_attention(self) -> bool:
+    def gives_attention(self) -> bool:
         return bool(self.model.describe().HasField("attention"))
 
 
@@ -87,7 +87,7 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
     requests, asked = [], {}
     for index, source in enumerate(sources):
         for offset, options in enumerate(OPTIONS.values()):
-            detail = AttentionDetail(index % 3) if written.has_attention else AttentionDetail.NONE
+            detail = AttentionDetail(index % 3) if written.gives_attention else AttentionDetail.NONE
             options = DecodeOptions(options.beam_size, options.num_hypotheses, 1.0, options.max_tokens, detail)
             requests.append(SequenceRequest(2 * index + offset, source, options))
             asked[2 * index + offset] = (source, options)
@@ -110,7 +110,7 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
                 assert np.abs(attention_of(one) - weights).max() < 1e-4
                 num_attention += 1
     assert num_near_ties <= MAX_NEAR_TIES * len(answers)
-    assert (num_attention > 0) == written.has_attention
+    assert (num_attention > 0) == written.gives_attention
     assert any(one.tokens[-1] == common.END_ID for answer in answers.values() for one in answer.hypotheses)
 
 
@@ -169,7 +169,7 @@ def test_server_answers_for_both_at_once(channel: grpc.Channel, repository: list
                 wire = decoding_pb2.DecodeOptions(
                     beam_size=options.beam_size, num_hypotheses=options.num_hypotheses, max_tokens=options.max_tokens
                 )
-                if each.has_attention:
+                if each.gives_attention:
                     wire.return_attention = decoding_pb2.ATTENTION_DETAIL_MEAN
                 request = translation_pb2.TranslateRequest(text=text, model=each.model.MODEL_ID, options=wire)
                 calls.append((each, text, options, stub.Translate.future(request, timeout=60)))
@@ -189,7 +189,7 @@ def test_server_answers_for_both_at_once(channel: grpc.Channel, repository: list
             assert one.score == pytest.approx(other.score, abs=1e-4)
             assert len(one.pieces) == len(other.tokens)
             assert [one.text[piece.begin : piece.end] for piece in one.pieces] == [piece.text for piece in one.pieces]
-            if each.has_attention:
+            if each.gives_attention:
                 weights = teacher_forced_alignments(each.module, source, other.tokens)[:, 0, 0].numpy()
                 (matrix,) = one.attention
                 assert (matrix.num_target, matrix.num_source) == weights.shape

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import gzip
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -18,7 +20,18 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_BUNDLE = Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")) / "transformer-en-de" / "1"
 NUM_SLOTS = 32
-SENTENCES = (ROOT / "tests" / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
+
+
+def read_sentences(path: Path) -> list[str]:
+    """The lines of a text file, gzipped or not."""
+    data = path.read_bytes()
+    text = gzip.decompress(data) if path.suffix == ".gz" else data
+    return [line.strip() for line in text.decode().splitlines()]
+
+
+GOLDEN = ROOT / "tests" / "golden" / "sentences.en.txt"
+SENTENCES = read_sentences(Path(os.environ.get("PARITY_SENTENCES") or GOLDEN))
+"""What all parity tests ask: the golden sentences, or a file that the environment names (`make parity DATA=...`)."""
 
 Answer = list[tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]]
 

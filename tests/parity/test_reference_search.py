@@ -28,7 +28,7 @@ MODES = {
     "beam": DecodeOptions(beam_size=5, num_hypotheses=5),
     "beam, no length": DecodeOptions(beam_size=3, num_hypotheses=2, length_penalty=0.0, max_tokens=11),
 }
-NUM_SENTENCES = {"greedy": 200, "greedy, cut": 40, "beam": 200, "beam, no length": 40}
+NUM_SENTENCES = {"greedy": len(SENTENCES), "greedy, cut": 40, "beam": len(SENTENCES), "beam, no length": 40}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,14 +25,18 @@ Array = np.ndarray[Any, np.dtype[Any]]
 def initializers(model: onnx.ModelProto) -> dict[str, Array]:
     """Initializers under the names that the graph's nodes use: those that are stored in 16 bits stand behind a Cast."""
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    casts = {node.output[0]: stored[node.input[0]] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored}
+    casts = {
+        node.output[0]: stored[node.input[0]] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in stored
+    }
     return stored | {name: value.astype(np.float32) for name, value in casts.items()}
 
 
 def parameters(model: onnx.ModelProto) -> dict[str, Array]:
     """The parameters that a graph holds, by their names in the module."""
     constants = initializers(model)
-    found = {name.removeprefix(PREFIX): value for name, value in constants.items() if name.startswith(PREFIX) and ".half" not in name}
+    found = {
+        name.removeprefix(PREFIX): value for name, value in constants.items() if name.startswith(PREFIX) and ".half" not in name
+    }
     products = {node.output[0]: constants[node.input[1]] for node in model.graph.node if _is_linear(node, constants)}
     for node in model.graph.node:
         if node.op_type == "Add":

@@ -50,6 +50,11 @@ class ServedModel:
         return self.bundle.variant.name
 
     @property
+    def gives_attention(self) -> bool:
+        """Whether a step graph of the variant computes the attention."""
+        return any(step.gives_attention for step in self.bundle.variant.steps)
+
+    @property
     def is_ready(self) -> bool:
         """At least one worker is warm."""
         return bool(self.ready_workers)

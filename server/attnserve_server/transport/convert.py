@@ -76,8 +76,8 @@ def _attention(options: decoding_pb2.DecodeOptions, model: ServedModel) -> Atten
     detail = _ATTENTION.get(options.return_attention)
     if detail is None:
         raise _refused("return_attention", f"has the unknown value {int(options.return_attention)}")
-    if detail is not AttentionDetail.NONE and not model.manifest.HasField("attention"):
-        raise _refused("return_attention", f"asks for attention, which the model {model.id} does not have")
+    if detail is not AttentionDetail.NONE and not model.gives_attention:
+        raise _refused("return_attention", f"asks for attention, which {model.id} does not give (variant {model.variant})")
     return detail
 
 

@@ -109,6 +109,11 @@ class ServedModel(Protocol):
         ...
 
     @property
+    def gives_attention(self) -> bool:
+        """Whether the variant that is served can return its attention."""
+        ...
+
+    @property
     def max_beam_size(self) -> int:
         """Largest beam that the server accepts for it."""
         ...

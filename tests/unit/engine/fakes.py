@@ -160,4 +160,6 @@ class FakeRunner:
         assert len(inputs.positions) == len(inputs.request_of_row) == rows
         assert len(inputs.rows_of_request) == requests
         assert sorted(row for members in inputs.rows_of_request for row in members) == list(range(rows))
-        assert all(inputs.request_of_row[row] == request for request, members in enumerate(inputs.rows_of_request) for row in members)
+        assert all(
+            inputs.request_of_row[row] == request for request, members in enumerate(inputs.rows_of_request) for row in members
+        )

@@ -189,14 +189,19 @@ def test_long_run(seed: int) -> None:
     assert driven.check_answers() > 25
 
 
-@pytest.mark.parametrize("fault", ["rows are not copied", "one entry too few is copied", "requests are not moved", "in the wrong order"])
+@pytest.mark.parametrize(
+    "fault", ["rows are not copied", "one entry too few is copied", "requests are not moved", "in the wrong order"]
+)
 def test_a_mixed_up_copy_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     driven = Driven()
     state = driven.runner.state
     copy_rows, move_request = state.copy_rows, state.move_request
     faults = {
         "rows are not copied": ("copy_rows", lambda sources, targets, length: None),
-        "one entry too few is copied": ("copy_rows", lambda sources, targets, length: copy_rows(sources, targets, max(0, length - 1))),
+        "one entry too few is copied": (
+            "copy_rows",
+            lambda sources, targets, length: copy_rows(sources, targets, max(0, length - 1)),
+        ),
         "requests are not moved": ("move_request", lambda source, target: None),
         "in the wrong order": ("copy_rows", lambda sources, targets, length: copy_rows(sources, targets[::-1], length)),
     }

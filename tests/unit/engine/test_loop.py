@@ -47,7 +47,9 @@ def runner_of(engine: loop.EngineLoop) -> FakeRunner:
 
 def request(request_id: int, beam_size: int = 1, **rest: Any) -> SequenceRequest:
     rng = random.Random(request_id)
-    options = DecodeOptions(beam_size, beam_size, max_tokens=rest.pop("max_tokens", 12), attention=rest.pop("attention", AttentionDetail.NONE))
+    options = DecodeOptions(
+        beam_size, beam_size, max_tokens=rest.pop("max_tokens", 12), attention=rest.pop("attention", AttentionDetail.NONE)
+    )
     return SequenceRequest(request_id, [rng.randint(4, 11) for _ in range(3)], options, **rest)
 
 

@@ -76,12 +76,12 @@ class Model:
     max_source_tokens: int = 100
     max_target_tokens: int = 64
     max_beam_size: int = 5
-    has_attention: bool = True
+    gives_attention: bool = True
     translator: Translator = field(default_factory=Translator)
 
     def __post_init__(self) -> None:
         self.manifest = manifest_pb2.Manifest(model_id=self.id, task=manifest_pb2.TASK_TRANSLATION, architecture="letters")
-        if self.has_attention:
+        if self.gives_attention:
             self.manifest.attention.output = "attention"
 
 

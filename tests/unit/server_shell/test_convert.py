@@ -96,7 +96,7 @@ def test_every_option_is_known_here() -> None:
 
 @pytest.mark.parametrize("detail", ["ATTENTION_DETAIL_MEAN", "ATTENTION_DETAIL_ALL"])
 def test_attention_of_a_model_without_it_is_refused(detail: str) -> None:
-    model = Model(has_attention=False)
+    model = Model(gives_attention=False)
     with pytest.raises(InvalidRequest) as raised:
         convert(model, return_attention=detail)
     assert raised.value.field == "options.return_attention"

@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes, and a training that is killed and goes on: the weights are those of a run that was not, to the last bit."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attnserve_export.recipe import CONFIGS, Recipe, RecipeError, load_recipe
+from attnserve_export.training import trainer as trainer_module
+from attnserve_export.training.trainer import Trainer, average, save_atomically
+from tests.foreign.common import sentences
+
+EPOCHS = 3
+RECIPE = """
+model_id = "small"
+architecture = "transformer"
+seed = 3
+[data]
+set = "multi30k"
+source_language = "en"
+target_language = "de"
+max_pieces = 60
+[tokenizer]
+vocab_size = 150
+model_type = "bpe"
+sampling_alpha = 0.1
+sampled_share = 0.5
+[model]
+d_model = 16
+d_ff = 32
+num_heads = 2
+num_encoder_layers = 1
+num_decoder_layers = 1
+dropout = 0.1
+[optimizer]
+peak_learning_rate = 0.01
+warmup_updates = 4
+beta2 = 0.98
+weight_decay = 0.0
+label_smoothing = 0.1
+clip_norm = 1.0
+[schedule]
+epochs = 3
+batch_tokens = 600
+checkpoint_seconds = 0.0
+average_last = [1, 2]
+"""
+
+
+class Killed(BaseException):
+    """Ends a run where a signal would."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the layout of Multi30k."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "multi30k").mkdir()
+    for split, lines in (("train", sentences()[:60]), ("val", sentences()[60:64])):
+        for language, edit in (("en", str), ("de", str.lower)):
+            with gzip.open(root / "multi30k" / f"{split}.{language}.gz", "wt", encoding="utf-8") as file:
+                file.write("".join(f"{edit(line)}\n" for line in lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def recipe_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recipe(recipe_file: Path) -> Recipe:
+    return load_recipe(str(recipe_file))
+
+
+@pytest.fixture(scope="module")
+def whole_run(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    Trainer(recipe, data, folder).run()
+    return folder
+
+
+def weights(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
+    files = [*sorted((folder / "epochs").glob("*.pt")), folder / "best.pt"]
+    return {file.name: torch.load(file, weights_only=True) for file in files}
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    ours, theirs = weights(one), weights(other)
+    assert list(ours) == list(theirs) == ["001.pt", "002.pt", "003.pt", "best.pt"]
+    for file, state in ours.items():
+        assert state.keys() == theirs[file].keys()
+        for name, value in state.items():
+            assert torch.equal(value, theirs[file][name]), f"{file}: {name} differs"
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+def dying(method: Callable[..., Any], calls: int) -> Callable[..., Any]:
+    """``method``, but its call number ``calls`` kills."""
+    count = 0
+
+    def call(*args: Any, **rest: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == calls:
+            raise Killed
+        return method(*args, **rest)
+
+    return call
+
+
+def test_training_learns(whole_run: Path) -> None:
+    log = log_of(whole_run)
+    assert [line["epoch"] for line in log] == [1, 2, 3]
+    assert log[-1]["val_nll"] < log[0]["val_nll"]
+    assert log[-1]["updates"] > 8
+    first, last = (weights(whole_run)[name] for name in ("001.pt", "003.pt"))
+    assert any(not torch.equal(value, last[name]) for name, value in first.items())
+
+
+def test_same_recipe_gives_the_same_weights(recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path) -> None:
+    torch.manual_seed(99)
+    Trainer(recipe, data, tmp_path).run()
+    assert_same_weights(tmp_path, whole_run)
+
+
+@pytest.mark.parametrize(
+    ("method", "calls"),
+    [
+        ("_one_update", 1),
+        ("_one_update", 2),
+        ("_one_update", 7),
+        ("_save_checkpoint", 5),
+        ("_val_nll", 1),
+        ("_val_nll", 3),
+        ("select", 1),
+    ],
+)
+def test_killed_run_goes_on(
+    recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, calls: int
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, method, dying(getattr(Trainer, method), calls))
+        with pytest.raises(Killed):
+            Trainer(recipe, data, tmp_path).run()
+    torch.manual_seed(7)  # a new process would not have the generator where the old one left it
+    torch.rand(100)
+    summary = Trainer(recipe, data, tmp_path).run()
+    assert_same_weights(tmp_path, whole_run)
+    assert log_of(tmp_path) == log_of(whole_run)
+    assert summary["updates"] == json.loads((whole_run / "summary.json").read_text(encoding="utf-8"))["updates"]
+
+
+def test_run_that_is_killed_again_and_again(
+    recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one_update = Trainer._one_update
+    for attempt in range(100):
+        monkeypatch.setattr(Trainer, "_one_update", dying(one_update, 4))
+        try:
+            Trainer(recipe, data, tmp_path).run()
+        except Killed:
+            continue
+        break
+    assert attempt > 2
+    assert_same_weights(tmp_path, whole_run)
+
+
+def test_kill_while_a_checkpoint_is_written(
+    recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def half_written(value: Any, path: Path) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            path.with_suffix(".tmp").write_bytes(b"half of it")
+            raise Killed
+        save_atomically(value, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module, "save_atomically", half_written)
+        with pytest.raises(Killed):
+            Trainer(recipe, data, tmp_path).run()
+    Trainer(recipe, data, tmp_path).run()
+    assert_same_weights(tmp_path, whole_run)
+
+
+def test_killed_process_goes_on(recipe_file: Path, data: Path, whole_run: Path, tmp_path: Path) -> None:
+    """With a real signal to a real process, through the command."""
+    code = "import sys, typer; from attnserve_export.cli import train; sys.argv[0] = 'train'; typer.run(train)"
+    command = [sys.executable, "-c", code, str(recipe_file), "--data", str(data), "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    until = time.monotonic() + 60
+    while not (tmp_path / "small" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert (tmp_path / "small" / "checkpoint.pt").exists()
+    finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    assert finished.returncode == 0, finished.stderr
+    assert_same_weights(tmp_path / "small", whole_run)
+
+
+def test_more_epochs_go_on_from_the_last(recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path) -> None:
+    Trainer(recipe, data, tmp_path).run(1)
+    assert [path.name for path in (tmp_path / "epochs").iterdir()] == ["001.pt"]
+    Trainer(recipe, data, tmp_path).run()
+    assert_same_weights(tmp_path, whole_run)
+
+
+def test_best_is_the_mean_that_val_chose(whole_run: Path) -> None:
+    summary = json.loads((whole_run / "summary.json").read_text(encoding="utf-8"))
+    assert set(summary["val_bleu_lc_by_average"]) == {"1", "2"}
+    assert summary["val_bleu_lc_greedy"] == max(summary["val_bleu_lc_by_average"].values())
+    found = weights(whole_run)
+    means = {"1": found["003.pt"], "2": average([found["002.pt"], found["003.pt"]])}
+    ties = [width for width, score in summary["val_bleu_lc_by_average"].items() if score == summary["val_bleu_lc_greedy"]]
+    assert any(all(torch.equal(value, means[width][name]) for name, value in found["best.pt"].items()) for width in ties)
+    best = means[str(summary["averaged_epochs"])]
+    assert all(torch.equal(value, best[name]) for name, value in found["best.pt"].items())
+
+
+def test_average_is_the_mean_in_double_precision() -> None:
+    states = [{"w": torch.tensor([value, 1.0]), "b": torch.tensor([0.5])} for value in (1.0, 2.0, 6.0)]
+    mean = average(states)
+    assert mean["w"].tolist() == [3.0, 1.0]
+    assert mean["w"].dtype == torch.float32
+    assert torch.equal(average(states[:1])["w"], states[0]["w"])
+    near = [{"w": torch.tensor([16777216.0])}, {"w": torch.tensor([2.0])}, {"w": torch.tensor([2.0])}]
+    assert average(near)["w"].item() == torch.tensor(16777220 / 3, dtype=torch.float64).float().item()
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in CONFIGS.glob("*.toml")))
+def test_shipped_recipes_load(name: str) -> None:
+    assert load_recipe(name).model_id == name
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("seed = 3", "seed = 3\nsurprise = 1", "surprise"),
+        ("beta2 = 0.98", "beta2 = 0.98\nbeta3 = 1.0", "beta3"),
+        ("max_pieces = 60", "", "max_pieces"),
+        ('model_type = "bpe"', "model_type = 3", "str"),
+        ("[data]", "[data", "TOML"),
+    ],
+)
+def test_recipe_that_says_what_no_one_reads(tmp_path: Path, old: str, new: str, text: str) -> None:
+    path = tmp_path / "wrong.toml"
+    assert old in RECIPE
+    path.write_text(RECIPE.replace(old, new), encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(str(path))
+    assert str(path) in str(caught.value)
+    assert text in str(caught.value) or text == "TOML"
+
+
+def test_unknown_size_of_the_model_is_refused(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(RECIPE.replace("d_ff = 32", "d_ff = 32\nnum_wings = 2"), encoding="utf-8")
+    with pytest.raises((RecipeError, TypeError), match="num_wings"):
+        Trainer(load_recipe(str(path)), data, tmp_path / "run")._prepare()
+
+
+def test_recipe_that_is_not_there() -> None:
+    with pytest.raises(RecipeError, match="transformer-en-de"):
+        load_recipe("nonesuch")
+
+
+def test_data_that_is_not_there(recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="ATTNSERVE_DATA"):
+        Trainer(recipe, tmp_path / "nowhere", tmp_path / "run").run()

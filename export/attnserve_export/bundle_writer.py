@@ -49,7 +49,8 @@ class WeightStore:
             if array.nbytes < _INLINE_BYTES:
                 continue
             if array.dtype == np.float32:
-                half = array.astype(np.float16)
+                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is kept in 32 bits
+                    half = array.astype(np.float16)
                 if np.array_equal(half.astype(np.float32), array):
                     name = initializer.name
                     initializer.name, initializer.data_type, array = f"{name}.half", TensorProto.FLOAT16, half

@@ -105,12 +105,13 @@ class Trainer:
         self.epoch, self._batch = epoch + 1, 0
         train_loss, self._running = self._running[0] / self._running[1], (0.0, 0)
         save_atomically(self.model.state_dict(), self.folder / "epochs" / f"{self.epoch:03d}.pt")
+        val_nll = self._val_nll()
         self._save_checkpoint()
         line = {
             "epoch": self.epoch,
             "updates": self.update,
             "train_nll": round(train_loss, 4),
-            "val_nll": round(self._val_nll(), 4),
+            "val_nll": round(val_nll, 4),
             "seconds": round(time.monotonic() - started, 1),
         }
         with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
@@ -148,9 +149,10 @@ class Trainer:
             self.model.load_state_dict(weights)
             self.model.eval()
             hypotheses = greedy_translations(self._typed, self.tokenizer, [source for source, _ in self.val])
-            scores[str(width)] = round(sacrebleu.corpus_bleu(hypotheses, references, lowercase=True).score, 2)
-            if scores[str(width)] == max(scores.values()):
+            score = round(sacrebleu.corpus_bleu(hypotheses, references, lowercase=True).score, 2)
+            if score > max(scores.values(), default=-1.0):  # of equal ones the first, as in the summary
                 save_atomically(weights, self.folder / "best.pt")
+            scores[str(width)] = score
         best = max(scores, key=lambda width: scores[width])
         log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
         summary = {

@@ -33,8 +33,7 @@ def clock() -> Clock:
 def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
     """An engine over a made-up runner."""
     runner = FakeRunner(NUM_SLOTS)
-    name = "make_runner" if hasattr(loop, "make_runner") else "IterativeRunner"
-    monkeypatch.setattr(loop, name, lambda *_: runner)
+    monkeypatch.setattr(loop, "make_runner", lambda *_: runner)
     started = loop.EngineLoop(runner.bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), clock)  # type: ignore[arg-type]
     started.start()
     return started

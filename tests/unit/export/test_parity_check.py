@@ -95,7 +95,7 @@ def test_one_wrong_weight_is_refused(made: Made, tmp_path: Path, name: str) -> N
     manifest = written(made, tmp_path / "b")
     wrong = copy.deepcopy(made.model)
     dict(wrong.named_parameters())[name].flatten()[5] += 0.5
-    with pytest.raises(ExportError, match="parity: .* differs by .* rows, position"):
+    with pytest.raises(ExportError, match=r"parity: .* differs by .* rows, position"):
         check_parity(tmp_path / "b", manifest, wrong, SOURCES)
 
 

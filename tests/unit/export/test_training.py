@@ -180,14 +180,16 @@ def test_run_that_is_killed_again_and_again(
     recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one_update = Trainer._one_update
-    for attempt in range(100):
+    num_kills = 0
+    while num_kills < 100:
         monkeypatch.setattr(Trainer, "_one_update", dying(one_update, 4))
         try:
             Trainer(recipe, data, tmp_path).run()
         except Killed:
+            num_kills += 1
             continue
         break
-    assert attempt > 2
+    assert 2 < num_kills < 100
     assert_same_weights(tmp_path, whole_run)
 
 
@@ -212,10 +214,13 @@ def test_kill_while_a_checkpoint_is_written(
     assert_same_weights(tmp_path, whole_run)
 
 
-def test_killed_process_goes_on(recipe_file: Path, data: Path, whole_run: Path, tmp_path: Path) -> None:
-    """With a real signal to a real process, through the command."""
+def test_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
+    """With a real signal to a real process, through the command; without sampled segmentations, see the next test."""
+    path = tmp_path / "plain.toml"
+    path.write_text(RECIPE.replace("sampling_alpha = 0.1", "sampling_alpha = 0.0"), encoding="utf-8")
+    Trainer(load_recipe(str(path)), data, tmp_path / "whole").run()
     code = "import sys, typer; from attnserve_export.cli import train; sys.argv[0] = 'train'; typer.run(train)"
-    command = [sys.executable, "-c", code, str(recipe_file), "--data", str(data), "--runs", str(tmp_path)]
+    command = [sys.executable, "-c", code, str(path), "--data", str(data), "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
     while not (tmp_path / "small" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < until:
@@ -225,7 +230,27 @@ def test_killed_process_goes_on(recipe_file: Path, data: Path, whole_run: Path, 
     assert (tmp_path / "small" / "checkpoint.pt").exists()
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert finished.returncode == 0, finished.stderr
-    assert_same_weights(tmp_path / "small", whole_run)
+    assert_same_weights(tmp_path / "small", tmp_path / "whole")
+
+
+PRINT_EPOCH = """
+import sys
+from pathlib import Path
+import sentencepiece
+from attnserve_export.training.data import PairBatches, read_pairs
+tokenizer = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])
+pairs = read_pairs(Path(sys.argv[2]), "train", "en", "de")
+batches = PairBatches(pairs, tokenizer, batch_tokens=600, max_pieces=60, sampling=(0.1, 0.5), seed=3)
+print([(batch.src.tolist(), batch.tgt.tolist()) for batch in batches.epoch(1)])
+"""
+
+
+@pytest.mark.xfail(strict=True, reason="SentencePiece 0.2.3 samples differently in every process, whatever the seed")
+def test_every_process_samples_the_same_segmentations(whole_run: Path, data: Path) -> None:
+    command = [sys.executable, "-c", PRINT_EPOCH, str(whole_run / "tokenizer.model"), str(data)]
+    one, other = (subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout for _ in range(2))
+    assert len(one) > 1000
+    assert one == other
 
 
 def test_more_epochs_go_on_from_the_last(recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path) -> None:

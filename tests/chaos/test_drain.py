@@ -13,6 +13,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import (
     LONG_TEXT,
@@ -71,6 +72,8 @@ def drain_under_load(server: Server, num_each: int) -> None:
         streams = [start_stream(channel, LONG_TEXT) for _ in range(num_each)]
         firsts = [next(stream) for stream in streams]
         unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(num_each)]
+        # Requests of one connection are taken in their order: once a later one is answered, the earlier ones are admitted.
+        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
         rest = [threads.submit(list, stream) for stream in streams]
         prober = threads.submit(probe_until_refused, server, probes)
         eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= num_each, "a full batch")
@@ -120,6 +123,7 @@ def test_client_that_leaves_during_a_drain_harms_nobody(tmp_path: Path) -> None:
         leaver = start_stream(channel, LONG_TEXT)
         eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 12, "a full batch")
         leaving = start_unary(channel, LONG_TEXT, WIDE)
+        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
         first = next(leaver)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: server.http("/healthz")[0] == 503, "the drain")

@@ -64,7 +64,9 @@ def train_tokenizer(pairs: list[tuple[str, str]], path: Path, vocab_size: int, m
 
 
 class PairBatches:
-    """Batches of a split, in an order and with segmentations that depend on the seed and the epoch alone.
+    """Batches of a split, in an order that depends on the seed and the epoch alone, and so do the best segmentations.
+
+    Sampled segmentations do not: SentencePiece 0.2.3 draws anew in each process, whatever its seed.
 
     Args:
         pairs: source and target sentences.

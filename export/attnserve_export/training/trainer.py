@@ -3,7 +3,8 @@
 
 A run lives in one folder: ``tokenizer.model``, ``checkpoint.pt`` (everything that resuming needs), ``epochs/NNN.pt`` (weights
 after each epoch, for averaging), ``log.jsonl`` (a line an epoch) and at the end ``best.pt`` and ``summary.json``.
-A run that was killed goes on from its last checkpoint and gives what it would have given.
+A run that was killed goes on from its last checkpoint. Without sampled segmentations (BPE dropout) it gives, bit for bit, what it
+would have given; with them, another draw of the same distribution, since SentencePiece's generator is not ours to seed.
 """
 
 from __future__ import annotations

@@ -27,24 +27,56 @@ class FinishReason(enum.IntEnum):
     LENGTH = 2
 
 
+class Sampling(msgspec.Struct, frozen=True):
+    """How tokens are drawn: penalties first, then temperature, ``top_k`` (0 for all) and ``top_p``, in this order."""
+
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
 class DecodeOptions(msgspec.Struct, frozen=True):
-    """Validated options of one request; ``max_tokens`` does not count the end symbol."""
+    """Validated options of one request; ``max_tokens`` and ``min_tokens`` count the prefix, but not the end symbol."""
 
     beam_size: int = 1
     num_hypotheses: int = 1
     length_penalty: float = 1.0
+    coverage_penalty: float = 0.0
     max_tokens: int = 128
+    min_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    repetition_penalty: float = 1.0
+    sampling: Sampling | None = None
+    prefix: tuple[int, ...] = ()
     attention: AttentionDetail = AttentionDetail.NONE
+
+    @property
+    def num_rows(self) -> int:
+        """Rows that the request may hold at once."""
+        return self.beam_size if self.sampling is None else self.num_hypotheses
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """On what terms a request is served: what shapes when it is answered, and never what the answer is."""
+
+    deadline: float | None = None
+    """Absolute, in seconds of the monotonic clock; None for none."""
+    is_streamed: bool = False
+    """Tokens are wanted as they become certain."""
+    priority: int = 0
+    """From -2 to 2, higher is sooner."""
+    client: str = ""
+    """Whose request it is: clients share the engine fairly."""
 
 
 class SequenceRequest(msgspec.Struct):
-    """One request as the engine sees it: source token ids, their end symbol included, and options."""
+    """One request as the engine sees it: source token ids, their end symbol included, options and terms."""
 
     request_id: int
     tokens: list[int]
     options: DecodeOptions = DecodeOptions()
-    deadline: float | None = None
-    is_streamed: bool = False
+    terms: Terms = Terms()
 
 
 class AttentionWeights(msgspec.Struct):
@@ -61,13 +93,16 @@ class Hypothesis(msgspec.Struct):
     score: float
     finish_reason: FinishReason
     attention: AttentionWeights | None = None
+    copied_from: dict[int, int] = {}
+    """For each unknown symbol: its index in ``tokens``, and the source token that it attended to most."""
 
 
 class TokensProduced(msgspec.Struct, tag="tokens"):
-    """Tokens of a streamed request, as they come."""
+    """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, for these tokens."""
 
     request_id: int
     tokens: list[int]
+    copied_from: dict[int, int] = {}
 
 
 class RequestFinished(msgspec.Struct, tag="finished"):

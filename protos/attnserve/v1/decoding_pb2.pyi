@@ -25,6 +25,7 @@ class ScoreNormalization(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCORE_NORMALIZATION_UNSPECIFIED: _ClassVar[ScoreNormalization]
     SCORE_NORMALIZATION_SUM: _ClassVar[ScoreNormalization]
     SCORE_NORMALIZATION_LENGTH: _ClassVar[ScoreNormalization]
+    SCORE_NORMALIZATION_COVERAGE: _ClassVar[ScoreNormalization]
 ATTENTION_DETAIL_UNSPECIFIED: AttentionDetail
 ATTENTION_DETAIL_NONE: AttentionDetail
 ATTENTION_DETAIL_MEAN: AttentionDetail
@@ -35,6 +36,7 @@ FINISH_REASON_LENGTH: FinishReason
 SCORE_NORMALIZATION_UNSPECIFIED: ScoreNormalization
 SCORE_NORMALIZATION_SUM: ScoreNormalization
 SCORE_NORMALIZATION_LENGTH: ScoreNormalization
+SCORE_NORMALIZATION_COVERAGE: ScoreNormalization
 
 class SamplingOptions(_message.Message):
     __slots__ = ("temperature", "top_k", "top_p", "seed")
@@ -75,14 +77,16 @@ class DecodeOptions(_message.Message):
     def __init__(self, beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., no_repeat_ngram_size: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., sampling: _Optional[_Union[SamplingOptions, _Mapping]] = ..., prefix: _Optional[str] = ..., return_attention: _Optional[_Union[AttentionDetail, str]] = ...) -> None: ...
 
 class Piece(_message.Message):
-    __slots__ = ("text", "begin", "end")
+    __slots__ = ("text", "begin", "end", "copied_from")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     BEGIN_FIELD_NUMBER: _ClassVar[int]
     END_FIELD_NUMBER: _ClassVar[int]
+    COPIED_FROM_FIELD_NUMBER: _ClassVar[int]
     text: str
     begin: int
     end: int
-    def __init__(self, text: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ...) -> None: ...
+    copied_from: int
+    def __init__(self, text: _Optional[str] = ..., begin: _Optional[int] = ..., end: _Optional[int] = ..., copied_from: _Optional[int] = ...) -> None: ...
 
 class Attention(_message.Message):
     __slots__ = ("layer", "head", "num_target", "num_source", "weights")

@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from attnserve.v1 import decoding_pb2 as attnserve_dot_v1_dot_decoding__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ttnserve/v1/translation.proto\x12\x0c\x61ttnserve.v1\x1a\x1b\x61ttnserve/v1/decoding.proto\"n\n\x10TranslateRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.attnserve.v1.DecodeOptions\"\xb5\x01\n\x11TranslateResponse\x12,\n\nhypotheses\x18\x01 \x03(\x0b\x32\x18.attnserve.v1.Hypothesis\x12*\n\rsource_pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.attnserve.v1.Timings\"t\n\x16TranslateStreamRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.attnserve.v1.DecodeOptions\"\x86\x01\n\x17TranslateStreamResponse\x12/\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x1e.attnserve.v1.TranslationDeltaH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.attnserve.v1.TranslateResponseH\x00\x42\x07\n\x05\x65vent\"E\n\x10TranslationDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12#\n\x06pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece2\xc4\x01\n\x12TranslationService\x12L\n\tTranslate\x12\x1e.attnserve.v1.TranslateRequest\x1a\x1f.attnserve.v1.TranslateResponse\x12`\n\x0fTranslateStream\x12$.attnserve.v1.TranslateStreamRequest\x1a%.attnserve.v1.TranslateStreamResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1e\x61ttnserve/v1/translation.proto\x12\x0c\x61ttnserve.v1\x1a\x1b\x61ttnserve/v1/decoding.proto\"\x99\x01\n\x10TranslateRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.attnserve.v1.DecodeOptions\x12\x17\n\x0fsplit_sentences\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x11\"\xb5\x01\n\x11TranslateResponse\x12,\n\nhypotheses\x18\x01 \x03(\x0b\x32\x18.attnserve.v1.Hypothesis\x12*\n\rsource_pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12&\n\x07timings\x18\x05 \x01(\x0b\x32\x15.attnserve.v1.Timings\"\x9f\x01\n\x16TranslateStreamRequest\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.attnserve.v1.DecodeOptions\x12\x17\n\x0fsplit_sentences\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x11\"\x86\x01\n\x17TranslateStreamResponse\x12/\n\x05\x64\x65lta\x18\x01 \x01(\x0b\x32\x1e.attnserve.v1.TranslationDeltaH\x00\x12\x31\n\x06result\x18\x02 \x01(\x0b\x32\x1f.attnserve.v1.TranslateResponseH\x00\x42\x07\n\x05\x65vent\"E\n\x10TranslationDelta\x12\x0c\n\x04text\x18\x01 \x01(\t\x12#\n\x06pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece2\xc4\x01\n\x12TranslationService\x12L\n\tTranslate\x12\x1e.attnserve.v1.TranslateRequest\x1a\x1f.attnserve.v1.TranslateResponse\x12`\n\x0fTranslateStream\x12$.attnserve.v1.TranslateStreamRequest\x1a%.attnserve.v1.TranslateStreamResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attnserve.v1.translation_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRANSLATEREQUEST']._serialized_start=77
-  _globals['_TRANSLATEREQUEST']._serialized_end=187
-  _globals['_TRANSLATERESPONSE']._serialized_start=190
-  _globals['_TRANSLATERESPONSE']._serialized_end=371
-  _globals['_TRANSLATESTREAMREQUEST']._serialized_start=373
-  _globals['_TRANSLATESTREAMREQUEST']._serialized_end=489
-  _globals['_TRANSLATESTREAMRESPONSE']._serialized_start=492
-  _globals['_TRANSLATESTREAMRESPONSE']._serialized_end=626
-  _globals['_TRANSLATIONDELTA']._serialized_start=628
-  _globals['_TRANSLATIONDELTA']._serialized_end=697
-  _globals['_TRANSLATIONSERVICE']._serialized_start=700
-  _globals['_TRANSLATIONSERVICE']._serialized_end=896
+  _globals['_TRANSLATEREQUEST']._serialized_start=78
+  _globals['_TRANSLATEREQUEST']._serialized_end=231
+  _globals['_TRANSLATERESPONSE']._serialized_start=234
+  _globals['_TRANSLATERESPONSE']._serialized_end=415
+  _globals['_TRANSLATESTREAMREQUEST']._serialized_start=418
+  _globals['_TRANSLATESTREAMREQUEST']._serialized_end=577
+  _globals['_TRANSLATESTREAMRESPONSE']._serialized_start=580
+  _globals['_TRANSLATESTREAMRESPONSE']._serialized_end=714
+  _globals['_TRANSLATIONDELTA']._serialized_start=716
+  _globals['_TRANSLATIONDELTA']._serialized_end=785
+  _globals['_TRANSLATIONSERVICE']._serialized_start=788
+  _globals['_TRANSLATIONSERVICE']._serialized_end=984
 # @@protoc_insertion_point(module_scope)

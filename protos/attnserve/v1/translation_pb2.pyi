@@ -8,16 +8,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class TranslateRequest(_message.Message):
-    __slots__ = ("text", "model", "version", "options")
+    __slots__ = ("text", "model", "version", "options", "split_sentences", "priority")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_SENTENCES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     text: str
     model: str
     version: str
     options: _decoding_pb2.DecodeOptions
-    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., options: _Optional[_Union[_decoding_pb2.DecodeOptions, _Mapping]] = ...) -> None: ...
+    split_sentences: bool
+    priority: int
+    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., options: _Optional[_Union[_decoding_pb2.DecodeOptions, _Mapping]] = ..., split_sentences: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class TranslateResponse(_message.Message):
     __slots__ = ("hypotheses", "source_pieces", "model", "version", "timings")
@@ -34,16 +38,20 @@ class TranslateResponse(_message.Message):
     def __init__(self, hypotheses: _Optional[_Iterable[_Union[_decoding_pb2.Hypothesis, _Mapping]]] = ..., source_pieces: _Optional[_Iterable[_Union[_decoding_pb2.Piece, _Mapping]]] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., timings: _Optional[_Union[_decoding_pb2.Timings, _Mapping]] = ...) -> None: ...
 
 class TranslateStreamRequest(_message.Message):
-    __slots__ = ("text", "model", "version", "options")
+    __slots__ = ("text", "model", "version", "options", "split_sentences", "priority")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_SENTENCES_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
     text: str
     model: str
     version: str
     options: _decoding_pb2.DecodeOptions
-    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., options: _Optional[_Union[_decoding_pb2.DecodeOptions, _Mapping]] = ...) -> None: ...
+    split_sentences: bool
+    priority: int
+    def __init__(self, text: _Optional[str] = ..., model: _Optional[str] = ..., version: _Optional[str] = ..., options: _Optional[_Union[_decoding_pb2.DecodeOptions, _Mapping]] = ..., split_sentences: _Optional[bool] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class TranslateStreamResponse(_message.Message):
     __slots__ = ("delta", "result")

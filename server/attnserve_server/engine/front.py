@@ -20,7 +20,15 @@ from attnserve_server.engine.models import ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.engine.ticket import Ticket
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.request import DecodeOptions, RequestEvent, RequestFailed, RequestFinished, SequenceRequest, TokensProduced
+from attnserve_server.request import (
+    DecodeOptions,
+    RequestEvent,
+    RequestFailed,
+    RequestFinished,
+    SequenceRequest,
+    Terms,
+    TokensProduced,
+)
 from attnserve_server.stats import RequestStats
 
 MAX_ATTEMPTS = 2
@@ -99,17 +107,14 @@ class Front:
         """See :meth:`ModelRegistry.resolve`."""
         return self._registry.resolve(model, version)
 
-    def submit(
-        self, model: ServedModel, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
-    ) -> Ticket:
+    def submit(self, model: ServedModel, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
         """Takes a request, or refuses it at once.
 
         Args:
             model: from :meth:`resolve`.
             tokens: source tokens with their end symbol.
             options: validated options.
-            deadline: seconds of the monotonic clock, None for none.
-            is_streamed: tokens are wanted as they come.
+            terms: deadline, streaming, priority and whose request it is.
 
         Raises:
             SequenceTooLong, Overloaded, ShuttingDown, ModelNotReady: see ``errors``.
@@ -119,7 +124,7 @@ class Front:
         except errors.ServiceError as error:
             self._metrics.request_rejected(model.id, model.version, error.reason.lower())
             raise
-        request = SequenceRequest(next(self._ids), tokens, options, deadline, is_streamed)
+        request = SequenceRequest(next(self._ids), tokens, options, terms)
         ticket = Ticket(model, request, time.monotonic(), self._cancel)
         self._tickets[request.request_id] = ticket
         model.queue.append(ticket)
@@ -142,7 +147,7 @@ class Front:
     def _dispatch(self, model: ServedModel) -> None:
         while model.queue and model.ready_workers:
             ticket = model.queue[0]
-            rows = ticket.request.options.beam_size
+            rows = ticket.request.options.num_rows
             worker = min(model.ready_workers, key=lambda name: self._rows.get((name, model.index), 0))
             held = self._rows.get((worker, model.index), 0)
             if held and held + rows > self._credit:
@@ -164,8 +169,8 @@ class Front:
 
     def _watch_deadline(self, ticket: Ticket) -> None:
         """In the batch the worker watches it; here, while the ticket is queued."""
-        if ticket.worker is None and ticket.request.deadline is not None:
-            asyncio.get_running_loop().call_at(ticket.request.deadline, self._expire, ticket)
+        if ticket.worker is None and ticket.request.terms.deadline is not None:
+            asyncio.get_running_loop().call_at(ticket.request.terms.deadline, self._expire, ticket)
 
     def _expire(self, ticket: Ticket) -> None:
         if not ticket.is_done and ticket.worker is None:
@@ -176,7 +181,7 @@ class Front:
         """Takes a ticket off the books; with an error, that is how it ends."""
         self._tickets.pop(ticket.request.request_id, None)
         if ticket.worker is not None:
-            self._rows[ticket.worker, ticket.model.index] -= ticket.request.options.beam_size
+            self._rows[ticket.worker, ticket.model.index] -= ticket.request.options.num_rows
         elif ticket in ticket.model.queue:
             ticket.model.queue.remove(ticket)
         if error is not None:

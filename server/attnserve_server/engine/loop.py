@@ -46,7 +46,7 @@ class EngineLoop:
         """Queues a request for the next step."""
         self._requests[request.request_id] = request
         self._scheduler.add(
-            Waiting(request.request_id, request.options.beam_size, len(request.tokens), request.deadline, self._clock())
+            Waiting(request.request_id, request.options.num_rows, len(request.tokens), request.terms.deadline, self._clock())
         )
 
     def cancel(self, request_id: int, reason: str) -> None:
@@ -106,7 +106,7 @@ class EngineLoop:
 
     def _emit(self, sequence: Sequence, now: float) -> None:
         request, search = sequence.request, sequence.search
-        if request.is_streamed and request.options.beam_size == 1:
+        if request.terms.is_streamed and request.options.beam_size == 1:
             self._events.append(TokensProduced(request.request_id, [search.live[0].tokens[-1]]))
         if not search.is_done:
             return

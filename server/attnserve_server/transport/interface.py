@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.request import DecodeOptions, RequestFinished
+from attnserve_server.request import DecodeOptions, RequestFinished, Terms
 
 
 class Span(Protocol):
@@ -172,10 +172,8 @@ class Front(Protocol[ModelT]):
         """
         ...
 
-    def submit(
-        self, model: ModelT, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
-    ) -> Ticket:
-        """Takes a request; ``deadline`` is absolute, in seconds of the monotonic clock.
+    def submit(self, model: ModelT, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
+        """Takes a request.
 
         Raises:
             SequenceTooLong: the source has more tokens than the model takes.

@@ -22,7 +22,7 @@ from google.protobuf import message, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
-from attnserve_server.request import DecodeOptions
+from attnserve_server.request import DecodeOptions, Terms
 from attnserve_server.transport import logs
 from attnserve_server.transport.interface import AnyFront, RequestRecorder, ServedModel, Ticket
 from attnserve_server.transport.status import DETAILS_KEY, message_of, rich_status, status_of
@@ -64,7 +64,7 @@ class Call:
             ServiceError: as ``Front.submit`` does.
         """
         self.is_submitted = True
-        self._ticket = front.submit(model, tokens, options, deadline=self.deadline, is_streamed=is_streamed)
+        self._ticket = front.submit(model, tokens, options, Terms(self.deadline, is_streamed))
         return self._ticket
 
     def cancel(self, reason: str) -> None:

@@ -16,6 +16,7 @@ from attnserve_server.request import (
     RequestFailed,
     RequestFinished,
     SequenceRequest,
+    Terms,
     TokensProduced,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
@@ -49,7 +50,7 @@ def request(request_id: int, beam_size: int = 1, **rest: Any) -> SequenceRequest
     options = DecodeOptions(
         beam_size, beam_size, max_tokens=rest.pop("max_tokens", 12), attention=rest.pop("attention", AttentionDetail.NONE)
     )
-    return SequenceRequest(request_id, [rng.randint(4, 11) for _ in range(3)], options, **rest)
+    return SequenceRequest(request_id, [rng.randint(4, 11) for _ in range(3)], options, Terms(**rest))
 
 
 def drain(engine: loop.EngineLoop, clock: Clock, max_steps: int = 200) -> list[RequestEvent]:

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.errors import ModelNotFound
-from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
+from attnserve_server.request import (
+    AttentionDetail,
+    AttentionWeights,
+    DecodeOptions,
+    FinishReason,
+    Hypothesis,
+    RequestFinished,
+    Terms,
+)
 
 END = 0
 NUM_LAYERS, NUM_HEADS = 2, 3
@@ -88,11 +96,9 @@ class Model:
 class Ticket:
     """Answers with the source in capitals, unless it is told to hang or to fail."""
 
-    def __init__(
-        self, front: Front, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
-    ) -> None:
+    def __init__(self, front: Front, tokens: list[int], options: DecodeOptions, terms: Terms) -> None:
         self.received_at = time.monotonic()
-        self.tokens, self.options, self.deadline, self.is_streamed = tokens, options, deadline, is_streamed
+        self.tokens, self.options, self.terms = tokens, options, terms
         self.cancelled: list[str] = []
         self.cancelled_event = asyncio.Event()
         self._front = front
@@ -155,12 +161,10 @@ class Front:
                 return each
         raise ModelNotFound(f"no model {model}", field="model")
 
-    def submit(
-        self, model: Model, tokens: list[int], options: DecodeOptions, *, deadline: float | None, is_streamed: bool
-    ) -> Ticket:
+    def submit(self, model: Model, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
         if self.submit_error is not None:
             raise self.submit_error
-        self.tickets.append(Ticket(self, tokens, options, deadline=deadline, is_streamed=is_streamed))
+        self.tickets.append(Ticket(self, tokens, options, terms))
         self.submitted.set()
         return self.tickets[-1]
 

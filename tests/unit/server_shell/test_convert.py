@@ -22,12 +22,12 @@ def convert(model: Model | None = None, **options: Any) -> DecodeOptions:
 
 
 def test_defaults_are_the_models() -> None:
-    assert convert() == DecodeOptions(1, 1, 1.0, Model().max_target_tokens, AttentionDetail.NONE)
+    assert convert() == DecodeOptions(max_tokens=Model().max_target_tokens)
 
 
 def test_everything_that_is_honoured() -> None:
     options = convert(beam_size=5, num_hypotheses=5, length_penalty=0.5, max_tokens=3, return_attention="ATTENTION_DETAIL_ALL")
-    assert options == DecodeOptions(5, 5, 0.5, 3, AttentionDetail.ALL)
+    assert options == DecodeOptions(5, 5, 0.5, max_tokens=3, attention=AttentionDetail.ALL)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from grpc_status import rpc_status
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.request import Terms
 from attnserve_server.transport.rpc import service_handler
 from attnserve_server.transport.server import MODEL, TRANSLATION
 from attnserve_server.transport.servicers.translation import TranslationServicer
@@ -61,7 +62,7 @@ async def test_translate(shell: Shell) -> None:
     response = await shell.translation.Translate(Request(text="zwei", options=beam(2)))
     assert response.hypotheses[0].text == "ZWEI"
     (ticket,) = shell.front.tickets
-    assert (ticket.tokens, ticket.is_streamed, ticket.deadline) == ([*map(ord, "zwei"), END], False, None)
+    assert (ticket.tokens, ticket.terms) == ([*map(ord, "zwei"), END], Terms())
     assert ticket.options.beam_size == 2
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "Translate", "OK")]
     assert not ticket.cancelled
@@ -72,14 +73,14 @@ async def test_stream_sends_deltas_then_the_result(shell: Shell) -> None:
     assert [event.WhichOneof("event") for event in events] == ["delta", "delta", "result"]
     assert "".join(event.delta.text for event in events) == "JA" == events[-1].result.hypotheses[0].text
     assert [event.delta.pieces[0].begin for event in events[:2]] == [0, 1]
-    assert shell.front.tickets[0].is_streamed
+    assert shell.front.tickets[0].terms.is_streamed
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "TranslateStream", "OK")]
 
 
 async def test_stream_of_a_beam_sends_the_result_only(shell: Shell) -> None:
     events = [event async for event in shell.translation.TranslateStream(StreamRequest(text="ja", options=beam(2)))]
     assert [event.WhichOneof("event") for event in events] == ["result"]
-    assert not shell.front.tickets[0].is_streamed
+    assert not shell.front.tickets[0].terms.is_streamed
 
 
 async def test_long_texts_are_tokenized_in_a_thread(shell: Shell) -> None:
@@ -240,8 +241,8 @@ async def test_one_line_for_a_request_and_no_text_of_the_user(shell: Shell, capl
 async def test_deadline_reaches_the_front(shell: Shell) -> None:
     await shell.translation.Translate(Request(text="a"), timeout=30)
     (ticket,) = shell.front.tickets
-    assert ticket.deadline is not None
-    assert 28 < ticket.deadline - ticket.received_at < 31
+    assert ticket.terms.deadline is not None
+    assert 28 < ticket.terms.deadline - ticket.received_at < 31
 
 
 async def test_deadline_that_passes_cancels_the_ticket(shell: Shell) -> None:

@@ -1,21 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search over sequences: greedy and beam. They see tokens and log-probabilities of one request's rows, never tensors of a model.
+"""Search over sequences: greedy, beam, sampling. They see tokens and scores of one request's rows, never tensors of a model.
 
 A search starts with one live hypothesis. After each step it is given the candidates of its live hypotheses and says which
-hypotheses live on, each as (index of its parent, token). The scores are sums of float32 log-probabilities in float64, so they
-depend on the request alone.
+hypotheses live on, each by its parent's place. Where the candidates are simply the most probable tokens, the caller takes them from
+the step's own outputs; where ``needs_scores`` says that more is to be looked at, it asks :meth:`Search.candidates` for them, row
+by row. The scores are sums of float32 log-probabilities in float64, so they depend on the request alone.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import abc
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from attnserve_server.request import DecodeOptions, FinishReason
+import numpy as np
+import numpy.typing as npt
+
+from attnserve_server.decoding.candidates import Stream, draw, top
+from attnserve_server.decoding.rules import Row, Rules
+from attnserve_server.decoding.scoring import score
+from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 
 MAX_CANDIDATES_PER_BEAM = 2
+Candidates = tuple[list[int], list[float]]
+"""Tokens and their log-probabilities, best first."""
+Coverage = Callable[["Path"], npt.NDArray[np.float64]]
+"""How much attention each source token has received from a hypothesis: (num_source,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Symbols:
+    """What a search must know of the vocabulary.
+
+    Args:
+        end_id: ends a hypothesis.
+        banned: tokens that are never chosen: the unknown symbol, where nothing could be put in its place.
+    """
+
+    end_id: int
+    banned: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
@@ -25,50 +48,107 @@ class Path:
     tokens: list[int] = field(default_factory=list)
     total: float = 0.0
     attention: list[object] = field(default_factory=list)
-    """One entry a token, where attention was asked for; opaque here."""
+    """One entry a token, where it is kept; opaque here."""
+
+    def extended(self, token: int, total: float) -> Path:
+        """A child."""
+        return Path([*self.tokens, token], total, list(self.attention))
 
 
 @dataclass(slots=True)
 class Finished:
-    """A hypothesis that ended, with its normalized score."""
+    """A hypothesis that ended, with its score."""
 
     path: Path
     score: float
     reason: FinishReason
 
 
-class Search(Protocol):
-    """What the running batch needs of a search."""
+class Search(abc.ABC):
+    """What all searches share: forced first tokens, the rules, the ranking of what has finished.
 
-    live: list[Path]
-    finished: list[Finished]
+    Args:
+        options: of the request.
+        symbols: of the model.
+        coverage: needed where there is a coverage penalty.
+    """
 
-    @property
-    def is_done(self) -> bool:
-        """No further step is needed."""
-        ...
-
-    def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
-        """Takes the candidates of each live hypothesis, best first; returns for each one that lives on its parent's index."""
-        ...
-
-    def results(self) -> list[Finished]:
-        """The answer, best first."""
-        ...
-
-
-def normalize(total: float, num_tokens: int, length_penalty: float) -> float:
-    """The score of a hypothesis: sum of log-probabilities over length (end symbol included) to the power of the penalty."""
-    return total / math.pow(num_tokens, length_penalty)
-
-
-class GreedySearch:
-    """The most probable token at each step."""
-
-    def __init__(self, options: DecodeOptions, end_id: int) -> None:
-        self._options, self._end_id = options, end_id
+    def __init__(self, options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> None:
+        self._options, self._symbols, self._coverage = options, symbols, coverage
+        self._rules = Rules(options, symbols.end_id, symbols.banned)
         self.live: list[Path] = [Path()]
         self.finished: list[Finished] = []
+
+    @property
+    @abc.abstractmethod
+    def is_done(self) -> bool:
+        """No further step is needed."""
+
+    @property
+    def needs_scores(self) -> bool:
+        """Whether the next candidates must come from :meth:`candidates`."""
+        num_tokens = len(self.live[0].tokens)
+        return num_tokens < len(self._options.prefix) or self._rules.is_active(num_tokens)
+
+    @property
+    def num_candidates(self) -> int:
+        """How many of its best tokens each live hypothesis is to be given."""
+        return 1
+
+    def candidates(self, index: int, logits: Row, log_probs: Row) -> Candidates:
+        """The candidates of one live hypothesis, from all scores of its row (V,)."""
+        tokens, prefix = self.live[index].tokens, self._options.prefix
+        if len(tokens) < len(prefix):
+            forced = prefix[len(tokens)]
+            return [forced], [float(log_probs[forced])]
+        return self._choose(index, self._rules.adjust(tokens, logits, log_probs))
+
+    @abc.abstractmethod
+    def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
+        """Takes the candidates of each live hypothesis, best first; returns for each one that lives on its parent's index."""
+
+    def results(self) -> list[Finished]:
+        """The answer, best first; ties in the order of finishing."""
+        return sorted(self.finished, key=lambda each: -each.score)[: self._options.num_hypotheses]
+
+    def certain(self, num_known: int) -> tuple[Path, int]:
+        """How many of the best hypothesis' first tokens stand, whatever comes, and a path that has them.
+
+        Args:
+            num_known: what an earlier call returned: so many are not compared again.
+        """
+        contenders = [] if self.is_done else list(self.live)
+        if self.finished:  # of these only the best may still win
+            contenders.append(max(self.finished, key=lambda each: each.score).path)
+        first, *others = contenders
+        rest = [path.tokens for path in others]
+        while num_known < len(first.tokens) and all(
+            num_known < len(tokens) and tokens[num_known] == first.tokens[num_known] for tokens in rest
+        ):
+            num_known += 1
+        return first, num_known
+
+    def _choose(self, index: int, log_probs: Row) -> Candidates:
+        best = top(log_probs, self.num_candidates)
+        return best.tolist(), log_probs[best].tolist()
+
+    def _end(self, path: Path) -> bool:
+        """Finishes a path if its last token, or its length, says so."""
+        if path.tokens[-1] == self._symbols.end_id:
+            self._finish(path, FinishReason.STOP)
+        elif len(path.tokens) >= self._options.max_tokens:
+            self._finish(path, FinishReason.LENGTH)
+        else:
+            return False
+        return True
+
+    def _finish(self, path: Path, reason: FinishReason) -> None:
+        covered = self._coverage(path) if self._options.coverage_penalty and self._coverage else None
+        self.finished.append(Finished(path, score(path.total, len(path.tokens), self._options, covered), reason))
+
+
+class GreedySearch(Search):
+    """The most probable token at each step."""
 
     @property
     def is_done(self) -> bool:
@@ -80,42 +160,35 @@ class GreedySearch:
         path = self.live[0]
         path.tokens.append(token)
         path.total += log_prob
-        if token == self._end_id:
-            self._finish(path, FinishReason.STOP)
-        elif len(path.tokens) >= self._options.max_tokens:
-            self._finish(path, FinishReason.LENGTH)
+        self._end(path)
 
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
         """See :class:`Search`."""
         self.advance_one(tokens[0][0], log_probs[0][0])
         return [0]
 
-    def results(self) -> list[Finished]:
-        """See :class:`Search`."""
-        return self.finished
 
-    def _finish(self, path: Path, reason: FinishReason) -> None:
-        score = normalize(path.total, len(path.tokens), self._options.length_penalty)
-        self.finished.append(Finished(path, score, reason))
-
-
-class BeamSearch:
+class BeamSearch(Search):
     """Beam search with the stopping rule of "as many finished as the beam is wide".
 
     At each step the best 2K continuations are taken in order of (sum descending, parent, token). One that is the end symbol
     finishes its hypothesis if it is among the first K, and is passed over otherwise; the others live on until there are K.
     """
 
-    def __init__(self, options: DecodeOptions, end_id: int) -> None:
-        self._options, self._end_id, self._width = options, end_id, options.beam_size
-        self.live: list[Path] = [Path()]
-        self.finished: list[Finished] = []
+    def __init__(self, options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> None:
+        super().__init__(options, symbols, coverage)
+        self._width = options.beam_size
         self._is_cut = False
 
     @property
     def is_done(self) -> bool:
-        """Enough hypotheses have finished, or the limit of tokens is reached."""
-        return len(self.finished) >= self._width or self._is_cut
+        """Enough hypotheses have finished, the limit of tokens is reached, or nothing is left to go on with."""
+        return len(self.finished) >= self._width or self._is_cut or not self.live
+
+    @property
+    def num_candidates(self) -> int:
+        """Enough for K that live on if every hypothesis also ends."""
+        return MAX_CANDIDATES_PER_BEAM * self._width
 
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
         """See :class:`Search`."""
@@ -127,33 +200,70 @@ class BeamSearch:
         candidates.sort(reverse=True)
         parents: list[int] = []
         survivors: list[Path] = []
-        for rank, (total, minus_parent, minus_token) in enumerate(candidates[: MAX_CANDIDATES_PER_BEAM * self._width]):
+        for rank, (total, minus_parent, minus_token) in enumerate(candidates[: self.num_candidates]):
             parent, token = -minus_parent, -minus_token
-            if token == self._end_id and rank >= self._width:
-                continue
-            path = Path([*self.live[parent].tokens, token], total, list(self.live[parent].attention))
-            if token == self._end_id:
-                self._finish(path, FinishReason.STOP)
+            if token == self._symbols.end_id:
+                if rank < self._width:
+                    self._finish(self.live[parent].extended(token, total), FinishReason.STOP)
             elif len(survivors) < self._width:
-                survivors.append(path)
+                survivors.append(self.live[parent].extended(token, total))
                 parents.append(parent)
         self.live = survivors
-        if len(self.finished) < self._width and len(survivors[0].tokens) >= self._options.max_tokens:
+        if len(self.finished) < self._width and survivors and len(survivors[0].tokens) >= self._options.max_tokens:
             self._is_cut = True
             for path in survivors:
                 self._finish(path, FinishReason.LENGTH)
         return parents
 
-    def results(self) -> list[Finished]:
-        """See :class:`Search`; ties in the order of finishing."""
-        ranked = sorted(self.finished, key=lambda each: -each.score)
-        return ranked[: self._options.num_hypotheses]
 
-    def _finish(self, path: Path, reason: FinishReason) -> None:
-        score = normalize(path.total, len(path.tokens), self._options.length_penalty)
-        self.finished.append(Finished(path, score, reason))
+class SampleSearch(Search):
+    """Independent draws, ``num_hypotheses`` of them; one hypothesis until the prefix is over, then each has a stream of its own.
+
+    A hypothesis' score is that of the model's distribution under the rules, before temperature, ``top_k`` and ``top_p``.
+    """
+
+    def __init__(self, options: DecodeOptions, symbols: Symbols, sampling: Sampling, coverage: Coverage | None = None) -> None:
+        super().__init__(options, symbols, coverage)
+        self._sampling = sampling
+        self._streams = [Stream(sampling.seed, number) for number in range(options.num_hypotheses)]
+
+    @property
+    def is_done(self) -> bool:
+        """Every draw has ended."""
+        return not self.live
+
+    @property
+    def needs_scores(self) -> bool:
+        """Always: what is drawn may be any token."""
+        return True
+
+    def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
+        """See :class:`Search`; every candidate lives on, unless it ends."""
+        parents: list[int] = []
+        survivors: list[Path] = []
+        streams: list[Stream] = []
+        is_forced = len(self.live[0].tokens) < len(self._options.prefix)
+        for parent, (path, row_tokens, row_log_probs) in enumerate(zip(self.live, tokens, log_probs, strict=True)):
+            for place, (token, log_prob) in enumerate(zip(row_tokens, row_log_probs, strict=True)):
+                child = path.extended(token, path.total + log_prob)
+                if not self._end(child):
+                    survivors.append(child)
+                    parents.append(parent)
+                    streams.append(self._streams[parent + place])
+        self.live = survivors
+        if not is_forced:
+            self._streams = streams
+        return parents
+
+    def _choose(self, index: int, log_probs: Row) -> Candidates:
+        is_first = len(self.live[0].tokens) == len(self._options.prefix)
+        streams = self._streams if is_first else [self._streams[index]]
+        drawn = draw(log_probs, self._sampling, [stream.next() for stream in streams])
+        return drawn, [float(log_probs[token]) for token in drawn]
 
 
-def make_search(options: DecodeOptions, end_id: int) -> Search:
+def make_search(options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> Search:
     """The search that the options ask for."""
-    return GreedySearch(options, end_id) if options.beam_size == 1 else BeamSearch(options, end_id)
+    if options.sampling is not None:
+        return SampleSearch(options, symbols, options.sampling, coverage)
+    return (GreedySearch if options.beam_size == 1 else BeamSearch)(options, symbols, coverage)

@@ -6,11 +6,14 @@ Requests are a prefix of the request slots and rows a prefix of the row slots, a
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from attnserve_server.decoding.search import GreedySearch, Search, make_search
+from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis, SequenceRequest
 
@@ -25,9 +28,16 @@ class Sequence:
     rows: list[int]
     """Row slot of each live hypothesis."""
     admitted_at: float
+    keeps_attention: bool
+    """Whether every token's attention is kept: it was asked for, or something is made from it."""
     encode_s: float = 0.0
     first_token_at: float = 0.0
     num_steps: int = 0
+
+    @property
+    def length(self) -> int:
+        """Tokens of each live hypothesis."""
+        return len(self.search.live[0].tokens) if self.search.live else 0
 
 
 class RunningBatch:
@@ -37,6 +47,9 @@ class RunningBatch:
         self._runner = runner
         manifest = runner.bundle.manifest
         self._begin_id, self._end_id = manifest.vocabulary.begin_id, manifest.vocabulary.end_id
+        self._unknown_id = manifest.vocabulary.unknown_id
+        can_align = any(step.gives_attention for step in runner.bundle.variant.steps)
+        self._symbols = Symbols(self._end_id, () if can_align else (self._unknown_id,))
         self._mean_layers = list(manifest.attention.mean_layers)
         self.sequences: dict[int, Sequence] = {}
         self._slots: list[Sequence] = []
@@ -48,12 +61,20 @@ class RunningBatch:
         """Live rows."""
         return len(self._owners)
 
-    def admit(self, requests: list[SequenceRequest], now: float) -> None:
-        """Encodes a group and gives each member a request slot and a first row."""
+    def admit(self, requests: list[SequenceRequest], now: float, aligned: Set[int] = frozenset()) -> None:
+        """Encodes a group and gives each member a request slot and a first row.
+
+        Args:
+            requests: the group.
+            now: when, by the engine's clock.
+            aligned: ids of requests whose attention is kept though they did not ask for it.
+        """
         encoded = self._runner.encode([request.tokens for request in requests])
         for index, request in enumerate(requests):
-            search = make_search(request.options, self._end_id)
-            sequence = Sequence(request, search, len(self._slots), [len(self._owners)], now)
+            options = request.options
+            search = make_search(options, self._symbols, self._coverage)
+            keeps = bool(options.attention or options.coverage_penalty or request.request_id in aligned)
+            sequence = Sequence(request, search, len(self._slots), [len(self._owners)], now, keeps)
             self._runner.state.insert(sequence.slot, sequence.rows[0], encoded, index)
             self.sequences[request.request_id] = sequence
             self._slots.append(sequence)
@@ -74,16 +95,18 @@ class RunningBatch:
         """One decode step of all live rows, and the search of every request."""
         outputs = self._runner.step(self._inputs())
         best_tokens, best_log_probs = outputs.best()
-        for sequence in list(self._slots):
+        left: list[int] = []
+        for sequence in self._slots:
             sequence.num_steps += 1
-            if sequence.request.options.attention:
+            search, row = sequence.search, sequence.rows[0]
+            if sequence.keeps_attention:
                 self._note_attention(sequence, outputs)
-            if isinstance(sequence.search, GreedySearch):
-                row = sequence.rows[0]
-                sequence.search.advance_one(best_tokens[row], best_log_probs[row])
+            if isinstance(search, GreedySearch) and not search.needs_scores and best_tokens[row] not in self._symbols.banned:
+                search.advance_one(best_tokens[row], best_log_probs[row])
                 self._tokens[row] = best_tokens[row]
             else:
-                self._advance(sequence, outputs)
+                left += self._advance(sequence, outputs)
+        self._close_gaps(sorted(left))
 
     def hypotheses(self, sequence: Sequence) -> list[Hypothesis]:
         """The answer of a finished search."""
@@ -93,31 +116,55 @@ class RunningBatch:
             if sequence.request.options.attention:
                 matrix = np.ascontiguousarray(np.stack([np.asarray(row) for row in found.path.attention]), dtype=np.float32)
                 weights = AttentionWeights(matrix.shape, matrix.tobytes())
-            results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights))
+            copied = self.copied_from(sequence, found.path, 0)
+            results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights, copied))
         return results
+
+    def lacks_alignment(self, sequence: Sequence, tokens: list[int]) -> bool:
+        """Whether there are unknown symbols among tokens, and no attention was kept that says what stands in their place."""
+        return not sequence.keeps_attention and self._unknown_id in tokens and self._unknown_id not in self._symbols.banned
+
+    def copied_from(self, sequence: Sequence, path: Path, start: int) -> dict[int, int]:
+        """For each unknown symbol from index ``start`` on: its index from there, and the source token that it attended to most."""
+        num_source = len(sequence.request.tokens) - 1  # the end symbol stands for no characters
+        unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
+        if not unknown or not num_source or not sequence.keeps_attention:
+            return {}
+        return {index: int(self._mean(path.attention[start + index])[:num_source].argmax()) for index in unknown}
 
     def _inputs(self) -> StepInputs:
         return StepInputs(
             tokens=self._tokens,
-            positions=[len(owner.search.live[0].tokens) for owner in self._owners],
+            positions=[owner.length for owner in self._owners],
             request_of_row=[owner.slot for owner in self._owners],
             rows_of_request=[sequence.rows for sequence in self._slots],
             source_lengths=[len(sequence.request.tokens) for sequence in self._slots],
-            wants_attention=any(sequence.request.options.attention for sequence in self._slots),
+            wants_attention=any(sequence.keeps_attention for sequence in self._slots),
         )
 
-    def _advance(self, sequence: Sequence, outputs: StepOutputs) -> None:
+    def _advance(self, sequence: Sequence, outputs: StepOutputs) -> list[int]:
+        """The search of one request, and its hypotheses to their rows. Returns the rows that it does not need any more."""
         search, rows = sequence.search, sequence.rows
-        tokens, log_probs = outputs.top(rows, 2 * sequence.request.options.beam_size)
-        parents = search.advance(tokens.tolist(), log_probs.tolist())
+        parents = search.advance(*self._candidates(search, rows, outputs))
         if search.is_done:
-            return
-        length = len(search.live[0].tokens)
+            return []  # whoever releases the request frees its rows
         new_rows, sources, targets = self._place(sequence, parents)
-        self._runner.state.copy_rows(sources, targets, length)
+        self._runner.state.copy_rows(sources, targets, sequence.length)
         sequence.rows = new_rows
         for row, path in zip(new_rows, search.live, strict=True):
             self._tokens[row] = path.tokens[-1]
+        return [row for row in rows if row not in new_rows]
+
+    def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
+        """Tokens and log-probabilities for each live hypothesis, best first."""
+        banned = self._symbols.banned
+        if not search.needs_scores:
+            best, scores = outputs.top(rows, search.num_candidates)
+            tokens, log_probs = best.tolist(), scores.tolist()
+            if not banned or not np.isin(best, banned).any():
+                return tokens, log_probs
+        found = [search.candidates(index, *outputs.row(row)) for index, row in enumerate(rows)]
+        return [tokens for tokens, _ in found], [log_probs for _, log_probs in found]
 
     def _place(self, sequence: Sequence, parents: list[int]) -> tuple[list[int], list[int], list[int]]:
         """A first child stays in its parent's row; the others take rows without children, or new ones at the end."""
@@ -145,7 +192,7 @@ class RunningBatch:
         keep = len(self._owners) - len(gaps)
         movers = [row for row in range(keep, len(self._owners)) if row not in gaps]
         holes = [row for row in gaps if row < keep]
-        lengths = [len(self._owners[row].search.live[0].tokens) for row in movers]
+        lengths = [self._owners[row].length for row in movers]
         self._runner.state.copy_rows(movers, holes, max(lengths, default=0))
         for source, target in zip(movers, holes, strict=True):
             owner = self._owners[target] = self._owners[source]
@@ -157,12 +204,19 @@ class RunningBatch:
         if outputs.attention is None:
             return
         num_source = len(sequence.request.tokens)
+        keeps_all = sequence.request.options.attention == AttentionDetail.ALL
         for row, path in zip(sequence.rows, sequence.search.live, strict=True):
-            weights = outputs.attention[row, ..., :num_source].copy()
-            if weights.ndim == 1:
-                path.attention.append(weights)
-            elif sequence.request.options.attention == AttentionDetail.MEAN:
-                chosen = weights[self._mean_layers] if self._mean_layers else weights
-                path.attention.append(chosen.mean((0, 1), dtype=np.float32))
-            else:
-                path.attention.append(weights)
+            weights = outputs.attention[row, ..., :num_source]
+            path.attention.append(weights.copy() if keeps_all else self._mean(weights))
+
+    def _mean(self, weights: Any) -> npt.NDArray[np.float32]:
+        """One token's attention (num_source,), from that or from (layers, heads, num_source)."""
+        if weights.ndim == 1:
+            return np.array(weights, np.float32)
+        chosen = weights[self._mean_layers] if self._mean_layers else weights
+        mean: npt.NDArray[np.float32] = chosen.mean((0, 1), dtype=np.float32)
+        return mean
+
+    def _coverage(self, path: Path) -> npt.NDArray[np.float64]:
+        covered: npt.NDArray[np.float64] = np.sum([self._mean(weights) for weights in path.attention], axis=0, dtype=np.float64)
+        return covered

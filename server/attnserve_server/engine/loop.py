@@ -26,6 +26,8 @@ class EngineLoop:
         self._runner = make_runner(bundle, config.num_slots)
         self._scheduler = Scheduler(config, clock)
         self._requests: dict[int, SequenceRequest] = {}
+        self._num_sent: dict[int, int] = {}
+        self._aligned: set[int] = set()
         self._events: list[RequestEvent] = []
         self._steps: list[StepStats] = []
         self._dropped: dict[str, int] = {}
@@ -45,9 +47,8 @@ class EngineLoop:
     def submit(self, request: SequenceRequest) -> None:
         """Queues a request for the next step."""
         self._requests[request.request_id] = request
-        self._scheduler.add(
-            Waiting(request.request_id, request.options.num_rows, len(request.tokens), request.terms.deadline, self._clock())
-        )
+        self._num_sent[request.request_id] = 0
+        self._scheduler.add(self._waiting(request))
 
     def cancel(self, request_id: int, reason: str) -> None:
         """Drops a request before the next step; its slots are free then."""
@@ -106,9 +107,12 @@ class EngineLoop:
 
     def _emit(self, sequence: Sequence, now: float) -> None:
         request, search = sequence.request, sequence.search
-        if request.terms.is_streamed and request.options.beam_size == 1:
-            self._events.append(TokensProduced(request.request_id, [search.live[0].tokens[-1]]))
+        if request.terms.is_streamed and not self._stream(sequence):
+            return
         if not search.is_done:
+            return
+        if any(self._batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
+            self._begin_again(sequence)
             return
         self._events.append(
             RequestFinished(
@@ -123,9 +127,36 @@ class EngineLoop:
         )
         self._forget(request.request_id)
 
+    def _stream(self, sequence: Sequence) -> bool:
+        """Reports the tokens that have become certain; false where the sequence was begun again for them."""
+        request_id, known = sequence.request.request_id, self._num_sent[sequence.request.request_id]
+        path, num_certain = sequence.search.certain(known)
+        if num_certain > known:
+            tokens = path.tokens[known:num_certain]
+            if self._batch.lacks_alignment(sequence, tokens):
+                self._begin_again(sequence)
+                return False
+            self._events.append(TokensProduced(request_id, tokens, self._batch.copied_from(sequence, path, known)))
+            self._num_sent[request_id] = num_certain
+        return True
+
+    def _begin_again(self, sequence: Sequence) -> None:
+        """Decodes a request anew and keeps its attention: an unknown symbol is replaced by what it was aligned to.
+
+        It is rare, so nobody else pays for it; and attention changes no token, so what was sent stands.
+        """
+        request = sequence.request
+        self._aligned.add(request.request_id)
+        self._batch.release(request.request_id)
+        self._scheduler.finish(request.request_id)
+        self._scheduler.add(self._waiting(request), is_first=True)
+
+    def _waiting(self, request: SequenceRequest) -> Waiting:
+        return Waiting(request.request_id, request.options.num_rows, len(request.tokens), request.terms.deadline, self._clock())
+
     def _admit(self, ids: list[int]) -> None:
         started = self._clock()
-        self._batch.admit([self._requests[request_id] for request_id in ids], started)
+        self._batch.admit([self._requests[request_id] for request_id in ids], started, self._aligned)
         for request_id in ids:
             self._batch.sequences[request_id].encode_s = self._clock() - started
 
@@ -135,12 +166,16 @@ class EngineLoop:
         self._events.append(RequestFailed(request_id, error.reason, f"the request was dropped: {reason}"))
         if request_id in self._batch.sequences:
             self._batch.release(request_id)
-        del self._requests[request_id]
+        self._strike(request_id)
 
     def _forget(self, request_id: int) -> None:
         self._batch.release(request_id)
         self._scheduler.finish(request_id)
-        del self._requests[request_id]
+        self._strike(request_id)
+
+    def _strike(self, request_id: int) -> None:
+        del self._requests[request_id], self._num_sent[request_id]
+        self._aligned.discard(request_id)
 
     def _guarded(self, ids: list[int], call: Callable[[list[int]], None]) -> None:
         """A graph that raises fails the requests that were in it, and nothing else."""
@@ -153,4 +188,4 @@ class EngineLoop:
                 if request_id in self._batch.sequences:
                     self._batch.release(request_id)
                 self._scheduler.finish(request_id)
-                del self._requests[request_id]
+                self._strike(request_id)

@@ -57,6 +57,11 @@ class StepOutputs:
         tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
         return tokens, np.take_along_axis(scores, tokens, -1)
 
+    def row(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+        """All scores of one row: its logits (where the graph gives none, its log-probabilities) and its log-probabilities, (V,)."""
+        log_probs = self._log_probs(slice(row, row + 1))[0]
+        return self._arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self._arrays else log_probs, log_probs
+
     def _log_probs(self, index: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.float32]:
         if "log_probs" in self._arrays:
             return self._arrays["log_probs"][index].astype(np.float32, copy=False)

@@ -76,11 +76,14 @@ class Scheduler:
         """There is something to admit or to decode."""
         return bool(self._waiting or self._running)
 
-    def add(self, request: Waiting) -> None:
-        """Queues a request; it must fit the slots. It came while a step ran: its wait counts from that step's beginning."""
+    def add(self, request: Waiting, *, is_first: bool = False) -> None:
+        """Queues a request, before all others if it was admitted once already; it must fit the slots.
+
+        It came while a step ran: its wait counts from that step's beginning.
+        """
         if self._running:
             request.queued_at = min(request.queued_at, self._scheduled_at)
-        self._waiting.append(request)
+        (self._waiting.appendleft if is_first else self._waiting.append)(request)
 
     def cancel(self, request_id: int, reason: str) -> None:
         """Drops a request at the next iteration; unknown ids (it has just finished) are passed over."""

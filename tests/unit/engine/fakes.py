@@ -17,6 +17,8 @@ from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.execution.slot_state import SlotState
 
 VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
+NO_UNKNOWN = VOCAB_SIZE
+"""Id of an unknown symbol that no one can choose."""
 CAPACITY = 24
 LAYERS, HEADS = 2, 2
 NOTHING = -1.0
@@ -32,7 +34,7 @@ class Clock:
         return self.now
 
 
-def manifest() -> manifest_pb2.Manifest:
+def manifest(unknown_id: int = NO_UNKNOWN) -> manifest_pb2.Manifest:
     """Three states: a trail of tokens in place, a sum that is written beside, and the request's source."""
     row, request = manifest_pb2.SCOPE_HYPOTHESIS, manifest_pb2.SCOPE_REQUEST
     states = [
@@ -50,7 +52,7 @@ def manifest() -> manifest_pb2.Manifest:
         format_version=1,
         model_id="made-up",
         version="1",
-        vocabulary=manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=BEGIN_ID, end_id=END_ID, unknown_id=1),
+        vocabulary=manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=BEGIN_ID, end_id=END_ID, unknown_id=unknown_id),
         limits=manifest_pb2.Limits(max_source_tokens=CAPACITY - 1, max_target_tokens=CAPACITY, max_beam_size=8),
         attention=manifest_pb2.AttentionOutput(output="attention", num_layers=LAYERS, num_heads=HEADS),
         states=states,
@@ -60,8 +62,9 @@ def manifest() -> manifest_pb2.Manifest:
 class MadeUpBundle:
     """What an engine reads of a bundle."""
 
-    def __init__(self) -> None:
-        self.manifest = manifest()
+    def __init__(self, unknown_id: int, gives_attention: bool) -> None:
+        self.manifest = manifest(unknown_id)
+        self.variant = manifest_pb2.Variant(steps=[manifest_pb2.StepGraph(gives_attention=gives_attention)])
         self.key = ("made-up", "1")
 
 
@@ -103,13 +106,13 @@ class FakeRunner:
     ``fail_encodes`` and ``fail_steps`` are the numbers of the calls that raise.
     """
 
-    def __init__(self, num_slots: int) -> None:
-        self.bundle, self.num_slots, self.num_cold_shapes = MadeUpBundle(), num_slots, 0
+    def __init__(self, num_slots: int, *, unknown_id: int = NO_UNKNOWN, gives_attention: bool = True) -> None:
+        self.bundle, self.num_slots, self.num_cold_shapes = MadeUpBundle(unknown_id, gives_attention), num_slots, 0
         self.fail_encodes: set[int] = set()
         self.fail_steps: set[int] = set()
         self.num_encodes = self.num_steps = 0
         self.group_sizes: list[int] = []
-        self.gives_attention = True
+        self.gives_attention = gives_attention
         dtypes = {"trail": np.dtype(np.float32), "total": np.dtype(np.float32), "memory": np.dtype(np.float32)}
         self.state = SlotState(self.bundle.manifest.states, dtypes, num_slots)
         for buffer in self.state.buffers.values():

@@ -15,12 +15,13 @@ from attnserve_server.request import (
     RequestEvent,
     RequestFailed,
     RequestFinished,
+    Sampling,
     SequenceRequest,
     Terms,
     TokensProduced,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from tests.unit.engine.fakes import Clock, FakeRunner
+from tests.unit.engine.fakes import Clock, FakeRunner, attention, log_probs
 
 NUM_SLOTS = 8
 
@@ -33,7 +34,10 @@ def clock() -> Clock:
 @pytest.fixture
 def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
     """An engine over a made-up runner."""
-    runner = FakeRunner(NUM_SLOTS)
+    return make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS))
+
+
+def make_engine(monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner) -> loop.EngineLoop:
     monkeypatch.setattr(loop, "make_runner", lambda *_: runner)
     started = loop.EngineLoop(runner.bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), clock)  # type: ignore[arg-type]
     started.start()
@@ -90,15 +94,121 @@ def test_times_are_those_of_the_clock(engine: loop.EngineLoop, clock: Clock) -> 
     assert event.finished_at == 100.0 + event.num_steps - 1
 
 
-def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clock) -> None:
-    engine.submit(request(1, is_streamed=True))
-    engine.submit(request(2, beam_size=2, is_streamed=True))
+STREAMED = {
+    "greedy": DecodeOptions(max_tokens=12),
+    "beam": DecodeOptions(3, 3, max_tokens=20),
+    "penalized beam": DecodeOptions(4, 2, length_penalty=2.0, max_tokens=20, repetition_penalty=1.5, min_tokens=4),
+    "sampled": DecodeOptions(max_tokens=12, sampling=Sampling(7)),
+    "several samples": DecodeOptions(num_hypotheses=3, max_tokens=20, sampling=Sampling(7, top_k=2)),
+    "prefix": DecodeOptions(2, max_tokens=12, prefix=(5, 4, 9)),
+}
+
+
+def parts(events: list[RequestEvent], request_id: int = 0) -> list[list[int]]:
+    return [event.tokens for event in events if isinstance(event, TokensProduced) and event.request_id == request_id]
+
+
+def answer_to(events: list[RequestEvent], request_id: int = 0) -> RequestFinished:
+    (answer,) = (event for event in events if isinstance(event, RequestFinished) and event.request_id == request_id)
+    return answer
+
+
+@pytest.mark.parametrize("kind", STREAMED)
+def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clock, kind: str) -> None:
+    num_early = 0
+    for seed in range(20):
+        source = [random.Random(seed).randint(4, 11) for _ in range(3)]
+        engine.submit(SequenceRequest(0, source, STREAMED[kind], Terms(is_streamed=True)))
+        events = drain(engine, clock)
+        answer = answer_to(events)
+        assert [token for part in parts(events) for token in part] == answer.hypotheses[0].tokens
+        assert all(parts(events)), "an empty part"
+        assert events[-1] is answer
+        num_early += len(parts(events)) > 1
+        if kind in ("greedy", "sampled"):
+            assert {len(part) for part in parts(events)} == {1}
+    assert num_early > 2, "nothing was sent before the end"
+    assert_idle(engine)
+
+
+def test_only_what_was_asked_for_is_streamed(engine: loop.EngineLoop, clock: Clock) -> None:
+    engine.submit(request(1))
+    assert parts(drain(engine, clock), 1) == []
+
+
+def test_prefix_begins_the_answer(engine: loop.EngineLoop, clock: Clock) -> None:
+    engine.submit(SequenceRequest(0, [7, 8], DecodeOptions(4, 4, max_tokens=12, prefix=(5, 5, 9))))
+    hypotheses = answer_to(drain(engine, clock)).hypotheses
+    assert len({tuple(one.tokens) for one in hypotheses}) == 4
+    for one in hypotheses:
+        assert one.tokens[:3] == [5, 5, 9]
+        total = sum(float(log_probs((7, 8), tuple(one.tokens[:count]))[one.tokens[count]]) for count in range(len(one.tokens)))
+        assert one.score == pytest.approx(total / len(one.tokens), abs=1e-5)
+
+
+def test_samples_depend_on_the_seed_alone(engine: loop.EngineLoop, clock: Clock) -> None:
+    def ask(request_id: int, seed: int) -> SequenceRequest:
+        return SequenceRequest(request_id, [7, 8], DecodeOptions(num_hypotheses=2, max_tokens=9, sampling=Sampling(seed)))
+
+    alone = {}
+    for seed in range(8):
+        engine.submit(ask(0, seed))
+        alone[seed] = [(one.tokens, one.score) for one in answer_to(drain(engine, clock)).hypotheses]
+    assert len({str(each) for each in alone.values()}) > 6, "the seed changes nothing"
+    engine.submit(request(99, beam_size=2))
+    for seed in (5, 2, 7, 1):
+        engine.submit(ask(seed, seed))
     events = drain(engine, clock)
-    streamed = [token for event in events if isinstance(event, TokensProduced) for token in event.tokens]
-    assert {event.request_id for event in events if isinstance(event, TokensProduced)} == {1}
-    (answer,) = (event for event in events if isinstance(event, RequestFinished) and event.request_id == 1)
-    assert streamed == answer.hypotheses[0].tokens
-    assert [event for event in events if event.request_id == 1][-1] is answer
+    for seed in (5, 2, 7, 1):
+        assert [(one.tokens, one.score) for one in answer_to(events, seed).hypotheses] == alone[seed]
+    assert_idle(engine)
+
+
+UNKNOWN = 6
+
+
+@pytest.mark.parametrize("options", [DecodeOptions(max_tokens=10), DecodeOptions(3, 3, max_tokens=10)])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_unknown_symbols_are_aligned(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, options: DecodeOptions, is_streamed: bool
+) -> None:
+    engine = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN))
+    other = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS))
+    num_unknown = 0
+    for seed in range(30):
+        source = [random.Random(seed).randint(4, 11) for _ in range(4)]
+        for each in (engine, other):
+            each.submit(SequenceRequest(0, source, options, Terms(is_streamed=is_streamed)))
+        events = drain(engine, clock)
+        found, expected = answer_to(events).hypotheses, answer_to(drain(other, clock)).hypotheses
+        assert [(one.tokens, one.score, one.attention) for one in found] == [(one.tokens, one.score, None) for one in expected]
+        for one in found:
+            places = [index for index, token in enumerate(one.tokens) if token == UNKNOWN]
+            weights = [attention(tuple(source), tuple(one.tokens[:index])).mean((0, 1))[:-1] for index in places]
+            assert one.copied_from == dict(zip(places, [int(each.argmax()) for each in weights], strict=True))
+            num_unknown += len(places)
+        if is_streamed:
+            streamed, start = dict[int, int](), 0
+            for event in events[:-1]:
+                assert isinstance(event, TokensProduced)
+                streamed |= {start + index: place for index, place in event.copied_from.items()}
+                start += len(event.tokens)
+            assert streamed == found[0].copied_from
+            assert [token for part in parts(events) for token in part] == found[0].tokens
+    assert num_unknown > 10
+    assert_idle(engine)
+
+
+@pytest.mark.parametrize("options", [DecodeOptions(max_tokens=10), DecodeOptions(3, 3, max_tokens=10)])
+def test_unknown_symbols_without_attention_are_passed_over(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch, options: DecodeOptions
+) -> None:
+    engine = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN, gives_attention=False))
+    for seed in range(20):
+        engine.submit(SequenceRequest(0, [random.Random(seed).randint(4, 11) for _ in range(4)], options))
+        hypotheses = answer_to(drain(engine, clock)).hypotheses
+        assert len(hypotheses) == options.num_hypotheses
+        assert not any(UNKNOWN in one.tokens for one in hypotheses)
 
 
 def test_failed_encode_fails_its_group_only(engine: loop.EngineLoop, clock: Clock) -> None:

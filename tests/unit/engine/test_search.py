@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
+import math
 import random
 
+import numpy as np
 import pytest
 
-from attnserve_server.decoding.search import BeamSearch, GreedySearch, Path, make_search, normalize
+from attnserve_server.decoding.scoring import score
+from attnserve_server.decoding.search import BeamSearch, GreedySearch, SampleSearch, Symbols, make_search
 from attnserve_server.execution.runner import StepOutputs
-from attnserve_server.request import DecodeOptions, FinishReason
+from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 from tests.reference.beam_search import SearchResult, beam_search
 from tests.unit.engine.fakes import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, log_probs
 
 MARGIN = 1e-5
+SYMBOLS = Symbols(END_ID)
 
 
 def search_of(source: tuple[int, ...], options: DecodeOptions, num_candidates: int) -> list[tuple[list[int], float, FinishReason]]:
     """Drives a search as the batch does: the best candidates of each live hypothesis."""
-    import numpy as np
-
-    search = make_search(options, END_ID)
+    search = make_search(options, SYMBOLS)
     while not search.is_done:
         scores = np.stack([log_probs(source, tuple(path.tokens)) for path in search.live])
         tokens, values = StepOutputs({"log_probs": scores}, None).top(range(len(scores)), num_candidates)
@@ -67,32 +69,33 @@ def test_same_as_the_reference(beam_size: int) -> None:
 
 
 def test_make_search() -> None:
-    assert isinstance(make_search(DecodeOptions(), END_ID), GreedySearch)
-    assert isinstance(make_search(DecodeOptions(beam_size=2), END_ID), BeamSearch)
+    assert isinstance(make_search(DecodeOptions(), SYMBOLS), GreedySearch)
+    assert isinstance(make_search(DecodeOptions(beam_size=2), SYMBOLS), BeamSearch)
+    assert isinstance(make_search(DecodeOptions(sampling=Sampling(1)), SYMBOLS), SampleSearch)
 
 
 def test_greedy_stops_at_the_end_symbol_or_at_the_limit() -> None:
-    search = GreedySearch(DecodeOptions(max_tokens=3, length_penalty=1.0), END_ID)
+    search = GreedySearch(DecodeOptions(max_tokens=3, length_penalty=1.0), SYMBOLS)
     assert search.advance([[5, 6]], [[-0.5, -0.7]]) == [0]
     assert not search.is_done
     search.advance_one(END_ID, -0.25)
     assert search.is_done
     (found,) = search.results()
     assert (found.path.tokens, found.score, found.reason) == ([5, END_ID], -0.375, FinishReason.STOP)
-    search = GreedySearch(DecodeOptions(max_tokens=2), END_ID)
+    search = GreedySearch(DecodeOptions(max_tokens=2), SYMBOLS)
     search.advance_one(5, -1.0)
     search.advance_one(6, -1.0)
     assert search.results()[0].reason == FinishReason.LENGTH
 
 
 def test_end_at_the_limit_is_an_end() -> None:
-    search = GreedySearch(DecodeOptions(max_tokens=1), END_ID)
+    search = GreedySearch(DecodeOptions(max_tokens=1), SYMBOLS)
     search.advance_one(END_ID, -1.0)
     assert [found.reason for found in search.results()] == [FinishReason.STOP]
 
 
 def test_ties_go_to_the_earlier_parent_then_to_the_smaller_token() -> None:
-    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), END_ID)
+    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), SYMBOLS)
     assert search.advance([[7, 5, 6]], [[-1.0, -1.0, -1.0]]) == [0, 0]
     assert [path.tokens for path in search.live] == [[5], [6]]
     assert search.advance([[9, 8], [4, 10]], [[-1.0, -1.0], [-1.0, -1.0]]) == [0, 0]
@@ -100,7 +103,7 @@ def test_ties_go_to_the_earlier_parent_then_to_the_smaller_token() -> None:
 
 
 def test_end_symbol_below_the_beam_is_passed_over() -> None:
-    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), END_ID)
+    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), SYMBOLS)
     search.advance([[5, 6, END_ID, 7]], [[-0.1, -0.2, -0.3, -0.4]])
     assert search.finished == []
     search.advance([[5, END_ID], [END_ID, 6]], [[-1.0, -3.0], [-0.1, -0.5]])
@@ -109,7 +112,7 @@ def test_end_symbol_below_the_beam_is_passed_over() -> None:
 
 
 def test_hypotheses_share_no_lists() -> None:
-    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), END_ID)
+    search = BeamSearch(DecodeOptions(beam_size=2, num_hypotheses=2), SYMBOLS)
     search.live[0].attention.append("first")
     search.advance([[5, 6]], [[-0.1, -0.2]])
     one, other = search.live
@@ -120,7 +123,8 @@ def test_hypotheses_share_no_lists() -> None:
 
 
 def test_normalization() -> None:
-    assert normalize(-6.0, 3, 1.0) == -2.0
-    assert normalize(-6.0, 3, 0.0) == -6.0
-    assert normalize(-6.0, 4, 0.5) == -3.0
-    assert Path().tokens == []
+    assert score(-6.0, 3, DecodeOptions()) == -2.0
+    assert score(-6.0, 3, DecodeOptions(length_penalty=0.0)) == -6.0
+    assert score(-6.0, 4, DecodeOptions(length_penalty=0.5)) == -3.0
+    covered = np.array([0.5, 2.0, 1.0])
+    assert score(-6.0, 3, DecodeOptions(coverage_penalty=2.0), covered) == pytest.approx(-2.0 + 2.0 * math.log(0.5))

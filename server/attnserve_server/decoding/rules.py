@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a hypothesis may not say next, and what it should say less: minimum length, repeated n-grams, repetition, unknown symbols.
+
+All of them change logits of a few tokens before the softmax, as CTranslate2 does. Here they correct the log-probabilities of one
+row: the changed tokens, and by one number all others, for the sum of the probabilities has changed with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from attnserve_server.request import DecodeOptions
+
+Row = npt.NDArray[np.float32]
+"""One value for each token of the vocabulary: (V,)."""
+
+_LEAST_MASS = 0.5
+"""Where the rules leave less probability than this, it is summed anew instead of corrected: the difference would cancel."""
+
+
+class Rules:
+    """The rules of one request.
+
+    Args:
+        options: ``min_tokens``, ``no_repeat_ngram_size`` and ``repetition_penalty`` count.
+        end_id: the symbol that ``min_tokens`` holds back.
+        banned: tokens that are never chosen, without a change of the others' log-probabilities.
+    """
+
+    def __init__(self, options: DecodeOptions, end_id: int, banned: Sequence[int] = ()) -> None:
+        self._min_tokens, self._ngram_size = options.min_tokens, options.no_repeat_ngram_size
+        self._penalty, self._end_id, self._banned = options.repetition_penalty, end_id, list(banned)
+
+    def is_active(self, num_tokens: int) -> bool:
+        """Whether a hypothesis of so many tokens needs :meth:`adjust`; tokens that are banned anyway do not count."""
+        return self._penalty != 1.0 or self._ngram_size > 0 or num_tokens < self._min_tokens
+
+    def adjust(self, tokens: Sequence[int], logits: Row, log_probs: Row) -> Row:
+        """The log-probabilities of the next token under the rules.
+
+        Args:
+            tokens: of the hypothesis so far.
+            logits: (V,).
+            log_probs: their log-softmax (V,).
+
+        Returns:
+            A new row (V,); minus infinity for what may not be said. Where the rules leave nothing to say they are lifted.
+        """
+        adjusted = log_probs.copy()
+        changed: set[int] = set()
+        if self._penalty != 1.0 and tokens:
+            used = sorted(set(tokens))
+            old = logits[used]
+            adjusted[used] += np.where(old < 0, old * self._penalty, old / self._penalty) - old
+            changed.update(used)
+        forbidden = self._forbidden(tokens)
+        adjusted[forbidden] = -np.inf
+        changed.update(forbidden)
+        if changed:
+            adjusted -= np.float32(_log_mass(adjusted, log_probs, sorted(changed)))
+        adjusted[self._banned] = -np.inf
+        return adjusted if np.isfinite(adjusted.max()) else log_probs
+
+    def _forbidden(self, tokens: Sequence[int]) -> list[int]:
+        forbidden = [self._end_id] if len(tokens) < self._min_tokens else []
+        size = self._ngram_size
+        if 0 < size <= len(tokens):
+            begun = list(tokens[len(tokens) - size + 1 :])
+            ends = range(size - 1, len(tokens))
+            forbidden += sorted({tokens[end] for end in ends if list(tokens[end - size + 1 : end]) == begun})
+        return forbidden
+
+
+def _log_mass(adjusted: Row, log_probs: Row, changed: list[int]) -> float:
+    """Logarithm of the sum of all probabilities of ``adjusted``, which differs from 1 by what happened to the changed ones."""
+    before, after = (np.exp(row[changed].astype(np.float64)).sum() for row in (log_probs, adjusted))
+    mass = float(1.0 - before + after)
+    if mass >= _LEAST_MASS:
+        return float(np.log(mass))
+    top = float(adjusted.max())
+    return top + float(np.log(np.exp(adjusted.astype(np.float64) - top).sum())) if np.isfinite(top) else 0.0

@@ -88,7 +88,7 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
     for index, source in enumerate(sources):
         for offset, options in enumerate(OPTIONS.values()):
             detail = AttentionDetail(index % 3) if written.gives_attention else AttentionDetail.NONE
-            options = DecodeOptions(options.beam_size, options.num_hypotheses, 1.0, options.max_tokens, detail)
+            options = DecodeOptions(options.beam_size, options.num_hypotheses, max_tokens=options.max_tokens, attention=detail)
             requests.append(SequenceRequest(2 * index + offset, source, options))
             asked[2 * index + offset] = (source, options)
     answers = run(engine, requests)

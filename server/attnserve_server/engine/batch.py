@@ -218,5 +218,5 @@ class RunningBatch:
         return mean
 
     def _coverage(self, path: Path) -> npt.NDArray[np.float64]:
-        covered: npt.NDArray[np.float64] = np.sum([self._mean(weights) for weights in path.attention], axis=0, dtype=np.float64)
+        covered: npt.NDArray[np.float64] = np.stack([self._mean(weights) for weights in path.attention]).sum(0, dtype=np.float64)
         return covered

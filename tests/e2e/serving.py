@@ -166,10 +166,12 @@ def ask(
     return list(stub.TranslateStream(streamed, timeout=timeout))[-1].result
 
 
-def start_unary(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, timeout: float = 60.0):
+def start_unary(
+    channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, *, model: str = "", timeout: float = 60.0
+):
     """One unary translation, as a future."""
     stub = translation_pb2_grpc.TranslationServiceStub(channel)
-    return stub.Translate.future(translation_pb2.TranslateRequest(text=text, options=options), timeout=timeout)
+    return stub.Translate.future(translation_pb2.TranslateRequest(text=text, options=options, model=model), timeout=timeout)
 
 
 def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0):

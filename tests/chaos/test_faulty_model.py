@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model whose step graph raises: its requests fail, with INTERNAL and nothing of the inside; everybody else is served on."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterator
+
+import grpc
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from attnserve_export.bundle_writer import write_bundle
+from attnserve_server.bundle.loader import default_models
+from tests.e2e.serving import SENTENCES, Server, ask, details, eventually, serve, start_unary, texts
+from tests.foreign import common, gru_luong
+
+FAULTY, SOUND = gru_luong.MODEL_ID, "transformer-en-de"
+POISON = "A dog runs."
+"""Sources of exactly this many pieces make the graph raise."""
+
+
+def plant(step: onnx.ModelProto, num_pieces: int) -> onnx.ModelProto:
+    """Looks up a table of one entry, at an index far beyond it where any source has ``num_pieces`` pieces; adds the 0 to the logits."""
+    graph = step.graph
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(num_pieces, np.int64), "planted_length"),
+            numpy_helper.from_array(np.array(1 << 20, np.int64), "planted_far"),
+            numpy_helper.from_array(np.array(0, np.int64), "planted_near"),
+            numpy_helper.from_array(np.zeros(1, np.float32), "planted_table"),
+        ]
+    )
+    logits = next(node for node in graph.node if "logits" in node.output)
+    logits.output[list(logits.output).index("logits")] = "sound_logits"
+    graph.node.extend(
+        [
+            helper.make_node("Equal", ["source_length", "planted_length"], ["planted_is"]),
+            helper.make_node("Where", ["planted_is", "planted_far", "planted_near"], ["planted_index"]),
+            helper.make_node("Gather", ["planted_table", "planted_index"], ["planted_zeros"]),
+            helper.make_node("ReduceSum", ["planted_zeros"], ["planted_zero"], keepdims=0),
+            helper.make_node("Add", ["sound_logits", "planted_zero"], ["logits"]),
+        ]
+    )
+    assert all(initializer.data_type != TensorProto.UNDEFINED for initializer in graph.initializer)
+    return step
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    models = tmp_path_factory.mktemp("models")
+    manifest, graphs = gru_luong.describe(), gru_luong.build_graphs(gru_luong.build_module())
+    step = manifest.variants[0].steps[0].graph.file
+    num_pieces = len(common.tokenizer().encode(POISON)) + 1
+    write_bundle(models / FAULTY / "1", manifest, {**graphs, step: plant(graphs[step], num_pieces)}, gru_luong.extra_files())
+    shutil.copytree(default_models() / SOUND, models / SOUND)
+    with serve(tmp_path_factory.mktemp("server"), "--models", str(models), "--workers", "1") as running:
+        yield running
+
+
+def check(error: grpc.RpcError) -> None:
+    assert error.code() is grpc.StatusCode.INTERNAL
+    assert details(error).reason == "EXECUTION_FAILED"
+    assert error.details() == "the model could not be run"
+
+
+def test_only_its_requests_fail_and_the_worker_recovers(server: Server) -> None:
+    texts_of = dict.fromkeys((FAULTY, SOUND), SENTENCES[20:32])
+    stop, changed = threading.Event(), list[str]()
+    with server.channel() as channel:
+        expected = {(model, text): texts(ask(channel, text, model=model)) for model, each in texts_of.items() for text in each}
+
+        def neighbour() -> None:
+            while not stop.is_set():
+                for text in texts_of[SOUND]:
+                    if texts(ask(channel, text, model=SOUND)) != expected[SOUND, text]:
+                        changed.append(text)
+
+        thread = threading.Thread(target=neighbour)
+        thread.start()
+        try:
+            for kind in ("unary", "stream") * 10:
+                with pytest.raises(grpc.RpcError) as raised:
+                    ask(channel, POISON, model=FAULTY, kind=kind)
+                check(raised.value)
+                assert texts(ask(channel, texts_of[FAULTY][0], model=FAULTY)) == expected[FAULTY, texts_of[FAULTY][0]]
+        finally:
+            stop.set()
+            thread.join(30)
+        assert not changed
+        assert {key: texts(ask(channel, key[1], model=key[0])) for key in expected} == expected
+    eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "all slots free")
+    assert server.scrape().total("attnserve_requests_total", model=FAULTY, code="INTERNAL") == 20
+    assert server.scrape().total("attnserve_requests_total", model=SOUND, code="INTERNAL") == 0
+    server.assert_unharmed()
+
+
+def test_who_shares_the_step_fails_with_it_and_whoever_comes_later_does_not(server: Server) -> None:
+    with server.channel() as channel:
+        expected = [texts(ask(channel, text, model=FAULTY)) for text in SENTENCES[20:28]]
+        others = [start_unary(channel, text, model=FAULTY) for text in SENTENCES[20:28]]
+        poison = start_unary(channel, POISON, model=FAULTY)
+        assert poison.exception(timeout=30) is not None
+        for call, answer in zip(others, expected, strict=True):
+            error = call.exception(timeout=30)
+            if error is None:
+                assert texts(call.result()) == answer
+            else:
+                check(error)
+        assert [texts(ask(channel, text, model=FAULTY)) for text in SENTENCES[20:28]] == expected
+    server.assert_unharmed()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Five hundred clients that vanish in mid-stream, two hundred deadlines that pass: nothing of them stays, and they were counted."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventually, serve, start_stream, start_unary, texts
+
+NUM_VANISHING, NUM_LATE, AT_ONCE = 500, 200, 25
+NUM_BLOCKERS = 40
+CANCELLED = "attnserve_requests_cancelled_total"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serve(tmp_path_factory.mktemp("server"), "--workers", "1") as running:
+        yield running
+
+
+def settled(server: Server) -> Samples:
+    """The metrics once no slot is used and no request waits."""
+
+    def is_empty() -> bool:
+        samples = server.scrape()
+        return not samples.total("attnserve_slots", state="used") and not samples.total("attnserve_queue_length")
+
+    eventually(is_empty, "slots and queue back to zero", seconds=30)
+    return server.scrape()
+
+
+def given_up(before: Samples, after: Samples) -> dict[str, float]:
+    reasons = {s.labels["reason"] for s in after.samples if s.name == CANCELLED}
+    return {reason: after.total(CANCELLED, reason=reason) - before.total(CANCELLED, reason=reason) for reason in reasons}
+
+
+@pytest.mark.parametrize("way", ["the call is cancelled", "the connection is closed"])
+def test_clients_that_vanish_in_mid_stream(server: Server, way: str) -> None:
+    with server.channel() as channel:
+        expected = [texts(ask(channel, text)) for text in SENTENCES[:8]]
+    before, num = settled(server), NUM_VANISHING // 2
+    for _ in range(num // AT_ONCE):
+        with server.channel() as channel:
+            streams = [start_stream(channel, LONG_TEXT) for _ in range(AT_ONCE)]
+            if way == "the connection is closed":
+                next(streams[-1])  # the server has read the calls before it too
+                continue
+            for stream in streams:
+                next(stream)
+                stream.cancel()
+    after = settled(server)
+    left, ended = given_up(before, after).get("client", 0), "attnserve_requests_total"
+    answered, cancelled = (after.total(ended, code=code) - before.total(ended, code=code) for code in ("OK", "CANCELLED"))
+    assert left == cancelled == num - answered, "not every client was counted once"
+    assert left > num * 0.8, "most were answered before they vanished"
+    with server.channel() as channel:
+        assert [texts(ask(channel, text)) for text in SENTENCES[:8]] == expected
+    server.assert_unharmed()
+
+
+def test_deadlines_that_pass(server: Server) -> None:
+    before, codes = settled(server), Counter[grpc.StatusCode]()
+    with server.channel() as channel, contextlib.ExitStack() as others:
+        for _ in range(NUM_BLOCKERS):
+            others.callback(start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)).cancel)
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 32, "a full batch")
+        for start in range(0, NUM_LATE, AT_ONCE):
+            calls = []
+            for number in range(start, start + AT_ONCE):
+                begin = (start_unary, start_stream)[number % 2]
+                calls.append(begin(channel, LONG_TEXT, timeout=0.2 + 0.2 * (number % 7) / 7))
+            for call in calls:
+                error = call.exception(timeout=60)
+                assert isinstance(error, grpc.RpcError)
+                codes[error.code()] += 1
+    assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED: NUM_LATE}
+    after = settled(server)
+    reasons = given_up(before, after)
+    # What is refused at once, because it cannot be done in time, is counted with the refusals.
+    refused = after.total("attnserve_requests_rejected_total") - before.total("attnserve_requests_rejected_total")
+    assert reasons.get("deadline", 0) + refused == NUM_LATE
+    assert reasons.get("client", 0) <= NUM_BLOCKERS
+    ended = "attnserve_requests_total"
+    assert after.total(ended, code="DEADLINE_EXCEEDED") - before.total(ended, code="DEADLINE_EXCEEDED") == NUM_LATE
+    server.assert_unharmed()

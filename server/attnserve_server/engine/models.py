@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of a server: one entry a version, with its queue; resolved by id and version."""
+"""The models of a server: one entry a version; resolved by id and version."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import ConfigError, ModelNotFound
 from attnserve_server.tasks.translation import TranslationTask
-
-if TYPE_CHECKING:
-    from attnserve_server.engine.ticket import Ticket
 
 
 class ServedModel:
@@ -34,7 +29,6 @@ class ServedModel:
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
         self.translator = TranslationTask(bundle)
-        self.queue: deque[Ticket] = deque()
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""

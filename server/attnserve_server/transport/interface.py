@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.request import DecodeOptions, RequestFinished, Terms
+from attnserve_server.request import DecodeOptions, RequestFinished, Terms, TokensProduced
 
 
 class Span(Protocol):
@@ -140,8 +140,8 @@ class Ticket(Protocol):
         """
         ...
 
-    def deltas(self) -> AsyncIterator[list[int]]:
-        """Yields the tokens of a streamed request as they come, and ends when it is finished or has failed."""
+    def deltas(self) -> AsyncIterator[TokensProduced]:
+        """Yields the tokens of a streamed request as they become certain, and ends when it is finished or has failed."""
         ...
 
     def cancel(self, reason: str) -> None:
@@ -178,6 +178,7 @@ class Front(Protocol[ModelT]):
         Raises:
             SequenceTooLong: the source has more tokens than the model takes.
             Overloaded: the queue is full.
+            DeadlineUnreachable: the answer would clearly be too late.
             ShuttingDown: the server drains.
             ModelNotReady: no worker can answer now.
         """
@@ -200,6 +201,10 @@ class RequestRecorder(Protocol):
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         """Counts one RPC that was refused before the front was asked; ``reason`` is the error's, in lower case."""
+        ...
+
+    def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
+        """Takes the time of an RPC that was refused before anything was done for it, by the front or before."""
         ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:

@@ -196,6 +196,8 @@ class _Method:
         call.cancel("error")
         if self._recorder is not None and not call.is_submitted and error.code is not ErrorCode.INTERNAL:
             self._recorder.request_rejected(*call.labels, error.reason.lower())
+        if self._recorder is not None and error.is_refusal:
+            self._recorder.request_refused(*call.labels, error.reason.lower(), time.monotonic() - call.received_at)
         self._record(call, status_of(error).name, error.reason)
 
     def _record(self, call: Call, code: str, reason: str) -> None:

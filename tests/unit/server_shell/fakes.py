@@ -20,6 +20,7 @@ from attnserve_server.request import (
     Hypothesis,
     RequestFinished,
     Terms,
+    TokensProduced,
 )
 
 END = 0
@@ -109,9 +110,9 @@ class Ticket:
             raise self._front.result_error
         return finished(self.tokens, self.options)
 
-    async def deltas(self) -> AsyncIterator[list[int]]:
+    async def deltas(self) -> AsyncIterator[TokensProduced]:
         for token in self.tokens:
-            yield [token if token == END else ord(chr(token).upper())]
+            yield TokensProduced(1, [token if token == END else ord(chr(token).upper())])
         await self._front.until_released()
 
     def cancel(self, reason: str) -> None:
@@ -178,6 +179,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []
+        self.refusals: list[tuple[str, str, str]] = []
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
@@ -185,6 +187,10 @@ class Recorder:
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("rejected", model, version, reason))
+
+    def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
+        assert 0 <= duration_s < 60
+        self.refusals.append((model, version, reason))
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("cancelled", model, version, reason))

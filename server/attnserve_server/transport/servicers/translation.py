@@ -44,8 +44,8 @@ class TranslationServicer:
         admitted, ticket = await self._submit(request, call, model, options, is_streamed)
         if is_streamed:
             renderer = model.translator.stream()
-            async for tokens in ticket.deltas():
-                text, pieces = renderer.push(tokens)
+            async for event in ticket.deltas():
+                text, pieces = renderer.push(event.tokens)
                 if text or pieces:
                     yield translation_delta(text, pieces)
         finished = await ticket.result()

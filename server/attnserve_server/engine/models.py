@@ -15,6 +15,8 @@ from attnserve_server.tasks.translation import TranslationTask
 if TYPE_CHECKING:
     from attnserve_server.engine.ticket import Ticket
 
+_SCORES = {"logits", "log_probs"}
+
 
 class ServedModel:
     """One model version on this server.
@@ -53,6 +55,11 @@ class ServedModel:
     def gives_attention(self) -> bool:
         """Whether a step graph of the variant computes the attention."""
         return any(step.gives_attention for step in self.bundle.variant.steps)
+
+    @property
+    def gives_scores(self) -> bool:
+        """Every step graph of the variant scores all tokens; what changes scores, draws or forces tokens needs that."""
+        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
 
     @property
     def is_ready(self) -> bool:

@@ -196,7 +196,8 @@ def _repetition_penalty(options: decoding_pb2.DecodeOptions) -> float:
 
 
 def _check_factor(name: str, value: float) -> None:
-    if not MIN_FACTOR <= value <= MAX_FACTOR:  # true for NaN too
+    # The least value is a little below itself in the 32 bits of the wire. True for NaN too.
+    if not MIN_FACTOR * (1.0 - 2.0**-20) <= value <= MAX_FACTOR:
         raise _refused(name, f"must be a number from {MIN_FACTOR:g} to {MAX_FACTOR:g}; it is {value:g}")
 
 

@@ -10,6 +10,8 @@ from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import ConfigError, ModelNotFound
 from attnserve_server.tasks.translation import TranslationTask
 
+_SCORES = {"logits", "log_probs"}
+
 
 class ServedModel:
     """One model version on this server.
@@ -47,6 +49,11 @@ class ServedModel:
     def gives_attention(self) -> bool:
         """Whether a step graph of the variant computes the attention."""
         return any(step.gives_attention for step in self.bundle.variant.steps)
+
+    @property
+    def gives_scores(self) -> bool:
+        """Every step graph of the variant scores all tokens; what changes scores, draws or forces tokens needs that."""
+        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
 
     @property
     def is_ready(self) -> bool:

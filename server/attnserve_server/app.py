@@ -20,10 +20,12 @@ from attnserve_server.config import ServerConfig
 from attnserve_server.engine.front import Front, FrontConfig
 from attnserve_server.engine.models import ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
+from attnserve_server.engine.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.execution.session import resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.transport.health import HealthBoard
 from attnserve_server.transport.server import GrpcServer
 
@@ -51,7 +53,11 @@ class App:
         metrics.build_info(__version__, _onnxruntime_version())
         self.board = HealthBoard([model.id for model in registry.all()])
         self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
-        front_config = FrontConfig(engine.slots, engine.queue_limit, engine.admit_wait_seconds, device)
+        front_config = FrontConfig(
+            WorkersConfig(engine.slots, engine.admit_wait_seconds, device),
+            QueueConfig(engine.queue_limit, engine.ageing_seconds),
+            config.cache.max_bytes,
+        )
         self.front = Front(
             registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready)
         )

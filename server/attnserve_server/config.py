@@ -67,12 +67,21 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     slots: Count = 32
     """Rows of a worker's batch for one model."""
     queue_limit: Count = 512
-    """Requests of one model that may wait; what comes above is refused."""
+    """Requests of one model that may wait; what comes above is refused. One client may fill four fifths of it."""
+    ageing_seconds: PositiveSeconds = 1.0
+    """After this long, a request that is the next of its client moves up a level of priority."""
     max_beam_size: Count = 8
     max_source_tokens: CountOrAuto = 0
     """Longest source that is taken; 0 for the model's own limit."""
     admit_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.004
     """How long an idle engine waits for company before it encodes."""
+
+
+class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The cache of answers, which also lets equal requests share the work that is under way."""
+
+    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
+    """Memory for answers, those of all models; 0 for no cache."""
 
 
 class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -95,6 +104,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
+    cache: CacheConfig = CacheConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 
 

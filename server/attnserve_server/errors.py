@@ -29,6 +29,8 @@ class ServiceError(Exception):
 
     code: ErrorCode = ErrorCode.INTERNAL
     reason: str = "INTERNAL"
+    is_refusal: bool = False
+    """Raised before anything was done for the request, so it should take no time."""
 
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -39,6 +41,7 @@ class InvalidRequest(ServiceError):
     """A field has a value that can never be served."""
 
     code, reason = ErrorCode.INVALID_ARGUMENT, "INVALID_REQUEST"
+    is_refusal = True
 
 
 class SequenceTooLong(InvalidRequest):
@@ -51,12 +54,14 @@ class ModelNotFound(ServiceError):
     """No such model, or no such version of it."""
 
     code, reason = ErrorCode.NOT_FOUND, "MODEL_NOT_FOUND"
+    is_refusal = True
 
 
 class ModelNotReady(ServiceError):
     """The model is known, but no worker can answer for it now."""
 
     code, reason = ErrorCode.UNAVAILABLE, "MODEL_NOT_READY"
+    is_refusal = True
 
 
 class ShuttingDown(ServiceError):
@@ -72,15 +77,23 @@ class WorkerLost(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full."""
+    """The queue is full, or this client's part of it."""
 
     code, reason = ErrorCode.OVERLOADED, "OVERLOADED"
+    is_refusal = True
 
 
 class DeadlineExceeded(ServiceError):
     """The client's deadline passed, in the queue or in the batch."""
 
     code, reason = ErrorCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
+
+
+class DeadlineUnreachable(ServiceError):
+    """The deadline would pass before the answer: refused at once, so that nobody waits in vain."""
+
+    code, reason = ErrorCode.DEADLINE_EXCEEDED, "DEADLINE_UNREACHABLE"
+    is_refusal = True
 
 
 class Cancelled(ServiceError):

@@ -95,10 +95,12 @@ class Hypothesis(msgspec.Struct):
     attention: AttentionWeights | None = None
     copied_from: dict[int, int] = {}
     """For each unknown symbol: its index in ``tokens``, and the source token that it attended to most."""
+    coverage: float = 0.0
+    """What of the score is the coverage penalty, its weight included."""
 
 
 class TokensProduced(msgspec.Struct, tag="tokens"):
-    """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, for these tokens."""
+    """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, by index in these."""
 
     request_id: int
     tokens: list[int]

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2
@@ -153,31 +154,47 @@ def ask(
     options: decoding_pb2.DecodeOptions | None = None,
     *,
     kind: str = UNARY,
-    model: str = "",
-    version: str = "",
     timeout: float = 60.0,
+    **fields: Any,
 ) -> translation_pb2.TranslateResponse:
-    """One translation, unary or the result of a stream."""
+    """One translation, unary or the result of a stream; ``fields`` are further ones of the request."""
     stub = translation_pb2_grpc.TranslationServiceStub(channel)
     if kind == UNARY:
-        request = translation_pb2.TranslateRequest(text=text, options=options, model=model, version=version)
-        return stub.Translate(request, timeout=timeout)
-    streamed = translation_pb2.TranslateStreamRequest(text=text, options=options, model=model, version=version)
-    return list(stub.TranslateStream(streamed, timeout=timeout))[-1].result
+        return stub.Translate(translation_pb2.TranslateRequest(text=text, options=options, **fields), timeout=timeout)
+    return list(start_stream(channel, text, timeout, options=options, **fields))[-1].result
 
 
 def start_unary(
-    channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, *, model: str = "", timeout: float = 60.0
+    channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, timeout: float = 60.0, **fields: Any
 ):
     """One unary translation, as a future."""
     stub = translation_pb2_grpc.TranslationServiceStub(channel)
-    return stub.Translate.future(translation_pb2.TranslateRequest(text=text, options=options, model=model), timeout=timeout)
+    return stub.Translate.future(translation_pb2.TranslateRequest(text=text, options=options, **fields), timeout=timeout)
 
 
-def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0):
+def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0, **fields: Any):
     """One streamed translation, as an iterator that can be cancelled."""
     stub = translation_pb2_grpc.TranslationServiceStub(channel)
-    return stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=text), timeout=timeout)
+    return stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=text, **fields), timeout=timeout)
+
+
+def streamed(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, **fields: Any) -> Streamed:
+    """One whole stream; checks what holds for every stream: deltas, then one result, which says the same."""
+    *deltas, last = list(start_stream(channel, text, options=options, **fields))
+    assert all(message.WhichOneof("event") == "delta" for message in deltas)
+    assert last.WhichOneof("event") == "result"
+    best = last.result.hypotheses[0]
+    assert "".join(message.delta.text for message in deltas) == best.text
+    assert [piece for message in deltas for piece in message.delta.pieces] == list(best.pieces)
+    return Streamed([message.delta for message in deltas], last.result)
+
+
+@dataclass
+class Streamed:
+    """What a stream sent."""
+
+    deltas: list[translation_pb2.TranslationDelta]
+    result: translation_pb2.TranslateResponse
 
 
 def texts(answer: translation_pb2.TranslateResponse) -> list[str]:

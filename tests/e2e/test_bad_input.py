@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import grpc
 import pytest
@@ -27,13 +28,14 @@ BAD: dict[str, tuple[str, str, DecodeOptions | None]] = {
     "max-tokens": ("options.max_tokens", GOOD, DecodeOptions(max_tokens=129)),
     "max-tokens-huge": ("options.max_tokens", GOOD, DecodeOptions(max_tokens=2**32 - 1)),
     "no-tokens": ("options.max_tokens", GOOD, DecodeOptions(max_tokens=0)),
-    "coverage_penalty": ("options.coverage_penalty", GOOD, DecodeOptions(coverage_penalty=0.2)),
-    "min_tokens": ("options.min_tokens", GOOD, DecodeOptions(min_tokens=3)),
-    "no_repeat_ngram_size": ("options.no_repeat_ngram_size", GOOD, DecodeOptions(no_repeat_ngram_size=2)),
-    "repetition_penalty": ("options.repetition_penalty", GOOD, DecodeOptions(repetition_penalty=1.2)),
-    "sampling": ("options.sampling", GOOD, DecodeOptions(sampling=SamplingOptions(temperature=0.7))),
-    "sampling-empty": ("options.sampling", GOOD, DecodeOptions(sampling=SamplingOptions())),
-    "prefix": ("options.prefix", GOOD, DecodeOptions(prefix="Ein")),
+    "coverage-nan": ("options.coverage_penalty", GOOD, DecodeOptions(coverage_penalty=math.nan)),
+    "repetition-zero": ("options.repetition_penalty", GOOD, DecodeOptions(repetition_penalty=0)),
+    "temperature-tiny": ("options.sampling.temperature", GOOD, DecodeOptions(sampling=SamplingOptions(temperature=1e-40))),
+    "sampling-a-beam": ("options.sampling", GOOD, DecodeOptions(sampling=SamplingOptions(), beam_size=2)),
+    "prefix-invisible": ("options.prefix", GOOD, DecodeOptions(prefix="\u200b")),
+    "prefix-unknown": ("options.prefix", GOOD, DecodeOptions(prefix="Ein 🎸")),
+    "prefix-as-long-as-the-answer": ("options.prefix", GOOD, DecodeOptions(prefix="Ein Hund", max_tokens=2)),
+    "prefix-megabyte": ("options.prefix", GOOD, DecodeOptions(prefix="Hund " * 200_000)),
 }
 
 pytestmark = pytest.mark.usefixtures("neighbour")
@@ -56,7 +58,7 @@ def neighbour(server: Server, channel: grpc.Channel, expected: list[str]) -> Ite
     eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "all slots free")
 
 
-def refused(channel: grpc.Channel, text: str, options: DecodeOptions | None = None, **arguments: str) -> grpc.RpcError:
+def refused(channel: grpc.Channel, text: str, options: DecodeOptions | None = None, **arguments: Any) -> grpc.RpcError:
     with pytest.raises(grpc.RpcError) as raised:
         ask(channel, text, options, **arguments)
     return raised.value
@@ -84,9 +86,19 @@ def test_invalid_argument(channel: grpc.Channel, name: str, kind: str) -> None:
 
 
 @both
-def test_neutral_values_of_options_that_are_not_honoured(channel: grpc.Channel, kind: str) -> None:
+def test_values_of_options_that_change_nothing(channel: grpc.Channel, kind: str) -> None:
     neutral = DecodeOptions(coverage_penalty=0, min_tokens=0, no_repeat_ngram_size=0, repetition_penalty=1, prefix="")
     assert texts(ask(channel, GOOD, neutral, kind=kind)) == texts(ask(channel, GOOD, kind=kind))
+
+
+@both
+@pytest.mark.parametrize("priority", [-3, 3, 2**31 - 1, -(2**31)])
+def test_priority_out_of_range(channel: grpc.Channel, kind: str, priority: int) -> None:
+    error = refused(channel, GOOD, kind=kind, priority=priority)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert details(error).fields == ("priority",)
+    for good in (-2, -1, 1, 2):
+        assert texts(ask(channel, GOOD, kind=kind, priority=good)) == texts(ask(channel, GOOD, kind=kind))
 
 
 @both

@@ -29,6 +29,7 @@ from tests.e2e.serving import (
     serve,
     start_stream,
     start_unary,
+    streamed,
     texts,
 )
 
@@ -58,25 +59,13 @@ METRICS = {
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_unary_equals_stream(channel: grpc.Channel, text: str) -> None:
-    unary = ask(channel, text)
-    *deltas, last = list(start_stream(channel, text))
-    assert last.WhichOneof("event") == "result"
-    assert all(message.WhichOneof("event") == "delta" for message in deltas)
-    assert texts(last.result) == texts(unary)
-    assert "".join(message.delta.text for message in deltas) == unary.hypotheses[0].text
-    streamed = [piece for message in deltas for piece in message.delta.pieces]
-    assert streamed == list(unary.hypotheses[0].pieces)
-    assert last.result.source_pieces == unary.source_pieces
-    if text is LONG_TEXT:
-        assert len(deltas) > 20, "a stream comes piece by piece"
-
-
-def test_stream_of_a_beam_sends_the_result_alone(channel: grpc.Channel) -> None:
-    stub = translation_pb2_grpc.TranslationServiceStub(channel)
-    options = DecodeOptions(beam_size=4, num_hypotheses=4)
-    messages = list(stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=SENTENCES[3], options=options), timeout=60))
-    assert [message.WhichOneof("event") for message in messages] == ["result"]
-    assert texts(messages[0].result) == texts(ask(channel, SENTENCES[3], options))
+    for options in (DecodeOptions(), DecodeOptions(beam_size=4, num_hypotheses=4)):
+        unary = ask(channel, text, options)
+        stream = streamed(channel, text, options)
+        assert stream.result.hypotheses == unary.hypotheses
+        assert stream.result.source_pieces == unary.source_pieces
+        if text is LONG_TEXT and not options.beam_size:
+            assert len(stream.deltas) > 20, "a stream comes piece by piece"
 
 
 @pytest.mark.parametrize("text", SENTENCES[:6])
@@ -154,6 +143,7 @@ def test_spans_index_into_the_text(channel: grpc.Channel, text: str) -> None:
         if hypothesis.finish_reason == decoding_pb2.FINISH_REASON_STOP:
             assert hypothesis.pieces[-1].begin == hypothesis.pieces[-1].end == len(hypothesis.text)
         assert "".join(piece.text for piece in hypothesis.pieces).replace(" ", "") == hypothesis.text.replace(" ", "")
+        assert "⁇" not in hypothesis.text
 
 
 def test_timings(channel: grpc.Channel) -> None:

@@ -37,7 +37,7 @@ class AioCalls(Calls):
         attempts, invoke = self._attempts(timeout, policy), self._unary(method)
         while True:
             try:
-                response: ResponseT = await invoke(request, timeout=attempts.remaining_s())
+                response: ResponseT = await invoke(request, timeout=attempts.remaining_s(), metadata=self._metadata)
                 return response
             except grpc.aio.AioRpcError as rpc_error:
                 error = error_of_call(rpc_error, self._address)
@@ -53,7 +53,7 @@ class AioCalls(Calls):
         """
         attempts, invoke = self._attempts(timeout), self._stream(method)
         while True:
-            call, has_arrived = invoke(request, timeout=attempts.remaining_s()), False
+            call, has_arrived = invoke(request, timeout=attempts.remaining_s(), metadata=self._metadata), False
             try:
                 async for response in call:
                     has_arrived = True

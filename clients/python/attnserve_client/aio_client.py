@@ -17,9 +17,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 from attnserve.v1 import model_pb2, translation_pb2
 from attnserve_client import convert, health, methods
 from attnserve_client.aio_calls import AioCalls
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import DecodeKeywords, DecodeOptions, OnError, is_raising, options_to_proto
+from attnserve_client.options import DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.types import Model, ModelDetails, Translation, TranslationDelta
 
@@ -39,6 +39,11 @@ class AsyncClient:
         credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
         retries: how often to try again where the server is overloaded or away: a number, or a whole policy; 0 for never.
+        client_id: what this client calls itself, 1 to 128 visible ASCII characters: the server shares itself out between clients,
+            and takes each connection for a client of its own unless they say that they are one.
+
+    Raises:
+        ValueError: ``client_id`` is not sane.
     """
 
     def __init__(
@@ -48,13 +53,14 @@ class AsyncClient:
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        client_id: str = "",
     ) -> None:
-        self.address = address
+        self.address, metadata = address, metadata_of(client_id)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
             self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._calls = AioCalls(self._channel, address, policy_of(retries), timeout)
+        self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     async def close(self) -> None:
         """Cancels what is under way and closes the connection."""
@@ -76,11 +82,11 @@ class AsyncClient:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Translation:
         """Translates one text; see ``Client.translate``."""
-        proto = options_to_proto(options, keywords)
-        request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, proto)
+        wanted = asked(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, wanted)
         return convert.translation_from_proto(await self._calls.unary(methods.TRANSLATE, request, timeout))
 
     def translate_stream(
@@ -91,11 +97,11 @@ class AsyncClient:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> AsyncGenerator[TranslationDelta | Translation, None]:
         """Translates one text, and returns an iterator over its parts, then the whole; see ``Client.translate_stream``."""
-        proto = options_to_proto(options, keywords)
-        request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, proto)
+        wanted = asked(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, wanted)
         return self._events(request, timeout)
 
     @overload
@@ -109,7 +115,7 @@ class AsyncClient:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> AsyncGenerator[Translation, None]: ...
 
     @overload
@@ -123,7 +129,7 @@ class AsyncClient:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> AsyncGenerator[Translation | AttnserveError, None]: ...
 
     def translate_many(  # noqa: PLR0913
@@ -136,12 +142,12 @@ class AsyncClient:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> AsyncGenerator[Translation | AttnserveError, None]:
         """Translates many texts at once, and returns an iterator in their order; see ``Client.translate_many``."""
-        proto, raising = options_to_proto(options, keywords), is_raising(on_error)
+        wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
-        requests = (convert.translate_request(kind, text, model, version, proto) for text in texts)
+        requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
         return self._outcomes(requests, raising, timeout, max_in_flight)
 
     async def list_models(self, *, timeout: float | None = None) -> list[Model]:

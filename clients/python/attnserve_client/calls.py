@@ -9,7 +9,7 @@ gRPC's transparent retries, of calls that never left the client, stay on underne
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attnserve_client.methods import Method, RequestT, ResponseT
@@ -24,10 +24,14 @@ class Calls:
         address: the server's address, for messages.
         policy: of calls that name no other one.
         timeout_s: seconds for a call that names no other timeout; ``math.inf`` for no deadline.
+        metadata: goes with every call.
     """
 
-    def __init__(self, channel: Any, address: str, policy: RetryPolicy, timeout_s: float) -> None:
+    def __init__(
+        self, channel: Any, address: str, policy: RetryPolicy, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
+    ) -> None:
         self._channel, self._address, self._policy, self._timeout_s = channel, address, policy, timeout_s
+        self._metadata = tuple(metadata)
         self._callables: dict[str, Any] = {}
 
     def _attempts(self, timeout: float | None, policy: RetryPolicy | None = None) -> Attempts:

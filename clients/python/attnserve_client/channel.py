@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024
@@ -16,3 +18,16 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
+
+_SANE_ID = re.compile(r"[!-~]{1,128}")
+
+
+def metadata_of(client_id: str) -> tuple[tuple[str, str], ...]:
+    """Returns the metadata of every call of a client; the empty id is none.
+
+    Raises:
+        ValueError: the server would not take the id.
+    """
+    if client_id and not _SANE_ID.fullmatch(client_id):
+        raise ValueError(f"client_id must be 1 to 128 visible ASCII characters, not {client_id!r}")
+    return (("x-client-id", client_id),) if client_id else ()

@@ -14,9 +14,9 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from attnserve.v1 import model_pb2, translation_pb2
 from attnserve_client import convert, health, methods
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import DecodeKeywords, DecodeOptions, OnError, is_raising, options_to_proto
+from attnserve_client.options import DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.sync_calls import SyncCalls
 from attnserve_client.types import Model, ModelDetails, Translation, TranslationDelta
@@ -37,6 +37,11 @@ class Client:
         credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
         retries: how often to try again where the server is overloaded or away: a number, or a whole policy; 0 for never.
+        client_id: what this client calls itself, 1 to 128 visible ASCII characters: the server shares itself out between clients,
+            and takes each connection for a client of its own unless they say that they are one.
+
+    Raises:
+        ValueError: ``client_id`` is not sane.
     """
 
     def __init__(
@@ -46,13 +51,14 @@ class Client:
         *,
         timeout: float = DEFAULT_TIMEOUT_S,
         retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        client_id: str = "",
     ) -> None:
-        self.address = address
+        self.address, metadata = address, metadata_of(client_id)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
             self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout)
+        self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     def close(self) -> None:
         """Cancels what is under way and closes the connection."""
@@ -74,7 +80,7 @@ class Client:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Translation:
         """Translates one text.
 
@@ -84,10 +90,10 @@ class Client:
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts together.
-            keywords: single options, over those of ``options``.
+            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
         """
-        proto = options_to_proto(options, keywords)
-        request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, proto)
+        wanted = asked(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, wanted)
         return convert.translation_from_proto(self._calls.unary(methods.TRANSLATE, request, timeout))
 
     def translate_stream(
@@ -98,14 +104,15 @@ class Client:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Generator[TranslationDelta | Translation, None, None]:
         """Translates one text, and returns an iterator over its parts as they come, then the whole; see ``translate``.
 
-        Only beam size 1 comes in parts. The call starts with the first ``next()``; closing the iterator cancels it.
+        Of several hypotheses, what all that may still win agree on comes as it becomes certain. The call starts with the first
+        ``next()``; closing the iterator cancels it.
         """
-        proto = options_to_proto(options, keywords)
-        request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, proto)
+        wanted = asked(options, keywords)
+        request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, wanted)
         return self._events(request, timeout)
 
     @overload
@@ -119,7 +126,7 @@ class Client:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Generator[Translation, None, None]: ...
 
     @overload
@@ -133,7 +140,7 @@ class Client:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Generator[Translation | AttnserveError, None, None]: ...
 
     def translate_many(  # noqa: PLR0913
@@ -146,7 +153,7 @@ class Client:
         version: str = "",
         options: DecodeOptions | None = None,
         timeout: float | None = None,
-        **keywords: Unpack[DecodeKeywords],
+        **keywords: Unpack[RequestKeywords],
     ) -> Generator[Translation | AttnserveError, None, None]:
         """Translates many texts at once over the one connection, and returns an iterator in their order; see ``translate``.
 
@@ -161,11 +168,11 @@ class Client:
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts of one text.
-            keywords: single options, over those of ``options``.
+            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
         """
-        proto, raising = options_to_proto(options, keywords), is_raising(on_error)
+        wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
-        requests = (convert.translate_request(kind, text, model, version, proto) for text in texts)
+        requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
         return self._outcomes(requests, raising, timeout, max_in_flight)
 
     def list_models(self, *, timeout: float | None = None) -> list[Model]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from attnserve.v1 import decoding_pb2, manifest_pb2, model_pb2, translation_pb2
 from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.options import Asked
 from attnserve_client.types import (
     FinishReason,
     Hypothesis,
@@ -31,16 +32,22 @@ _E = TypeVar("_E", bound=enum.StrEnum)
 _R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
 
 
-def translate_request(kind: type[_R], text: str, model: str, version: str, options: decoding_pb2.DecodeOptions) -> _R:
+def translate_request(kind: type[_R], text: str, model: str, version: str, asked: Asked) -> _R:
     """Returns a request of the given type.
 
     Raises:
-        InvalidRequest: the text is not Unicode (it has lone surrogates).
+        InvalidRequest: the text is not Unicode (it has lone surrogates), or another field has a value that cannot be sent.
     """
     try:
-        return kind(text=text, model=model, version=version, options=options)
+        request = kind(text=text, model=model, version=version, options=asked.options)
     except ValueError as error:
         raise InvalidRequest(f"the text cannot be sent: {error}", field="text") from error
+    for name, value in asked.fields.items():
+        try:
+            setattr(request, name, value)
+        except (TypeError, ValueError) as error:
+            raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=name) from error
+    return request
 
 
 def translation_from_proto(message: translation_pb2.TranslateResponse) -> Translation:
@@ -130,7 +137,10 @@ def _hypothesis(message: decoding_pb2.Hypothesis) -> Hypothesis:
 
 
 def _pieces(messages: Iterable[decoding_pb2.Piece]) -> tuple[Piece, ...]:
-    return tuple(Piece(message.text, message.begin, message.end) for message in messages)
+    return tuple(
+        Piece(message.text, message.begin, message.end, message.copied_from if message.HasField("copied_from") else None)
+        for message in messages
+    )
 
 
 def _matrix(message: decoding_pb2.Attention) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from typing import Unpack
 
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import DecodeKeywords
+from attnserve_client.options import RequestKeywords
 from attnserve_client.types import Translation
 
 
@@ -21,7 +21,7 @@ def translate_lines(
     model: str = "",
     max_in_flight: int = 64,
     unit: str = "line",
-    **keywords: Unpack[DecodeKeywords],
+    **keywords: Unpack[RequestKeywords],
 ) -> Generator[Translation | None, None, None]:
     """Yields a translation for every line, in order; None for a blank line, which no server is asked about.
 

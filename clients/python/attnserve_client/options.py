@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a request is decoded, as both clients take it: a value or keywords. What is None is left to the server."""
+"""How a request is decoded and served, as both clients take it: a value or keywords. What is None is left to the server."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 from attnserve.v1 import decoding_pb2
 from attnserve_client.errors import InvalidRequest
@@ -25,18 +25,39 @@ _DETAILS: dict[str | bool, decoding_pb2.AttentionDetail] = {
 class DecodeOptions:
     """Options of a request; the server checks their ranges against the model.
 
+    Any of ``temperature``, ``top_k``, ``top_p`` and ``seed`` asks for random sampling instead of search, with beam size 1;
+    ``temperature=1.0`` is the model's own distribution.
+
     Attributes:
         beam_size: hypotheses kept at each step; 1 is greedy search.
-        num_hypotheses: hypotheses in the answer, at most ``beam_size``.
+        num_hypotheses: hypotheses in the answer, at most ``beam_size``; with sampling, independent draws.
         length_penalty: hypotheses are ranked by the sum of their log-probabilities over length to this power.
-        max_tokens: target pieces at most, the end symbol not counted.
+        coverage_penalty: weight of the coverage penalty of Wu et al. (2016) in that ranking; needs a model with attention.
+        max_tokens: target pieces at most, the prefix included, the end symbol not counted.
+        min_tokens: target pieces at least, the prefix included.
+        no_repeat_ngram_size: no n-gram of pieces of this size twice; 0 allows all.
+        repetition_penalty: logits of pieces that are there already are divided by this, or multiplied where negative.
+        temperature: divides the logits before a piece is drawn.
+        top_k: only so many of the most probable pieces may be drawn; 0 for all.
+        top_p: only the smallest set of most probable pieces with at least this probability may be drawn.
+        seed: the same seed gives the same answer; None draws anew at every call.
+        prefix: text that the answer must begin with.
         return_attention: "none", "mean" (one matrix) or "all" (one for every layer and head); True for "mean".
     """
 
     beam_size: int | None = None
     num_hypotheses: int | None = None
     length_penalty: float | None = None
+    coverage_penalty: float | None = None
     max_tokens: int | None = None
+    min_tokens: int | None = None
+    no_repeat_ngram_size: int | None = None
+    repetition_penalty: float | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    prefix: str | None = None
     return_attention: AttentionDetail | bool = "none"
 
 
@@ -46,8 +67,53 @@ class DecodeKeywords(TypedDict, total=False):
     beam_size: int | None
     num_hypotheses: int | None
     length_penalty: float | None
+    coverage_penalty: float | None
     max_tokens: int | None
+    min_tokens: int | None
+    no_repeat_ngram_size: int | None
+    repetition_penalty: float | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    seed: int | None
+    prefix: str | None
     return_attention: AttentionDetail | bool
+
+
+class RequestKeywords(DecodeKeywords, total=False):
+    """What else a request may say.
+
+    Attributes:
+        split_sentences: translate each sentence of the text by itself, and join the answers.
+        priority: from -2 to 2, higher is sooner.
+    """
+
+    split_sentences: bool
+    priority: int
+
+
+_OF_REQUEST = ("split_sentences", "priority")
+_OF_SAMPLING = frozenset(decoding_pb2.SamplingOptions.DESCRIPTOR.fields_by_name)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Everything that a request says beside its text and model: the message of its options, and its own fields."""
+
+    options: decoding_pb2.DecodeOptions
+    fields: dict[str, Any]
+
+
+def asked(options: DecodeOptions | None, keywords: RequestKeywords) -> Asked:
+    """Returns what options and keywords ask for.
+
+    Raises:
+        InvalidRequest: an option has a value that the wire cannot carry.
+        TypeError: there is no such option.
+    """
+    decode: dict[str, Any] = {name: value for name, value in keywords.items() if name not in _OF_REQUEST}
+    of_request = {name: value for name, value in keywords.items() if name in _OF_REQUEST}
+    return Asked(options_to_proto(options, cast(DecodeKeywords, decode)), of_request)
 
 
 def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) -> decoding_pb2.DecodeOptions:
@@ -67,10 +133,11 @@ def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) ->
         value = getattr(merged, name)
         if value is None:
             continue
+        target, path = (message.sampling, f"sampling.{name}") if name in _OF_SAMPLING else (message, name)
         try:
-            setattr(message, name, value)
+            setattr(target, name, value)
         except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=f"options.{name}") from error
+            raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=f"options.{path}") from error
     return message
 
 

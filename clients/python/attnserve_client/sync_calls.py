@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import queue
 import time
@@ -41,7 +42,7 @@ class SyncCalls(Calls):
         attempts, invoke = self._attempts(timeout, policy), self._unary(method)
         while True:
             try:
-                response: ResponseT = invoke(request, timeout=attempts.remaining_s())
+                response: ResponseT = invoke(request, timeout=attempts.remaining_s(), metadata=self._metadata)
                 return response
             except grpc.RpcError as rpc_error:
                 error = error_of_call(rpc_error, self._address)
@@ -57,7 +58,7 @@ class SyncCalls(Calls):
         """
         attempts, invoke = self._attempts(timeout), self._stream(method)
         while True:
-            call, has_arrived = invoke(request, timeout=attempts.remaining_s()), False
+            call, has_arrived = invoke(request, timeout=attempts.remaining_s(), metadata=self._metadata), False
             try:
                 for response in call:
                     has_arrived = True
@@ -84,7 +85,7 @@ class SyncCalls(Calls):
         """
         pipeline: _Pipeline[RequestT, ResponseT] = _Pipeline(
             requests,
-            start=self._unary(method).future,
+            start=functools.partial(self._unary(method).future, metadata=self._metadata),
             new_attempts=lambda: self._attempts(timeout),
             address=self._address,
             window=OrderedWindow(max_in_flight),

@@ -24,10 +24,14 @@ class FinishReason(enum.StrEnum):
 
 
 class ScoreNormalization(enum.StrEnum):
-    """How a score was made: the sum of log-probabilities, or that sum over the length to the power ``length_penalty``."""
+    """How a score was made.
+
+    The sum of log-probabilities, that sum over the length to the power ``length_penalty``, or the latter plus the coverage penalty.
+    """
 
     SUM = "sum"
     LENGTH = "length"
+    COVERAGE = "coverage"
     UNSPECIFIED = "unspecified"
 
 
@@ -48,11 +52,15 @@ class ModelState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of text as the model sees it, at characters ``begin`` to ``end`` (exclusive, code points) of its text."""
+    """A piece of text as the model sees it, at characters ``begin`` to ``end`` (exclusive, code points) of its text.
+
+    ``copied_from`` is the index of the source piece whose characters these are, where the model produced its unknown symbol.
+    """
 
     text: str
     begin: int
     end: int
+    copied_from: int | None = None
 
     @property
     def label(self) -> str:

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front's side of the engine: one queue a model, admission, credits, and the fate of requests whose worker dies.
+"""The front's side of the engine: takes requests, sends them to workers, brings the answers back.
 
-Everything here runs on the event loop of the front process. A worker is given requests while its credit lasts: its slots and a
-few more, so that a freed slot is filled without a round trip.
+Everything here runs on the event loop of the front process. Who waits and who goes next is in ``admission.py``, which worker may be
+sent more in ``workers.py``, what need not be sent at all in ``cache.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from attnserve_server import errors
-from attnserve_server.engine.messages import Cancel, Configure, Failed, FromWorker, Hello, ModelToLoad, Progress, Ready, Submit
+from attnserve_server.engine.admission import Admission
+from attnserve_server.engine.cache import Sharing
+from attnserve_server.engine.job import Job
+from attnserve_server.engine.messages import Progress
 from attnserve_server.engine.models import ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.engine.ticket import Ticket
+from attnserve_server.engine.workers import Listener, Workers, WorkersConfig
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,
+    Hypothesis,
     RequestEvent,
     RequestFailed,
     RequestFinished,
@@ -29,24 +35,20 @@ from attnserve_server.request import (
     Terms,
     TokensProduced,
 )
-from attnserve_server.stats import RequestStats
+from attnserve_server.scheduling.queue import QueueConfig
 
 MAX_ATTEMPTS = 2
-MAX_DEATHS_AT_START = 3
-RETRY_AFTER_S = 0.1
 PATIENCE_S = 5.0
 """So long a model without workers (one is being restarted) still queues requests."""
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Limits of the front."""
+    """Limits of the front; ``cache_bytes`` 0 is for no cache."""
 
-    num_slots: int
-    queue_limit: int
-    admit_wait_s: float
-    device: str
+    workers: WorkersConfig
+    queue: QueueConfig
+    cache_bytes: int = 0
 
 
 class Front:
@@ -60,14 +62,12 @@ class Front:
         metrics: Metrics,
         on_ready: Callable[[ServedModel, bool], None],
     ) -> None:
-        self._registry, self._pool, self._config, self._metrics, self._on_ready = registry, pool, config, metrics, on_ready
+        self._registry, self._metrics = registry, metrics
         self._ids = itertools.count(1)
-        self._tickets: dict[int, Ticket] = {}
-        self._rows: dict[tuple[str, int], int] = {}
-        self._credit = config.num_slots + max(2, config.num_slots // 4)
-        self._ready = asyncio.Event()
-        self._failure: str | None = None
-        self._num_lost = 0
+        self._jobs: dict[int, Job] = {}
+        self._admissions = [Admission(model.id, config.queue, time.monotonic) for model in registry.all()]
+        self._workers = Workers(registry, pool, config.workers, metrics, on_ready)
+        self._sharing = Sharing(config.cache_bytes, config.queue.limit, metrics)
         self.is_draining = False
 
     async def start(self, timeout_s: float = 120.0) -> None:
@@ -76,28 +76,23 @@ class Front:
         Raises:
             StartupError: a worker could not load a model, or they took too long.
         """
-        await self._pool.start(self._on_message, self._on_lost)
-        try:
-            await asyncio.wait_for(self._ready.wait(), timeout_s)
-        except TimeoutError as error:
-            raise errors.StartupError(f"the workers were not ready after {timeout_s:.0f} s") from error
-        if self._failure:
-            raise errors.StartupError(self._failure)
+        await self._workers.start(Listener(self._on_progress, self._dispatch, self._on_lost), timeout_s)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses what comes new and waits for what was admitted; after ``timeout_s`` the rest is cancelled."""
         self.is_draining = True
         until = time.monotonic() + timeout_s
-        while self._tickets and time.monotonic() < until:
+        while self._jobs and time.monotonic() < until:
             await asyncio.sleep(0.005)
-        for ticket in list(self._tickets.values()):
-            self._metrics.request_cancelled(ticket.model.id, ticket.model.version, "shutdown")
-            self._end(ticket, errors.ShuttingDown("the server stopped before the answer was ready"))
+        for job in list(self._jobs.values()):
+            self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
+        for model in self.models():
+            self._dispatch(model)
 
     async def stop(self) -> None:
         """Ends the workers."""
         self.is_draining = True
-        await self._pool.stop()
+        await self._workers.stop()
 
     def models(self) -> list[ServedModel]:
         """All models and versions."""
@@ -117,19 +112,26 @@ class Front:
             terms: deadline, streaming, priority and whose request it is.
 
         Raises:
-            SequenceTooLong, Overloaded, ShuttingDown, ModelNotReady: see ``errors``.
+            SequenceTooLong, Overloaded, DeadlineUnreachable, ShuttingDown, ModelNotReady: see ``errors``.
         """
+        now, key = time.monotonic(), self._sharing.key(model, tokens, options)
+        job: Job | None = None
         try:
             self._check(model, tokens)
+            known = self._sharing.answer(model, key)
+            if known is None:
+                job = self._sharing.job_for(key, terms) or self._queue(
+                    model, SequenceRequest(next(self._ids), tokens, options, terms), key
+                )
         except errors.ServiceError as error:
             self._metrics.request_rejected(model.id, model.version, error.reason.lower())
             raise
-        request = SequenceRequest(next(self._ids), tokens, options, terms)
-        ticket = Ticket(model, request, time.monotonic(), self._cancel)
-        self._tickets[request.request_id] = ticket
-        model.queue.append(ticket)
-        self._dispatch(model)
-        self._watch_deadline(ticket)
+        ticket = Ticket(terms, now, self._leave)
+        if job is not None:
+            job.attach(ticket)
+            self._dispatch(model)
+        elif known is not None:
+            _answer_from_cache(ticket, known)
         return ticket
 
     def _check(self, model: ServedModel, tokens: list[int]) -> None:
@@ -139,137 +141,129 @@ class Front:
             raise errors.SequenceTooLong(
                 f"the text has {len(tokens) - 1} pieces; {model.id} takes {model.max_source_tokens}", field="text"
             )
-        if not model.is_ready and time.monotonic() - model.lost_at > PATIENCE_S:
+
+    def _queue(self, model: ServedModel, request: SequenceRequest, key: bytes | None) -> Job:
+        """Makes a job of a request and queues it, or refuses it."""
+        now, terms = time.monotonic(), request.terms
+        if not model.is_ready and now - model.lost_at > PATIENCE_S:
             raise errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0)
-        if len(model.queue) >= self._config.queue_limit:
-            raise errors.Overloaded(f"{model.id}: {len(model.queue)} requests are waiting", retry_after_s=RETRY_AFTER_S)
+        if key is not None:  # others with later deadlines may join it, so the front alone watches them
+            request.terms = msgspec.structs.replace(terms, deadline=None)
+        job = Job(model, request, terms, now, key)
+        self._admissions[model.index].add(job)
+        self._jobs[job.id] = job
+        self._sharing.began(job)
+        return job
 
     def _dispatch(self, model: ServedModel) -> None:
-        while model.queue and model.ready_workers:
-            ticket = model.queue[0]
-            rows = ticket.request.options.num_rows
-            worker = min(model.ready_workers, key=lambda name: self._rows.get((name, model.index), 0))
-            held = self._rows.get((worker, model.index), 0)
-            if held and held + rows > self._credit:
-                break
-            model.queue.popleft()
-            self._rows[worker, model.index] = held + rows
-            ticket.worker = worker
-            ticket.num_attempts += 1
-            self._pool.send(worker, Submit(model.index, ticket.request))
-        self._metrics.set_queue_length(model.id, model.version, len(model.queue))
+        """Sends what there is credit for; who is too late for that, or is answered by now, is done with."""
+        admission = self._admissions[model.index]
+        while (job := admission.first()) is not None:
+            if admission.is_too_late(job):
+                self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
+            elif not self._is_shared(job):
+                worker = self._workers.choose(job)
+                if worker is None:
+                    break
+                admission.take(job)
+                self._workers.send(worker, job)
+                self._sharing.began(job)
+        self._metrics.set_queue_length(model.id, model.version, admission.settle())
 
-    def _cancel(self, ticket: Ticket, reason: str) -> None:
-        if ticket.worker is not None:
-            self._pool.send(ticket.worker, Cancel(ticket.model.index, ticket.request.request_id, reason))
-            ticket.fail(errors.Cancelled("the request was cancelled"))
-            return  # its rows are given back when the worker says that they are free
-        self._metrics.request_cancelled(ticket.model.id, ticket.model.version, reason)
-        self._end(ticket, errors.Cancelled("the request was cancelled"))
+    def _is_shared(self, job: Job) -> bool:
+        """Whether a queued job needs no worker: since it came, an equal one was answered, or is at a worker."""
+        known = self._sharing.answer(job.model, job.key)
+        twin = self._sharing.twin(job) if known is None else None
+        if known is None and twin is None:
+            return False
+        self._forget(job)
+        for ticket in job.tickets:
+            if twin is not None:
+                twin.attach(ticket)
+            elif known is not None:
+                _answer_from_cache(ticket, known)
+        return True
 
-    def _watch_deadline(self, ticket: Ticket) -> None:
-        """In the batch the worker watches it; here, while the ticket is queued."""
-        if ticket.worker is None and ticket.request.terms.deadline is not None:
-            asyncio.get_running_loop().call_at(ticket.request.terms.deadline, self._expire, ticket)
+    def _leave(self, ticket: Ticket, reason: str) -> None:
+        """A ticket is given up; its job goes on while others wait for it."""
+        job = ticket.job
+        assert job is not None, "a ticket that is not done has a job"
+        job.detach(ticket)
+        ticket.fail(_error_of(reason))
+        if job.tickets or job.worker is None:
+            self._metrics.request_cancelled(job.model.id, job.model.version, reason)
+        if not job.tickets and job.worker is not None:
+            self._sharing.ended(job)
+            self._workers.cancel(job, reason)  # the worker counts it, and says when its rows are free
+        elif not job.tickets:
+            self._forget(job)
+            self._dispatch(job.model)
 
-    def _expire(self, ticket: Ticket) -> None:
-        if not ticket.is_done and ticket.worker is None:
-            self._metrics.request_cancelled(ticket.model.id, ticket.model.version, "deadline")
-            self._end(ticket, errors.DeadlineExceeded("the deadline passed while the request was waiting"))
+    def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
+        """The front itself ends a job that somebody waits for."""
+        for _ in job.tickets:
+            self._metrics.request_cancelled(job.model.id, job.model.version, reason)
+        self._forget(job)
+        job.fail(error)
 
-    def _end(self, ticket: Ticket, error: errors.ServiceError | None) -> None:
-        """Takes a ticket off the books; with an error, that is how it ends."""
-        self._tickets.pop(ticket.request.request_id, None)
-        if ticket.worker is not None:
-            self._rows[ticket.worker, ticket.model.index] -= ticket.request.options.num_rows
-        elif ticket in ticket.model.queue:
-            ticket.model.queue.remove(ticket)
-        if error is not None:
-            ticket.fail(error)
+    def _forget(self, job: Job, hypotheses: list[Hypothesis] | None = None) -> None:
+        """Takes a job off all books; keeps its answer in the cache, if there is one."""
+        self._jobs.pop(job.id, None)
+        self._sharing.ended(job, hypotheses)
+        self._workers.give_back(job)
+        if job.worker is None:
+            self._admissions[job.model.index].remove(job)
 
-    def _on_message(self, worker: str, message: FromWorker) -> None:
-        match message:
-            case Progress(model, events, stats):
-                self._metrics.engine(worker, stats)
-                for event in events:
-                    self._on_event(event)
-                self._dispatch(self._registry.all()[model])
-            case Hello():
-                folders = [ModelToLoad(str(m.bundle.folder), self._config.device, m.variant) for m in self.models()]
-                self._pool.send(worker, Configure(folders, self._config.num_slots, self._config.admit_wait_s))
-            case Ready(model, load_s):
-                self._on_model_ready(worker, self.models()[model], load_s)
-            case Failed(text):
-                self._failure = text
-                self._ready.set()
-
-    def _on_model_ready(self, worker: str, model: ServedModel, load_s: float) -> None:
-        model.ready_workers.add(worker)
-        self._metrics.model_loaded(model.id, model.version, load_s)
-        self._set_ready(model)
-        if all(len(each.ready_workers) >= self._pool.num_workers for each in self.models()):
-            self._ready.set()
-        self._dispatch(model)
-
-    def _set_ready(self, model: ServedModel) -> None:
-        self._metrics.set_model_ready(model.id, model.version, model.is_ready)
-        self._on_ready(model, model.is_ready)
+    def _on_progress(self, progress: Progress) -> None:
+        for event in progress.events:
+            self._on_event(event)
+        self._dispatch(self._registry.all()[progress.model])
 
     def _on_event(self, event: RequestEvent) -> None:
-        ticket = self._tickets.get(event.request_id)
-        if ticket is None:
+        job = self._jobs.get(event.request_id)
+        if job is None:
             return
         match event:
-            case TokensProduced(_, tokens):
-                ticket.deliver(tokens, time.monotonic())
+            case TokensProduced():
+                job.deliver(event, time.monotonic())
             case RequestFinished():
-                self._end(ticket, None)
-                self._note_answer(ticket, event)
-                ticket.finish(event)
+                self._forget(job, event.hypotheses)
+                self._admissions[job.model.index].answered(job, event)
+                self._metrics.answered(job.stats(event))
+                job.finish(event)
             case RequestFailed(_, reason, message):
-                self._end(ticket, _error_of(reason, message))
-
-    def _note_answer(self, ticket: Ticket, answer: RequestFinished) -> None:
-        times = ticket.delivered_at
-        self._metrics.answered(
-            RequestStats(
-                model=ticket.model.id,
-                version=ticket.model.version,
-                queue_s=max(0.0, answer.admitted_at - ticket.received_at),
-                encode_s=answer.encode_s,
-                decode_s=max(0.0, answer.finished_at - answer.admitted_at - answer.encode_s),
-                time_to_first_token_s=max(0.0, answer.first_token_at - ticket.received_at),
-                num_source_tokens=len(ticket.request.tokens),
-                num_generated_tokens=len(answer.hypotheses[0].tokens),
-                inter_token_s=[after - before for before, after in itertools.pairwise(times)],
-            )
-        )
+                self._forget(job)
+                job.fail(_failure_of(reason, message))
 
     def _on_lost(self, worker: str) -> None:
-        """A worker has died: what it held runs once more elsewhere, unless part of it was already sent."""
-        self._metrics.forget_worker(worker)
-        self._num_lost += 1
-        if not self._ready.is_set() and self._num_lost >= MAX_DEATHS_AT_START:
-            self._failure = self._failure or "the workers die before they are ready; their log says why"
-            self._ready.set()
-        for model in self.models():
-            self._rows.pop((worker, model.index), None)
-            if worker in model.ready_workers:
-                model.ready_workers.discard(worker)
-                model.lost_at = time.monotonic()
-                self._set_ready(model)
-        held = sorted((t for t in self._tickets.values() if t.worker == worker), key=lambda t: -t.request.request_id)
-        for ticket in held:
-            ticket.worker = None
-            if ticket.is_done or ticket.delivered_at or ticket.num_attempts >= MAX_ATTEMPTS:
-                self._end(ticket, errors.WorkerLost("the worker that decoded this request died"))
+        """What a dead worker held runs once more elsewhere, unless part of it was already sent."""
+        for job in [each for each in self._jobs.values() if each.worker == worker]:
+            job.worker = None
+            if not job.tickets or job.delivered_at or job.num_attempts >= MAX_ATTEMPTS:
+                self._forget(job)
+                job.fail(errors.WorkerLost("the worker that decoded this request died"))
             else:
-                ticket.model.queue.appendleft(ticket)
-                self._watch_deadline(ticket)
+                self._admissions[job.model.index].put_back(job)
         for model in self.models():
             self._dispatch(model)
 
 
-def _error_of(reason: str, message: str) -> errors.ServiceError:
+def _answer_from_cache(ticket: Ticket, hypotheses: list[Hypothesis]) -> None:
+    """A known answer took no time; a stream gets all of it at once."""
+    now, best = time.monotonic(), hypotheses[0]
+    if ticket.terms.is_streamed:
+        ticket.deliver(TokensProduced(0, best.tokens, best.copied_from))
+    ticket.finish(RequestFinished(0, hypotheses, now, 0.0, now, now, 0))
+
+
+def _error_of(reason: str) -> errors.ServiceError:
+    """What a ticket ends with that was given up."""
+    if reason == "deadline":
+        return errors.DeadlineExceeded("the deadline passed before the answer was ready")
+    return errors.Cancelled("the request was cancelled")
+
+
+def _failure_of(reason: str, message: str) -> errors.ServiceError:
+    """The error that a worker names."""
     kinds: list[type[errors.ServiceError]] = [errors.Cancelled, errors.DeadlineExceeded]
     return next((kind for kind in kinds if kind.reason == reason), errors.ExecutionFailed)(message)

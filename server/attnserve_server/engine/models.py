@@ -1,19 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of a server: one entry a version, with its queue; resolved by id and version."""
+"""The models of a server: one entry a version; resolved by id and version."""
 
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import TYPE_CHECKING
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import ConfigError, ModelNotFound
 from attnserve_server.tasks.translation import TranslationTask
 
-if TYPE_CHECKING:
-    from attnserve_server.engine.ticket import Ticket
+_SCORES = {"logits", "log_probs"}
 
 
 class ServedModel:
@@ -34,7 +31,6 @@ class ServedModel:
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
         self.translator = TranslationTask(bundle)
-        self.queue: deque[Ticket] = deque()
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""
@@ -53,6 +49,11 @@ class ServedModel:
     def gives_attention(self) -> bool:
         """Whether a step graph of the variant computes the attention."""
         return any(step.gives_attention for step in self.bundle.variant.steps)
+
+    @property
+    def gives_scores(self) -> bool:
+        """Every step graph of the variant scores all tokens; what changes scores, draws or forces tokens needs that."""
+        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
 
     @property
     def is_ready(self) -> bool:

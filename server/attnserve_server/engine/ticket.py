@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request on the front's side: where its answer arrives, and how it is given up."""
+"""A request on its client's side: where its answer arrives, and how it is given up."""
 
 from __future__ import annotations
 
@@ -8,26 +8,31 @@ from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
 
 from attnserve_server.errors import ServiceError
-from attnserve_server.request import RequestFinished, SequenceRequest
+from attnserve_server.request import RequestFinished, Terms, TokensProduced
 
 if TYPE_CHECKING:
-    from attnserve_server.engine.models import ServedModel
+    from attnserve_server.engine.job import Job
 
 
 class Ticket:
-    """Handed out by ``Front.submit``; belongs to the event loop."""
+    """Handed out by ``Front.submit``; belongs to the event loop, whose clock is the monotonic one.
 
-    def __init__(
-        self, model: ServedModel, request: SequenceRequest, received_at: float, on_cancel: Callable[[Ticket, str], None]
-    ) -> None:
-        self.model, self.request, self.received_at = model, request, received_at
-        self.worker: str | None = None
-        self.num_attempts = 0
-        self.delivered_at: list[float] = []
-        self._on_cancel = on_cancel
-        self._answer: asyncio.Future[RequestFinished] = asyncio.get_running_loop().create_future()
-        self._answer.add_done_callback(_retrieve)
-        self._deltas: asyncio.Queue[list[int] | None] = asyncio.Queue()
+    Args:
+        terms: when its client wants what.
+        received_at: when it was taken.
+        on_leave: called with the ticket and the reason ("client", "deadline" …) when it is given up before it is done.
+    """
+
+    def __init__(self, terms: Terms, received_at: float, on_leave: Callable[[Ticket, str], None]) -> None:
+        self.terms, self.received_at = terms, received_at
+        self.job: Job | None = None
+        """What it waits for; None where the answer was there already."""
+        self._on_leave = on_leave
+        loop = asyncio.get_running_loop()
+        self._answer: asyncio.Future[RequestFinished] = loop.create_future()
+        self._events: asyncio.Queue[TokensProduced | None] = asyncio.Queue()
+        timer = loop.call_at(terms.deadline, self.cancel, "deadline") if terms.deadline is not None else None
+        self._answer.add_done_callback(lambda answer: _close(answer, timer))
 
     @property
     def is_done(self) -> bool:
@@ -38,35 +43,53 @@ class Ticket:
         """Waits for the answer; raises the ServiceError that it ended with."""
         return await asyncio.shield(self._answer)
 
-    async def deltas(self) -> AsyncIterator[list[int]]:
-        """The tokens of a streamed request as they come; ends when it is finished or has failed."""
-        while (tokens := await self._deltas.get()) is not None:
-            yield tokens
+    async def deltas(self) -> AsyncIterator[TokensProduced]:
+        """The tokens of a streamed request as they come; ends when it is finished or has failed.
+
+        What has come since the last one was taken is one event.
+        """
+        event = await self._events.get()
+        while event is not None:
+            following = None if self._events.empty() else self._events.get_nowait()
+            if following is not None:
+                event = joined(event, following)
+                continue
+            is_last = self.is_done and self._events.empty()
+            yield event
+            event = None if is_last else await self._events.get()
 
     def cancel(self, reason: str) -> None:
-        """Frees the request's slots within one step; idempotent."""
+        """Gives the request up; its slots are free within one step, unless others wait for the same. Idempotent."""
         if not self.is_done:
-            self._on_cancel(self, reason)
+            self._on_leave(self, reason)
 
-    def deliver(self, tokens: list[int], now: float) -> None:
-        """Tokens have come from the worker."""
-        self.delivered_at.append(now)
-        self._deltas.put_nowait(tokens)
+    def deliver(self, event: TokensProduced) -> None:
+        """Tokens have come."""
+        if not self.is_done:
+            self._events.put_nowait(event)
 
     def finish(self, answer: RequestFinished) -> None:
         """The answer has come."""
         if not self.is_done:
             self._answer.set_result(answer)
-            self._deltas.put_nowait(None)
+            self._events.put_nowait(None)
 
     def fail(self, error: ServiceError) -> None:
         """No answer will come."""
         if not self.is_done:
             self._answer.set_exception(error)
-            self._deltas.put_nowait(None)
+            self._events.put_nowait(None)
 
 
-def _retrieve(future: asyncio.Future[RequestFinished]) -> None:
-    """Marks an error as seen: a client that left does not ask for it."""
-    if not future.cancelled():
-        future.exception()
+def joined(event: TokensProduced, following: TokensProduced) -> TokensProduced:
+    """Both as one event: indices of the second count from the first one's tokens."""
+    shifted = {len(event.tokens) + index: origin for index, origin in following.copied_from.items()}
+    return TokensProduced(event.request_id, event.tokens + following.tokens, event.copied_from | shifted)
+
+
+def _close(answer: asyncio.Future[RequestFinished], timer: asyncio.TimerHandle | None) -> None:
+    """Marks an error as seen (a client that left does not ask for it), and forgets the deadline."""
+    if timer is not None:
+        timer.cancel()
+    if not answer.cancelled():
+        answer.exception()

@@ -2,7 +2,7 @@
 """A worker process: owns the sessions, the slots and the engine loops, and does nothing but step them.
 
 Started by the front as ``python -m attnserve_server.engine.worker ENDPOINT IDENTITY``. Between two steps it takes what the
-socket has for it, without waiting while there is work.
+socket has for it, without waiting while there is work. Its models share its time fairly (``scheduling/sharing.py``).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import zmq
@@ -36,6 +37,7 @@ from attnserve_server.engine.messages import (
 )
 from attnserve_server.request import RequestEvent
 from attnserve_server.scheduling.scheduler import SchedulerConfig
+from attnserve_server.scheduling.sharing import TimeSharing
 
 _REPORT_S = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -45,8 +47,9 @@ log = logging.getLogger(__name__)
 class Worker:
     """The loop of one worker process."""
 
-    def __init__(self, endpoint: str, identity: str) -> None:
-        self._endpoint, self._identity = endpoint, identity
+    def __init__(self, endpoint: str, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._endpoint, self._identity, self._clock = endpoint, identity, clock
+        self._sharing = TimeSharing()
         self._engines: list[EngineLoop] = []
         self._reported_at: list[float] = []
         self._pending: list[list[RequestEvent]] = []
@@ -62,12 +65,20 @@ class Worker:
         self._send(Hello())
         while not self._is_stopping:
             self._receive(wait=not any(engine.has_work for engine in self._engines))
-            for index, engine in enumerate(self._engines):
-                if engine.has_work:
-                    self._pending[index] += engine.step()
-                    self._report(index, engine)
+            self._step()
         self._socket.close()
         context.term()
+
+    def _step(self) -> None:
+        """One step of the model whose turn it is, if there is work at all."""
+        active = [index for index, engine in enumerate(self._engines) if engine.has_work]
+        if not active:
+            return
+        index = self._sharing.choose(active)
+        started = self._clock()
+        self._pending[index] += self._engines[index].step()
+        self._sharing.charge(index, self._clock() - started)
+        self._report(index, self._engines[index])
 
     def _receive(self, *, wait: bool) -> None:
         flags = 0 if wait else zmq.NOBLOCK
@@ -109,7 +120,7 @@ class Worker:
         gc.freeze()  # what is loaded now lives as long as the process: later collections need not walk it
 
     def _report(self, index: int, engine: EngineLoop) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if self._pending[index] or not engine.has_work or now - self._reported_at[index] >= _REPORT_S:
             self._send(Progress(index, self._pending[index], engine.stats()))
             self._pending[index], self._reported_at[index] = [], now

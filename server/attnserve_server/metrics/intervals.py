@@ -42,6 +42,12 @@ class Interval:
 
 INTERVALS = (
     Interval("attnserve_request_duration_seconds", Event.RECEIVED, Event.ANSWERED, "An RPC, whatever its status"),
+    Interval(
+        "attnserve_refusal_duration_seconds",
+        Event.RECEIVED,
+        Event.ANSWERED,
+        "An RPC that was refused before anything was done for it",
+    ),
     Interval("attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots"),
     Interval(
         "attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "The encoder's run that an answered request was in"

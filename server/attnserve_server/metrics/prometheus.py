@@ -53,6 +53,10 @@ class Metrics:
         self._requests.labels(model, method, code).inc()
         self._request_duration.labels(model, version, method).observe(duration_s)
 
+    def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
+        """Takes the time that a refusal took; ``reason`` as in :meth:`request_rejected`."""
+        self._refusal_duration.labels(model or UNKNOWN, version, reason).observe(duration_s)
+
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         """Counts one request that was refused before it was queued; ``reason`` is the error's, in lower case."""
         self._rejected.labels(model or UNKNOWN, version, reason).inc()
@@ -81,6 +85,15 @@ class Metrics:
         """Says how many requests wait in the front's queue; those that wait inside workers are added."""
         self._queue_lengths[model, version] = num_waiting
         self._queue_length.labels(model, version).set(num_waiting + self._reports.total((model, version)).num_waiting)
+
+    def cache_request(self, model: str, version: str, result: str) -> None:
+        """Counts one request by what the cache did for it: "hit", "miss" or "coalesced"."""
+        self._cache_requests.labels(model, version, result).inc()
+
+    def set_cache(self, num_bytes: int, num_entries: int) -> None:
+        """Says how much the cache keeps."""
+        self._cache_bytes.set(num_bytes)
+        self._cache_entries.set(num_entries)
 
     def set_model_ready(self, model: str, version: str, is_ready: bool) -> None:
         """Says whether a model answers."""
@@ -134,6 +147,7 @@ class Metrics:
             (*_MODEL, "reason"),
         )
         self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
+        self._refusal_duration = self._duration("refusal_duration_seconds", (*_MODEL, "reason"))
         self.queue_duration = self._duration("queue_duration_seconds")
         self.encode_duration = self._duration("encode_duration_seconds")
         self.decode_duration = self._duration("decode_duration_seconds")
@@ -159,6 +173,13 @@ class Metrics:
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Loading and warming a model in one worker.", LOAD_SECONDS
         )
+        self._cache_requests = self._counter(
+            "cache_requests",
+            "Requests by what the cache did: hit (known), coalesced (joined equal work under way) or miss (work of its own).",
+            (*_MODEL, "result"),
+        )
+        self._cache_bytes = self._gauge("cache_bytes", "Memory that the cache's answers take.", ())
+        self._cache_entries = self._gauge("cache_entries", "Answers in the cache.", ())
         self._device_memory = self._gauge("device_memory_bytes", "Memory that the workers use on a device.", ("device",))
         self._build_info = Info("attnserve_build", "What runs.", registry=self._registry)
 

@@ -11,8 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
-from attnserve_server.request import AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.transport.interface import ServedModel, Source, Span
+from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis, RequestFinished
+from attnserve_server.transport import joining
+from attnserve_server.transport.interface import ServedModel, Span
+from attnserve_server.transport.joining import Part
 
 _FINISH_REASON = {
     FinishReason.STOP: decoding_pb2.FINISH_REASON_STOP,
@@ -25,10 +27,13 @@ _WEIGHTS_TAG = bytes([decoding_pb2.Attention.WEIGHTS_FIELD_NUMBER << 3 | 2])
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One translation that the front has taken: what is needed to make its answer."""
+    """One translation that the front has taken: what is needed to make its answer.
+
+    It has one part for each sentence where the text was split; all have these options, but for the prefix and the seed.
+    """
 
     model: ServedModel
-    source: Source
+    parts: Sequence[Part]
     options: DecodeOptions
     received_at: float
     """The event RECEIVED of ``metrics.intervals``."""
@@ -46,22 +51,45 @@ class Admitted:
         )
 
 
-def translate_response(admitted: Admitted, finished: RequestFinished) -> translation_pb2.TranslateResponse:
-    """Returns the whole answer, best hypothesis first."""
-    model = admitted.model
+def translate_response(admitted: Admitted, finished: Sequence[RequestFinished]) -> translation_pb2.TranslateResponse:
+    """Returns the whole answer, best hypothesis first; ``finished`` has one entry for each part.
+
+    Raises:
+        InvalidRequest: the attention of the parts joined is too large.
+    """
+    model, num_ranks = admitted.model, max(len(each.hypotheses) for each in finished)
+    chosen = [joining.ranked(finished, rank) for rank in range(num_ranks)]
+    num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
+    joining.check_attention(admitted.parts, admitted.options, model, num_target)
     return translation_pb2.TranslateResponse(
-        hypotheses=[_hypothesis(h, model, admitted.options) for h in finished.hypotheses],
-        source_pieces=_pieces(admitted.source.pieces),
+        hypotheses=[_hypothesis(hypotheses, admitted) for hypotheses in chosen],
+        source_pieces=[piece for part in admitted.parts for piece in _pieces(part.source.pieces, part.begin)],
         model=model.id,
         version=model.version,
-        timings=admitted.timings(finished),
+        timings=admitted.timings(joining.whole(finished)),
     )
 
 
-def translation_delta(text: str, pieces: Sequence[Span]) -> translation_pb2.TranslateStreamResponse:
-    """Returns a stream's message with the next part of the text."""
-    delta = translation_pb2.TranslationDelta(text=text, pieces=_pieces(pieces))
-    return translation_pb2.TranslateStreamResponse(delta=delta)
+class Deltas:
+    """Makes a stream's messages with the next part of the text, from what the renderers of one part after the other give."""
+
+    def __init__(self) -> None:
+        self._num_chars = self._begin = self._first_source = 0
+        self._gap, self._source_size = "", 0
+
+    def begin(self, part: Part) -> None:
+        """What follows is of this part: it stands after all that was sent, and after the characters before the part."""
+        self._gap += part.gap
+        self._begin = self._num_chars + len(self._gap)
+        self._first_source += self._source_size
+        self._source_size = len(part.source.pieces)
+
+    def message(self, text: str, pieces: Sequence[Span]) -> translation_pb2.TranslateStreamResponse:
+        """Returns the message for what the current part's renderer gave."""
+        text, self._gap = self._gap + text, ""
+        self._num_chars += len(text)
+        delta = translation_pb2.TranslationDelta(text=text, pieces=_pieces(pieces, self._begin, self._first_source))
+        return translation_pb2.TranslateStreamResponse(delta=delta)
 
 
 def model_message(model: ServedModel) -> model_pb2.Model:
@@ -79,26 +107,46 @@ def model_message(model: ServedModel) -> model_pb2.Model:
     )
 
 
-def _hypothesis(hypothesis: Hypothesis, model: ServedModel, options: DecodeOptions) -> decoding_pb2.Hypothesis:
-    text, pieces = model.translator.render(hypothesis.tokens)
-    is_sum = options.length_penalty == 0.0  # any length to the power 0 is 1
+def _hypothesis(hypotheses: Sequence[Hypothesis], admitted: Admitted) -> decoding_pb2.Hypothesis:
+    """Returns the message of one hypothesis, given as one for each part."""
+    text, pieces, first_source = "", list[decoding_pb2.Piece](), 0
+    for part, hypothesis in zip(admitted.parts, hypotheses, strict=True):
+        rendered, spans = admitted.model.translator.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+        text += part.gap
+        pieces += _pieces(spans, len(text), first_source)
+        text += rendered
+        first_source += len(part.source.pieces)
+    attention = joining.joined_attention(hypotheses, admitted.parts)
     return decoding_pb2.Hypothesis(
         text=text,
-        pieces=_pieces(pieces),
-        score=hypothesis.score,
-        normalization=decoding_pb2.SCORE_NORMALIZATION_SUM if is_sum else decoding_pb2.SCORE_NORMALIZATION_LENGTH,
-        finish_reason=_FINISH_REASON[hypothesis.finish_reason],
-        attention=list(_attentions(hypothesis.attention)) if hypothesis.attention is not None else [],
+        pieces=pieces,
+        score=joining.joined_score(hypotheses, admitted.options.length_penalty),
+        normalization=_normalization(admitted.options),
+        finish_reason=_FINISH_REASON[joining.joined_reason(hypotheses)],
+        attention=list(_attentions(attention)) if attention is not None else [],
     )
 
 
-def _pieces(spans: Iterable[Span]) -> list[decoding_pb2.Piece]:
-    return [decoding_pb2.Piece(text=span.text, begin=span.begin, end=span.end) for span in spans]
+def _normalization(options: DecodeOptions) -> decoding_pb2.ScoreNormalization:
+    if options.coverage_penalty != 0.0:
+        return decoding_pb2.SCORE_NORMALIZATION_COVERAGE
+    is_sum = options.length_penalty == 0.0  # any length to the power 0 is 1
+    return decoding_pb2.SCORE_NORMALIZATION_SUM if is_sum else decoding_pb2.SCORE_NORMALIZATION_LENGTH
 
 
-def _attentions(attention: AttentionWeights) -> Iterator[decoding_pb2.Attention]:
+def _pieces(spans: Iterable[Span], begin: int = 0, first_source: int = 0) -> list[decoding_pb2.Piece]:
+    """Returns the messages of a part's pieces; the part begins at this character, its source at this source piece."""
+    pieces = []
+    for span in spans:
+        piece = decoding_pb2.Piece(text=span.text, begin=begin + span.begin, end=begin + span.end)
+        if span.copied_from is not None:
+            piece.copied_from = first_source + span.copied_from
+        pieces.append(piece)
+    return pieces
+
+
+def _attentions(weights: npt.NDArray[np.float32]) -> Iterator[decoding_pb2.Attention]:
     """Yields one matrix, or one for every layer and head where the weights have such axes."""
-    weights = np.frombuffer(attention.data, dtype=np.float32).reshape(attention.shape)
     if weights.ndim == 2:  # (T_tgt, T_src)
         yield _matrix(weights)
         return

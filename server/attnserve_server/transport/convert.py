@@ -1,15 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From requests on the wire to the domain: every rule that a request must keep is here. Must not import grpc."""
+"""From requests on the wire to the domain: every rule that a request must keep is here. Must not import grpc.
+
+What needs the tokenizer comes after the rest: the prefix (:func:`with_prefix`) and the limits of sentences.
+"""
 
 from __future__ import annotations
 
-from attnserve.v1 import decoding_pb2
-from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import AttentionDetail, DecodeOptions
-from attnserve_server.transport.interface import ServedModel
+import secrets
+from collections.abc import Sequence
 
-MAX_LENGTH_PENALTY = 10.0
-"""Far above any useful value; keeps length to this power finite."""
+import msgspec
+
+from attnserve.v1 import decoding_pb2
+from attnserve_server.errors import InvalidRequest, SequenceTooLong
+from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
+from attnserve_server.transport.interface import Prefix, Sentence, ServedModel, Source
+
+MAX_PENALTY = 10.0
+"""Of length and coverage; far above any useful value, and it keeps length to this power finite."""
+
+MIN_FACTOR, MAX_FACTOR = 1e-6, 100.0
+"""Of temperature and repetition penalty; scores over or times these are finite in 32 bits."""
+
+MAX_PRIORITY = 2
+
+MAX_SENTENCES = 64
+"""Of one text: each is a request of its own, and no text may fill the queue alone."""
 
 _ATTENTION = {
     decoding_pb2.ATTENTION_DETAIL_UNSPECIFIED: AttentionDetail.NONE,
@@ -18,8 +34,8 @@ _ATTENTION = {
     decoding_pb2.ATTENTION_DETAIL_ALL: AttentionDetail.ALL,
 }
 
-_NOT_HONOURED = (("coverage_penalty", 0), ("min_tokens", 0), ("no_repeat_ngram_size", 0), ("repetition_penalty", 1))
-"""Options that are refused when they are set, except to the value that changes nothing."""
+_NEED_SCORES = ("min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling")
+"""Options that change or use the scores of all pieces, unless they have the value that changes nothing."""
 
 
 def check_text(text: str, max_chars: int) -> str:
@@ -35,41 +51,154 @@ def check_text(text: str, max_chars: int) -> str:
     return text
 
 
-def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> DecodeOptions:
-    """Returns validated options, with the model's defaults where the request has none.
+def check_prefix(prefix: str, max_chars: int) -> str:
+    """Returns the prefix, which may be empty.
 
     Raises:
-        InvalidRequest: names the first field that is out of range, or is not honoured yet.
+        InvalidRequest: it is only white space, or longer than the text has left of the server's limit.
     """
-    _refuse_not_honoured(options)
-    beam_size = _in_range("beam_size", options.beam_size if options.HasField("beam_size") else 1, model.max_beam_size)
+    if len(prefix) > max_chars:
+        raise _refused("prefix", f"must have at most {max_chars} characters beside this text; it has {len(prefix)}")
+    if prefix.isspace():
+        raise _refused("prefix", "must not be only white space; leave it empty for none")
+    return prefix
+
+
+def check_priority(priority: int) -> int:
+    """Returns the priority.
+
+    Raises:
+        InvalidRequest: there is no such priority.
+    """
+    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}; it is {priority}", field="priority")
+    return priority
+
+
+def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
+    """Returns the sentences of one text.
+
+    Raises:
+        InvalidRequest: there are too many.
+    """
+    if len(sentences) > MAX_SENTENCES:
+        raise InvalidRequest(f"text must have at most {MAX_SENTENCES} sentences; it has {len(sentences)}", field="text")
+    return sentences
+
+
+def check_lengths(sources: Sequence[Source], model: ServedModel) -> None:
+    """Checks the sentences of one text before any of them is submitted; a single one is the front's to check.
+
+    Raises:
+        SequenceTooLong: names the first one that has too many pieces.
+    """
+    for number, source in enumerate(sources if len(sources) > 1 else (), 1):
+        num_pieces = len(source.tokens) - 1
+        if num_pieces > model.max_source_tokens:
+            raise SequenceTooLong(
+                f"sentence {number} of the text has {num_pieces} pieces; {model.id} takes {model.max_source_tokens}", field="text"
+            )
+
+
+def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> DecodeOptions:
+    """Returns validated options but for the prefix, with the model's defaults where the request has none.
+
+    Raises:
+        InvalidRequest: names the first field that is out of range, or that the model cannot honour.
+    """
+    beam_size = _in_range("beam_size", options.beam_size if options.HasField("beam_size") else 1, (1, model.max_beam_size))
+    sampling = _sampling(options, beam_size)
+    most, what = (beam_size, " (beam_size)") if sampling is None else (model.max_beam_size, "")
     asked = options.num_hypotheses if options.HasField("num_hypotheses") else 1
-    num_hypotheses = _in_range("num_hypotheses", asked, beam_size, " (beam_size)")
     limit = model.max_target_tokens
-    return DecodeOptions(
+    max_tokens = _in_range("max_tokens", options.max_tokens if options.HasField("max_tokens") else limit, (1, limit))
+    converted = DecodeOptions(
         beam_size=beam_size,
-        num_hypotheses=num_hypotheses,
-        length_penalty=_length_penalty(options),
-        max_tokens=_in_range("max_tokens", options.max_tokens if options.HasField("max_tokens") else limit, limit),
+        num_hypotheses=_in_range("num_hypotheses", asked, (1, most), what),
+        length_penalty=_penalty(options, "length_penalty", 1.0),
+        coverage_penalty=_coverage_penalty(options, model),
+        max_tokens=max_tokens,
+        min_tokens=_in_range("min_tokens", options.min_tokens, (0, max_tokens), " (max_tokens)"),
+        no_repeat_ngram_size=_in_range("no_repeat_ngram_size", options.no_repeat_ngram_size, (0, limit)),
+        repetition_penalty=_repetition_penalty(options),
+        sampling=sampling,
         attention=_attention(options, model),
     )
+    _check_scores(converted, model)
+    return converted
 
 
-def _refuse_not_honoured(options: decoding_pb2.DecodeOptions) -> None:
-    for name, neutral in _NOT_HONOURED:
-        if options.HasField(name) and getattr(options, name) != neutral:
-            raise _refused(name, f"is not honoured yet; leave it out or set it to {neutral}")
-    if options.HasField("sampling"):
-        raise _refused("sampling", "is not honoured yet; leave it out")
-    if options.prefix:
-        raise _refused("prefix", "is not honoured yet; leave it empty")
+def with_prefix(options: DecodeOptions, prefix: Prefix, model: ServedModel) -> DecodeOptions:
+    """Returns the options with a prefix that is not the empty text.
+
+    Raises:
+        InvalidRequest: it has no pieces, has some that the vocabulary lacks, or leaves the model nothing to do.
+    """
+    if not model.gives_scores:
+        raise _needs_scores("prefix", model)
+    if prefix.unknown:
+        shown = ", ".join(repr(each) for each in prefix.unknown[:5])
+        raise _refused("prefix", f"has characters that the vocabulary of {model.id} lacks: {shown}")
+    if not prefix.tokens:
+        raise _refused("prefix", "has nothing but white space for this model; leave it empty for none")
+    if len(prefix.tokens) >= options.max_tokens:
+        raise _refused("prefix", f"must have fewer pieces than max_tokens ({options.max_tokens}); it has {len(prefix.tokens)}")
+    return msgspec.structs.replace(options, prefix=tuple(prefix.tokens))
 
 
-def _length_penalty(options: decoding_pb2.DecodeOptions) -> float:
-    value = options.length_penalty if options.HasField("length_penalty") else 1.0
-    if not 0.0 <= value <= MAX_LENGTH_PENALTY:  # false for NaN too
-        raise _refused("length_penalty", f"must be a number from 0 to {MAX_LENGTH_PENALTY:g}")
+def of_sentence(options: DecodeOptions, index: int) -> DecodeOptions:
+    """Returns the options of one sentence of a text: the prefix is that of the first, and each one draws from a seed of its own."""
+    if index == 0:
+        return options
+    sampling = options.sampling
+    if sampling is not None:
+        sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + index * 0x9E3779B97F4A7C15) % 2**64)
+    return msgspec.structs.replace(options, prefix=(), sampling=sampling)
+
+
+def _sampling(options: decoding_pb2.DecodeOptions, beam_size: int) -> Sampling | None:
+    if not options.HasField("sampling"):
+        return None
+    asked = options.sampling
+    if beam_size > 1:
+        raise _refused("sampling", f"needs options.beam_size 1; it is {beam_size}")
+    temperature = asked.temperature if asked.HasField("temperature") else 1.0
+    if temperature == 0.0:
+        raise _refused("sampling.temperature", "must be above 0; leave sampling out for the most probable piece")
+    _check_factor("sampling.temperature", temperature)
+    top_p = asked.top_p if asked.HasField("top_p") else 1.0
+    if not 0.0 < top_p <= 1.0:
+        raise _refused("sampling.top_p", f"must be a number above 0 and at most 1; it is {top_p:g}")
+    seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
+    return Sampling(seed, temperature, asked.top_k, top_p)
+
+
+def _penalty(options: decoding_pb2.DecodeOptions, name: str, default: float) -> float:
+    value: float = getattr(options, name) if options.HasField(name) else default
+    if not 0.0 <= value <= MAX_PENALTY:  # true for NaN too
+        raise _refused(name, f"must be a number from 0 to {MAX_PENALTY:g}; it is {value:g}")
     return value
+
+
+def _coverage_penalty(options: decoding_pb2.DecodeOptions, model: ServedModel) -> float:
+    value = _penalty(options, "coverage_penalty", 0.0)
+    if value and not model.gives_attention:
+        raise _refused(
+            "coverage_penalty", f"needs attention, which {model.id} does not give (variant {model.variant}); leave it out"
+        )
+    return value
+
+
+def _repetition_penalty(options: decoding_pb2.DecodeOptions) -> float:
+    value = options.repetition_penalty if options.HasField("repetition_penalty") else 1.0
+    _check_factor("repetition_penalty", value)
+    return value
+
+
+def _check_factor(name: str, value: float) -> None:
+    # The least value is a little below itself in the 32 bits of the wire. True for NaN too.
+    if not MIN_FACTOR * (1.0 - 2.0**-20) <= value <= MAX_FACTOR:
+        raise _refused(name, f"must be a number from {MIN_FACTOR:g} to {MAX_FACTOR:g}; it is {value:g}")
 
 
 def _attention(options: decoding_pb2.DecodeOptions, model: ServedModel) -> AttentionDetail:
@@ -81,9 +210,21 @@ def _attention(options: decoding_pb2.DecodeOptions, model: ServedModel) -> Atten
     return detail
 
 
-def _in_range(name: str, value: int, upper: int, what: str = "") -> int:
-    if not 1 <= value <= upper:
-        raise _refused(name, f"must be from 1 to {upper}{what}; it is {value}")
+def _check_scores(options: DecodeOptions, model: ServedModel) -> None:
+    neutral = DecodeOptions()
+    for name in _NEED_SCORES:
+        if getattr(options, name) != getattr(neutral, name) and not model.gives_scores:
+            raise _needs_scores(name, model)
+
+
+def _needs_scores(name: str, model: ServedModel) -> InvalidRequest:
+    return _refused(name, f"needs the scores of all pieces, which {model.id} does not give (variant {model.variant}); leave it out")
+
+
+def _in_range(name: str, value: int, bounds: tuple[int, int], what: str = "") -> int:
+    lower, upper = bounds
+    if not lower <= value <= upper:
+        raise _refused(name, f"must be from {lower} to {upper}{what}; it is {value}")
     return value
 
 

@@ -6,11 +6,11 @@ The engine ring implements them; tests put fakes in their place. Nothing here im
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.request import DecodeOptions, RequestFinished, Terms
+from attnserve_server.request import DecodeOptions, RequestFinished, Terms, TokensProduced
 
 
 class Span(Protocol):
@@ -31,6 +31,30 @@ class Span(Protocol):
         """Index after its last character."""
         ...
 
+    @property
+    def copied_from(self) -> int | None:
+        """Index of the source piece whose characters these are, where the model produced its unknown symbol."""
+        ...
+
+
+class Sentence(Protocol):
+    """A sentence of a source text."""
+
+    @property
+    def text(self) -> str:
+        """Its characters; without white space around them, unless it is the only one."""
+        ...
+
+    @property
+    def begin(self) -> int:
+        """Index of its first character in the whole text."""
+        ...
+
+    @property
+    def gap(self) -> str:
+        """What stands between it and the sentence before; empty for the first."""
+        ...
+
 
 class Source(Protocol):
     """A tokenized source text."""
@@ -46,27 +70,58 @@ class Source(Protocol):
         ...
 
 
+class Prefix(Protocol):
+    """The text that an answer must begin with, tokenized."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Target token ids, without an end symbol."""
+        ...
+
+    @property
+    def unknown(self) -> list[str]:
+        """What of the text the vocabulary lacks."""
+        ...
+
+
 class StreamRenderer(Protocol):
     """Turns the tokens of one streamed answer into text as they come; all its texts joined are those of ``render``."""
 
-    def push(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
-        """Takes the next tokens; returns the text to append and the new pieces, with spans in the whole text."""
+    def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, Sequence[Span]]:
+        """Takes the next tokens (``copied_from`` by index in them); returns the text to append and the new pieces."""
+        ...
+
+    def finish(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, Sequence[Span]]:
+        """Takes the whole answer, which begins with what was pushed; returns what is missing of it."""
         ...
 
 
 class TranslationTask(Protocol):
     """The text side of a translation model. Its methods are pure and may be called from any thread."""
 
+    def split(self, text: str) -> Sequence[Sentence]:
+        """Returns the sentences of a source text: itself where there are no two."""
+        ...
+
     def encode(self, text: str) -> Source:
         """Tokenizes a source text."""
         ...
 
-    def render(self, tokens: list[int]) -> tuple[str, Sequence[Span]]:
-        """Returns the text and the pieces of a hypothesis; the end symbol is the last piece where it is in ``tokens``."""
+    def encode_prefix(self, text: str) -> Prefix:
+        """Tokenizes what an answer must begin with."""
         ...
 
-    def stream(self) -> StreamRenderer:
-        """Returns a renderer for one streamed answer."""
+    def render(
+        self, tokens: list[int], copied_from: Mapping[int, int] | None = None, source: Sequence[Any] = ()
+    ) -> tuple[str, Sequence[Span]]:
+        """Returns the text and the pieces of a hypothesis; the end symbol is the last piece where it is in ``tokens``.
+
+        Unknown symbols give the characters of the source pieces that ``copied_from`` names, and else nothing.
+        """
+        ...
+
+    def stream(self, source: Sequence[Any] = ()) -> StreamRenderer:
+        """Returns a renderer for one streamed answer to a source."""
         ...
 
 
@@ -114,6 +169,11 @@ class ServedModel(Protocol):
         ...
 
     @property
+    def gives_scores(self) -> bool:
+        """Whether the variant that is served scores all pieces at each step, and not only the best ones."""
+        ...
+
+    @property
     def max_beam_size(self) -> int:
         """Largest beam that the server accepts for it."""
         ...
@@ -140,8 +200,8 @@ class Ticket(Protocol):
         """
         ...
 
-    def deltas(self) -> AsyncIterator[list[int]]:
-        """Yields the tokens of a streamed request as they come, and ends when it is finished or has failed."""
+    def deltas(self) -> AsyncIterator[TokensProduced]:
+        """Yields the tokens of a streamed request as they become certain, and ends when it is finished or has failed."""
         ...
 
     def cancel(self, reason: str) -> None:
@@ -178,6 +238,7 @@ class Front(Protocol[ModelT]):
         Raises:
             SequenceTooLong: the source has more tokens than the model takes.
             Overloaded: the queue is full.
+            DeadlineUnreachable: the answer would clearly be too late.
             ShuttingDown: the server drains.
             ModelNotReady: no worker can answer now.
         """
@@ -200,6 +261,10 @@ class RequestRecorder(Protocol):
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         """Counts one RPC that was refused before the front was asked; ``reason`` is the error's, in lower case."""
+        ...
+
+    def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
+        """Takes the time of an RPC that was refused before anything was done for it, by the front or before."""
         ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:

@@ -31,6 +31,9 @@ from attnserve_server.transport.wire import parse_request
 REQUEST_ID_KEY = "x-request-id"
 """Metadata: the client may send its own id, the trailers always carry the one that was used."""
 
+CLIENT_ID_KEY = "x-client-id"
+"""Metadata: what a client calls itself, so that all its connections count as one client."""
+
 logger = logging.getLogger(__name__)
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
@@ -41,36 +44,41 @@ class Call:
     """One RPC, as the servicers see it.
 
     Attributes:
-        request_id: the client's id where it sent a sane one, else a new one.
+        request_id: the client's id for the request where it sent a sane one, else a new one.
+        client: whose request it is: what the client calls itself where that is sane, else its connection.
         received_at: when the handler began, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None where the client set none.
         model: the model that answers, once it is known; metrics and log are labelled by it.
         is_submitted: whether the front was asked; from then on it counts refusals and cancellations itself.
     """
 
-    __slots__ = ("_ticket", "deadline", "is_submitted", "model", "received_at", "request_id")
+    __slots__ = ("_tickets", "client", "deadline", "is_submitted", "model", "received_at", "request_id")
 
-    def __init__(self, request_id: str, deadline: float | None = None) -> None:
-        self.request_id, self.deadline = request_id, deadline
+    def __init__(self, request_id: str, client: str = "", deadline: float | None = None) -> None:
+        self.request_id, self.client, self.deadline = request_id, client, deadline
         self.received_at = time.monotonic()
         self.model: ServedModel | None = None
         self.is_submitted = False
-        self._ticket: Ticket | None = None
+        self._tickets: list[Ticket] = []
 
-    def submit(self, front: AnyFront, model: ServedModel, tokens: list[int], options: DecodeOptions, is_streamed: bool) -> Ticket:
-        """Hands the request to the front; its ticket is cancelled as soon as this RPC ends otherwise than with the answer.
+    def terms(self, *, is_streamed: bool, priority: int) -> Terms:
+        """Returns the terms that hold for all that is submitted for this RPC."""
+        return Terms(self.deadline, is_streamed, priority, self.client)
+
+    def submit(self, front: AnyFront, model: ServedModel, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
+        """Hands a request to the front, the whole one or a part; its ticket is cancelled if this RPC ends without the answer.
 
         Raises:
             ServiceError: as ``Front.submit`` does.
         """
         self.is_submitted = True
-        self._ticket = front.submit(model, tokens, options, Terms(self.deadline, is_streamed))
-        return self._ticket
+        self._tickets.append(front.submit(model, tokens, options, terms))
+        return self._tickets[-1]
 
     def cancel(self, reason: str) -> None:
-        """Cancels the ticket, if there is one."""
-        if self._ticket is not None:
-            self._ticket.cancel(reason)
+        """Cancels all tickets that have no answer yet."""
+        for ticket in self._tickets:
+            ticket.cancel(reason)
 
     @property
     def labels(self) -> tuple[str, str]:
@@ -196,6 +204,8 @@ class _Method:
         call.cancel("error")
         if self._recorder is not None and not call.is_submitted and error.code is not ErrorCode.INTERNAL:
             self._recorder.request_rejected(*call.labels, error.reason.lower())
+        if self._recorder is not None and error.is_refusal:
+            self._recorder.request_refused(*call.labels, error.reason.lower(), time.monotonic() - call.received_at)
         self._record(call, status_of(error).name, error.reason)
 
     def _record(self, call: Call, code: str, reason: str) -> None:
@@ -229,17 +239,19 @@ def _is_cancelled() -> bool:
 
 
 def _begin(context: Any) -> Call:
-    """Makes the call: its id (bound to this task's logs and sent back) and its deadline."""
-    remaining_s = context.time_remaining()
-    call = Call(_request_id(context.invocation_metadata() or ()))
+    """Makes the call: its id (bound to this task's logs and sent back), its client and its deadline."""
+    remaining_s, metadata = context.time_remaining(), context.invocation_metadata() or ()
+    request_id = _sane(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
+    call = Call(request_id, _sane(metadata, CLIENT_ID_KEY) or context.peer())
     call.deadline = None if remaining_s is None else call.received_at + remaining_s
     logs.request_id.set(call.request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
     return call
 
 
-def _request_id(metadata: Any) -> str:
+def _sane(metadata: Any, wanted: str) -> str | None:
+    """Returns the first sane value of a key: 1 to 128 visible ASCII characters."""
     for key, value in metadata:
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _SANE_ID.fullmatch(value):
+        if key == wanted and isinstance(value, str) and _SANE_ID.fullmatch(value):
             return value
-    return uuid.uuid4().hex
+    return None

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokenizing beside the event loop: short texts inline, long ones in threads. Must not import grpc."""
+"""Splitting and tokenizing beside the event loop: short texts inline, long ones in threads. Must not import grpc."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from attnserve_server.errors import Overloaded
-from attnserve_server.transport.interface import Source, TranslationTask
+
+T = TypeVar("T")
 
 MAX_INLINE_CHARS = 512
 """A text of this size is tokenized in some 20 µs, less than the way to a thread and back costs."""
@@ -27,17 +30,17 @@ class Tokenizing:
         self._threads = ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix="tokenizer")
         self._places = threading.BoundedSemaphore(MAX_PENDING)
 
-    async def encode(self, task: TranslationTask, text: str) -> Source:
-        """Returns the tokenized text.
+    async def run(self, num_chars: int, work: Callable[[], T]) -> T:
+        """Returns what ``work`` makes of a text of that size.
 
         Raises:
             Overloaded: too many long texts wait.
         """
-        if len(text) <= MAX_INLINE_CHARS:
-            return task.encode(text)
+        if num_chars <= MAX_INLINE_CHARS:
+            return work()
         if not self._places.acquire(blocking=False):
             raise Overloaded("too many long texts at once; try again", retry_after_s=_RETRY_S)
-        future = self._threads.submit(task.encode, text)
+        future = self._threads.submit(work)
         future.add_done_callback(lambda _: self._places.release())  # also where the client left before its turn
         return await asyncio.wrap_future(future)
 

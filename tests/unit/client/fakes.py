@@ -107,10 +107,12 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
 
     failures: deque[Failure] = field(default_factory=deque)
     before: Callable[[Any, Any], None] = lambda request, context: None
+    alter: Callable[[Any], None] = lambda response: None
     stream_failure: Failure | None = None
     stream_gate: threading.Event | None = None
     requests: list[Any] = field(default_factory=list)
     times_left: list[float | None] = field(default_factory=list)
+    clients: list[str | None] = field(default_factory=list)
     was_cancelled: threading.Event = field(default_factory=threading.Event)
     num_running: int = 0
     max_running: int = 0
@@ -120,7 +122,9 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
         self._enter(request, context)
         try:
             self.before(request, context)
-            return answer(request)
+            response = answer(request)
+            self.alter(response)
+            return response
         finally:
             with self.lock:
                 self.num_running -= 1
@@ -143,6 +147,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
         with self.lock:
             self.requests.append(request)
             self.times_left.append(context.time_remaining())
+            self.clients.append(dict(context.invocation_metadata()).get("x-client-id"))
             failure = self.failures.popleft() if self.failures else None
             if failure is None:
                 self.num_running += 1

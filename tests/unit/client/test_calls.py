@@ -53,9 +53,90 @@ def test_options_and_keywords(client: Any, server: FakeServer) -> None:
     assert request.options.return_attention == decoding_pb2.ATTENTION_DETAIL_NONE
 
 
+EVERY_OPTION: dict[str, Any] = {
+    "beam_size": 1,
+    "num_hypotheses": 2,
+    "length_penalty": 0.5,
+    "coverage_penalty": 0.25,
+    "max_tokens": 9,
+    "min_tokens": 2,
+    "no_repeat_ngram_size": 3,
+    "repetition_penalty": 1.5,
+    "temperature": 0.75,
+    "top_k": 7,
+    "top_p": 0.5,
+    "seed": 2**64 - 1,
+    "prefix": "Ein",
+    "return_attention": "mean",
+}
+
+
+def test_every_option_is_sent(client: Any, server: FakeServer) -> None:
+    expected = decoding_pb2.DecodeOptions(
+        beam_size=1,
+        num_hypotheses=2,
+        length_penalty=0.5,
+        coverage_penalty=0.25,
+        max_tokens=9,
+        min_tokens=2,
+        no_repeat_ngram_size=3,
+        repetition_penalty=1.5,
+        sampling=decoding_pb2.SamplingOptions(temperature=0.75, top_k=7, top_p=0.5, seed=2**64 - 1),
+        prefix="Ein",
+        return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN,
+    )
+    assert {field.name for field, _ in expected.ListFields()} == set(decoding_pb2.DecodeOptions.DESCRIPTOR.fields_by_name)
+    client.translate("x", **EVERY_OPTION)
+    client.translate("x", options=DecodeOptions(**EVERY_OPTION), split_sentences=True, priority=-2)
+    list(client.translate_stream("x", split_sentences=True, priority=2, **EVERY_OPTION))
+    list(client.translate_many(["x"], split_sentences=True, priority=1, **EVERY_OPTION))
+    assert [request.options for request in server.translation.requests] == [expected] * 4
+    own = [(request.split_sentences, request.priority) for request in server.translation.requests]
+    assert own == [(False, 0), (True, -2), (True, 2), (True, 1)]
+
+
+@pytest.mark.parametrize("option", [{"temperature": 1.0}, {"top_k": 0}, {"top_p": 1.0}, {"seed": 0}], ids=str)
+def test_each_option_of_sampling_asks_for_it(client: Any, server: FakeServer, option: dict[str, Any]) -> None:
+    client.translate("x", **option)
+    client.translate("x", temperature=None, seed=None)
+    sampled, searched = server.translation.requests
+    assert sampled.options.HasField("sampling")
+    assert [field.name for field, _ in sampled.options.sampling.ListFields()] == list(option)
+    assert not searched.options.HasField("sampling")
+
+
+def test_client_id(make_client: Any, server: FakeServer) -> None:
+    client = make_client(client_id="me-1")
+    client.translate("x")
+    list(client.translate_stream("x"))
+    list(client.translate_many(["x"]))
+    make_client().translate("x")
+    assert server.translation.clients == ["me-1", "me-1", "me-1", None]
+    for bad in ("with space", "ü", "x" * 129, "line\n"):
+        with pytest.raises(ValueError, match="client_id"):
+            make_client(client_id=bad)
+
+
+def test_copied_pieces_and_coverage(client: Any, server: FakeServer) -> None:
+    def alter(response: Any) -> None:
+        response.hypotheses[0].pieces[0].copied_from = 0
+        response.hypotheses[0].normalization = decoding_pb2.SCORE_NORMALIZATION_COVERAGE
+
+    server.translation.alter = alter
+    best = client.translate("a dog").best
+    assert [piece.copied_from for piece in best.pieces] == [0, None, None]
+    assert best.normalization is ScoreNormalization.COVERAGE
+
+
 @pytest.mark.parametrize(
     ("keywords", "field"),
     [
+        ({"seed": -1}, "options.sampling.seed"),
+        ({"top_p": "most"}, "options.sampling.top_p"),
+        ({"prefix": "\udc80"}, "options.prefix"),
+        ({"prefix": 3}, "options.prefix"),
+        ({"priority": 2**40}, "priority"),
+        ({"split_sentences": "yes"}, "split_sentences"),
         ({"beam_size": -1}, "options.beam_size"),
         ({"max_tokens": "many"}, "options.max_tokens"),
         ({"return_attention": "some"}, "options.return_attention"),

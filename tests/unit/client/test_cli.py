@@ -57,6 +57,28 @@ def test_translate(capsys: pytest.CaptureFixture[str], server: FakeServer) -> No
     assert request.options.length_penalty == pytest.approx(0.6)
 
 
+def test_every_option(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    flags = "--coverage-penalty 0.25 --min-tokens 2 --no-repeat-ngram 3 --repetition-penalty 1.5 --temperature 0.75 --top-k 7"
+    more = ["--top-p", "0.5", "--seed", "11", "--prefix", "Ein", "--split-sentences", "--priority", "-2"]
+    for mode in ([], ["--stream"]):
+        assert main(["translate", "a dog", *flags.split(), *more, *mode]) == 0
+    assert capsys.readouterr().out == "DOG A\n" * 2
+    for request in server.translation.requests:
+        options, sampling = request.options, request.options.sampling
+        assert (options.coverage_penalty, options.min_tokens, options.no_repeat_ngram_size) == (0.25, 2, 3)
+        assert (options.repetition_penalty, options.prefix) == (1.5, "Ein")
+        assert (sampling.temperature, sampling.top_k, sampling.top_p, sampling.seed) == (0.75, 7, 0.5, 11)
+        assert (request.split_sentences, request.priority) == (True, -2)
+
+
+def test_sample(server: FakeServer) -> None:
+    for flags in ([], ["--sample"], ["--sample", "--temperature", "0.5"], ["--seed", "3"]):
+        assert main(["translate", "a", *flags]) == 0
+    searched, *sampled = [request.options for request in server.translation.requests]
+    assert not searched.HasField("sampling")
+    assert [(options.sampling.temperature, options.sampling.seed) for options in sampled] == [(1.0, 0), (0.5, 0), (0.0, 3)]
+
+
 def test_address_option_wins(capsys: pytest.CaptureFixture[str], unused_port: int) -> None:
     assert main(["translate", "x", "--address", f"127.0.0.1:{unused_port}", "--timeout", "0.2"]) == 1
     captured = capsys.readouterr()
@@ -101,7 +123,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["translate", "a dög", "--json", "--show-attention"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["text"] == "DÖG A"
-    assert answer["source_pieces"][1] == {"text": " dög", "begin": 1, "end": 5}
+    assert answer["source_pieces"][1] == {"text": " dög", "begin": 1, "end": 5, "copied_from": None}
     assert answer["hypotheses"][0]["finish_reason"] == "stop"
     assert [len(row) for row in answer["hypotheses"][0]["attention"]] == [3, 3, 3]
     assert answer["timings"]["total_s"] == 0.5
@@ -190,7 +212,15 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: Fa
     assert (result["sentences"], result["tokens"], result["model"]) == (3, 14, "m")
     assert result["seconds"] >= 0
     assert (result["beam_size"], result["length_penalty"]) == (5, 0.5)
+    assert "seed" not in result
     assert len(server.translation.requests) == 2
+    flags = ["--sample", "--seed", "0", "--no-repeat-ngram", "3", "--split-sentences", "--max-tokens", "9"]
+    assert main(["evaluate", "translation", *arguments[:4], *flags]) == 0
+    result = json.loads(capsys.readouterr().out)
+    names = ("beam_size", "temperature", "seed", "no_repeat_ngram_size", "split_sentences", "max_tokens")
+    assert [result[name] for name in names] == [None, 1.0, 0, 3, True, 9]
+    last = server.translation.requests[-1]
+    assert (last.options.sampling.HasField("seed"), last.split_sentences) == (True, True)
 
 
 def test_evaluate_a_split_of_the_data(

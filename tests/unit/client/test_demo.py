@@ -51,6 +51,9 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert pictures == ["demo-attention-other-en-de.png", "demo-attention.png"]
     assert out.count("drawn in") == 2
     assert out.count("streamed, piece by piece") == 3
+    assert out.count("parts, beam 4") == 3
+    assert out.count("BENCH A ON GUITAR") == 9
+    assert out.count("   A dog is sleeping under a tree.") == 3
     assert "-0.500  BEACH. THE ON" in out
     assert "this model has no attention" in out  # the third
     assert "rows per step, mean  1.50" in out

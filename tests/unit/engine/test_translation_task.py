@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import functools
+import io
 import random
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnserve_server.tasks.translation import Span, TranslationTask
+from attnserve_server.tasks.translation import Span, TranslationTask, begins_word
 from tests.foreign import common
 from tests.unit.engine.fakes import manifest
 
@@ -24,18 +26,34 @@ class Bundle:
     """What a task reads of a bundle."""
 
     manifest: Any
+    pieces: bytes
 
     def read(self, name: str) -> bytes:
         assert name == "pieces.model"
-        return common.sentencepiece_model()
+        return self.pieces
+
+
+def task_of(pieces: bytes) -> TranslationTask:
+    description = manifest()
+    description.vocabulary.sentencepiece_file = "pieces.model"
+    bundle: Any = Bundle(description, pieces)
+    return TranslationTask(bundle)
 
 
 @functools.cache
 def task() -> TranslationTask:
-    description = manifest()
-    description.vocabulary.sentencepiece_file = "pieces.model"
-    bundle: Any = Bundle(description)
-    return TranslationTask(bundle)
+    return task_of(common.sentencepiece_model())
+
+
+@functools.cache
+def byte_task() -> TranslationTask:
+    """With a vocabulary that spells what it lacks in bytes: ids 4 to 259 are these."""
+    writer = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(common.sentences()), model_writer=writer, vocab_size=400, model_type="unigram", byte_fallback=True,
+        pad_id=PAD_ID, unk_id=UNKNOWN_ID, bos_id=BEGIN_ID, eos_id=END_ID, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    return task_of(writer.getvalue())
 
 
 def check_spans(text: str, spans: list[Span]) -> None:
@@ -141,19 +159,169 @@ def test_stream_adds_up_to_the_answer(seed: int) -> None:
     for _ in range(150):
         tokens = [rng.randrange(3) if rng.random() < 0.1 else rng.randrange(4, 200) for _ in range(rng.randint(1, 14))]
         tokens += [END_ID] * rng.randint(0, 1)
-        renderer, text, pieces, start = task().stream(), "", [], 0
-        while start < len(tokens):
-            count = rng.choice([1, 1, 1, 2, 4])
-            delta, new = renderer.push(tokens[start : start + count])
-            text, pieces, start = text + delta, pieces + new, start + count
-            check_spans(text, pieces)
-        assert (text, pieces) == task().render(tokens)
+        sizes = [rng.choice([1, 1, 1, 2, 4]) for _ in tokens]
+        assert streamed(task(), tokens, {}, [], sizes) == task().render(tokens)
+
+
+def streamed(
+    of: TranslationTask,
+    tokens: list[int],
+    copied: dict[int, int],
+    source: list[Span],
+    sizes: list[int],
+    *,
+    is_finished: bool = True,
+) -> tuple[str, list[Span]]:
+    """What the parts of a stream say, joined; each has the spans of all that was sent."""
+    renderer, text, pieces, start = of.stream(source), "", list[Span](), 0
+    for size in sizes:
+        part = tokens[start : start + size]
+        delta, new = renderer.push(part, {i - start: at for i, at in copied.items() if start <= i < start + len(part)})
+        text, pieces, start = text + delta, pieces + new, start + len(part)
+        check_spans(text, pieces)
+    if is_finished:
+        delta, new = renderer.finish(tokens, copied)
+        text, pieces = text + delta, pieces + new
+    return text, pieces
 
 
 def test_stream_of_a_sentence() -> None:
     for sentence in common.sentences()[:30]:
         renderer = task().stream()
-        pushed = [renderer.push([token]) for token in task().encode(sentence).tokens]
+        pushed = [renderer.push([token], {}) for token in task().encode(sentence).tokens]
         assert "".join(delta for delta, _ in pushed) == sentence
         assert pushed[-1] == ("", [Span("", len(sentence), len(sentence))])
         assert all(len(new) == 1 for _, new in pushed)
+
+
+# --- Unknown symbols ---
+
+SOURCE = "A 😀 dog, 中文x 👍"
+
+
+def copied(tokens: list[int], *origins: int) -> tuple[str, list[Span]]:
+    """Renders tokens whose unknown symbols copy the pieces of SOURCE with these texts' indices, in order."""
+    where = [index for index, token in enumerate(tokens) if token == UNKNOWN_ID]
+    return task().render(tokens, dict(zip(where, origins, strict=True)), task().encode(SOURCE).pieces)
+
+
+def place(text: str) -> int:
+    return next(index for index, piece in enumerate(task().encode(SOURCE).pieces) if piece.text == text)
+
+
+def ids(text: str) -> list[int]:
+    return task().encode(text).tokens[:-1]
+
+
+def test_what_begins_a_word() -> None:
+    pieces = task().encode(SOURCE).pieces
+    found = [piece.text for index, piece in enumerate(pieces[:-1]) if piece.text and begins_word(pieces, index)]
+    assert found == ["A", "😀", "dog", "中文", "👍"]
+
+
+def test_unknown_symbol_is_copied_from_the_source() -> None:
+    text, pieces = copied([*ids("A dog"), UNKNOWN_ID, *ids("runs"), END_ID], place("😀"))
+    assert text == "A dog 😀 runs"
+    assert Span("😀", 6, 7, place("😀")) in pieces
+    assert [piece.copied_from for piece in pieces if piece.text != "😀"] == [None] * (len(pieces) - 1)
+    check_spans(text, pieces)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "origins", "expected"),
+    [
+        ([UNKNOWN_ID, *ids("dog")], ["😀"], "😀 dog"),  # nothing before it
+        ([*ids("A"), common.tokenizer().piece_to_id("▁"), UNKNOWN_ID], ["😀"], "A 😀"),  # a space is there
+        ([*ids("A"), UNKNOWN_ID, UNKNOWN_ID], ["中文", "👍"], "A 中文 👍"),
+        ([*ids("A"), UNKNOWN_ID], ["x"], "Ax"),  # within a word
+        ([*ids("A"), UNKNOWN_ID, *ids("dog")], [""], "A dog"),  # the end symbol has no characters
+    ],
+)
+def test_space_before_a_copied_word(tokens: list[int], origins: list[str], expected: str) -> None:
+    text, pieces = copied(tokens, *map(place, origins))
+    assert text == expected
+    assert len(pieces) == len(tokens)
+    check_spans(text, pieces)
+
+
+def test_unknown_symbol_without_a_source_is_not_shown() -> None:
+    for tokens, expected in [
+        ([UNKNOWN_ID], ""),
+        ([UNKNOWN_ID, *ids("A dog")], "A dog"),
+        ([*ids("A"), UNKNOWN_ID, *ids("dog")], "A dog"),
+    ]:
+        text, pieces = task().render(tokens)
+        assert text == expected
+        assert len(pieces) == len(tokens)
+        check_spans(text, pieces)
+
+
+SPECIAL = st.sampled_from([PAD_ID, UNKNOWN_ID, UNKNOWN_ID, BEGIN_ID, common.tokenizer().piece_to_id("▁")])
+TOKENS = st.lists(st.one_of(SPECIAL, st.integers(4, common.VOCAB_SIZE - 1)), max_size=12)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    tokens=TOKENS,
+    has_end=st.booleans(),
+    source=st.text(alphabet=st.sampled_from("ab .😀中\u200b½\t"), max_size=12),
+    sizes=st.lists(st.integers(1, 4), min_size=12, max_size=12),
+    choice=st.randoms(use_true_random=False),
+)
+def test_stream_with_unknown_symbols(
+    tokens: list[int], has_end: bool, source: str, sizes: list[int], choice: random.Random
+) -> None:
+    tokens = [*tokens, *[END_ID] * has_end]
+    pieces = task().encode(source).pieces
+    origins = {i: choice.randrange(len(pieces)) for i, token in enumerate(tokens) if token == UNKNOWN_ID and choice.random() < 0.8}
+    whole = task().render(tokens, origins, pieces)
+    assert "⁇" not in whole[0]
+    assert [span.copied_from for span in whole[1]] == [origins.get(index) for index in range(len(tokens))]
+    for index, origin in origins.items():
+        assert whole[1][index].text == pieces[origin].text
+    assert len(whole[1]) == len(tokens)
+    check_spans(*whole)
+    assert streamed(task(), tokens, origins, pieces, sizes) == whole
+    assert streamed(task(), tokens, origins, pieces, sizes, is_finished=False) == whole, "it has no bytes: nothing is kept back"
+
+
+# --- Bytes ---
+
+BYTES = st.one_of(
+    st.binary(min_size=1, max_size=3).map(list), st.sampled_from("é中😀a\u2581").map(lambda letter: list(letter.encode()))
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    runs=st.lists(
+        st.one_of(BYTES.map(lambda run: [4 + byte for byte in run]), st.lists(st.integers(260, 399), max_size=2)), max_size=6
+    ),
+    has_end=st.booleans(),
+    sizes=st.lists(st.integers(1, 3), min_size=30, max_size=30),
+)
+def test_stream_of_bytes(runs: list[list[int]], has_end: bool, sizes: list[int]) -> None:
+    """A byte that may become a character is kept back; one that never does is shown as what it is."""
+    tokens = [token for run in runs for token in run] + [END_ID] * has_end
+    whole = byte_task().render(tokens)
+    assert len(whole[1]) == len(tokens)
+    assert streamed(byte_task(), tokens, {}, [], sizes) == whole
+
+
+def test_bytes_of_a_character_come_together() -> None:
+    renderer = byte_task().stream()
+    tokens = [4 + byte for byte in "中😀".encode()]
+    assert [renderer.push([token], {})[0] for token in tokens] == ["", "", "中", "", "", "", "😀"]
+    assert renderer.push([END_ID], {}) == ("", [Span("", 2, 2)])
+
+
+# --- The beginning of an answer ---
+
+
+def test_prefix() -> None:
+    prefix = task().encode_prefix(" A  dog")
+    assert (prefix.tokens, prefix.unknown) == (ids("A dog"), [])
+    assert task().render(prefix.tokens)[0] == "A dog"
+    assert task().encode_prefix(" \n").tokens == []
+    assert task().encode_prefix("A 😀😀 and 中").unknown == ["😀😀", "中"]
+    assert task().encode_prefix("½").unknown

@@ -1,17 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front, a model and a recorder with nothing behind them. A token is a letter: its code point; 0 is the end symbol."""
+"""A front, a model and a recorder with nothing behind them. A token is a letter: its code point; 0 is the end symbol.
+
+A line is a sentence. The model answers a question mark with its unknown symbol, and knows no Greek.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.errors import ModelNotFound
+from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,
@@ -20,9 +24,10 @@ from attnserve_server.request import (
     Hypothesis,
     RequestFinished,
     Terms,
+    TokensProduced,
 )
 
-END = 0
+END, UNKNOWN = 0, 1
 NUM_LAYERS, NUM_HEADS = 2, 3
 
 
@@ -31,6 +36,7 @@ class Span:
     text: str
     begin: int
     end: int
+    copied_from: int | None = None
 
 
 @dataclass(frozen=True)
@@ -39,19 +45,47 @@ class Source:
     pieces: list[Span]
 
 
+@dataclass(frozen=True)
+class Sentence:
+    text: str
+    begin: int = 0
+    gap: str = ""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    tokens: list[int]
+    unknown: list[str]
+
+
 def spans(text: str, *, has_end: bool) -> list[Span]:
     found = [Span(letter, index, index + 1) for index, letter in enumerate(text)]
     return [*found, Span("", len(text), len(text))] if has_end else found
 
 
 class Renderer:
-    def __init__(self) -> None:
-        self.length = 0
+    """Keeps the end symbol for the end, so that there is always something to finish."""
 
-    def push(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        text = "".join(chr(token) for token in tokens if token != END)
-        begin, self.length = self.length, self.length + len(text)
-        return text, [Span(letter, begin + index, begin + index + 1) for index, letter in enumerate(text)]
+    def __init__(self, translator: Translator, source: Sequence[Span]) -> None:
+        self.translator, self.source = translator, source
+        self.tokens: list[int] = []
+        self.copied: dict[int, int] = {}
+        self.sent: tuple[str, list[Span]] = ("", [])
+
+    def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
+        self.copied |= {len(self.tokens) + index: origin for index, origin in copied_from.items()}
+        self.tokens += tokens
+        return self._delta([token for token in self.tokens if token != END])
+
+    def finish(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
+        assert list(tokens[: len(self.tokens)]) == self.tokens
+        self.copied |= copied_from
+        return self._delta(list(tokens))
+
+    def _delta(self, tokens: list[int]) -> tuple[str, list[Span]]:
+        before, (text, pieces) = self.sent, self.translator.render(tokens, self.copied, self.source)
+        self.sent = text, pieces
+        return text[len(before[0]) :], pieces[len(before[1]) :]
 
 
 class Translator:
@@ -67,12 +101,29 @@ class Translator:
             raise self.error
         return Source([*map(ord, text), END], spans(text, has_end=True))
 
-    def render(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        text = "".join(chr(token) for token in tokens if token != END)
-        return text, spans(text, has_end=tokens[-1:] == [END])
+    def split(self, text: str) -> list[Sentence]:
+        found, end = list[Sentence](), 0
+        for line in re.finditer(r"[^\n]+", text):
+            found.append(Sentence(line.group(), line.start(), text[end : line.start()] if found else ""))
+            end = line.end()
+        return found if len(found) > 1 else [Sentence(text)]
 
-    def stream(self) -> Renderer:
-        return Renderer()
+    def encode_prefix(self, text: str) -> Prefix:
+        return Prefix([ord(letter) for letter in text if letter != "\u200b"], re.findall("[Α-ω]+", text))
+
+    def render(
+        self, tokens: list[int], copied_from: Mapping[int, int] | None = None, source: Sequence[Span] = ()
+    ) -> tuple[str, list[Span]]:
+        text, pieces = "", list[Span]()
+        for index, token in enumerate(tokens):
+            origin = (copied_from or {}).get(index) if token == UNKNOWN else None
+            letter = source[origin].text if origin is not None else "" if token in (END, UNKNOWN) else chr(token)
+            pieces.append(Span(letter, len(text), len(text) + len(letter), origin))
+            text += letter
+        return text, pieces
+
+    def stream(self, source: Sequence[Span] = ()) -> Renderer:
+        return Renderer(self, source)
 
 
 @dataclass
@@ -85,16 +136,18 @@ class Model:
     max_target_tokens: int = 64
     max_beam_size: int = 5
     gives_attention: bool = True
+    gives_scores: bool = True
     translator: Translator = field(default_factory=Translator)
 
     def __post_init__(self) -> None:
         self.manifest = manifest_pb2.Manifest(model_id=self.id, task=manifest_pb2.TASK_TRANSLATION, architecture="letters")
         if self.gives_attention:
             self.manifest.attention.output = "attention"
+            self.manifest.attention.num_layers, self.manifest.attention.num_heads = NUM_LAYERS, NUM_HEADS
 
 
 class Ticket:
-    """Answers with the source in capitals, unless it is told to hang or to fail."""
+    """Answers with the source in capitals, unless its front is told to hang or to fail, or it is cancelled."""
 
     def __init__(self, front: Front, tokens: list[int], options: DecodeOptions, terms: Terms) -> None:
         self.received_at = time.monotonic()
@@ -104,31 +157,54 @@ class Ticket:
         self._front = front
 
     async def result(self) -> RequestFinished:
-        await self._front.until_released()
-        if self._front.result_error is not None:
-            raise self._front.result_error
+        await self._ended()
+        if (error := self.error) is not None:
+            raise error
         return finished(self.tokens, self.options)
 
-    async def deltas(self) -> AsyncIterator[list[int]]:
-        for token in self.tokens:
-            yield [token if token == END else ord(chr(token).upper())]
-        await self._front.until_released()
+    async def deltas(self) -> AsyncIterator[TokensProduced]:
+        if self.text not in self._front.sentence_errors:
+            tokens, copied = answer_to(self.tokens)
+            for index, token in enumerate(tokens):
+                yield TokensProduced(1, [token], {0: copied[index]} if index in copied else {})
+        await self._ended()
+
+    @property
+    def text(self) -> str:
+        return "".join(map(chr, self.tokens[:-1]))
+
+    @property
+    def error(self) -> BaseException | None:
+        if self.text in self._front.sentence_errors:
+            return self._front.sentence_errors[self.text]
+        return Cancelled("it was cancelled") if self.cancelled else self._front.result_error
+
+    async def _ended(self) -> None:
+        while self._front.hang and not self.cancelled and self.text not in self._front.sentence_errors:
+            await asyncio.sleep(0.005)
 
     def cancel(self, reason: str) -> None:
         self.cancelled.append(reason)
         self.cancelled_event.set()
 
 
+def answer_to(tokens: list[int]) -> tuple[list[int], dict[int, int]]:
+    """The source in capitals; a question mark gives the unknown symbol, which attended to it."""
+    answer = [token if token == END else UNKNOWN if token == ord("?") else ord(chr(token).upper()) for token in tokens]
+    return answer, {index: index for index, token in enumerate(answer) if token == UNKNOWN}
+
+
 def finished(tokens: list[int], options: DecodeOptions) -> RequestFinished:
     now = time.monotonic()
-    answer = [token if token == END else ord(chr(token).upper()) for token in tokens]
+    answer, copied = answer_to(tokens)
     attention = None
     if options.attention is not AttentionDetail.NONE:
         shape: tuple[int, ...] = (len(answer), len(tokens))
         if options.attention is AttentionDetail.ALL:
             shape = (len(answer), NUM_LAYERS, NUM_HEADS, len(tokens))
         attention = weights(shape)
-    hypotheses = [Hypothesis(answer, -0.5 - rank, FinishReason.STOP, attention) for rank in range(options.num_hypotheses)]
+    ranks = range(options.num_hypotheses)
+    hypotheses = [Hypothesis(answer, -0.5 - rank, FinishReason.STOP, attention, copied) for rank in ranks]
     return RequestFinished(1, hypotheses, now, 0.25, now + 0.25, now + 0.75, len(answer))
 
 
@@ -141,7 +217,7 @@ def weights(shape: tuple[int, ...]) -> AttentionWeights:
 
 
 class Front:
-    """Takes everything; ``submit_error`` and ``result_error`` are raised, ``hang`` keeps answers back."""
+    """Takes everything; ``submit_error`` and ``result_error`` are raised, ``hang`` keeps answers back, but no errors of sentences."""
 
     def __init__(self, *models: Model) -> None:
         self._models = list(models) or [Model()]
@@ -149,6 +225,8 @@ class Front:
         self.tickets: list[Ticket] = []
         self.submit_error: Exception | None = None
         self.result_error: BaseException | None = None
+        self.sentence_errors: dict[str, Exception] = {}
+        self.max_tickets = 1000
         self.hang = False
         self.submitted = asyncio.Event()
 
@@ -164,13 +242,11 @@ class Front:
     def submit(self, model: Model, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
         if self.submit_error is not None:
             raise self.submit_error
+        if len(self.tickets) >= self.max_tickets:
+            raise Overloaded("full", retry_after_s=0.1)
         self.tickets.append(Ticket(self, tokens, options, terms))
         self.submitted.set()
         return self.tickets[-1]
-
-    async def until_released(self) -> None:
-        while self.hang:
-            await asyncio.sleep(0.005)
 
 
 class Recorder:
@@ -178,6 +254,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []
+        self.refusals: list[tuple[str, str, str]] = []
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
@@ -185,6 +262,10 @@ class Recorder:
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("rejected", model, version, reason))
+
+    def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
+        assert 0 <= duration_s < 60
+        self.refusals.append((model, version, reason))
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("cancelled", model, version, reason))

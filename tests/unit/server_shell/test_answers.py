@@ -10,8 +10,9 @@ import pytest
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.transport.answers import Admitted, model_message, translate_response, translation_delta
-from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, Model, Span, finished, weights
+from attnserve_server.transport.answers import Admitted, Deltas, model_message, translate_response
+from attnserve_server.transport.joining import Part
+from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model, Span, finished, weights
 
 TOKENS = [ord("a"), ord("b"), END]
 
@@ -19,8 +20,8 @@ TOKENS = [ord("a"), ord("b"), END]
 def answer(options: DecodeOptions, answered: RequestFinished | None = None) -> translation_pb2.TranslateResponse:
     model = Model()
     now = time.monotonic()
-    admitted = Admitted(model, model.translator.encode("ab"), options, now - 2.0, now - 1.0)
-    response = translate_response(admitted, answered or finished(TOKENS, options))
+    admitted = Admitted(model, [Part(model.translator.encode("ab"))], options, now - 2.0, now - 1.0)
+    response = translate_response(admitted, [answered or finished(TOKENS, options)])
     return translation_pb2.TranslateResponse.FromString(response.SerializeToString())
 
 
@@ -47,6 +48,20 @@ def test_timings() -> None:
 
 def test_a_sum_is_called_one() -> None:
     assert answer(DecodeOptions(length_penalty=0.0)).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_SUM
+
+
+def test_coverage_is_said() -> None:
+    for length_penalty in (0.0, 1.0):
+        options = DecodeOptions(length_penalty=length_penalty, coverage_penalty=0.2)
+        assert answer(options).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_COVERAGE
+
+
+def test_a_copied_piece_says_from_where() -> None:
+    copied = RequestFinished(1, [Hypothesis([ord("A"), UNKNOWN, END], -1.0, FinishReason.STOP, None, {1: 0})], 0, 0, 0, 0, 1)
+    hypothesis = answer(DecodeOptions(), copied).hypotheses[0]
+    assert hypothesis.text == "Aa"
+    assert [piece.HasField("copied_from") for piece in hypothesis.pieces] == [False, True, False]
+    assert (hypothesis.pieces[1].text, hypothesis.pieces[1].copied_from) == ("a", 0)
 
 
 def test_a_hypothesis_that_was_cut() -> None:
@@ -84,7 +99,7 @@ def test_any_size_survives_the_wire(num_target: int, num_source: int) -> None:
 
 
 def test_a_delta() -> None:
-    event = translation_delta("ab", [Span("ab", 3, 5)])
+    event = Deltas().message("ab", [Span("ab", 3, 5)])
     assert event.WhichOneof("event") == "delta"
     assert (event.delta.text, event.delta.pieces[0].begin, event.delta.pieces[0].end) == ("ab", 3, 5)
 

@@ -10,9 +10,9 @@ import pytest
 
 from attnserve.v1 import decoding_pb2
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import AttentionDetail, DecodeOptions
-from attnserve_server.transport.convert import check_text, decode_options
-from tests.unit.server_shell.fakes import Model
+from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
+from attnserve_server.transport.convert import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
+from tests.unit.server_shell.fakes import Model, Prefix
 
 SAMPLING = decoding_pb2.SamplingOptions
 
@@ -26,8 +26,42 @@ def test_defaults_are_the_models() -> None:
 
 
 def test_everything_that_is_honoured() -> None:
-    options = convert(beam_size=5, num_hypotheses=5, length_penalty=0.5, max_tokens=3, return_attention="ATTENTION_DETAIL_ALL")
-    assert options == DecodeOptions(5, 5, 0.5, max_tokens=3, attention=AttentionDetail.ALL)
+    options = convert(
+        beam_size=5,
+        num_hypotheses=4,
+        length_penalty=0.5,
+        coverage_penalty=0.25,
+        max_tokens=30,
+        min_tokens=3,
+        no_repeat_ngram_size=2,
+        repetition_penalty=1.5,
+        return_attention="ATTENTION_DETAIL_ALL",
+    )
+    assert options == DecodeOptions(5, 4, 0.5, 0.25, 30, 3, 2, 1.5, attention=AttentionDetail.ALL)
+
+
+def test_sampling() -> None:
+    options = convert(sampling=SAMPLING(temperature=0.5, top_k=2**32 - 1, top_p=0.75, seed=2**64 - 1), num_hypotheses=5)
+    assert options.sampling == Sampling(2**64 - 1, 0.5, 2**32 - 1, 0.75)
+    assert (options.beam_size, options.num_hypotheses, options.num_rows) == (1, 5, 5)
+    assert convert(sampling=SAMPLING(seed=0)).sampling == Sampling(0)
+
+
+def test_a_seed_is_drawn_where_there_is_none() -> None:
+    seeds = {sampling.seed for _ in range(20) if (sampling := convert(sampling=SAMPLING()).sampling) is not None}
+    assert len(seeds) == 20
+    assert max(seeds) > 2**56
+
+
+def test_sentences_draw_from_seeds_of_their_own() -> None:
+    options = with_prefix(convert(sampling=SAMPLING(seed=7), max_tokens=9), Prefix([4, 5], []), Model())
+    each = [of_sentence(options, index) for index in range(3)]
+    assert each[0] is options
+    assert [one.prefix for one in each] == [(4, 5), (), ()]
+    assert len({one.sampling.seed for one in each if one.sampling}) == 3
+    assert all(one.sampling and one.sampling.seed < 2**64 for one in each)
+    assert each[1] == of_sentence(options, 1)
+    assert of_sentence(convert(), 1) == convert()
 
 
 @pytest.mark.parametrize(
@@ -40,12 +74,22 @@ def test_everything_that_is_honoured() -> None:
         {"prefix": ""},
         {"length_penalty": 0.0},
         {"length_penalty": 10.0},
+        {"coverage_penalty": 10.0},
+        {"min_tokens": Model().max_target_tokens},
+        {"no_repeat_ngram_size": Model().max_target_tokens},
+        {"repetition_penalty": 100.0},
+        {"repetition_penalty": 1e-6},
+        {"sampling": SAMPLING(temperature=100.0)},
+        {"sampling": SAMPLING(temperature=1e-6)},
+        {"sampling": SAMPLING(top_p=1.0)},
+        {"sampling": SAMPLING(top_p=1e-30)},
+        {"sampling": SAMPLING(), "beam_size": 1},
         {"max_tokens": Model().max_target_tokens},
         {"return_attention": "ATTENTION_DETAIL_NONE"},
     ],
     ids=str,
 )
-def test_values_that_change_nothing_are_taken(neutral: dict[str, Any]) -> None:
+def test_the_ends_of_the_ranges_are_taken(neutral: dict[str, Any]) -> None:
     convert(**neutral)
 
 
@@ -65,16 +109,33 @@ def test_values_that_change_nothing_are_taken(neutral: dict[str, Any]) -> None:
         ({"length_penalty": -math.inf}, "length_penalty"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": 65}, "max_tokens"),
-        ({"coverage_penalty": 0.2}, "coverage_penalty"),
+        ({"coverage_penalty": -0.1}, "coverage_penalty"),
+        ({"coverage_penalty": 10.5}, "coverage_penalty"),
         ({"coverage_penalty": math.nan}, "coverage_penalty"),
-        ({"min_tokens": 1}, "min_tokens"),
-        ({"no_repeat_ngram_size": 3}, "no_repeat_ngram_size"),
+        ({"coverage_penalty": math.inf}, "coverage_penalty"),
+        ({"min_tokens": 65}, "min_tokens"),
+        ({"min_tokens": 4, "max_tokens": 3}, "min_tokens"),
+        ({"no_repeat_ngram_size": 65}, "no_repeat_ngram_size"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"repetition_penalty": 1.2}, "repetition_penalty"),
-        ({"sampling": SAMPLING()}, "sampling"),
-        ({"sampling": SAMPLING(temperature=1.0)}, "sampling"),
-        ({"prefix": "Ein"}, "prefix"),
-        ({"prefix": " "}, "prefix"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-40}, "repetition_penalty"),
+        ({"repetition_penalty": 9.9e-7}, "repetition_penalty"),
+        ({"repetition_penalty": 100.5}, "repetition_penalty"),
+        ({"repetition_penalty": math.nan}, "repetition_penalty"),
+        ({"repetition_penalty": math.inf}, "repetition_penalty"),
+        ({"sampling": SAMPLING(), "beam_size": 2}, "sampling"),
+        ({"sampling": SAMPLING(), "num_hypotheses": 6}, "num_hypotheses"),
+        ({"sampling": SAMPLING(), "num_hypotheses": 0}, "num_hypotheses"),
+        ({"sampling": SAMPLING(temperature=0.0)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(temperature=-1.0)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(temperature=1e-40)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(temperature=101.0)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(temperature=math.nan)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(temperature=math.inf)}, "sampling.temperature"),
+        ({"sampling": SAMPLING(top_p=0.0)}, "sampling.top_p"),
+        ({"sampling": SAMPLING(top_p=-0.5)}, "sampling.top_p"),
+        ({"sampling": SAMPLING(top_p=1.25)}, "sampling.top_p"),
+        ({"sampling": SAMPLING(top_p=math.nan)}, "sampling.top_p"),
         ({"return_attention": 4}, "return_attention"),
         ({"return_attention": -1}, "return_attention"),
     ],
@@ -87,11 +148,66 @@ def test_every_bad_value_is_refused_with_its_field(bad: dict[str, Any], field: s
     assert raised.value.message.startswith(f"options.{field} ")
 
 
-def test_every_option_is_known_here() -> None:
-    """A field that is added to the message must be honoured or refused, never ignored."""
-    honoured = {"beam_size", "num_hypotheses", "length_penalty", "max_tokens", "return_attention"}
-    refused = {"coverage_penalty", "min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling", "prefix"}
-    assert set(decoding_pb2.DecodeOptions.DESCRIPTOR.fields_by_name) == honoured | refused
+def test_temperature_0_says_what_to_do() -> None:
+    with pytest.raises(InvalidRequest, match="leave sampling out for the most probable piece"):
+        convert(sampling=SAMPLING(temperature=0.0))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [{"min_tokens": 1}, {"no_repeat_ngram_size": 2}, {"repetition_penalty": 1.5}, {"sampling": SAMPLING()}],
+    ids=str,
+)
+def test_model_that_scores_the_best_pieces_alone(option: dict[str, Any]) -> None:
+    model = Model(gives_scores=False)
+    with pytest.raises(InvalidRequest, match="scores of all pieces") as raised:
+        convert(model, **option)
+    assert raised.value.field == f"options.{next(iter(option))}"
+    convert(model, beam_size=3, coverage_penalty=0.5, min_tokens=0, no_repeat_ngram_size=0, repetition_penalty=1.0)
+    with pytest.raises(InvalidRequest, match="scores of all pieces"):
+        with_prefix(convert(model), Prefix([4], []), model)
+
+
+def test_prefix() -> None:
+    options = convert(max_tokens=3)
+    assert with_prefix(options, Prefix([4, 5], []), Model()).prefix == (4, 5)
+    for prefix, words in [
+        (Prefix([4, 5, 6], []), "must have fewer pieces than max_tokens \\(3\\); it has 3"),
+        (Prefix([], []), "nothing but white space"),
+        (Prefix([4, 1], ["😀"]), "lacks: '😀'"),
+        (Prefix([1] * 9, list("αβγδεζηθι")), "lacks: 'α', 'β', 'γ', 'δ', 'ε'$"),
+    ]:
+        with pytest.raises(InvalidRequest, match=words) as raised:
+            with_prefix(options, prefix, Model())
+        assert raised.value.field == "options.prefix"
+
+
+@pytest.mark.parametrize("prefix", [" ", "\n\t", "\u3000", "x" * 11])
+def test_bad_prefixes(prefix: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        check_prefix(prefix, 10)
+    assert raised.value.field == "options.prefix"
+
+
+@pytest.mark.parametrize("prefix", ["", "x", " x ", "x" * 10])
+def test_good_prefixes(prefix: str) -> None:
+    assert check_prefix(prefix, 10) == prefix
+
+
+def test_priority() -> None:
+    assert [check_priority(each) for each in range(-2, 3)] == [-2, -1, 0, 1, 2]
+    for bad in (-3, 3, 2**31 - 1, -(2**31)):
+        with pytest.raises(InvalidRequest, match="from -2 to 2") as raised:
+            check_priority(bad)
+        assert raised.value.field == "priority"
+
+
+def test_coverage_needs_attention() -> None:
+    model = Model(gives_attention=False)
+    assert convert(model, coverage_penalty=0.0).coverage_penalty == 0
+    with pytest.raises(InvalidRequest, match="needs attention") as raised:
+        convert(model, coverage_penalty=0.5)
+    assert raised.value.field == "options.coverage_penalty"
 
 
 @pytest.mark.parametrize("detail", ["ATTENTION_DETAIL_MEAN", "ATTENTION_DETAIL_ALL"])

@@ -30,6 +30,10 @@ LABELS = {
     "attnserve_generated_tokens_total": set(MODEL),
     "attnserve_requests_rejected_total": {*MODEL, "reason"},
     "attnserve_requests_cancelled_total": {*MODEL, "reason"},
+    "attnserve_refusal_duration_seconds": {*MODEL, "reason"},
+    "attnserve_cache_requests_total": {*MODEL, "result"},
+    "attnserve_cache_bytes": set(),
+    "attnserve_cache_entries": set(),
     "attnserve_cold_shapes_total": set(MODEL),
     "attnserve_model_ready": set(MODEL),
     "attnserve_model_load_duration_seconds": set(MODEL),
@@ -63,6 +67,8 @@ def answered(**changes: object) -> RequestStats:
 def touch_everything(metrics: Metrics) -> None:
     metrics.request_done("m", "1", "Translate", "OK", 0.1)
     metrics.request_rejected("m", "1", "overloaded")
+    metrics.request_refused("m", "1", "overloaded", 0.001)
+    metrics.cache_request("m", "1", "hit")
     metrics.answered(answered(inter_token_s=[0.1]))
     metrics.engine("w0", report(StepStats(4, 0.001, is_cold=True), cancelled={"client": 1}))
     metrics.set_model_ready("m", "1", True)
@@ -124,6 +130,23 @@ def test_an_unknown_model_is_no_label(metrics: Metrics, registry: CollectorRegis
     )
     labels = {"model": "unknown", "version": "", "reason": "model_not_found"}
     assert registry.get_sample_value("attnserve_requests_rejected_total", labels) == 1
+
+
+def test_refusals_and_the_cache(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.request_refused("m", "1", "overloaded", 0.002)
+    metrics.request_refused("", "", "model_not_found", 0.001)
+    for result in ("hit", "hit", "miss", "coalesced"):
+        metrics.cache_request("m", "1", result)
+    metrics.set_cache(1234, 5)
+    value = registry.get_sample_value
+    assert value("attnserve_refusal_duration_seconds_sum", {**MODEL, "reason": "overloaded"}) == 0.002
+    assert value("attnserve_refusal_duration_seconds_count", {"model": "unknown", "version": "", "reason": "model_not_found"}) == 1
+    assert [value("attnserve_cache_requests_total", {**MODEL, "result": each}) for each in ("hit", "miss", "coalesced")] == [
+        2,
+        1,
+        1,
+    ]
+    assert (value("attnserve_cache_bytes"), value("attnserve_cache_entries")) == (1234, 5)
 
 
 def test_steps(metrics: Metrics, registry: CollectorRegistry) -> None:

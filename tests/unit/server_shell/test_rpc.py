@@ -62,7 +62,8 @@ async def test_translate(shell: Shell) -> None:
     response = await shell.translation.Translate(Request(text="zwei", options=beam(2)))
     assert response.hypotheses[0].text == "ZWEI"
     (ticket,) = shell.front.tickets
-    assert (ticket.tokens, ticket.terms) == ([*map(ord, "zwei"), END], Terms())
+    assert ticket.tokens == [*map(ord, "zwei"), END]
+    assert ticket.terms == Terms(client=ticket.terms.client)
     assert ticket.options.beam_size == 2
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "Translate", "OK")]
     assert not ticket.cancelled
@@ -70,17 +71,69 @@ async def test_translate(shell: Shell) -> None:
 
 async def test_stream_sends_deltas_then_the_result(shell: Shell) -> None:
     events = [event async for event in shell.translation.TranslateStream(StreamRequest(text="ja"))]
-    assert [event.WhichOneof("event") for event in events] == ["delta", "delta", "result"]
+    assert [event.WhichOneof("event") for event in events] == ["delta", "delta", "delta", "result"]
     assert "".join(event.delta.text for event in events) == "JA" == events[-1].result.hypotheses[0].text
-    assert [event.delta.pieces[0].begin for event in events[:2]] == [0, 1]
+    pieces = [piece for event in events[:-1] for piece in event.delta.pieces]
+    assert pieces == list(events[-1].result.hypotheses[0].pieces)
+    assert [piece.begin for piece in pieces] == [0, 1, 2]
     assert shell.front.tickets[0].terms.is_streamed
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "TranslateStream", "OK")]
 
 
-async def test_stream_of_a_beam_sends_the_result_only(shell: Shell) -> None:
+async def test_a_beam_is_streamed_too(shell: Shell) -> None:
     events = [event async for event in shell.translation.TranslateStream(StreamRequest(text="ja", options=beam(2)))]
-    assert [event.WhichOneof("event") for event in events] == ["result"]
-    assert not shell.front.tickets[0].terms.is_streamed
+    assert "".join(event.delta.text for event in events) == "JA" == events[-1].result.hypotheses[0].text
+    assert shell.front.tickets[0].terms.is_streamed
+
+
+async def test_unknown_symbols_are_copied(shell: Shell) -> None:
+    events = [event async for event in shell.translation.TranslateStream(StreamRequest(text="a?b?"))]
+    result = events[-1].result.hypotheses[0]
+    assert "".join(event.delta.text for event in events) == "A?B?" == result.text
+    assert [piece for event in events[:-1] for piece in event.delta.pieces] == list(result.pieces)
+    assert [piece.copied_from if piece.HasField("copied_from") else None for piece in result.pieces] == [None, 1, None, 3, None]
+
+
+async def test_priority(shell: Shell) -> None:
+    await shell.translation.Translate(Request(text="a", priority=-2))
+    assert shell.front.tickets[0].terms.priority == -2
+    for method, kind in ((shell.translation.Translate, Request), (shell.translation.TranslateStream, StreamRequest)):
+        call = method(kind(text="a", priority=3))
+        error = await failure(call if kind is Request else call.read())
+        assert detail(error, error_details_pb2.BadRequest()).field_violations[0].field == "priority"
+
+
+async def test_client(shell: Shell) -> None:
+    for metadata in ((), (("x-client-id", "me-1"),), (("x-client-id", "with space"),), (("x-client-id", "x" * 129),)):
+        await shell.translation.Translate(Request(text="a"), metadata=metadata)
+    connection, named, *others = [ticket.terms.client for ticket in shell.front.tickets]
+    assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", connection)
+    assert named == "me-1"
+    assert set(others) == {connection}
+    own_connection = [("grpc.use_local_subchannel_pool", 1)]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{shell.port}", options=own_connection) as channel:
+        await channel.unary_unary(TRANSLATE)(Request(text="a").SerializeToString())
+    assert shell.front.tickets[-1].terms.client not in ("", connection)
+
+
+def prefixed(prefix: str, **options: Any) -> decoding_pb2.DecodeOptions:
+    return decoding_pb2.DecodeOptions(prefix=prefix, **options)
+
+
+async def test_prefix(shell: Shell) -> None:
+    await shell.translation.Translate(Request(text="abc", options=prefixed("AB")))
+    assert shell.front.tickets[0].options.prefix == (ord("A"), ord("B"))
+    for bad in (prefixed(" "), prefixed("Aα"), prefixed("AB", max_tokens=2), prefixed("\u200b"), prefixed("x" * 64)):
+        error = await failure(shell.translation.Translate(Request(text="abc", options=bad)))
+        assert detail(error, error_details_pb2.BadRequest()).field_violations[0].field == "options.prefix"
+
+
+async def test_prefix_counts_as_text(make_shell: ShellFactory) -> None:
+    shell = await make_shell(Front(Model(max_target_tokens=2000)), max_text_chars=1000)
+    await shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 600)))
+    assert shell.front.models()[0].translator.threads[0].startswith("tokenizer")
+    error = await failure(shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 601))))
+    assert error.details() == "options.prefix must have at most 600 characters beside this text; it has 601"
 
 
 async def test_long_texts_are_tokenized_in_a_thread(shell: Shell) -> None:
@@ -345,6 +398,9 @@ class Context:
 
     def time_remaining(self) -> float | None:
         return self.remaining_s
+
+    def peer(self) -> str:
+        return "made-up:1"
 
     def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
         return (("x-request-id", "made-up"),)

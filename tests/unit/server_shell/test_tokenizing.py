@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 
 import pytest
@@ -25,16 +26,20 @@ class SlowTranslator(Translator):
         return super().encode(text)
 
 
+async def encode(tokenizing: Tokenizing, translator: Translator, text: str) -> Source:
+    return await tokenizing.run(len(text), functools.partial(translator.encode, text))
+
+
 async def test_long_texts_wait_in_a_bounded_queue() -> None:
     tokenizing, translator = Tokenizing(), SlowTranslator()
-    waiting = [asyncio.ensure_future(tokenizing.encode(translator, LONG)) for _ in range(MAX_PENDING)]
+    waiting = [asyncio.ensure_future(encode(tokenizing, translator, LONG)) for _ in range(MAX_PENDING)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
-        await tokenizing.encode(translator, LONG)
+        await encode(tokenizing, translator, LONG)
     for task in waiting[10:]:
         task.cancel()  # their clients left: those without a thread yet give up their places
     await asyncio.sleep(0)
-    late = asyncio.ensure_future(tokenizing.encode(translator, LONG))
+    late = asyncio.ensure_future(encode(tokenizing, translator, LONG))
     await asyncio.sleep(0)
     translator.may_go_on.set()
     for task in (*waiting[:10], late):
@@ -45,6 +50,6 @@ async def test_long_texts_wait_in_a_bounded_queue() -> None:
 
 async def test_short_texts_need_no_place() -> None:
     tokenizing, translator = Tokenizing(), Translator()
-    await asyncio.gather(*(tokenizing.encode(translator, "short") for _ in range(MAX_PENDING * 2)))
+    await asyncio.gather(*(encode(tokenizing, translator, "short") for _ in range(MAX_PENDING * 2)))
     assert set(translator.threads) == {"MainThread"}
     tokenizing.close()

@@ -14,11 +14,30 @@ import typer
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import output
-from attnserve_client.cli.options import Address, AsJson, BeamSize, LengthPenalty, MaxInFlight, ModelId, Timeout
+from attnserve_client.cli.options import (
+    Address,
+    AsJson,
+    BeamSize,
+    CoveragePenalty,
+    LengthPenalty,
+    MaxInFlight,
+    MaxTokens,
+    MinTokens,
+    ModelId,
+    NoRepeatNgram,
+    RepetitionPenalty,
+    Sample,
+    Seed,
+    SplitSentences,
+    Temperature,
+    Timeout,
+    TopK,
+    TopP,
+)
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
-from attnserve_client.options import DecodeKeywords
+from attnserve_client.options import RequestKeywords
 from attnserve_client.types import Task
 
 app = typer.Typer(help="Score a model's answers through a running server.", no_args_is_help=True)
@@ -44,6 +63,17 @@ def evaluate_translation(
     model: ModelId = "",
     beam_size: BeamSize = None,
     length_penalty: LengthPenalty = None,
+    coverage_penalty: CoveragePenalty = None,
+    max_tokens: MaxTokens = None,
+    min_tokens: MinTokens = None,
+    no_repeat_ngram: NoRepeatNgram = None,
+    repetition_penalty: RepetitionPenalty = None,
+    sample: Sample = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    split_sentences: SplitSentences = False,
     limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N sentences.")] = None,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 64,
@@ -52,14 +82,27 @@ def evaluate_translation(
     """Translate a file and score it: one JSON object, indented unless --json asks for one line.
 
     bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the pieces of the best answers, end symbols
-    included.
+    included. Decode options are a part of it, where they were given; one --seed is that of every sentence.
     """
     if (source is None) != (reference is None):
         raise typer.BadParameter("--source and --reference go together")
     if source is None and data is None:
         raise typer.BadParameter("give --source and --reference, or the folder of data sets with --data or ATTNSERVE_DATA")
     evaluation.require_sacrebleu()
-    keywords: DecodeKeywords = {"beam_size": beam_size, "length_penalty": length_penalty}
+    keywords: RequestKeywords = {
+        "beam_size": beam_size,
+        "length_penalty": length_penalty,
+        "coverage_penalty": coverage_penalty,
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "no_repeat_ngram_size": no_repeat_ngram,
+        "repetition_penalty": repetition_penalty,
+        "temperature": 1.0 if sample and temperature is None else temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "split_sentences": split_sentences,
+    }
     with Client(address, timeout=timeout) as client:
         if source is None or reference is None:
             source, reference = _files_of_split(client, data or Path(), split, model)
@@ -71,7 +114,7 @@ def evaluate_translation(
 
 
 def _evaluated(
-    client: Client, sources: list[str], references: list[str], model: str, max_in_flight: int, keywords: DecodeKeywords
+    client: Client, sources: list[str], references: list[str], model: str, max_in_flight: int, keywords: RequestKeywords
 ) -> dict[str, Any]:
     """Translates and scores; returns the command's result."""
     texts: list[str] = []
@@ -86,7 +129,9 @@ def _evaluated(
             advance()
     seconds = time.monotonic() - start
     counts = {"seconds": round(seconds, 3), "tokens": num_tokens, "sentences": len(texts), "model": answered_by}
-    return {**dataclasses.asdict(evaluation.score(texts, references)), **counts, **keywords}
+    always = ("beam_size", "length_penalty")
+    options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
+    return {**dataclasses.asdict(evaluation.score(texts, references)), **counts, **options}
 
 
 def _files_of_split(client: Client, data: Path, split: str, model: str) -> tuple[Path, Path]:

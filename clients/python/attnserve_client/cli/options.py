@@ -18,5 +18,31 @@ LengthPenalty = Annotated[
     typer.Option("--length-penalty", metavar="X", help="Exponent of the length that scores are divided by."),
 ]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Pieces of an answer at most.")]
+MinTokens = Annotated[int | None, typer.Option("--min-tokens", metavar="N", help="Pieces of an answer at least.")]
+CoveragePenalty = Annotated[
+    float | None,
+    typer.Option("--coverage-penalty", metavar="X", help="Weight of the coverage penalty: prefer answers that leave nothing out."),
+]
+NoRepeatNgram = Annotated[
+    int | None, typer.Option("--no-repeat-ngram", metavar="N", help="No N pieces in a row twice in an answer; 0 allows all.")
+]
+RepetitionPenalty = Annotated[
+    float | None,
+    typer.Option("--repetition-penalty", metavar="X", help="Above 1: pieces that are there already become less probable."),
+]
+SplitSentences = Annotated[
+    bool, typer.Option("--split-sentences", help="Translate each sentence of a text by itself, and join the answers.")
+]
+Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; so do the next four.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", metavar="X", help="Below 1 the probable becomes more so, above 1 less. [server: 1]")
+]
+TopK = Annotated[int | None, typer.Option("--top-k", metavar="N", help="Draw from the N most probable pieces only; 0 for all.")]
+TopP = Annotated[
+    float | None, typer.Option("--top-p", metavar="X", help="Draw from the fewest pieces only that have this probability together.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed, the same answer.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="What each answer must begin with.")]
+Priority = Annotated[int, typer.Option("--priority", metavar="N", help="From -2 to 2, higher is sooner.")]
 MaxInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Texts under way at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -15,10 +15,31 @@ from rich.console import Console
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import attention as attention_output
 from attnserve_client.cli import output
-from attnserve_client.cli.options import Address, AsJson, BeamSize, LengthPenalty, MaxInFlight, MaxTokens, ModelId, Timeout
+from attnserve_client.cli.options import (
+    Address,
+    AsJson,
+    BeamSize,
+    CoveragePenalty,
+    LengthPenalty,
+    MaxInFlight,
+    MaxTokens,
+    MinTokens,
+    ModelId,
+    NoRepeatNgram,
+    Prefix,
+    Priority,
+    RepetitionPenalty,
+    Sample,
+    Seed,
+    SplitSentences,
+    Temperature,
+    Timeout,
+    TopK,
+    TopP,
+)
 from attnserve_client.client import Client
 from attnserve_client.lines import translate_lines
-from attnserve_client.options import DecodeKeywords
+from attnserve_client.options import RequestKeywords
 from attnserve_client.types import Translation, TranslationDelta
 
 
@@ -34,7 +55,19 @@ def translate(
         int | None, typer.Option("--num-hypotheses", metavar="N", help="Answers to each text: rank, score and text of each.")
     ] = None,
     length_penalty: LengthPenalty = None,
+    coverage_penalty: CoveragePenalty = None,
     max_tokens: MaxTokens = None,
+    min_tokens: MinTokens = None,
+    no_repeat_ngram: NoRepeatNgram = None,
+    repetition_penalty: RepetitionPenalty = None,
+    sample: Sample = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    seed: Seed = None,
+    prefix: Prefix = None,
+    split_sentences: SplitSentences = False,
+    priority: Priority = 0,
     attention: Annotated[
         Path | None, typer.Option("--attention", metavar="FILE.png", help="Draw the attention into a file, and show it.")
     ] = None,
@@ -50,12 +83,25 @@ def translate(
         raise typer.BadParameter("a file for the attention goes with exactly one TEXT", param_hint="--attention")
     if stream and (attention is not None or show_attention):
         raise typer.BadParameter("a stream shows no attention", param_hint="--stream")
-    keywords: DecodeKeywords = {
+    if sample and temperature is None:
+        temperature = 1.0
+    keywords: RequestKeywords = {
         "beam_size": beam_size,
         "num_hypotheses": num_hypotheses,
         "length_penalty": length_penalty,
+        "coverage_penalty": coverage_penalty,
         "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "no_repeat_ngram_size": no_repeat_ngram,
+        "repetition_penalty": repetition_penalty,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+        "prefix": prefix,
         "return_attention": attention is not None or show_attention,
+        "split_sentences": split_sentences,
+        "priority": priority,
     }
     lines: Iterable[str] = sys.stdin if reads_lines else texts or ()
     with Client(address, timeout=timeout) as client:
@@ -87,7 +133,7 @@ def _print_answer(answer: Translation | None, num_hypotheses: int, as_json: bool
             print(f"{rank}\t{hypothesis.score:.4f}\t{hypothesis.text}", flush=True)
 
 
-def _print_streams(client: Client, lines: Iterable[str], model: str, keywords: DecodeKeywords, as_json: bool) -> None:
+def _print_streams(client: Client, lines: Iterable[str], model: str, keywords: RequestKeywords, as_json: bool) -> None:
     """Streams one text after the other."""
     for line in lines:
         text = line.strip()
@@ -99,7 +145,7 @@ def _print_streams(client: Client, lines: Iterable[str], model: str, keywords: D
             elif isinstance(event, TranslationDelta):
                 sent += event.text
                 print(event.text, end="", flush=True)
-            elif not sent:  # beams come as a whole
+            elif not sent:  # from a server that sends beams as a whole
                 print(event.text, end="", flush=True)
         if not as_json:
             print(flush=True)

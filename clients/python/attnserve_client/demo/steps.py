@@ -20,9 +20,11 @@ _SENTENCES = {
         "A brown dog carries a tennis ball across the wet lawn.",
         "Two children are building a sand castle on the beach.",
         "A woman in a red coat is waiting for the bus in the rain.",
+        "An old man plays the guitar on a bench in the park.",
+        "A boy jumps into the lake. Two girls are watching him.\n\nA dog is sleeping under a tree.",
     ),
 }
-"""Of each source language, one sentence for each step below."""
+"""Of each source language, a text for each step below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +83,43 @@ def translate_with_beams(stage: Stage) -> None:
 
 
 def translate_streamed(stage: Stage) -> None:
-    """Pieces as they come."""
+    """Pieces as they come, of greedy search, and of a beam as soon as all of it agrees on them."""
     text = _sentence(stage, 2)
     stage.console.print(Text(f"   {text}"))
+    _print_stream(stage, text, beam_size=1)
+    _print_stream(stage, text, beam_size=4)
+
+
+def translate_sampled(stage: Stage) -> None:
+    """Three draws; the seed makes them the same ones every time."""
+    text = _sentence(stage, 3)
+    stage.console.print(Text(f"   {text}"))
+    sampled = stage.client.translate(text, model=stage.model_id, num_hypotheses=3, temperature=0.8, top_p=0.9, seed=7)
+    for hypothesis in sampled.hypotheses:
+        stage.console.print(Text.assemble((" → ", "dim"), (hypothesis.text, "bold green")))
+
+
+def translate_paragraphs(stage: Stage) -> None:
+    """A text of several sentences, each translated by itself; what stands between them stays."""
+    text = _sentence(stage, 4)
+    translation = stage.client.translate(text, model=stage.model_id, split_sentences=True, beam_size=5)
+    stage.console.print(Text(_indented(text)))
+    stage.console.print(Text(_indented(translation.text), "bold green"))
+
+
+def _print_stream(stage: Stage, text: str, beam_size: int) -> None:
+    """Prints the parts of one stream with dots between them.
+
+    Raises:
+        ToolError: there are none.
+    """
     stage.console.print(Text(" → ", "dim"), end="")
     num_parts = 0
-    for event in stage.client.translate_stream(text, model=stage.model_id):
+    for event in stage.client.translate_stream(text, model=stage.model_id, beam_size=beam_size):
         if isinstance(event, TranslationDelta) and event.text:
             stage.console.print(Text(event.text, "bold green"), Text("·", "dim"), end="", sep="")
             num_parts += 1
-    stage.console.print(Text(f"  {num_parts} parts", "dim"))
+    stage.console.print(Text(f"  {num_parts} parts, beam {beam_size}", "dim"))
     if not num_parts:
         raise ToolError(f"{stage.model_id} streamed nothing")
 
@@ -99,6 +128,8 @@ STEPS = (
     Step(Task.TRANSLATION, "one call, with its alignment", translate_with_attention),
     Step(Task.TRANSLATION, "beam 5, the three best with their scores", translate_with_beams),
     Step(Task.TRANSLATION, "streamed, piece by piece", translate_streamed),
+    Step(Task.TRANSLATION, "drawn at random, with a seed", translate_sampled),
+    Step(Task.TRANSLATION, "two paragraphs, sentence by sentence", translate_paragraphs),
 )
 
 
@@ -107,6 +138,10 @@ def _sentence(stage: Stage, index: int) -> str:
     if language not in _SENTENCES:
         raise ToolError(f"the demo has no sentences for {stage.model_id}, which reads {language or 'no language that it names'}")
     return _SENTENCES[language][index]
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"   {line}" if line else "" for line in text.splitlines())
 
 
 def _print_pair(stage: Stage, source: str, target: str) -> None:

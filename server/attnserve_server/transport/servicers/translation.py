@@ -1,21 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TranslationService: checks a request, tokenizes it, hands it to the front, and makes its answer. Must not import grpc."""
+"""TranslationService: checks a request, tokenizes it, hands it to the front, and makes its answer. Must not import grpc.
+
+A text that is split into sentences is as many requests to the front, which are answered and fail together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+import asyncio
+import functools
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 
 from attnserve.v1 import manifest_pb2, translation_pb2
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import DecodeOptions
-from attnserve_server.transport.answers import Admitted, translate_response, translation_delta
-from attnserve_server.transport.convert import check_text, decode_options
-from attnserve_server.transport.interface import AnyFront, ServedModel, Ticket
+from attnserve_server.request import DecodeOptions, RequestFinished
+from attnserve_server.transport import convert, joining
+from attnserve_server.transport.answers import Admitted, Deltas, translate_response
+from attnserve_server.transport.interface import AnyFront, Prefix, ServedModel, Ticket, TranslationTask
+from attnserve_server.transport.joining import Part
 from attnserve_server.transport.rpc import Call
 from attnserve_server.transport.tokenizing import Tokenizing
 
 AnyRequest = translation_pb2.TranslateRequest | translation_pb2.TranslateStreamRequest
 StreamResponses = AsyncGenerator[translation_pb2.TranslateStreamResponse, None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """A request that keeps all rules for which it need not be tokenized."""
+
+    model: ServedModel
+    options: DecodeOptions
+    priority: int
 
 
 class TranslationServicer:
@@ -32,37 +48,82 @@ class TranslationServicer:
 
     async def translate(self, request: translation_pb2.TranslateRequest, call: Call) -> translation_pb2.TranslateResponse:
         """Answers when the whole translation stands."""
-        model, options = self._check(request, call)
-        admitted, ticket = await self._submit(request, call, model, options)
-        finished = await ticket.result()
-        return translate_response(admitted, finished)
+        admitted, tickets = await self._submit(request, call, is_streamed=False)
+        return translate_response(admitted, await _results(tickets))
 
     async def translate_stream(self, request: translation_pb2.TranslateStreamRequest, call: Call) -> StreamResponses:
-        """Yields parts of a greedy translation as they come, then the whole answer; of a beam search the answer alone."""
-        model, options = self._check(request, call)
-        is_streamed = options.beam_size == 1
-        admitted, ticket = await self._submit(request, call, model, options, is_streamed)
-        if is_streamed:
-            renderer = model.translator.stream()
-            async for tokens in ticket.deltas():
-                text, pieces = renderer.push(tokens)
+        """Yields parts of the translation as they become certain, then the whole answer."""
+        admitted, tickets = await self._submit(request, call, is_streamed=True)
+        results = asyncio.ensure_future(_results(tickets))
+        results.add_done_callback(functools.partial(_fail_together, call))
+        try:
+            deltas = Deltas()
+            for part, ticket in zip(admitted.parts, tickets, strict=True):
+                deltas.begin(part)
+                renderer = admitted.model.translator.stream(part.source.pieces)
+                async for event in ticket.deltas():
+                    text, pieces = renderer.push(event.tokens, event.copied_from)
+                    if text or pieces:
+                        yield deltas.message(text, pieces)
+                best = (await _own_or_first_error(ticket, results)).hypotheses[0]
+                text, pieces = renderer.finish(best.tokens, best.copied_from)
                 if text or pieces:
-                    yield translation_delta(text, pieces)
-        finished = await ticket.result()
-        yield translation_pb2.TranslateStreamResponse(result=translate_response(admitted, finished))
+                    yield deltas.message(text, pieces)
+            yield translation_pb2.TranslateStreamResponse(result=translate_response(admitted, await results))
+        finally:
+            results.cancel()
 
-    def _check(self, request: AnyRequest, call: Call) -> tuple[ServedModel, DecodeOptions]:
-        """Returns the model and the options of a request that keeps all rules but the model's limit of pieces."""
+    def _check(self, request: AnyRequest, call: Call) -> _Checked:
         model: ServedModel = self._front.resolve(request.model, request.version)
         call.model = model
         if model.manifest.task != manifest_pb2.TASK_TRANSLATION:
             raise InvalidRequest(f"the model {model.id} does not translate", field="model")
-        check_text(request.text, self._max_text_chars)
-        return model, decode_options(request.options, model)
+        text = convert.check_text(request.text, self._max_text_chars)
+        convert.check_prefix(request.options.prefix, self._max_text_chars - len(text))
+        return _Checked(model, convert.decode_options(request.options, model), convert.check_priority(request.priority))
 
-    async def _submit(
-        self, request: AnyRequest, call: Call, model: ServedModel, options: DecodeOptions, is_streamed: bool = False
-    ) -> tuple[Admitted, Ticket]:
-        source = await self._tokenizing.encode(model.translator, request.text)
-        ticket = call.submit(self._front, model, source.tokens, options, is_streamed)
-        return Admitted(model, source, options, call.received_at, ticket.received_at), ticket
+    async def _submit(self, request: AnyRequest, call: Call, is_streamed: bool) -> tuple[Admitted, list[Ticket]]:
+        checked = self._check(request, call)
+        model, options, asked = checked.model, checked.options, request.options.prefix
+        read = functools.partial(_read, model.translator, request.text, asked, request.split_sentences)
+        parts, prefix = await self._tokenizing.run(len(request.text) + len(asked), read)
+        if prefix is not None:
+            options = convert.with_prefix(options, prefix, model)
+        joining.check_attention(parts, options, model)
+        terms = call.terms(is_streamed=is_streamed, priority=checked.priority)
+        convert.check_lengths([part.source for part in parts], model)
+        tickets = [
+            call.submit(self._front, model, part.source.tokens, convert.of_sentence(options, index), terms)
+            for index, part in enumerate(parts)
+        ]
+        return Admitted(model, parts, options, call.received_at, tickets[0].received_at), tickets
+
+
+def _read(task: TranslationTask, text: str, prefix: str, is_split: bool) -> tuple[list[Part], Prefix | None]:
+    """Splits and tokenizes."""
+    if is_split:
+        sentences = convert.check_sentences(task.split(text))
+        parts = [Part(task.encode(each.text), each.begin, each.gap) for each in sentences]
+    else:
+        parts = [Part(task.encode(text))]
+    return parts, task.encode_prefix(prefix) if prefix else None
+
+
+async def _results(tickets: Sequence[Ticket]) -> list[RequestFinished]:
+    """Returns all answers; raises the first error as soon as it is there."""
+    if len(tickets) == 1:
+        return [await tickets[0].result()]
+    return await asyncio.gather(*(ticket.result() for ticket in tickets))
+
+
+def _fail_together(call: Call, results: asyncio.Future[list[RequestFinished]]) -> None:
+    """With one part that has failed all the others end, so that nobody waits for them."""
+    if not results.cancelled() and results.exception() is not None:
+        call.cancel("error")
+
+
+async def _own_or_first_error(ticket: Ticket, results: asyncio.Future[list[RequestFinished]]) -> RequestFinished:
+    """Returns a ticket's answer; raises the error that all failed by, rather than that the ticket was cancelled for it."""
+    if results.done():
+        results.result()
+    return await ticket.result()

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No field of a request is ignored: each changes what is submitted, or is refused. A field that is added must show up here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from attnserve.v1 import decoding_pb2, translation_pb2
+from attnserve_server.errors import ServiceError
+from attnserve_server.transport.rpc import Call
+from attnserve_server.transport.servicers.translation import TranslationServicer
+from attnserve_server.transport.tokenizing import Tokenizing
+from tests.unit.server_shell.fakes import Front, Model
+
+TEXT = "ab\ncd"
+CHANGES: dict[str, dict[str, Any]] = {
+    "TranslateRequest": {
+        "text": "other",
+        "model": "second",
+        "version": "2",
+        "options": decoding_pb2.DecodeOptions(beam_size=2),
+        "split_sentences": True,
+        "priority": 1,
+    },
+    "DecodeOptions": {
+        "beam_size": 2,
+        "num_hypotheses": 2,
+        "length_penalty": 0.5,
+        "coverage_penalty": 0.5,
+        "max_tokens": 5,
+        "min_tokens": 5,
+        "no_repeat_ngram_size": 2,
+        "repetition_penalty": 1.5,
+        "sampling": decoding_pb2.SamplingOptions(seed=1),
+        "prefix": "X",
+        "return_attention": decoding_pb2.ATTENTION_DETAIL_MEAN,
+    },
+    "SamplingOptions": {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "seed": 4},
+}
+"""For each message, a value of each field that is not its default."""
+
+
+async def submitted(**fields: Any) -> list[Any]:
+    """What reaches the front for a request, or the field that is refused."""
+    front = Front(Model(), Model(version="2"), Model("second"))
+    servicer, call = TranslationServicer(front, Tokenizing(), 1000), Call("id")
+    request = translation_pb2.TranslateRequest(**{"text": TEXT, **fields})
+    try:
+        await servicer.translate(request, call)
+    except ServiceError as error:
+        return [error.field]
+    assert call.model is not None
+    return [(call.model.id, call.model.version, ticket.tokens, ticket.options, ticket.terms) for ticket in front.tickets]
+
+
+def request_of(message: str, name: str, value: Any) -> dict[str, Any]:
+    match message:
+        case "TranslateRequest":
+            return {name: value}
+        case "DecodeOptions":
+            return {"options": decoding_pb2.DecodeOptions(**{name: value})}
+        case _:
+            sampling = decoding_pb2.SamplingOptions(**{"seed": 1, name: value})
+            return {"options": decoding_pb2.DecodeOptions(sampling=sampling)}
+
+
+def test_all_fields_are_known_here() -> None:
+    for message in (translation_pb2.TranslateRequest, decoding_pb2.DecodeOptions, decoding_pb2.SamplingOptions):
+        assert set(message.DESCRIPTOR.fields_by_name) == set(CHANGES[message.DESCRIPTOR.name])
+
+
+def test_a_stream_takes_what_a_single_answer_takes() -> None:
+    unary, stream = translation_pb2.TranslateRequest.DESCRIPTOR, translation_pb2.TranslateStreamRequest.DESCRIPTOR
+    assert [(f.name, f.number, f.type) for f in unary.fields] == [(f.name, f.number, f.type) for f in stream.fields]
+
+
+@pytest.mark.parametrize(("message", "name"), [(message, name) for message, names in CHANGES.items() for name in names])
+async def test_no_field_is_ignored(message: str, name: str) -> None:
+    before = await submitted(**(request_of(message, "seed", 1) if message == "SamplingOptions" else {}))
+    assert before == await submitted(**(request_of(message, "seed", 1) if message == "SamplingOptions" else {}))
+    assert before != await submitted(**request_of(message, name, CHANGES[message][name]))
+
+
+async def test_a_field_that_is_ignored_is_seen() -> None:
+    """What the comparison rests on: two requests that differ in nothing that matters reach the front alike."""
+    assert await submitted() == await submitted(options=decoding_pb2.DecodeOptions(return_attention=1))

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front with made-up workers: order, credits, refusals, deadlines, and what becomes of requests whose worker dies."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from attnserve_server import errors
+from attnserve_server.request import DecodeOptions
+from tests.unit.engine.fronting import WORKER, Bench, failed, produced
+
+BEAM = DecodeOptions(beam_size=4, num_hypotheses=4)
+
+
+@pytest.fixture
+async def bench() -> Bench:
+    return await Bench().start()
+
+
+async def test_a_request_and_its_answer(bench: Bench) -> None:
+    ticket = bench.ask()
+    assert bench.submitted() == [1]
+    bench.finish(1, [4, 5, 3])
+    assert (await ticket.result()).hypotheses[0].tokens == [4, 5, 3]
+    assert bench.value("generated_tokens_total") == 3
+    bench.assert_idle()
+
+
+async def test_stream_gets_its_events(bench: Bench) -> None:
+    ticket = bench.ask(is_streamed=True)
+    bench.say(produced(1, 4, i0=2))
+    bench.say(produced(1, 5), produced(1, 3))
+    bench.finish(1, [4, 5, 3])
+    assert [event async for event in ticket.deltas()] == [produced(1, 4, 5, 3, i0=2)]
+    assert bench.value("inter_token_latency_seconds_count") == 2
+    bench.assert_idle()
+
+
+async def test_worker_is_sent_what_it_has_credit_for(bench: Bench) -> None:
+    for _ in range(10):
+        bench.ask()
+    assert len(bench.submitted()) == 6, "four slots and two more"
+    assert bench.value("queue_length") == 4
+    bench.finish(1)
+    assert bench.submitted() == [1, 2, 3, 4, 5, 6, 7]
+    for number in range(2, 11):
+        bench.finish(number)
+    bench.assert_idle()
+
+
+async def test_large_request_waits_for_room_and_is_not_passed(bench: Bench) -> None:
+    for _ in range(4):
+        bench.ask()
+    bench.ask(options=BEAM)
+    bench.ask()
+    assert len(bench.submitted()) == 4
+    for number in (1, 2):
+        bench.finish(number)
+    assert bench.submitted() == [1, 2, 3, 4, 5]
+
+
+async def test_one_models_queue_is_no_hindrance_to_another() -> None:
+    bench = await Bench(num_models=2).start()
+    for _ in range(50):
+        bench.ask(model=0, options=BEAM)
+    assert bench.value("queue_length", model="model-0") == 49
+    ticket = bench.ask(model=1)
+    assert bench.submitted(model=1) == [51]
+    bench.finish(51, model=1)
+    assert (await ticket.result()).request_id == 51
+    assert bench.value("queue_length", model="model-1") == 0
+
+
+async def test_work_goes_to_who_has_least() -> None:
+    bench = await Bench().start("worker-0.0", "worker-1.0")
+    for _ in range(6):
+        bench.ask()
+    assert sorted(worker for worker, _ in bench.pool.sent) == ["worker-0.0"] * 3 + ["worker-1.0"] * 3
+
+
+async def test_priority_and_clients_order_the_queue(bench: Bench) -> None:
+    for _ in range(6):
+        bench.ask(client="noisy")
+    for _ in range(20):
+        bench.ask(client="noisy")
+    quiet, urgent = bench.ask(client="quiet").job, bench.ask(client="noisy", priority=2).job
+    assert quiet is not None
+    assert urgent is not None
+    for number in (1, 2, 3):
+        bench.finish(number)
+    assert bench.submitted()[-3:] == [urgent.id, quiet.id, 7]
+
+
+async def test_full_queue_refuses_at_once() -> None:
+    bench = await Bench(limit=10).start()
+    for _ in range(6 + 8):
+        bench.ask(client="noisy")
+    with pytest.raises(errors.Overloaded, match="8 requests are waiting, 8 of them") as raised:
+        bench.ask(client="noisy")
+    assert raised.value.retry_after_s is not None
+    assert 0 < raised.value.retry_after_s <= 10
+    bench.ask(client="another")
+    bench.ask(client="third")
+    with pytest.raises(errors.Overloaded):
+        bench.ask(client="fourth")
+    assert bench.value("requests_rejected_total", reason="overloaded") == 2
+    for number in range(1, 18):
+        bench.finish(number)
+    bench.assert_idle()
+
+
+async def test_retry_is_when_there_will_be_room() -> None:
+    bench = await Bench(limit=500).start()
+    for _ in range(406):
+        bench.ask(client="noisy")
+    for number in range(1, 40):
+        await asyncio.sleep(0.005)
+        bench.finish(number)
+    for _ in range(39):
+        bench.ask(client="noisy")
+    with pytest.raises(errors.Overloaded) as raised:
+        bench.ask(client="noisy")
+    assert raised.value.retry_after_s is not None
+    assert 0.2 < raised.value.retry_after_s < 8.0, "a quarter of 400, at 200 a second, or less on a busy machine"
+
+
+async def test_other_refusals(bench: Bench) -> None:
+    with pytest.raises(errors.SequenceTooLong):
+        bench.ask([1] * 60)
+    bench.models[0].ready_workers.clear()
+    with pytest.raises(errors.ModelNotReady):
+        bench.ask()
+    await bench.front.drain(0)
+    with pytest.raises(errors.ShuttingDown):
+        bench.ask()
+    assert bench.value("requests_rejected_total") == 3
+    bench.assert_idle()
+
+
+# --- Giving up ---
+
+
+@pytest.mark.parametrize("where", ["queue", "worker"])
+async def test_client_that_leaves(bench: Bench, where: str) -> None:
+    tickets = [bench.ask(options=BEAM) for _ in range(2)]
+    ticket = tickets[where == "queue"]
+    ticket.cancel("client")
+    with pytest.raises(errors.Cancelled):
+        await ticket.result()
+    if where == "queue":
+        assert bench.cancels() == []
+        assert bench.value("requests_cancelled_total", reason="client") == 1
+        assert bench.value("queue_length") == 0
+        bench.finish(1)
+    else:
+        assert bench.cancels() == [(1, "client")]
+        assert bench.submitted() == [1], "its rows are not free before the worker says so"
+        bench.say(failed(1, "CANCELLED"), client=1)
+        assert bench.value("requests_cancelled_total", reason="client") == 1
+        assert bench.submitted() == [1, 2]
+        bench.finish(2)
+    bench.assert_idle()
+
+
+@pytest.mark.parametrize("where", ["queue", "worker"])
+async def test_deadline_that_passes(bench: Bench, where: str) -> None:
+    deadline = time.monotonic() + 0.03
+    if where == "queue":
+        bench.ask(options=BEAM)
+    ticket = bench.ask(options=BEAM, deadline=deadline)
+    with pytest.raises(errors.DeadlineExceeded):
+        await ticket.result()
+    assert time.monotonic() < deadline + 0.5
+    if where == "queue":
+        assert bench.value("requests_cancelled_total", reason="deadline") == 1
+        bench.finish(1)
+    else:
+        assert bench.cancels() == [(1, "deadline")]
+        bench.say(failed(1, "DEADLINE_EXCEEDED"), deadline=1)
+        assert bench.value("requests_cancelled_total", reason="deadline") == 1
+    bench.assert_idle()
+
+
+async def test_worker_keeps_the_deadline_too(bench: Bench) -> None:
+    deadline = time.monotonic() + 60
+    bench.ask(deadline=deadline)
+    assert bench.submits()[0].request.terms.deadline == deadline
+
+
+async def test_drain_answers_what_was_admitted(bench: Bench) -> None:
+    tickets = [bench.ask(options=BEAM) for _ in range(3)]
+    drain = asyncio.create_task(bench.front.drain(5.0))
+    await asyncio.sleep(0)
+    with pytest.raises(errors.ShuttingDown):
+        bench.ask()
+    for number in (1, 2, 3):
+        bench.finish(number)
+    await drain
+    assert [(await ticket.result()).request_id for ticket in tickets] == [1, 2, 3]
+
+
+async def test_drain_that_takes_too_long(bench: Bench) -> None:
+    tickets = [bench.ask(options=BEAM) for _ in range(3)]
+    await bench.front.drain(0.01)
+    for ticket in tickets:
+        with pytest.raises(errors.ShuttingDown):
+            await ticket.result()
+    assert bench.value("requests_cancelled_total", reason="shutdown") == 3
+    bench.assert_idle()
+
+
+# --- Deadlines that cannot be met ---
+
+
+async def busy(bench: Bench, num_waiting: int, service_s: float = 0.06, num_answers: int = 20) -> int:
+    """A backlog that is served at a steady rate, one row at a time; returns the number of the last request."""
+    for _ in range(6 + num_answers + num_waiting):
+        bench.ask(client="noisy")
+    for number in range(1, num_answers + 1):
+        await asyncio.sleep(0.01)
+        bench.finish(number, service_s=service_s)
+    return 6 + num_answers + num_waiting
+
+
+async def test_unreachable_deadline_is_refused_at_once(bench: Bench) -> None:
+    await busy(bench, num_waiting=50)
+    began = time.monotonic()
+    with pytest.raises(errors.DeadlineUnreachable, match="an answer takes"):
+        bench.ask(client="noisy", deadline=began + 0.1)
+    assert time.monotonic() - began < 0.05
+    assert bench.value("requests_rejected_total", reason="deadline_unreachable") == 1
+    bench.ask(client="noisy", deadline=time.monotonic() + 30)
+    bench.ask(client="noisy")
+    bench.ask(client="noisy", priority=2, deadline=time.monotonic() + 0.5)
+    bench.ask(client="quiet", deadline=time.monotonic() + 0.5)
+
+
+async def test_time_of_service_counts_too(bench: Bench) -> None:
+    await busy(bench, num_waiting=5)
+    with pytest.raises(errors.DeadlineUnreachable):
+        bench.ask(client="quiet", deadline=time.monotonic() + 0.03)
+    bench.ask(client="quiet", options=DecodeOptions(max_tokens=1), deadline=time.monotonic() + 0.03)
+
+
+async def test_without_evidence_nothing_is_refused(bench: Bench) -> None:
+    bench.ask(deadline=time.monotonic() + 0.001)
+    for _ in range(50):
+        bench.ask(client="noisy")
+    bench.ask(client="noisy", deadline=time.monotonic() + 0.01)
+    assert bench.value("requests_rejected_total") == 0
+
+
+async def test_idle_server_refuses_nothing(bench: Bench) -> None:
+    last = await busy(bench, num_waiting=10)
+    for number in range(21, last + 1):
+        bench.finish(number, service_s=100.0)
+    bench.assert_idle()
+    bench.ask(deadline=time.monotonic() + 0.001)
+    assert bench.value("requests_rejected_total") == 0
+    assert bench.submitted()[-1] == last + 1, "it is even tried"
+
+
+async def test_wrong_estimate_does_not_refuse_for_ever(bench: Bench) -> None:
+    last = await busy(bench, num_waiting=50)
+    with pytest.raises(errors.DeadlineUnreachable):
+        bench.ask(client="noisy", deadline=time.monotonic() + 0.02)
+    for number in range(21, last + 1):
+        bench.finish(number)
+    bench.ask(client="noisy", deadline=time.monotonic() + 0.02)
+
+
+async def test_too_late_for_a_worker_is_expired_and_not_sent(bench: Bench) -> None:
+    last = await busy(bench, num_waiting=1, service_s=0.3)
+    late = bench.ask(client="noisy", deadline=time.monotonic() + 0.4)
+    patient = bench.ask(client="noisy")
+    sent = len(bench.submitted())
+    await asyncio.sleep(0.12)
+    bench.finish(21, service_s=0.3)
+    assert late.is_done
+    with pytest.raises(errors.DeadlineExceeded):
+        await late.result()
+    bench.finish(22)
+    assert patient.job is not None
+    assert bench.submitted()[sent:] == [last, patient.job.id]
+    assert bench.value("requests_cancelled_total", reason="deadline") == 1
+    assert bench.value("requests_rejected_total") == 0
+
+
+# --- Workers that die ---
+
+
+async def test_lost_worker_and_its_requests(bench: Bench) -> None:
+    streamed, unary, queued = bench.ask(is_streamed=True), bench.ask(), [bench.ask(options=BEAM) for _ in range(3)]
+    bench.say(produced(1, 4))
+    left = bench.ask()
+    assert left.job is not None
+    bench.lose()
+    with pytest.raises(errors.WorkerLost):
+        await streamed.result()
+    assert not unary.is_done
+    assert bench.value("queue_length") == 5
+    bench.pool.sent.clear()
+    bench.ready("worker-0.1")
+    assert bench.submitted() == [2, 3], "those that it held come first"
+    bench.finish(2)
+    bench.lose("worker-0.1")
+    with pytest.raises(errors.WorkerLost):
+        await queued[0].result()
+    bench.ready("worker-0.2")
+    for number in (4, 5, 6):
+        bench.finish(number)
+    assert [(await ticket.result()).request_id for ticket in (unary, *queued[1:], left)] == [2, 4, 5, 6]
+    bench.assert_idle()
+
+
+async def test_lost_worker_of_a_cancelled_request(bench: Bench) -> None:
+    ticket = bench.ask()
+    ticket.cancel("client")
+    bench.lose()
+    bench.assert_idle()
+
+
+async def test_words_about_unknown_requests_are_nothing(bench: Bench) -> None:
+    bench.finish(77)
+    bench.say(failed(78))
+    bench.say(produced(79, 1), worker=WORKER)
+    bench.assert_idle()

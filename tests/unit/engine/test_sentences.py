@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A text as sentences: nothing of it is lost, and every sentence knows its place."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from attnserve_server.tasks.sentences import Sentence, split
+
+PIECES = ["a", "B", "dog", "Dr.", "z. B.", ".", "!", "?", "...", " ", "  ", "\n", "\n\n", "\r\n", "\t", "\u00a0", "\u3000", "\u2028", "😀", "。", '"', "(", ")", "«", "»", "\ufeff", "\u200b", "\0", "É", "1"]  # fmt: skip
+
+
+def test_sentences_and_what_stands_between() -> None:
+    text = "  A dog runs.  A cat sits!\n\nB\t"
+    assert split(text, "en") == [Sentence("A dog runs.", 2), Sentence("A cat sits!", 15, "  "), Sentence("B", 28, "\n\n")]
+
+
+@pytest.mark.parametrize("text", ["A dog runs.", "  A dog runs. \n", "Dr. Smith runs.", "", " ", "\ufeff", "..."])
+def test_a_text_without_two_sentences_is_as_it_was(text: str) -> None:
+    assert split(text, "en") == [Sentence(text)]
+
+
+def test_what_shows_nothing_is_no_sentence() -> None:
+    assert [each.text for each in split("One. \ufeff\n\n\u200b\n\nTwo.", "en")] == ["One.", "Two."]
+    assert split("One.\n\n\u200b\n\nTwo.", "en")[1].gap == "\n\n\u200b\n\n"
+
+
+def test_language() -> None:
+    text = "Das ist z. B. gut. Ja."
+    assert [each.text for each in split(text, "de-AT")] == ["Das ist z. B. gut.", "Ja."]
+    assert len(split("Eins. Zwei.", "")) == len(split("Eins. Zwei.", "tlh")) == 2
+    assert [each.text for each in split("日本。本当。", "ja")] == ["日本。", "本当。"]
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.one_of(st.lists(st.sampled_from(PIECES), max_size=30).map("".join), st.text(max_size=40)))
+@example("a\r\n\r\nb")
+def test_nothing_is_lost(text: str) -> None:
+    found = split(text, "en")
+    assert found
+    if len(found) == 1:
+        assert found == [Sentence(text)]
+        return
+    for sentence in found:
+        assert text[sentence.begin : sentence.begin + len(sentence.text)] == sentence.text
+        assert sentence.text == sentence.text.strip() != ""
+    begin, end = found[0].begin, found[-1].begin + len(found[-1].text)
+    assert "".join(each.gap + each.text for each in found) == text[begin:end]
+    assert found[0].gap == ""
+    for hidden in (text[:begin], text[end:], *(each.gap for each in found)):
+        assert not any(character.isprintable() and not character.isspace() for character in hidden)

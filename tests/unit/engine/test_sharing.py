@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models share a worker's time, however long their steps are: the policy alone, and the worker's loop with made-up engines."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from attnserve_server.engine.worker import Worker
+from attnserve_server.scheduling.sharing import TimeSharing
+from tests.unit.engine.fakes import Clock
+
+
+def test_time_is_shared_and_not_turns() -> None:
+    sharing, used = TimeSharing(), [0.0, 0.0, 0.0]
+    steps = [0.010, 0.001, 0.003]
+    for _ in range(3000):
+        engine = sharing.choose([0, 1, 2])
+        used[engine] += steps[engine]
+        sharing.charge(engine, steps[engine])
+        assert max(used) - min(used) <= 0.011
+    assert min(used) > 1.0
+
+
+def test_idling_hoards_no_time() -> None:
+    sharing = TimeSharing()
+    for _ in range(100):
+        sharing.charge(sharing.choose([0]), 1.0)
+    turns = []
+    for _ in range(10):
+        turns.append(sharing.choose([0, 1]))
+        sharing.charge(turns[-1], 1.0)
+    assert turns.count(1) == 5
+
+
+def test_time_used_alone_is_held_against_nobody() -> None:
+    sharing = TimeSharing()
+    for engine in (0, 1):
+        for _ in range(1000 if engine == 0 else 10):
+            sharing.charge(sharing.choose([engine]), 1.0)
+    turns = []
+    for _ in range(10):
+        turns.append(sharing.choose([0, 1]))
+        sharing.charge(turns[-1], 1.0)
+    assert turns.count(0) == pytest.approx(5, abs=1)
+
+
+def test_coming_and_going_wins_nothing() -> None:
+    """An engine with long steps that is idle after each of them still gets half of the time."""
+    sharing, used = TimeSharing(), [0.0, 0.0]
+    has_long_work, waited = True, 0
+    for _ in range(5000):
+        engine = sharing.choose([0, 1] if has_long_work else [1])
+        seconds = 0.010 if engine == 0 else 0.001
+        used[engine] += seconds
+        sharing.charge(engine, seconds)
+        waited = 0 if engine == 0 else waited + 1
+        has_long_work = engine != 0
+    assert used[0] == pytest.approx(used[1], rel=0.1)
+
+
+class MadeUpEngine:
+    """Steps that take so long, while it has work."""
+
+    def __init__(self, clock: Clock, step_s: float) -> None:
+        self.clock, self.step_s, self.used_s, self.num_steps = clock, step_s, 0.0, 0
+        self.has_work = True
+
+    def step(self) -> list[Any]:
+        self.clock.now += self.step_s
+        self.used_s += self.step_s
+        self.num_steps += 1
+        return []
+
+    def stats(self) -> None:
+        return None
+
+
+def make_worker(clock: Clock, *engines: MadeUpEngine) -> Any:
+    worker: Any = Worker("nowhere", "worker-0.0", clock)
+    worker._engines, worker._pending = list(engines), [[] for _ in engines]
+    worker._reported_at = [clock.now for _ in engines]
+    worker._socket = SimpleNamespace(send=lambda _: None)
+    return worker
+
+
+def test_models_share_a_worker() -> None:
+    clock = Clock()
+    slow, fast = MadeUpEngine(clock, 0.010), MadeUpEngine(clock, 0.001)
+    worker = make_worker(clock, slow, fast)
+    for _ in range(2000):
+        worker._step()
+    assert slow.used_s == pytest.approx(fast.used_s, rel=0.02)
+    assert fast.num_steps == pytest.approx(10 * slow.num_steps, rel=0.02)
+
+
+def test_nobody_waits_longer_than_one_step_of_the_other() -> None:
+    clock = Clock()
+    slow, fast = MadeUpEngine(clock, 0.010), MadeUpEngine(clock, 0.001)
+    worker = make_worker(clock, slow, fast)
+    fast.has_work = False
+    for _ in range(100):
+        worker._step()
+    fast.has_work = True
+    before = slow.num_steps
+    for _ in itertools.count():
+        worker._step()
+        if fast.num_steps:
+            break
+    assert slow.num_steps <= before + 1
+
+
+def test_worker_without_work_steps_nothing() -> None:
+    clock = Clock()
+    engine = MadeUpEngine(clock, 1.0)
+    engine.has_work = False
+    make_worker(clock, engine)._step()
+    make_worker(clock)._step()
+    assert engine.num_steps == 0

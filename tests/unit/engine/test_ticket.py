@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ticket: its events in order and joined where they have piled up, its deadline, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from attnserve_server.engine.ticket import Ticket, joined
+from attnserve_server.errors import Cancelled, ServiceError
+from attnserve_server.request import FinishReason, Hypothesis, RequestFinished, Terms, TokensProduced
+
+
+class Leaving:
+    """Notes who left, and why."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def __call__(self, ticket: Ticket, reason: str) -> None:
+        self.reasons.append(reason)
+        ticket.fail(Cancelled("left"))
+
+
+def make(leaving: Leaving | None = None, **terms: Any) -> Ticket:
+    return Ticket(Terms(**terms), time.monotonic(), leaving or Leaving())
+
+
+def produced(*tokens: int, **copied: int) -> TokensProduced:
+    return TokensProduced(1, list(tokens), {int(index[1:]): origin for index, origin in copied.items()})
+
+
+def answer(*tokens: int) -> RequestFinished:
+    return RequestFinished(1, [Hypothesis(list(tokens), -1.0, FinishReason.STOP)], 0.0, 0.0, 0.0, 0.0, len(tokens))
+
+
+async def collect(ticket: Ticket) -> list[TokensProduced]:
+    return [event async for event in ticket.deltas()]
+
+
+async def test_events_come_one_by_one_to_who_is_quick() -> None:
+    ticket = make()
+    reader = asyncio.create_task(collect(ticket))
+    for token in (5, 6, 7):
+        await asyncio.sleep(0.001)
+        ticket.deliver(produced(token))
+    await asyncio.sleep(0.001)
+    ticket.finish(answer(5, 6, 7))
+    assert await reader == [produced(5), produced(6), produced(7)]
+    assert (await ticket.result()).hypotheses[0].tokens == [5, 6, 7]
+
+
+async def test_events_that_piled_up_are_one() -> None:
+    ticket = make()
+    ticket.deliver(produced(5, 6, i1=3))
+    ticket.deliver(produced(7, i0=4))
+    ticket.deliver(produced(8))
+    events = ticket.deltas()
+    assert await anext(events) == produced(5, 6, 7, 8, i1=3, i2=4)
+    ticket.deliver(produced(9, i0=1))
+    ticket.finish(answer(5, 6, 7, 8, 9))
+    assert await anext(events) == produced(9, i0=1)
+    with pytest.raises(StopAsyncIteration):
+        await anext(events)
+
+
+async def test_what_was_delivered_comes_before_the_failure() -> None:
+    ticket = make()
+    ticket.deliver(produced(5))
+    ticket.fail(ServiceError("broken"))
+    ticket.deliver(produced(6))
+    assert await collect(ticket) == [produced(5)]
+    with pytest.raises(ServiceError, match="broken"):
+        await ticket.result()
+
+
+async def test_stream_without_tokens_ends() -> None:
+    ticket = make()
+    ticket.finish(answer())
+    assert await collect(ticket) == []
+
+
+def test_joined_leaves_its_parts_alone() -> None:
+    first, second = produced(1, i0=9), produced(2, i0=8)
+    assert joined(first, second) == produced(1, 2, i0=9, i1=8)
+    assert (first, second) == (produced(1, i0=9), produced(2, i0=8))
+
+
+async def test_deadline_is_kept() -> None:
+    leaving = Leaving()
+    ticket = make(leaving, deadline=time.monotonic() + 0.02)
+    with pytest.raises(Cancelled):
+        await ticket.result()
+    assert leaving.reasons == ["deadline"]
+    assert make(leaving, deadline=time.monotonic() - 1).is_done is False, "not before the loop runs"
+    await asyncio.sleep(0.001)
+    assert leaving.reasons == ["deadline"] * 2
+
+
+async def test_deadline_of_what_is_done_is_nothing() -> None:
+    leaving = Leaving()
+    ticket = make(leaving, deadline=time.monotonic() + 0.01)
+    ticket.finish(answer(1))
+    await asyncio.sleep(0.03)
+    assert leaving.reasons == []
+
+
+async def test_cancel_is_idempotent() -> None:
+    leaving = Leaving()
+    ticket = make(leaving)
+    ticket.cancel("client")
+    ticket.cancel("client")
+    ticket.finish(answer(1))
+    assert leaving.reasons == ["client"]
+    done = make(leaving)
+    done.finish(answer(1))
+    done.cancel("client")
+    assert leaving.reasons == ["client"]

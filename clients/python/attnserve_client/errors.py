@@ -87,6 +87,10 @@ class DeadlineExceeded(AttnserveError):
     default_code = "DEADLINE_EXCEEDED"
 
 
+class DeadlineUnreachable(DeadlineExceeded):
+    """The server refused at once: it could not have answered within the timeout."""
+
+
 class Cancelled(AttnserveError):
     """The call was cancelled."""
 
@@ -112,6 +116,7 @@ BY_REASON: dict[str, type[AttnserveError]] = {
     "WORKER_LOST": WorkerLost,
     "OVERLOADED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "DEADLINE_UNREACHABLE": DeadlineUnreachable,
     "CANCELLED": Cancelled,
     "EXECUTION_FAILED": ExecutionFailed,
 }

@@ -8,22 +8,20 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from attnserve_server.request import DecodeOptions
-
 _LEAST_COVERAGE = 1e-9
 """A source token that was never looked at would make the score minus infinity."""
 
 
-def score(total: float, num_tokens: int, options: DecodeOptions, covered: npt.NDArray[np.float64] | None = None) -> float:
-    """Returns ``total / num_tokens ** length_penalty + coverage_penalty * sum(log(min(covered, 1)))``.
+def normalize(total: float, num_tokens: int, length_penalty: float) -> float:
+    """The sum of log-probabilities over the length, end symbol included, to the power of the penalty."""
+    return total / math.pow(num_tokens, length_penalty)
+
+
+def coverage_term(covered: npt.NDArray[np.float64], coverage_penalty: float) -> float:
+    """Equation 14: ``coverage_penalty * sum(log(min(covered, 1)))``.
 
     Args:
-        total: sum of natural log-probabilities, the end symbol's included.
-        num_tokens: length, the end symbol included.
-        options: the two penalties.
-        covered: (num_source,), the attention that each source token has received; needed where there is a coverage penalty.
+        covered: (num_source,), the attention that each source token has received.
+        coverage_penalty: its weight.
     """
-    value = total / math.pow(num_tokens, options.length_penalty)
-    if covered is not None:
-        value += options.coverage_penalty * float(np.log(np.clip(covered, _LEAST_COVERAGE, 1.0)).sum())
-    return value
+    return coverage_penalty * float(np.log(np.clip(covered, _LEAST_COVERAGE, 1.0)).sum())

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from attnserve_server.decoding.candidates import Stream, draw, top
 from attnserve_server.decoding.rules import Row, Rules
-from attnserve_server.decoding.scoring import score
+from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 
 MAX_CANDIDATES_PER_BEAM = 2
@@ -62,6 +62,8 @@ class Finished:
     path: Path
     score: float
     reason: FinishReason
+    coverage: float = 0.0
+    """What of the score is the coverage penalty."""
 
 
 class Search(abc.ABC):
@@ -143,8 +145,9 @@ class Search(abc.ABC):
         return True
 
     def _finish(self, path: Path, reason: FinishReason) -> None:
-        covered = self._coverage(path) if self._options.coverage_penalty and self._coverage else None
-        self.finished.append(Finished(path, score(path.total, len(path.tokens), self._options, covered), reason))
+        value, weight = normalize(path.total, len(path.tokens), self._options.length_penalty), self._options.coverage_penalty
+        coverage = coverage_term(self._coverage(path), weight) if weight and self._coverage else 0.0
+        self.finished.append(Finished(path, value + coverage, reason, coverage))
 
 
 class GreedySearch(Search):

@@ -117,7 +117,7 @@ class RunningBatch:
                 matrix = np.ascontiguousarray(np.stack([np.asarray(row) for row in found.path.attention]), dtype=np.float32)
                 weights = AttentionWeights(matrix.shape, matrix.tobytes())
             copied = self.copied_from(sequence, found.path, 0)
-            results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights, copied))
+            results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights, copied, found.coverage))
         return results
 
     def lacks_alignment(self, sequence: Sequence, tokens: list[int]) -> bool:

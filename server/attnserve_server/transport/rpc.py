@@ -36,6 +36,9 @@ CLIENT_ID_KEY = "x-client-id"
 
 logger = logging.getLogger(__name__)
 
+_CLOCK_SLACK_S = 0.05
+"""A deadline is counted from the request's arrival, so the client's own runs out earlier, by the request's way; its reset follows."""
+
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
@@ -85,9 +88,11 @@ class Call:
         """Model id and version for metrics and log; empty where no model was found."""
         return (self.model.id, self.model.version) if self.model is not None else ("", "")
 
-    def is_past_deadline(self) -> bool:
-        """Whether the client's deadline has passed."""
-        return self.deadline is not None and time.monotonic() >= self.deadline
+    def is_past_deadline(self, slack_s: float = 0.0) -> bool:
+        """Whether the client's deadline has passed, or passes within ``slack_s``, but at most in half of what it gave us."""
+        if self.deadline is None:
+            return False
+        return time.monotonic() >= self.deadline - min(slack_s, (self.deadline - self.received_at) / 2)
 
 
 UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
@@ -193,7 +198,7 @@ class _Method:
 
     def _abandon(self, call: Call) -> None:
         """Ends a call that nobody waits for any more."""
-        reason = "deadline" if call.is_past_deadline() else "shutdown" if self._is_stopping() else "client"
+        reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_stopping() else "client"
         call.cancel(reason)
         if self._recorder is not None and not call.is_submitted:
             self._recorder.request_cancelled(*call.labels, reason)

@@ -9,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from attnserve_server.decoding.scoring import score
+from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.decoding.search import BeamSearch, GreedySearch, SampleSearch, Symbols, make_search
 from attnserve_server.execution.runner import StepOutputs
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
@@ -123,8 +123,7 @@ def test_hypotheses_share_no_lists() -> None:
 
 
 def test_normalization() -> None:
-    assert score(-6.0, 3, DecodeOptions()) == -2.0
-    assert score(-6.0, 3, DecodeOptions(length_penalty=0.0)) == -6.0
-    assert score(-6.0, 4, DecodeOptions(length_penalty=0.5)) == -3.0
-    covered = np.array([0.5, 2.0, 1.0])
-    assert score(-6.0, 3, DecodeOptions(coverage_penalty=2.0), covered) == pytest.approx(-2.0 + 2.0 * math.log(0.5))
+    assert normalize(-6.0, 3, 1.0) == -2.0
+    assert normalize(-6.0, 3, 0.0) == -6.0
+    assert normalize(-6.0, 4, 0.5) == -3.0
+    assert coverage_term(np.array([0.5, 2.0, 1.0]), 2.0) == pytest.approx(2.0 * math.log(0.5))

@@ -37,7 +37,7 @@ CLIENT_ID_KEY = "x-client-id"
 logger = logging.getLogger(__name__)
 
 _CLOCK_SLACK_S = 0.05
-"""A deadline is counted from the request's arrival, so the client's own runs out earlier, by the request's way; its reset follows."""
+"""A deadline counts from the request's arrival, so the client's own runs out a little earlier, and its reset comes first."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"

@@ -87,6 +87,10 @@ class DeadlineExceeded(AttnserveError):
     default_code = "DEADLINE_EXCEEDED"
 
 
+class DeadlineUnreachable(DeadlineExceeded):
+    """The server is too busy to answer within the timeout, and said so at once; ask again later, or with more time."""
+
+
 class Cancelled(AttnserveError):
     """The call was cancelled."""
 
@@ -112,6 +116,7 @@ BY_REASON: dict[str, type[AttnserveError]] = {
     "WORKER_LOST": WorkerLost,
     "OVERLOADED": Overloaded,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
+    "DEADLINE_UNREACHABLE": DeadlineUnreachable,
     "CANCELLED": Cancelled,
     "EXECUTION_FAILED": ExecutionFailed,
 }

@@ -89,10 +89,10 @@ class DeadlineExceeded(ServiceError):
     code, reason = ErrorCode.DEADLINE_EXCEEDED, "DEADLINE_EXCEEDED"
 
 
-class DeadlineUnreachable(ServiceError):
+class DeadlineUnreachable(DeadlineExceeded):
     """The deadline would pass before the answer: refused at once, so that nobody waits in vain."""
 
-    code, reason = ErrorCode.DEADLINE_EXCEEDED, "DEADLINE_UNREACHABLE"
+    reason = "DEADLINE_UNREACHABLE"
     is_refusal = True
 
 

@@ -86,7 +86,7 @@ class Admission:
 
     def _retry_after(self) -> float:
         """When a quarter of the queue will have been served, about."""
-        return min(max(MIN_RETRY_S, self._estimator.wait_s(self._queue.cost() / 4)), MAX_RETRY_S)
+        return min(max(MIN_RETRY_S, self._estimator.wait_s(self._queue.cost / 4)), MAX_RETRY_S)
 
     def _check_deadline(self, job: Job, deadline: float) -> None:
         terms: Terms = job.terms

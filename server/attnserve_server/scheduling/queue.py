@@ -102,6 +102,8 @@ class FairQueue(Generic[T]):
         }
         self._rises: list[tuple[float, int, _Line[T]]] = []
         self._num_lines = 0
+        self.cost = 0.0
+        """Of all that waits, but for what was put back."""
         self._debts: dict[str, float] = {}
         self._now = 0.0
         self._orders, self._stamps = itertools.count(), itertools.count()
@@ -135,6 +137,7 @@ class FairQueue(Generic[T]):
             self._num_lines += 1
         entry = line.entries[number] = self._entries[number] = _Entry(item, line, cost, next(self._orders))
         line.cost += cost
+        self.cost += cost
         found.num_waiting += 1
         if line.first is None:
             self._begin(line, entry)
@@ -189,14 +192,11 @@ class FairQueue(Generic[T]):
             return 0.0
         return sum(min(share, each.cost_from(priority)) for each in self._clients.values())
 
-    def cost(self) -> float:
-        """Of all that waits."""
-        return sum(client.cost_from(MIN_PRIORITY) for client in self._clients.values())
-
     def _remove(self, number: int, entry: _Entry[T]) -> None:
         line, client = entry.line, entry.line.client
         del self._entries[number], line.entries[number]
         line.cost -= entry.cost
+        self.cost -= entry.cost
         client.num_waiting -= 1
         if not line.entries:
             line.first, line.stamp = None, -1

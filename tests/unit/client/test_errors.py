@@ -51,6 +51,7 @@ def test_no_class_without_a_reason_of_the_server() -> None:
 
 def test_subclasses_follow_the_server() -> None:
     assert issubclass(attnserve_client.SequenceTooLong, attnserve_client.InvalidRequest)
+    assert issubclass(attnserve_client.DeadlineUnreachable, attnserve_client.DeadlineExceeded)
 
 
 @pytest.mark.parametrize(

@@ -265,7 +265,7 @@ def test_cost_ahead(clock: Clock) -> None:
     assert fair.cost_ahead("b", 0) == 20 + 20
     assert fair.cost_ahead("a", 1) == 0
     assert fair.cost_ahead("c", -1) == 50 + 30 + 20
-    assert fair.cost() == 100
+    assert fair.cost == 100
 
 
 # --- Against a model that is too simple to be wrong ---
@@ -363,6 +363,7 @@ class QueueAgainstNaive(RuleBasedStateMachine):
         assert self.fair.first() == self.naive.first()
         assert len(self.fair) == len(self.naive.waiting)
         assert sorted(self.fair) == sorted(each["number"] for each in self.naive.waiting)
+        assert self.fair.cost == sum(each["cost"] for each in self.naive.waiting)
         for client in ("", "a", "b", "c"):
             assert self.fair.num_waiting(client) == sum(each["client"] == client for each in self.naive.waiting)
             for priority in (-2, 0, 1):

@@ -34,7 +34,7 @@ class Bundle:
 
 
 def task_of(pieces: bytes) -> TranslationTask:
-    description = manifest()
+    description = manifest(UNKNOWN_ID)
     description.vocabulary.sentencepiece_file = "pieces.model"
     bundle: Any = Bundle(description, pieces)
     return TranslationTask(bundle)

@@ -296,7 +296,7 @@ def test_all_options_at_once(server: Server, channel: grpc.Channel, options: Dec
 def test_unknown_symbols_are_the_sources_characters(channel: grpc.Channel) -> None:
     """Among many wild draws some have the unknown symbol; none ever shows a sign for it."""
     text = "A 🎸 man 中文 plays 🎻 on the Ελλάς street."
-    asked = [start_unary(channel, text, sampled(seed, num_hypotheses=8, temperature=100.0)) for seed in range(40)]
+    asked = [start_unary(channel, text, sampled(seed, num_hypotheses=8, temperature=100.0), timeout=110) for seed in range(24)]
     num_copied = 0
     for answer in (future.result() for future in asked):
         for hypothesis in answer.hypotheses:
@@ -307,5 +307,5 @@ def test_unknown_symbols_are_the_sources_characters(channel: grpc.Channel) -> No
                 if piece.HasField("copied_from"):
                     assert piece.text == answer.source_pieces[piece.copied_from].text
                     num_copied += 1
-    assert num_copied, "of 40000 pieces, drawn from 8000 almost alike"
+    assert num_copied, "of 24000 pieces, drawn from 8000 almost alike"
     assert all(before.end <= after.begin for before, after in itertools.pairwise(asked[0].result().hypotheses[0].pieces))

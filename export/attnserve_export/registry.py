@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
+from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from attnserve_export.models.transformer import Transformer, TransformerConfig
 
 
@@ -15,7 +17,19 @@ def _transformer(vocab_size: int, sizes: dict[str, Any]) -> nn.Module:
     return Transformer(TransformerConfig(vocab_size, **sizes))
 
 
-BUILDERS: dict[str, Callable[[int, dict[str, Any]], nn.Module]] = {"transformer": _transformer}
+def _rnnsearch(vocab_size: int, sizes: dict[str, Any]) -> nn.Module:
+    return RnnSearch(RnnSearchConfig(vocab_size, **sizes))
+
+
+def _seq2seq(vocab_size: int, sizes: dict[str, Any]) -> nn.Module:
+    return Seq2Seq(Seq2SeqConfig(vocab_size, **sizes))
+
+
+BUILDERS: dict[str, Callable[[int, dict[str, Any]], nn.Module]] = {
+    "rnnsearch": _rnnsearch,
+    "seq2seq": _seq2seq,
+    "transformer": _transformer,
+}
 
 
 def build_model(architecture: str, vocab_size: int, sizes: dict[str, Any]) -> nn.Module:

@@ -19,9 +19,9 @@ MASKED_SCORE = -1e9
 def additive_attention(query: Tensor, key: Tensor, score: Tensor, value: Tensor, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
     """The alignment model of Bahdanau et al. 2015, appendix A.1.2, and the context of its equations 5 and 6.
 
-    e_ij = v_a^T tanh(W_a s_{i-1} + U_a h_j), alpha_i = softmax(e_i), c_i = sum_j alpha_ij h_j. Computed as 2 v_a^T sigmoid(2 (...)),
-    which is the same but for a constant that the softmax cancels, since tanh x = 2 sigmoid 2x - 1: on a CPU PyTorch's tanh
-    takes three times as long as its sigmoid.
+    e_ij = v_a^T tanh(W_a s_{i-1} + U_a h_j), alpha_i = softmax(e_i), c_i = sum_j alpha_ij h_j. The score is computed as
+    2 v_a^T sigmoid(2 (...)), which is the same but for a constant that the softmax cancels, since tanh x = 2 sigmoid 2x - 1: on a
+    CPU PyTorch's tanh takes three times as long as its sigmoid.
 
     Args:
         query: W_a s_{i-1}, (B, A).

@@ -6,6 +6,9 @@ Gates are packed along the last axis as PyTorch packs them: reset, update, new (
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, Literal, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -61,6 +64,12 @@ def reverse_rows(x: Tensor, lengths: Tensor) -> Tensor:
     return x.gather(1, index)
 
 
+def layer_weights(layer: nn.GRU | nn.LSTM) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weights of a single layer: of its input (gates H, D) and of its state (gates H, H), and the bias (gates H) of each."""
+    names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+    return cast(tuple[Tensor, Tensor, Tensor, Tensor], tuple(getattr(layer, name) for name in names))
+
+
 def read_padded(layer: nn.GRU | nn.LSTM, x: Tensor, is_padding: Tensor) -> tuple[Tensor, list[Tensor]]:
     """Runs a layer over rows that are padded in front, as if they were not.
 
@@ -76,12 +85,13 @@ def read_padded(layer: nn.GRU | nn.LSTM, x: Tensor, is_padding: Tensor) -> tuple
         The outputs (B, T, H), zero on padding to float precision, and the last state: h and c, or h alone, (B, H) each.
     """
     size, is_lstm = layer.hidden_size, isinstance(layer, nn.LSTM)
-    shut = x.new_zeros(layer.weight_ih_l0.shape[0], 1)
+    weight, *others = layer_weights(layer)
+    shut = x.new_zeros(len(weight), 1)
     if is_lstm:
         shut[:size] = -_SHUT
     else:
         shut[size : 2 * size] = _SHUT
-    weights = [torch.cat([layer.weight_ih_l0, shut], 1), layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0]
+    weights = [torch.cat([weight, shut], 1), *others]
     flagged = torch.cat([x, is_padding.unsqueeze(-1).to(x.dtype)], -1)
     zero = x.new_zeros(1, x.shape[0], size)
     if is_lstm:
@@ -105,3 +115,40 @@ def initialise_recurrent(module: nn.GRU | nn.LSTM | nn.Linear, num_gates: int) -
             is_recurrent = isinstance(module, nn.Linear) or name.startswith("weight_hh")
             for gate in parameter.data.chunk(num_gates):
                 (nn.init.orthogonal_ if is_recurrent else nn.init.xavier_uniform_)(gate)
+
+
+def onnx_recurrent(
+    layers: Sequence[nn.GRU | nn.LSTM], x: Tensor, lengths: Tensor, direction: Literal["forward", "reverse", "bidirectional"]
+) -> tuple[Tensor, list[Tensor]]:
+    """ONNX's own GRU or LSTM operator, which knows lengths; a traced PyTorch layer would keep the length it was traced with.
+
+    The call has no value in PyTorch: a module that makes it can be exported, not run. ONNX has the gates as update, reset, new
+    and as input, output, forget, cell.
+
+    Args:
+        layers: one layer for each direction: forwards first, then backwards.
+        x: (T, B, D), padded behind.
+        lengths: int32 (B).
+        direction: backwards means from each row's own end.
+
+    Returns:
+        The outputs (T, directions, B, H), zero on padding, and the last states: h and c, or h alone, (directions, B, H) each.
+    """
+    is_lstm, size, num = isinstance(layers[0], nn.LSTM), layers[0].hidden_size, len(layers)
+    order = [0, 3, 1, 2] if is_lstm else [1, 0, 2]
+    weights: list[list[Tensor]] = [[], [], []]
+    for layer in layers:
+        of_input, of_state, *biases = (each.unflatten(0, (-1, size))[order].flatten(0, 1) for each in layer_weights(layer))
+        for kind, value in zip(weights, (of_input, of_state, torch.cat(biases)), strict=True):
+            kind.append(value)
+    last = (num, x.shape[1], size)
+    attributes: dict[str, Any] = {"hidden_size": size, "direction": direction}
+    out = torch.onnx.ops.symbolic_multi_out(
+        "LSTM" if is_lstm else "GRU",
+        [x, *map(torch.stack, weights), lengths],
+        attrs=attributes if is_lstm else {**attributes, "linear_before_reset": 1},
+        dtypes=[x.dtype] * (3 if is_lstm else 2),
+        shapes=[(x.shape[0], *last), *([last] * (2 if is_lstm else 1))],
+        version=14,
+    )
+    return out[0], list(out[1:])

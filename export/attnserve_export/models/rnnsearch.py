@@ -73,15 +73,15 @@ class RnnSearch(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for each in (self.initial, self.align_state, self.align_memory, self.deep):
-            nn.init.xavier_uniform_(each.weight)
+        for linear in (self.initial, self.align_state, self.align_memory, self.deep):
+            nn.init.xavier_uniform_(linear.weight)
         for gates in (self.token_gates, self.context_gates):
             for gate in gates.weight.data.chunk(3):
                 nn.init.xavier_uniform_(gate)
-        for each in (self.reader, self.backward_reader, self.state_gates):
-            initialise_recurrent(each, 3)
-        for each in (self.initial, self.align_state, self.token_gates, self.deep):
-            nn.init.zeros_(each.bias)
+        for recurrent in (self.reader, self.backward_reader, self.state_gates):
+            initialise_recurrent(recurrent, 3)
+        for linear in (self.initial, self.align_state, self.token_gates, self.deep):
+            nn.init.zeros_(linear.bias)
         nn.init.normal_(self.align_score, std=self.config.d_alignment**-0.5)
         nn.init.normal_(self.embedding.weight, std=self.config.d_embedding**-0.5)
 

@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from attnserve_export.layers.dropout import PooledDropout
-from attnserve_export.layers.recurrent import gru_step, initialise_recurrent, lstm_step, read_padded
+from attnserve_export.layers.recurrent import gru_step, initialise_recurrent, layer_weights, lstm_step, read_padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,16 @@ class Seq2Seq(nn.Module):
             layers.append(layer)
         return layers
 
+    @property
+    def reader_layers(self) -> list[nn.LSTM | nn.GRU]:
+        """The layers that read, first to last."""
+        return cast(list[nn.LSTM | nn.GRU], list(self.reader))
+
+    @property
+    def writer_layers(self) -> list[nn.LSTM | nn.GRU]:
+        """The layers that write, first to last."""
+        return cast(list[nn.LSTM | nn.GRU], list(self.writer))
+
     def embed(self, tokens: Tensor) -> Tensor:
         """int64 (B, T) -> (B, T, d_embedding)."""
         out: Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.config.d_embedding))
@@ -90,7 +100,7 @@ class Seq2Seq(nn.Module):
         """
         backwards = src.flip(1)  # padding comes first now, and each row's end symbol right behind it
         x, is_padding, states = self.embed(backwards), backwards == 0, []
-        for index, layer in enumerate(self.reader):
+        for index, layer in enumerate(self.reader_layers):
             x, last = read_padded(layer, self.dropout(x) if index else x, is_padding)
             states.append(torch.stack(last, 1))  # (B, parts, d_hidden)
         return torch.stack(states, 1)
@@ -107,7 +117,7 @@ class Seq2Seq(nn.Module):
             What the output layer reads (B, T_tgt, d_embedding), and no alignments.
         """
         x = self.embed(tgt)
-        for index, layer in enumerate(self.writer):
+        for index, layer in enumerate(self.writer_layers):
             parts = [part.unsqueeze(0).contiguous() for part in memory[:, index].unbind(1)]
             x, _ = layer(x, tuple(parts) if len(parts) == 2 else parts[0])
             x = self.dropout(x)
@@ -124,9 +134,10 @@ class Seq2Seq(nn.Module):
             What the output layer reads (B, d_embedding), and the next states.
         """
         x, following = embedded, []
-        for layer, parts in zip(self.writer, states, strict=True):
-            input_gates = nn.functional.linear(x, layer.weight_ih_l0, layer.bias_ih_l0)
-            state_gates = nn.functional.linear(parts[0], layer.weight_hh_l0, layer.bias_hh_l0)
+        for layer, parts in zip(self.writer_layers, states, strict=True):
+            of_input, of_state, input_bias, state_bias = layer_weights(layer)
+            input_gates = nn.functional.linear(x, of_input, input_bias)
+            state_gates = nn.functional.linear(parts[0], of_state, state_bias)
             if self.config.cell == "lstm":
                 next_parts = list(lstm_step(input_gates + state_gates, parts[1]))
             else:

@@ -39,6 +39,10 @@ class Seq2SeqConfig:
     dropout: float = 0.3
     cell: Literal["lstm", "gru"] = "lstm"
 
+    def __post_init__(self) -> None:
+        if self.cell not in ("lstm", "gru"):
+            raise ValueError(f"cell must be lstm or gru, not {self.cell!r}")
+
     @property
     def num_parts(self) -> int:
         """Vectors of one layer's state: h and c of an LSTM, h of a GRU."""

@@ -7,56 +7,49 @@ import json
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import sentencepiece
 import torch
 from rich.console import Console
+from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import export_graph
-from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.model_card import model_card
-from attnserve_export.models.transformer import Transformer, TransformerConfig
+from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
 from attnserve_export.recipe import Recipe
+from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.training.data import END_ID, read_pairs
 
-MAX_TOKENS = 128
 MAX_BEAM_SIZE = 8
 NUM_PARITY_SENTENCES = 200
 REPORTED_SPLIT = "test_2016_flickr"
 DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
 
 
-def stored_transformer(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> Transformer:
+def stored_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
     """The module with its weights as the bundle stores them: rounded to 16 bits."""
-    config = replace(TransformerConfig(vocab_size, **recipe.model), max_positions=MAX_TOKENS + 1)
-    model = Transformer(config)
+    sizes = {**recipe.model, **ARCHITECTURES[recipe.architecture].bundle_sizes}
+    model = build_model(recipe.architecture, vocab_size, sizes)
     model.load_state_dict({name: value.half().float() for name, value in weights.items()})
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
-def _transformer_manifest(recipe: Recipe, model: Transformer) -> manifest_pb2.Manifest:
-    manifest = manifest_pb2.Manifest(
-        architecture="transformer",
-        paper=manifest_pb2.Paper(
-            title="Attention Is All You Need", authors="Vaswani et al.", year=2017, url="https://arxiv.org/abs/1706.03762"
-        ),
+def described(recipe: Recipe, model: nn.Module) -> manifest_pb2.Manifest:
+    """The part of the manifest that depends on the architecture, but for its variants."""
+    graphs = ARCHITECTURES[recipe.architecture].graphs
+    return manifest_pb2.Manifest(
+        architecture=recipe.architecture,
+        paper=graphs.paper,
         description="Translates image descriptions from English to German.",
-        states=transformer_states(model, MAX_TOKENS, MAX_TOKENS),
-        attention=manifest_pb2.AttentionOutput(
-            output="attention",
-            meaning="Encoder-decoder attention of each decoder layer and head: which source pieces a target piece was made from.",
-            num_layers=model.config.num_decoder_layers,
-            num_heads=model.config.num_heads,
-        ),
+        states=graphs.states(model, MAX_TOKENS, MAX_TOKENS),
+        attention=graphs.attention(model) if graphs.attention else None,
     )
-    return manifest
 
 
 def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, version: str = "1") -> Path:
@@ -71,11 +64,11 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
     weights = torch.load(run / "best.pt", weights_only=True)
     tokenizer_bytes = (run / "tokenizer.model").read_bytes()
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes)
-    model = stored_transformer(recipe, weights, tokenizer.get_piece_size())
-    manifest = _transformer_manifest(recipe, model)
+    model = stored_model(recipe, weights, tokenizer.get_piece_size())
+    manifest = described(recipe, model)
     _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
     graphs: dict[str, onnx.ModelProto] = {}
-    for variant in transformer_variants(model, list(manifest.states)):
+    for variant in ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states)):
         manifest.variants.append(variant.describe())
         for spec in (variant.encode, *variant.steps):
             console.print(f"tracing {spec.file}")
@@ -88,7 +81,7 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
         manifest,
         graphs,
         tokenizer_bytes,
-        lambda folder, full: check_parity(folder, full, model, sources),
+        lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
         lambda full: _card(full, recipe, run),
     )
 

@@ -1,29 +1,52 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which architecture is which module: names alone, no logic. A new model is one line here and one file in ``models/``."""
+"""Which architecture is which module and which graphs: names alone, no logic.
+
+A new model is one entry here, one file in ``models/`` and one in ``graphs/``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
+from attnserve_export.graphs import rnnsearch, seq2seq, transformer
+from attnserve_export.graphs.spec import Graphs
+from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
+from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from attnserve_export.models.transformer import Transformer, TransformerConfig
 
-
-def _transformer(vocab_size: int, sizes: dict[str, Any]) -> nn.Module:
-    return Transformer(TransformerConfig(vocab_size, **sizes))
-
-
-BUILDERS: dict[str, Callable[[int, dict[str, Any]], nn.Module]] = {"transformer": _transformer}
+MAX_TOKENS = 128
+"""Source tokens (the end symbol counted) and target tokens (not counted) of a bundle at most."""
 
 
-def build_model(architecture: str, vocab_size: int, sizes: dict[str, Any]) -> nn.Module:
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """A config class (vocabulary size first, then what a recipe's ``model`` says), its module, and its graphs."""
+
+    config: Callable[..., Any]
+    module: Callable[[Any], nn.Module]
+    graphs: Graphs
+    bundle_sizes: Mapping[str, Any] = field(default_factory=dict)
+    """What a bundle's module has otherwise than the trained one, the weights being the same."""
+
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
+    "seq2seq": Architecture(Seq2SeqConfig, Seq2Seq, seq2seq.GRAPHS),
+    "transformer": Architecture(TransformerConfig, Transformer, transformer.GRAPHS, {"max_positions": MAX_TOKENS + 1}),
+}
+
+
+def build_model(architecture: str, vocab_size: int, sizes: Mapping[str, Any]) -> nn.Module:
     """A module with fresh weights.
 
     Raises:
         KeyError: an architecture that is not registered; the text names those that are.
     """
-    if architecture not in BUILDERS:
-        raise KeyError(f"no architecture {architecture!r}; there are {', '.join(sorted(BUILDERS))}")
-    return BUILDERS[architecture](vocab_size, sizes)
+    if architecture not in ARCHITECTURES:
+        raise KeyError(f"no architecture {architecture!r}; there are {', '.join(sorted(ARCHITECTURES))}")
+    found = ARCHITECTURES[architecture]
+    return found.module(found.config(vocab_size, **sizes))

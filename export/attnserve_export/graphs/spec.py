@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
+
+FLOAT32, FLOAT16 = manifest_pb2.DATA_TYPE_FLOAT32, manifest_pb2.DATA_TYPE_FLOAT16
+INT32, INT64 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,38 @@ class VariantSpec:
 def tensor(name: str, dtype: Any, *axes: str) -> manifest_pb2.Tensor:
     """A tensor's declaration; an axis is a word or a decimal number."""
     return manifest_pb2.Tensor(name=name, dtype=dtype, axes=axes)
+
+
+@dataclass(frozen=True, slots=True)
+class Graphs:
+    """How an architecture's modules become a bundle: the parts of its manifest, and its graphs."""
+
+    paper: manifest_pb2.Paper
+    states: Callable[[Any, int, int], list[manifest_pb2.State]]
+    """Module, source tokens at most (the end symbol not counted), target tokens at most -> the declared state."""
+    variants: Callable[[Any, list[manifest_pb2.State]], list[VariantSpec]]
+    """Module and declared state -> all variants, preferred ones first."""
+    attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None
+    """Module -> what its attention means; None where there is none."""
+
+
+def source_inputs() -> list[manifest_pb2.Tensor | None]:
+    """What an encode graph takes."""
+    return [tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")]
+
+
+def scores(logits: Tensor, candidates: int) -> list[Tensor]:
+    """A step's scores: logits (S, V), log-probabilities, and where asked for the best candidates with their tokens."""
+    log_probs = logits.log_softmax(-1)
+    return [logits, log_probs, *(log_probs.topk(candidates, dim=-1) if candidates else ())]
+
+
+def score_outputs(vocab_size: int, candidates: int) -> list[manifest_pb2.Tensor]:
+    """The declarations of what :func:`scores` gives."""
+    outputs = [tensor(name, FLOAT32, "row", str(vocab_size)) for name in ("logits", "log_probs")]
+    if candidates:
+        outputs += [
+            tensor("top_log_probs", FLOAT32, "row", str(candidates)),
+            tensor("top_tokens", INT64, "row", str(candidates)),
+        ]
+    return outputs

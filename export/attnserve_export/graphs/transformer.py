@@ -15,11 +15,21 @@ from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.attention_ops import cross_weights, encode_attention, step_cross_attention, step_self_attention
-from attnserve_export.graphs.spec import GraphSpec, VariantSpec, tensor
+from attnserve_export.graphs.spec import (
+    FLOAT16,
+    FLOAT32,
+    INT32,
+    INT64,
+    Graphs,
+    GraphSpec,
+    VariantSpec,
+    score_outputs,
+    scores,
+    source_inputs,
+    tensor,
+)
 from attnserve_export.models.transformer import DecoderLayer, Transformer
 
-FLOAT32, FLOAT16 = manifest_pb2.DATA_TYPE_FLOAT32, manifest_pb2.DATA_TYPE_FLOAT16
-INT32, INT64 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64
 GROUPS = (1, 5, 8)
 """Step graphs are made for requests of at most so many hypotheses."""
 
@@ -84,10 +94,7 @@ class StepGraph(nn.Module):
             next_state += [*caches, *memory[:2]]
             weights += memory[2:]
         logits = nn.functional.linear(model.decoder_norm(x)[:, 0], model.embedding.weight).float()  # (S, V)
-        log_probs = logits.log_softmax(-1)
-        outputs = [logits, log_probs]
-        if self.candidates:
-            outputs += log_probs.topk(self.candidates, dim=-1)
+        outputs = scores(logits, self.candidates)
         if self.gives_attention:
             outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
         return (*outputs, *next_state)
@@ -180,8 +187,7 @@ def _encode(model: Transformer, dtype: Any, suffix: str = "") -> GraphSpec:
         for index in range(model.config.num_decoder_layers)
         for part in ("key", "value")
     ]
-    inputs = [tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")]
-    return GraphSpec(f"encode{suffix}.onnx", EncodeGraph(model), inputs, outputs)
+    return GraphSpec(f"encode{suffix}.onnx", EncodeGraph(model), source_inputs(), outputs)
 
 
 def _step(
@@ -202,12 +208,7 @@ def _step(
             axes[0] = "row"
         inputs.append(tensor(state.name, dtype, *axes))
     candidates = 2 * group if grouped or suffix else 0
-    outputs = [tensor(name, FLOAT32, "row", str(config.vocab_size)) for name in ("logits", "log_probs")]
-    if candidates:
-        outputs += [
-            tensor("top_log_probs", FLOAT32, "row", str(candidates)),
-            tensor("top_tokens", INT64, "row", str(candidates)),
-        ]
+    outputs = score_outputs(config.vocab_size, candidates)
     if gives_attention:
         axes = ["row", str(config.num_decoder_layers), str(config.num_heads), str(_capacity(states, "source"))]
         outputs.append(tensor("attention", FLOAT32, *axes))
@@ -222,3 +223,22 @@ def _step(
 
 def _capacity(states: list[manifest_pb2.State], axis: str) -> int:
     return next(state.capacity for state in states if state.growing_axis == axis)
+
+
+def _attention(model: Transformer) -> manifest_pb2.AttentionOutput:
+    return manifest_pb2.AttentionOutput(
+        output="attention",
+        meaning="Encoder-decoder attention of each decoder layer and head: which source pieces a target piece was made from.",
+        num_layers=model.config.num_decoder_layers,
+        num_heads=model.config.num_heads,
+    )
+
+
+GRAPHS = Graphs(
+    paper=manifest_pb2.Paper(
+        title="Attention Is All You Need", authors="Vaswani et al.", year=2017, url="https://arxiv.org/abs/1706.03762"
+    ),
+    states=transformer_states,
+    variants=transformer_variants,
+    attention=_attention,
+)

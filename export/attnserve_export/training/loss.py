@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 _CHUNK = 1024
+_SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class SmoothedCrossEntropy:
@@ -47,10 +48,10 @@ class SmoothedCrossEntropy:
             part, label = rows.detach()[start : start + _CHUNK], labels[start : start + _CHUNK, None]
             logits = self._space(len(part), matrix)
             torch.mm(part, matrix.t(), out=logits)
-            log_norm = logits.logsumexp(-1, keepdim=True)
-            total += float((log_norm - logits.gather(-1, label)).sum())
+            probability = torch.softmax(logits, -1, out=logits)  # over the logits: one pass of exponentials for loss and gradient
+            total -= float(probability.gather(-1, label).clamp_(min=_SMALLEST).log_().sum())
             if grad_rows is not None and weight.grad is not None:
-                grad = logits.sub_(log_norm).exp_().sub_(self.smoothing / len(matrix))
+                grad = probability.sub_(self.smoothing / len(matrix))
                 grad.scatter_add_(-1, label, grad.new_full(label.shape, self.smoothing - 1.0)).div_(num_tokens)
                 torch.mm(grad, matrix, out=grad_rows[start : start + _CHUNK])
                 weight.grad.addmm_(grad.t(), part)

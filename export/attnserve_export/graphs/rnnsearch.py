@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode and step graphs of RNNsearch for the CPU (float32): the module's own step, on declared state.
+
+A request's state is its annotations and what the alignment model makes of them, a hypothesis' state is one vector. The step reads
+the sources as far as the longest one reaches, rounded up to whole blocks: on more blocks its sums have further zeros alone, in the
+same order, so that an answer does not depend on who shares the batch, and short sources do not pay for the capacity.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.graphs.spec import (
+    FLOAT32,
+    INT32,
+    INT64,
+    Graphs,
+    GraphSpec,
+    VariantSpec,
+    score_outputs,
+    scores,
+    source_inputs,
+    tensor,
+)
+from attnserve_export.layers.recurrent import onnx_recurrent
+from attnserve_export.models.rnnsearch import RnnSearch, Source
+
+BLOCK = 32
+"""A multiple of what ONNX Runtime's softmax and matrix product take at once (measured: the last bits are the same from 32 on)."""
+MAX_BEAM = 8
+
+
+class EncodeGraph(nn.Module):
+    """``source`` int64 (B, L), ``source_length`` int32 (B) -> annotations, alignment keys, and the decoder's first state."""
+
+    def __init__(self, model: RnnSearch) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns memory (B, L, 2 n) and key (B, L, n'), zero behind a source's end, and state (B, n)."""
+        model = self.model
+        out, last = onnx_recurrent(
+            [model.reader, model.backward_reader], model.embed(source).transpose(0, 1), source_length, "bidirectional"
+        )
+        memory = out.permute(2, 0, 1, 3).flatten(2)
+        return memory, model.source(memory, source == 0).key, torch.tanh(model.initial(last[0][1]))
+
+
+class StepGraph(nn.Module):
+    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i."""
+
+    def __init__(self, model: RnnSearch, *, candidates: int) -> None:
+        super().__init__()
+        self.model, self.candidates = model, candidates
+
+    def forward(
+        self, token: Tensor, source_length: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, state: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); outputs in the order of the spec."""
+        model, capacity = self.model, memory.shape[1]
+        reach = int(((source_length.max() + (BLOCK - 1)) // BLOCK * BLOCK).item())
+        torch._check(reach >= BLOCK)
+        torch._check(reach <= capacity)
+        memory, key = memory[:, :reach], key[:, :reach]
+        if request_of_row is not None:
+            memory, key, source_length = (each.index_select(0, request_of_row) for each in (memory, key, source_length))
+        is_hidden = torch.arange(memory.shape[1], dtype=torch.int32)[None] >= source_length[:, None]
+        embedded = model.embed(token)
+        following, context, weights = model.step(model.token_gates(embedded), state, Source(memory, key, is_hidden))
+        logits = model.project(model.readout(following, embedded, context))
+        attention = nn.functional.pad(weights, (0, capacity - reach))
+        return (*scores(logits, self.candidates), attention, following)
+
+
+def rnnsearch_states(model: RnnSearch, max_source: int, max_target: int) -> list[manifest_pb2.State]:
+    """The declared state: annotations and alignment keys of each request, one vector of each hypothesis."""
+    config = model.config
+    shared = [
+        manifest_pb2.State(
+            name=name,
+            scope=manifest_pb2.SCOPE_REQUEST,
+            axes=["request", "source", str(size)],
+            encode_output=name,
+            growing_axis="source",
+            capacity=-(-(max_source + 1) // BLOCK) * BLOCK,
+        )
+        for name, size in (("memory", 2 * config.d_encoder), ("key", config.d_alignment))
+    ]
+    own = manifest_pb2.State(
+        name="state",
+        scope=manifest_pb2.SCOPE_HYPOTHESIS,
+        axes=["row", str(config.d_decoder)],
+        encode_output="state",
+        step_output="next_state",
+    )
+    return [*shared, own]
+
+
+def rnnsearch_variants(model: RnnSearch, states: list[manifest_pb2.State]) -> list[VariantSpec]:
+    """fp32 for the CPU: a step graph for greedy batches and one for beams. Both give the alignment, which a step needs anyhow."""
+    outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
+    encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
+    return [VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [_step(model, states, 1), _step(model, states, MAX_BEAM)])]
+
+
+def _step(model: RnnSearch, states: list[manifest_pb2.State], group: int) -> GraphSpec:
+    is_routed = group > 1
+    first, capacity = "request" if is_routed else "row", str(states[0].capacity)
+    candidates = 2 * group if is_routed else 0
+    inputs: list[manifest_pb2.Tensor | None] = [
+        tensor("token", INT64, "row"),
+        tensor("source_length", INT32, first),
+        tensor("request_of_row", INT64, "row") if is_routed else None,
+        *(tensor(state.name, FLOAT32, first, capacity, state.axes[2]) for state in states[:2]),
+        tensor("state", FLOAT32, *states[2].axes),
+    ]
+    outputs = [
+        *score_outputs(model.config.vocab_size, candidates),
+        tensor("attention", FLOAT32, "row", capacity),
+        tensor("next_state", FLOAT32, *states[2].axes),
+    ]
+    module = StepGraph(model, candidates=candidates)
+    return GraphSpec(f"step_{group}.onnx", module, inputs, outputs, max_rows_of_request=group, gives_attention=True)
+
+
+def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:
+    return manifest_pb2.AttentionOutput(
+        output="attention", meaning="The soft alignment: which source pieces a target piece was made from."
+    )
+
+
+GRAPHS = Graphs(
+    paper=manifest_pb2.Paper(
+        title="Neural Machine Translation by Jointly Learning to Align and Translate",
+        authors="Bahdanau et al.",
+        year=2015,
+        url="https://arxiv.org/abs/1409.0473",
+    ),
+    states=rnnsearch_states,
+    variants=rnnsearch_variants,
+    attention=_attention,
+)

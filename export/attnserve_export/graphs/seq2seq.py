@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode and step graphs of the sequence-to-sequence model for the CPU (float32).
+
+A source leaves nothing but the first states of its hypotheses: there is no state of a request.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.graphs.spec import (
+    FLOAT32,
+    INT64,
+    Graphs,
+    GraphSpec,
+    VariantSpec,
+    score_outputs,
+    scores,
+    source_inputs,
+    tensor,
+)
+from attnserve_export.layers.recurrent import onnx_recurrent
+from attnserve_export.models.seq2seq import Seq2Seq
+
+MAX_BEAM = 8
+
+
+class EncodeGraph(nn.Module):
+    """``source`` int64 (B, L), ``source_length`` int32 (B) -> the last states of all layers, in the order of the spec."""
+
+    def __init__(self, model: Seq2Seq) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
+        """The operator's reverse direction begins at each source's own end. Gives (B, d_hidden) for each layer and part."""
+        x, parts = self.model.embed(source).transpose(0, 1), []  # (L, B, d_embedding)
+        for layer in self.model.reader_layers:
+            out, last = onnx_recurrent([layer], x, source_length, "reverse")
+            x = out[:, 0]
+            parts += [part[0] for part in last]
+        return tuple(parts)
+
+
+class StepGraph(nn.Module):
+    """One decode step of S rows. It reads nothing of a request, so that any row may belong to any."""
+
+    def __init__(self, model: Seq2Seq, *, candidates: int) -> None:
+        super().__init__()
+        self.model, self.candidates = model, candidates
+
+    def forward(self, token: Tensor, request_of_row: Tensor | None, *state: Tensor) -> tuple[Tensor, ...]:
+        """``state`` is, for each layer, its parts (S, d_hidden). Outputs in the order of the spec."""
+        model, num_parts = self.model, self.model.config.num_parts
+        states = [list(state[at : at + num_parts]) for at in range(0, len(state), num_parts)]
+        hidden, following = model.step(model.embed(token), states)
+        return (*scores(model.project(hidden), self.candidates), *(part for parts in following for part in parts))
+
+
+def seq2seq_states(model: Seq2Seq, max_source: int, max_target: int) -> list[manifest_pb2.State]:
+    """The declared state: h and c of each layer (h alone of a GRU), all of them a hypothesis' own."""
+    names = [f"{part}_{index}" for index in range(model.config.num_layers) for part in ("h", "c")[: model.config.num_parts]]
+    return [
+        manifest_pb2.State(
+            name=name,
+            scope=manifest_pb2.SCOPE_HYPOTHESIS,
+            axes=["row", str(model.config.d_hidden)],
+            encode_output=name,
+            step_output=f"next_{name}",
+        )
+        for name in names
+    ]
+
+
+def seq2seq_variants(model: Seq2Seq, states: list[manifest_pb2.State]) -> list[VariantSpec]:
+    """fp32 for the CPU: a step graph for greedy batches, and one with candidates for beams."""
+    outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
+    encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
+    return [VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [_step(model, states, 1), _step(model, states, MAX_BEAM)])]
+
+
+def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> GraphSpec:
+    candidates = 2 * group if group > 1 else 0
+    inputs: list[manifest_pb2.Tensor | None] = [
+        tensor("token", INT64, "row"),
+        tensor("request_of_row", INT64, "row") if group > 1 else None,  # not read: it says that rows may be anyone's
+        *(tensor(state.name, FLOAT32, *state.axes) for state in states),
+    ]
+    outputs = [
+        *score_outputs(model.config.vocab_size, candidates),
+        *(tensor(state.step_output, FLOAT32, *state.axes) for state in states),
+    ]
+    return GraphSpec(f"step_{group}.onnx", StepGraph(model, candidates=candidates), inputs, outputs, max_rows_of_request=group)
+
+
+GRAPHS = Graphs(
+    paper=manifest_pb2.Paper(
+        title="Sequence to Sequence Learning with Neural Networks",
+        authors="Sutskever et al.",
+        year=2014,
+        url="https://arxiv.org/abs/1409.3215",
+    ),
+    states=seq2seq_states,
+    variants=seq2seq_variants,
+)

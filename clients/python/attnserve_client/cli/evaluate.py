@@ -52,7 +52,7 @@ def evaluate_translation(
     """Translate a file and score it: one JSON object, indented unless --json asks for one line.
 
     bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the pieces of the best answers, end symbols
-    included.
+    included; variant is the one that was served, split the part of --data.
     """
     if (source is None) != (reference is None):
         raise typer.BadParameter("--source and --reference go together")
@@ -61,12 +61,15 @@ def evaluate_translation(
     evaluation.require_sacrebleu()
     keywords: DecodeKeywords = {"beam_size": beam_size, "length_penalty": length_penalty}
     with Client(address, timeout=timeout) as client:
+        name = None
         if source is None or reference is None:
-            source, reference = _files_of_split(client, data or Path(), split, model)
+            (source, reference), name = _files_of_split(client, data or Path(), split, model), split
         sources, references = (evaluation.read_lines(path, limit) for path in (source, reference))
         if len(sources) != len(references) or not sources:
             raise ToolError(f"{source} has {len(sources)} lines, {reference} has {len(references)}: they must be alike, and some")
         result = _evaluated(client, sources, references, model, max_in_flight, keywords)
+        variant = next((served.variant for served in client.list_models() if served.id == result["model"]), None)
+        result |= {"variant": variant, "split": name}
     output.print_json(result, indent=None if as_json else 2)
 
 

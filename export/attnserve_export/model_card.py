@@ -59,6 +59,8 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
 
 def _quality(manifest: manifest_pb2.Manifest) -> list[str]:
     """A table: a line for every variant and command, a column for every metric."""
+    if not manifest.quality:
+        return ["Not measured yet."]
     metrics = sorted({each.metric for each in manifest.quality})
     figures: dict[tuple[str, str, str], dict[str, str]] = {}
     for each in manifest.quality:

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a finished training run to a checked bundle: `attnserve export ID`."""
+"""From a finished training run, or a bundle, to a checked bundle: `attnserve export ID`."""
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -18,25 +17,29 @@ from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
-from attnserve_export.exporter import export_graph
+from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.model_card import model_card
 from attnserve_export.models.interface import TranslationModel
-from attnserve_export.parity import check_parity
+from attnserve_export.parity import EXACT, check_parity
 from attnserve_export.recipe import Recipe
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
+from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, read_training
 from attnserve_export.training.data import END_ID, read_pairs
 
 MAX_BEAM_SIZE = 8
 NUM_PARITY_SENTENCES = 200
-REPORTED_SPLIT = "test_2016_flickr"
+MAX_LOSS = 0.3
+"""Of a variant of lower precision against fp32, in bleu_lc."""
 DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
 
 
 def stored_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
-    """The module with its weights as the bundle stores them: rounded to 16 bits."""
+    """The module with its weights as the bundle stores them: rounded to 16 bits. Its buffers are its own."""
     sizes = {**recipe.model, **ARCHITECTURES[recipe.architecture].bundle_sizes}
     model = build_model(recipe.architecture, vocab_size, sizes)
-    model.load_state_dict({name: value.half().float() for name, value in weights.items()})
+    buffers = {name for name, _ in model.named_buffers()}
+    model.load_state_dict({name: value.half().float() for name, value in weights.items() if name not in buffers})
     return model.eval().requires_grad_(False)
 
 
@@ -52,18 +55,17 @@ def described(recipe: Recipe, model: nn.Module) -> manifest_pb2.Manifest:
     )
 
 
-def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, version: str = "1") -> Path:
-    """Exports ``run`` (a folder that `attnserve train` filled) to ``models/<id>/<version>``, and checks it.
+def export_bundle(trained: Trained, data_root: Path, models: Path, version: str = "1") -> Path:
+    """Exports a trained model to ``models/<id>/<version>``, and checks it.
 
     Raises:
-        ExportError: parity does not hold; nothing is left at the destination then.
-        FileNotFoundError: the run has no selected weights, or the data sets are not there.
+        ExportError: parity does not hold; the destination is left as it was then.
+        FileNotFoundError: the data sets are not there.
     """
     console = Console(stderr=True)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    weights = torch.load(run / "best.pt", weights_only=True)
-    tokenizer_bytes = (run / "tokenizer.model").read_bytes()
-    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=tokenizer_bytes)
+    recipe, weights = trained.recipe, trained.weights
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
     model = stored_model(recipe, weights, tokenizer.get_piece_size())
     manifest = described(recipe, model)
     _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
@@ -73,6 +75,7 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
         for spec in (variant.encode, *variant.steps):
             console.print(f"tracing {spec.file}")
             graphs[spec.file] = export_graph(spec)
+    add_int8_variant(manifest, graphs)
     val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
     destination = models / recipe.model_id / version
@@ -80,9 +83,9 @@ def export_bundle(recipe: Recipe, run: Path, data_root: Path, models: Path, vers
         destination,
         manifest,
         graphs,
-        tokenizer_bytes,
+        {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: trained.training_file()},
         lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
-        lambda full: _card(full, recipe, run),
+        lambda full: model_card(full, recipe, trained.summary),
     )
 
 
@@ -90,14 +93,14 @@ def _write_checked(
     destination: Path,
     manifest: manifest_pb2.Manifest,
     graphs: dict[str, onnx.ModelProto],
-    tokenizer_bytes: bytes,
+    files: dict[str, bytes],
     check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
     card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
-        files = {"tokenizer.model": tokenizer_bytes, "LICENSE.txt": f"Weights: {DATA_TERMS}\nCode: Apache-2.0.\n".encode()}
-        full = write_bundle(folder, manifest, graphs, files)
+        licence = f"Weights: {DATA_TERMS}\nCode: Apache-2.0.\n".encode()
+        full = write_bundle(folder, manifest, graphs, {**files, "LICENSE.txt": licence})
         full.parity.CopyFrom(check(folder, full))
         (folder / "MODEL_CARD.md").write_text(card(full), encoding="utf-8")
         write_manifest(folder, full)
@@ -107,34 +110,45 @@ def _write_checked(
     return destination
 
 
-def record_quality(recipe: Recipe, run: Path, models: Path, evaluation: dict[str, Any], version: str = "1") -> Path:
+def record_quality(folder: Path, evaluation: dict[str, Any]) -> Path:
     """Writes what `attnserve evaluate` measured through the server into a bundle's manifest and card.
 
     Args:
-        recipe: of the model.
-        run: its training run, for the card.
-        models: the model repository.
-        evaluation: the JSON object that `attnserve evaluate translation` printed for the reported split.
-        version: of the bundle.
+        folder: the bundle's.
+        evaluation: the JSON object that `attnserve evaluate translation --data DIR` printed; it names the variant and the split.
 
     Returns:
         The bundle's folder.
+
+    Raises:
+        ExportError: the evaluation was of other data or another decoding than a bundle reports, or a variant of lower precision
+            loses too much against fp32; nothing is written then.
     """
-    folder = models / recipe.model_id / version
+    if not evaluation["split"] or evaluation["length_penalty"] is not None:
+        raise ExportError("only what is measured with --data, and with the default length penalty, is recorded")
     manifest = read_manifest(folder)
-    del manifest.quality[:]
-    command = f"attnserve evaluate translation --data DIR --split {REPORTED_SPLIT} --beam-size {evaluation['beam_size']}"
+    recipe, summary = read_training(folder)
+    variant, split = evaluation["variant"], evaluation["split"]
+    command = f"attnserve evaluate translation --data DIR --split {split} --beam-size {evaluation['beam_size'] or 1}"
+    kept = [each for each in manifest.quality if (each.variant, each.command) != (variant, command)]
     for metric in ("bleu", "bleu_lc", "chrf"):
-        manifest.quality.add(
-            metric=metric, dataset=f"{recipe.data.set} {REPORTED_SPLIT}", value=round(evaluation[metric], 2), command=command
-        )
-    (folder / "MODEL_CARD.md").write_text(_card(manifest, recipe, run), encoding="utf-8")
+        value, dataset = round(evaluation[metric], 2), f"{recipe.data.set} {split}"
+        kept.append(manifest_pb2.Quality(metric=metric, dataset=dataset, value=value, command=command, variant=variant))
+    _refuse_loss(kept)
+    order = [each.name for each in manifest.variants]
+    del manifest.quality[:]
+    manifest.quality.extend(sorted(kept, key=lambda each: (each.command, order.index(each.variant), each.metric)))
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest, recipe, summary), encoding="utf-8")
     write_manifest(folder, manifest)
     return folder
 
 
-def _card(manifest: manifest_pb2.Manifest, recipe: Recipe, run: Path) -> str:
-    return model_card(manifest, recipe, json.loads((run / "summary.json").read_text(encoding="utf-8")))
+def _refuse_loss(figures: list[manifest_pb2.Quality]) -> None:
+    exact = {each.command: each.value for each in figures if (each.metric, each.variant) == ("bleu_lc", EXACT)}
+    for each in figures:
+        loss = exact.get(each.command, 0.0) - each.value if each.metric == "bleu_lc" else 0.0
+        if loss > MAX_LOSS:
+            raise ExportError(f"{each.variant} loses {loss:.2f} bleu_lc on {each.dataset} (allowed: {MAX_LOSS})")
 
 
 def _made(folder: Path) -> Path:

@@ -46,6 +46,9 @@ def export(
     runs: RunsOption = Path(".train"),
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    from_bundle: Annotated[
+        bool, typer.Option("--from-bundle", help="Take weights, tokenizer and training record from the bundle that is there.")
+    ] = False,
     record: Annotated[
         Path | None, typer.Option(help="Export nothing: write this output of `attnserve evaluate` into the bundle's card.")
     ] = None,
@@ -53,14 +56,17 @@ def export(
     """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
     from attnserve_export.bundles import export_bundle, record_quality
     from attnserve_export.exporter import ExportError
+    from attnserve_export.trained import trained_in_bundle, trained_in_run
 
+    folder = models / model_id / version
     try:
-        recipe = load_recipe(model_id)
-        run = runs / recipe.model_id
         if record is not None:
-            typer.echo(record_quality(recipe, run, models, json.loads(record.read_text(encoding="utf-8")), version))
+            typer.echo(record_quality(folder, json.loads(record.read_text(encoding="utf-8"))))
+        elif from_bundle:
+            typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
-            typer.echo(export_bundle(recipe, run, data, models, version))
+            recipe = load_recipe(model_id)
+            typer.echo(export_bundle(trained_in_run(recipe, runs / recipe.model_id), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
 

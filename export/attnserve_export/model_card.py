@@ -36,16 +36,16 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         "## Quality",
         "",
-        "| metric | data | value | command |",
-        "| --- | --- | --- | --- |",
-        *(f"| {q.metric} | {q.dataset} | {q.value:.2f} | `{q.command}` |" for q in manifest.quality),
+        *_quality(manifest),
         "",
         "## Parity with PyTorch",
         "",
-        f"Largest difference of a logit over {len(parity.cases)} shapes: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
+        f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
         f"{parity.num_sentences} sentences decoded greedily on both sides {parity.num_identical} have the same pieces, "
-        f"{parity.num_near_ties} part at a near-tie. `attnserve export {manifest.model_id}` measures this anew "
-        "and fails outside it.",
+        f"{parity.num_near_ties} part at a near-tie.",
+        *map(_approximate, parity.approximate),
+        "",
+        f"`attnserve export {manifest.model_id}` measures this anew and fails outside it.",
         "",
         "## Use, limits, terms",
         "",
@@ -55,3 +55,31 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quality(manifest: manifest_pb2.Manifest) -> list[str]:
+    """A table: a line for every variant and command, a column for every metric."""
+    if not manifest.quality:
+        return ["Not measured yet."]
+    metrics = sorted({each.metric for each in manifest.quality})
+    figures: dict[tuple[str, str, str], dict[str, str]] = {}
+    for each in manifest.quality:
+        figures.setdefault((each.variant, each.dataset, each.command), {})[each.metric] = f"{each.value:.2f}"
+    return [
+        "Through the server, `attnserve serve --variant NAME`:",
+        "",
+        f"| variant | data | {' | '.join(metrics)} | command |",
+        "| --- | --- |" + " --- |" * (len(metrics) + 1),
+        *(
+            f"| {variant} | {dataset} | {' | '.join(values.get(metric, '') for metric in metrics)} | `{command}` |"
+            for (variant, dataset, command), values in figures.items()
+        ),
+    ]
+
+
+def _approximate(variant: manifest_pb2.ApproximateVariant) -> str:
+    return (
+        f"{variant.variant}: largest difference of a logit {variant.max_abs_difference:.2g}; {variant.identical_share:.0%} of the "
+        f"sentences have the same pieces; its next token's distribution diverges by {variant.divergence:.2g} nats a token "
+        f"(allowed: {variant.max_divergence:g}). What that costs is in the table above."
+    )

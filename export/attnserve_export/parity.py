@@ -3,10 +3,15 @@
 
 The reference is the PyTorch module with the stored weights, run the slow way: the whole prefix at every step. The bundle is
 run by ONNX Runtime in the plainest way that its manifest allows (all state through the host, one static batch).
+
+The fp32 variant must be the module up to rounding. A variant of lower precision cannot be: it is judged by the quality that is
+measured through the server (:func:`attnserve_export.bundles.record_quality`). What is checked of it here is that it is sound: that
+its next token's distribution is close to the module's.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +28,10 @@ from attnserve_export.training.data import BEGIN_ID, END_ID, pad
 
 TOLERANCE = 1e-4
 MAX_NEAR_TIES = 0.01
+EXACT = "fp32"
+"""Name of the variant that the tolerance is for."""
+MAX_DIVERGENCE = 0.01
+"""Nats a token, of a variant of lower precision: a perplexity that is higher by one in a hundred at most."""
 GRID = [(rows, length) for rows in (1, 2, 5, 32) for length in (2, 7, 24, 61)]
 POSITIONS = (0, 1, 9, 30)
 
@@ -109,74 +118,124 @@ def reference_logits(model: TranslationModel, source: torch.Tensor, target: torc
     return logits
 
 
-def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel) -> list[manifest_pb2.ParityCase]:
-    """Compares every CPU step graph over the grid; random tokens, the last row shorter than the others."""
+def cpu_variants(manifest: manifest_pb2.Manifest) -> list[manifest_pb2.Variant]:
+    """The variants that can be checked here, in the manifest's order."""
+    return [variant for variant in manifest.variants if variant.device == manifest_pb2.DEVICE_CPU]
+
+
+def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel) -> dict[str, list[manifest_pb2.ParityCase]]:
+    """Compares every CPU step graph over the grid, by variant; random tokens, the last row shorter than the others.
+
+    Graphs for requests of as many rows are asked the same, so that the module is asked once for all of them.
+    """
     rng = np.random.default_rng(0)
-    cases = []
-    for variant in manifest.variants:
-        if variant.device != manifest_pb2.DEVICE_CPU:
-            continue
-        for index, step in enumerate(variant.steps):
-            runner = PlainRunner(folder, manifest, variant, index)
-            for requests, length in GRID:
-                cases += _grid_case(runner, model, rng, f"{variant.name}/{step.graph.file}", (requests, length))
+    cases: dict[str, list[manifest_pb2.ParityCase]] = {variant.name: [] for variant in cpu_variants(manifest)}
+    groups = {max(1, step.max_rows_of_request) for variant in cpu_variants(manifest) for step in variant.steps}
+    for group in sorted(groups):
+        runners = [
+            (variant.name, PlainRunner(folder, manifest, variant, index))
+            for variant in cpu_variants(manifest)
+            for index, step in enumerate(variant.steps)
+            if max(1, step.max_rows_of_request) == group
+        ]
+        for shape in GRID:
+            found = _grid_case([runner for _, runner in runners], model, rng, shape)
+            for (name, runner), case in zip(runners, found, strict=True):
+                case.graph = f"{name}/{runner.step_graph.file}"
+                cases[name].append(case)
     return cases
 
 
 def _grid_case(
-    runner: PlainRunner, model: TranslationModel, rng: np.random.Generator, name: str, shape: tuple[int, int]
+    runners: list[PlainRunner], model: TranslationModel, rng: np.random.Generator, shape: tuple[int, int]
 ) -> list[manifest_pb2.ParityCase]:
     requests, length = shape
-    vocab = runner.manifest.vocabulary.size
+    group, vocab = runners[0].group, runners[0].manifest.vocabulary.size
     lengths = np.full(requests, length)
     lengths[-1] = max(1, length // 2)
     source = rng.integers(4, vocab, (requests, length))
     source[np.arange(length)[None] >= lengths[:, None]] = 0
-    rows = requests * runner.group
+    rows = requests * group
     target = np.concatenate([np.full((rows, 1), BEGIN_ID), rng.integers(4, vocab, (rows, max(POSITIONS)))], 1)
-    runner.start(source, lengths)
-    repeated = torch.from_numpy(np.repeat(source, runner.group, 0))
+    repeated = torch.from_numpy(np.repeat(source, group, 0))
+    theirs = {last: reference_logits(model, repeated, torch.from_numpy(target[:, : last + 1])) for last in POSITIONS}
     cases = []
-    for position in range(max(POSITIONS) + 1):
-        ours = runner.step(target[:, position], position).logits()
-        if position in POSITIONS:
-            theirs = reference_logits(model, repeated, torch.from_numpy(target[:, : position + 1]))
-            difference = float(np.abs(ours - theirs).max())
-            cases.append(
-                manifest_pb2.ParityCase(
-                    graph=name, rows=rows, source_tokens=length, position=position, max_abs_difference=float(f"{difference:.3g}")
-                )
-            )
+    for runner in runners:
+        runner.start(source, lengths)
+        differences = {}
+        for position in range(max(POSITIONS) + 1):
+            ours = runner.step(target[:, position], position).logits()
+            if position in theirs:
+                differences[position] = float(np.abs(ours - theirs[position]).max())
+        worst = max(differences, key=lambda position: differences[position])
+        difference = float(f"{differences[worst]:.3g}")
+        cases.append(manifest_pb2.ParityCase(rows=rows, source_tokens=length, position=worst, max_abs_difference=difference))
     return cases
 
 
-def decode_sentences(
-    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: list[list[int]], max_tokens: int = 60
-) -> tuple[int, int]:
-    """Decodes whole sentences greedily on both sides. Returns how many are identical, and how many differ at a near-tie."""
-    runner = PlainRunner(folder, manifest, manifest.variants[0], 0)
-    identical = near = 0
+@dataclass(slots=True)
+class Tally:
+    """What was found over the sentences for one variant."""
+
+    num_identical: int = 0
+    num_near_ties: int = 0
+    num_tokens: int = 0
+    total_divergence: float = 0.0
+
+
+def compare_sentences(
+    runners: dict[str, PlainRunner], model: TranslationModel, sources: list[list[int]], max_tokens: int = 60
+) -> dict[str, Tally]:
+    """Decodes whole sentences greedily by the module, and asks each variant for its next token at every step of that.
+
+    Up to where it would have gone another way a variant does as it would by itself, so this counts its identical sentences too.
+    """
+    tallies = {name: Tally() for name in runners}
     for start in range(0, len(sources), 32):
         group = sources[start : start + 32]
-        source = pad(group)
-        runner.start(source.numpy(), np.array([len(row) for row in group]))
-        tokens = np.full(len(group), BEGIN_ID)
-        target = torch.full((len(group), 1), BEGIN_ID)
-        state = np.zeros(len(group), np.int8)  # 0 running, 1 ended alike, 2 parted at a near-tie, 3 parted for no reason
-        for position in range(max_tokens):
-            ours = runner.step(tokens, position).logits().argmax(-1)
-            theirs = reference_logits(model, source, target)
-            best, second = np.sort(theirs, -1)[:, -1], np.sort(theirs, -1)[:, -2]
-            parted = (ours != theirs.argmax(-1)) & (state == 0)
-            state[parted] = np.where((best - second)[parted] > TOLERANCE, 3, 2)
-            state[(ours == END_ID) & (state == 0)] = 1
-            if (state != 0).all():
-                break
-            tokens = ours
-            target = torch.cat([target, torch.from_numpy(ours)[:, None]], 1)
-        identical += int((state <= 1).sum())
-        near += int((state == 2).sum())
-    return identical, near
+        trace = list(_trace(model, pad(group), max_tokens))
+        for name, runner in runners.items():
+            _compare_group(runner, group, trace, tallies[name])
+    return tallies
+
+
+def _trace(model: TranslationModel, source: torch.Tensor, max_tokens: int) -> Iterator[Array]:
+    """The module's logits (B, V) at each position of its own greedy decoding."""
+    target = torch.full((len(source), 1), BEGIN_ID)
+    has_ended = np.zeros(len(source), bool)
+    for _ in range(max_tokens):
+        logits = reference_logits(model, source, target)
+        yield logits
+        best = logits.argmax(-1)
+        has_ended |= best == END_ID
+        if has_ended.all():
+            return
+        target = torch.cat([target, torch.from_numpy(best)[:, None]], 1)
+
+
+def _compare_group(runner: PlainRunner, group: list[list[int]], trace: list[Array], tally: Tally) -> None:
+    runner.start(pad(group).numpy(), np.array([len(row) for row in group]))
+    tokens = np.full(len(group), BEGIN_ID)
+    has_ended, has_parted, is_near = (np.zeros(len(group), bool) for _ in range(3))
+    for position, theirs in enumerate(trace):
+        ours, live = runner.step(tokens, position).logits(), ~has_ended
+        tally.num_tokens += int(live.sum())
+        tally.total_divergence += float(_divergence(theirs[live], ours[live]).sum())
+        best, second = np.partition(theirs, -2)[:, -1], np.partition(theirs, -2)[:, -2]
+        parts = live & ~has_parted & (ours.argmax(-1) != theirs.argmax(-1))
+        has_parted |= parts
+        is_near |= parts & (best - second <= TOLERANCE)
+        tokens = theirs.argmax(-1)
+        has_ended |= tokens == END_ID
+    tally.num_identical += int((~has_parted).sum())
+    tally.num_near_ties += int(is_near.sum())
+
+
+def _divergence(logits: Array, others: Array) -> Array:
+    """Kullback-Leibler divergence of each row's distribution from the other's, in nats: (B)."""
+    ours, theirs = (torch.from_numpy(each).double().log_softmax(-1) for each in (logits, others))
+    result: Array = (ours.exp() * (ours - theirs)).sum(-1).numpy()
+    return result
 
 
 def check_parity(
@@ -185,19 +244,52 @@ def check_parity(
     """The whole report.
 
     Raises:
-        ExportError: a difference beyond the tolerance, or sentences that differ without a near-tie (or in over 1 %).
+        ExportError: a difference beyond the tolerance, or sentences that differ without a near-tie (or in over 1 %); or a variant
+            of lower precision that is not even close.
     """
+    variants = {variant.name: variant for variant in cpu_variants(manifest)}
+    if EXACT not in variants:
+        raise ExportError(f"parity: there is no variant {EXACT} for the CPU")
     cases = grid_cases(folder, manifest, model)
-    identical, near = decode_sentences(folder, manifest, model, sources)
-    report = manifest_pb2.ParityReport(
-        tolerance=TOLERANCE, cases=cases, num_sentences=len(sources), num_identical=identical, num_near_ties=near
+    tallies = compare_sentences(
+        {name: PlainRunner(folder, manifest, variant, 0) for name, variant in variants.items()}, model, sources
     )
-    worst = max(cases, key=lambda case: case.max_abs_difference)
-    problems = []
-    if worst.max_abs_difference > TOLERANCE:
-        problems.append(f"{worst.graph} differs by {worst.max_abs_difference:.2g} at {worst.rows} rows, position {worst.position}")
-    if identical + near != len(sources) or near > MAX_NEAR_TIES * len(sources):
-        problems.append(f"{len(sources) - identical} of {len(sources)} sentences differ, {near} of them at a near-tie")
+    exact = tallies[EXACT]
+    report = manifest_pb2.ParityReport(
+        tolerance=TOLERANCE,
+        cases=cases[EXACT],
+        num_sentences=len(sources),
+        num_identical=exact.num_identical,
+        num_near_ties=exact.num_near_ties,
+        approximate=[_approximate(name, cases[name], tallies[name], len(sources)) for name in variants if name != EXACT],
+    )
+    problems = _problems(report)
     if problems:
         raise ExportError("parity: " + "; ".join(problems))
     return report
+
+
+def _approximate(
+    name: str, cases: list[manifest_pb2.ParityCase], tally: Tally, num_sentences: int
+) -> manifest_pb2.ApproximateVariant:
+    return manifest_pb2.ApproximateVariant(
+        variant=name,
+        max_abs_difference=max(case.max_abs_difference for case in cases),
+        divergence=float(f"{tally.total_divergence / tally.num_tokens:.3g}"),
+        max_divergence=MAX_DIVERGENCE,
+        identical_share=tally.num_identical / num_sentences,
+    )
+
+
+def _problems(report: manifest_pb2.ParityReport) -> list[str]:
+    problems = []
+    worst = max(report.cases, key=lambda case: case.max_abs_difference)
+    if not worst.max_abs_difference <= TOLERANCE:
+        problems.append(f"{worst.graph} differs by {worst.max_abs_difference:.2g} at {worst.rows} rows, position {worst.position}")
+    total, identical, near = report.num_sentences, report.num_identical, report.num_near_ties
+    if identical + near != total or near > MAX_NEAR_TIES * total:
+        problems.append(f"{total - identical} of {total} sentences differ, {near} of them at a near-tie")
+    for variant in report.approximate:
+        if not variant.divergence <= MAX_DIVERGENCE:  # nor is it where it is no number
+            problems.append(f"{variant.variant} diverges by {variant.divergence:.2g} nats a token")
+    return problems

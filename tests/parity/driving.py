@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from attnserve_server.bundle.loader import Bundle
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import Bundle, load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished, SequenceRequest
 from attnserve_server.scheduling.scheduler import SchedulerConfig
@@ -33,6 +34,11 @@ SENTENCES = read_sentences(Path(os.environ.get("PARITY_SENTENCES") or GOLDEN))
 """What all parity tests ask: the golden sentences, or a file that the environment names (`make parity DATA=...`)."""
 
 Answer = list[tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]]
+
+
+def cpu_variants() -> list[str]:
+    """The variants of the bundle that this machine can run, whatever it is."""
+    return [variant.name for variant in load_bundle(DEFAULT_BUNDLE).manifest.variants if variant.device == manifest_pb2.DEVICE_CPU]
 
 
 def started_engine(bundle: Bundle, num_slots: int = NUM_SLOTS) -> EngineLoop:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A request's answer does not depend on its company: tokens, scores and attention weights are the same to the last bit.
 
-All 200 sentences, with the bundle that the project serves, are asked alone, all at once, and joining one another mid-flight.
+All 200 sentences, with every variant for the CPU of the bundle that the project serves, are asked alone, all at once, and joining
+one another mid-flight.
 """
 
 from __future__ import annotations
@@ -18,14 +19,24 @@ from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, SequenceRequest
 from attnserve_server.tasks.translation import TranslationTask
-from tests.parity.driving import DEFAULT_BUNDLE, NUM_SLOTS, SENTENCES, Answer, content, one_by_one, run, started_engine
+from tests.parity.driving import (
+    DEFAULT_BUNDLE,
+    NUM_SLOTS,
+    SENTENCES,
+    Answer,
+    content,
+    cpu_variants,
+    one_by_one,
+    run,
+    started_engine,
+)
 
 MODES = {"greedy": DecodeOptions(), "beam": DecodeOptions(beam_size=5, num_hypotheses=5)}
 
 
-@pytest.fixture(scope="module")
-def engine() -> EngineLoop:
-    return started_engine(load_bundle(DEFAULT_BUNDLE))
+@pytest.fixture(scope="module", params=cpu_variants())
+def engine(request: pytest.FixtureRequest) -> EngineLoop:
+    return started_engine(load_bundle(DEFAULT_BUNDLE, variant=request.param))
 
 
 @pytest.fixture(scope="module")

@@ -228,30 +228,48 @@ class Data(_message.Message):
     def __init__(self, name: _Optional[str] = ..., terms: _Optional[str] = ...) -> None: ...
 
 class Quality(_message.Message):
-    __slots__ = ("metric", "dataset", "value", "command")
+    __slots__ = ("metric", "dataset", "value", "command", "variant")
     METRIC_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
     metric: str
     dataset: str
     value: float
     command: str
-    def __init__(self, metric: _Optional[str] = ..., dataset: _Optional[str] = ..., value: _Optional[float] = ..., command: _Optional[str] = ...) -> None: ...
+    variant: str
+    def __init__(self, metric: _Optional[str] = ..., dataset: _Optional[str] = ..., value: _Optional[float] = ..., command: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
 
 class ParityReport(_message.Message):
-    __slots__ = ("tolerance", "cases", "num_sentences", "num_identical", "num_near_ties")
+    __slots__ = ("tolerance", "cases", "num_sentences", "num_identical", "num_near_ties", "approximate")
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     CASES_FIELD_NUMBER: _ClassVar[int]
     NUM_SENTENCES_FIELD_NUMBER: _ClassVar[int]
     NUM_IDENTICAL_FIELD_NUMBER: _ClassVar[int]
     NUM_NEAR_TIES_FIELD_NUMBER: _ClassVar[int]
+    APPROXIMATE_FIELD_NUMBER: _ClassVar[int]
     tolerance: float
     cases: _containers.RepeatedCompositeFieldContainer[ParityCase]
     num_sentences: int
     num_identical: int
     num_near_ties: int
-    def __init__(self, tolerance: _Optional[float] = ..., cases: _Optional[_Iterable[_Union[ParityCase, _Mapping]]] = ..., num_sentences: _Optional[int] = ..., num_identical: _Optional[int] = ..., num_near_ties: _Optional[int] = ...) -> None: ...
+    approximate: _containers.RepeatedCompositeFieldContainer[ApproximateVariant]
+    def __init__(self, tolerance: _Optional[float] = ..., cases: _Optional[_Iterable[_Union[ParityCase, _Mapping]]] = ..., num_sentences: _Optional[int] = ..., num_identical: _Optional[int] = ..., num_near_ties: _Optional[int] = ..., approximate: _Optional[_Iterable[_Union[ApproximateVariant, _Mapping]]] = ...) -> None: ...
+
+class ApproximateVariant(_message.Message):
+    __slots__ = ("variant", "max_abs_difference", "divergence", "max_divergence", "identical_share")
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    MAX_ABS_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_DIVERGENCE_FIELD_NUMBER: _ClassVar[int]
+    IDENTICAL_SHARE_FIELD_NUMBER: _ClassVar[int]
+    variant: str
+    max_abs_difference: float
+    divergence: float
+    max_divergence: float
+    identical_share: float
+    def __init__(self, variant: _Optional[str] = ..., max_abs_difference: _Optional[float] = ..., divergence: _Optional[float] = ..., max_divergence: _Optional[float] = ..., identical_share: _Optional[float] = ...) -> None: ...
 
 class ParityCase(_message.Message):
     __slots__ = ("graph", "rows", "source_tokens", "position", "max_abs_difference")

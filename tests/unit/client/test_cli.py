@@ -213,6 +213,7 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: Fa
     assert result["seconds"] >= 0
     assert (result["beam_size"], result["length_penalty"]) == (5, 0.5)
     assert "seed" not in result
+    assert (result["variant"], result["split"]) == (None, None), "the fake server does not list m"
     assert len(server.translation.requests) == 2
     flags = ["--sample", "--seed", "0", "--no-repeat-ngram", "3", "--split-sentences", "--max-tokens", "9"]
     assert main(["evaluate", "translation", *arguments[:4], *flags]) == 0
@@ -232,6 +233,7 @@ def test_evaluate_a_split_of_the_data(
     assert main(["evaluate", "translation", "--split", "val", "--limit", "1"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["sentences"], result["bleu"]) == (1, pytest.approx(100))
+    assert (result["variant"], result["split"]) == ("fp32", "val")
     assert main(["evaluate", "translation", "--split", "other"]) == 1
     assert "other.en.gz" in capsys.readouterr().err
     server.models.models.clear()

@@ -192,6 +192,16 @@ def test_no_manifest(folder: Path) -> None:
     assert problems_of(folder)[0].startswith("manifest.json: ")
 
 
+@pytest.mark.parametrize(("asked", "found"), [("auto", "int8"), ("int8", "int8"), ("fp32", "fp32")])
+def test_the_first_of_several_variants_unless_named(folder: Path, asked: str, found: str) -> None:
+    manifest = sound_manifest()
+    (fp32,) = manifest["variants"]
+    manifest["variants"] = [fp32 | {"name": "fp16", "device": "DEVICE_CUDA"}, fp32 | {"name": "int8"}, fp32]
+    write(folder, manifest)
+    bundle = load_bundle(folder, variant=asked)
+    assert (bundle.variant.name, bundle.variant.device) == (found, manifest_pb2.DEVICE_CPU)
+
+
 def test_variant_by_name(folder: Path) -> None:
     assert load_bundle(folder, variant="fp32").variant.device == manifest_pb2.DEVICE_CPU
     (problem,) = problems_of(folder, variant="int8")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,18 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export import bundles, parity
-from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
+from attnserve_export.bundle_writer import WEIGHTS_FILE, read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
+from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
-from attnserve_export.parity import check_parity
+from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
+from attnserve_export.recipe import load_recipe
+from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle
 
 VOCAB_SIZE = 40
 CONFIG = TransformerConfig(
@@ -71,20 +76,64 @@ def made() -> Made:
     chosen = [cpu.steps[0], next(step for step in cpu.steps if step.gives_attention and step.max_rows_of_request > 1)]
     cpu = replace(cpu, steps=chosen)
     manifest.variants.append(cpu.describe())
-    return Made(model, manifest, {spec.file: export_graph(spec) for spec in (cpu.encode, *cpu.steps)})
+    graphs = {spec.file: export_graph(spec) for spec in (cpu.encode, *cpu.steps)}
+    add_int8_variant(manifest, graphs)
+    return Made(model, manifest, graphs)
 
 
 def written(made: Made, folder: Path) -> manifest_pb2.Manifest:
     return write_bundle(folder, made.manifest, made.graphs, {})
 
 
+def fp32_of(manifest: manifest_pb2.Manifest) -> manifest_pb2.Variant:
+    return next(variant for variant in manifest.variants if variant.name == "fp32")
+
+
 def test_sound_export_passes(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "b")
     report = check_parity(tmp_path / "b", manifest, made.model, SOURCES)
-    assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in manifest.variants[0].steps}
-    assert {(case.source_tokens, case.position) for case in report.cases} >= {(2, 0), (24, 30)}
+    files = [step.graph.file for step in fp32_of(manifest).steps]
+    assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in parity.GRID)
+    assert {case.source_tokens for case in report.cases} == {2, 7, 24}
+    assert {case.position for case in report.cases} <= set(parity.POSITIONS)
     assert max(case.max_abs_difference for case in report.cases) <= report.tolerance == 1e-4
     assert report.num_sentences == len(SOURCES) == report.num_identical + report.num_near_ties
+    (int8,) = report.approximate
+    assert int8.variant == "int8"
+    assert report.tolerance < int8.max_abs_difference < 1
+    assert 0 < int8.divergence < int8.max_divergence == MAX_DIVERGENCE
+    assert 0 <= int8.identical_share <= 1
+
+
+def test_int8_stands_first_and_takes_no_more_weights(made: Made, tmp_path: Path) -> None:
+    manifest = written(made, tmp_path / "both")
+    assert [variant.name for variant in manifest.variants] == ["int8", "fp32"]
+    int8, fp32 = manifest.variants
+    named = [(variant.encode, *(step.graph for step in variant.steps)) for variant in (int8, fp32)]
+    assert [graph.file for graph in named[0]] == [graph.file.replace(".onnx", "_int8.onnx") for graph in named[1]]
+    assert [list(graph.inputs) for graph in named[0]] == [list(graph.inputs) for graph in named[1]]
+    alone = {name: graph for name, graph in made.graphs.items() if "int8" not in name}
+    write_bundle(tmp_path / "alone", made.manifest, alone, {})
+    assert (tmp_path / "both" / WEIGHTS_FILE).read_bytes() == (tmp_path / "alone" / WEIGHTS_FILE).read_bytes()
+
+
+def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:
+    """A planted fault: weights in two levels. The fp32 variant, which is as it was, is no excuse."""
+    graphs = copy.deepcopy(made.graphs)
+    for name in [name for name in graphs if "int8" in name]:
+        for each in graphs[name].graph.initializer:
+            if each.name == "int8/64.0":
+                each.CopyFrom(numpy_helper.from_array(np.float32(2.0), each.name))
+    manifest = write_bundle(tmp_path / "b", made.manifest, graphs, {})
+    with pytest.raises(ExportError, match=r"^parity: int8 diverges by .* nats a token$"):
+        check_parity(tmp_path / "b", manifest, made.model, SOURCES)
+
+
+def test_no_number_is_refused() -> None:
+    case = manifest_pb2.ParityCase(graph="fp32/step.onnx", max_abs_difference=float("nan"))
+    int8 = manifest_pb2.ApproximateVariant(variant="int8", divergence=float("nan"))
+    report = manifest_pb2.ParityReport(cases=[case], approximate=[int8])
+    assert [problem.split()[0] for problem in parity._problems(report)] == ["fp32/step.onnx", "int8"]
 
 
 @pytest.mark.parametrize(
@@ -112,8 +161,10 @@ def test_other_sentences_are_counted(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "b")
     wrong = copy.deepcopy(made.model)
     wrong.decoder_norm.bias.copy_(wrong.embedding.weight[7] * 10)
-    identical, near = parity.decode_sentences(tmp_path / "b", manifest, wrong, SOURCES)
-    assert identical + near < len(SOURCES)
+    runner = PlainRunner(tmp_path / "b", manifest, fp32_of(manifest), 0)
+    tally = parity.compare_sentences({"fp32": runner}, wrong, SOURCES)["fp32"]
+    assert tally.num_identical + tally.num_near_ties < len(SOURCES)
+    assert tally.total_divergence / tally.num_tokens > MAX_DIVERGENCE
 
 
 def test_failed_check_leaves_what_was_there(made: Made, tmp_path: Path) -> None:
@@ -126,7 +177,7 @@ def test_failed_check_leaves_what_was_there(made: Made, tmp_path: Path) -> None:
         raise ExportError("parity: planted")
 
     with pytest.raises(ExportError, match="planted"):
-        bundles._write_checked(destination, made.manifest, made.graphs, b"pieces", check, lambda _: "card")
+        bundles._write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
     assert [path.name for path in destination.iterdir()] == ["old"]
     assert [path.name for path in destination.parent.iterdir()] == ["1"]
 
@@ -137,8 +188,65 @@ def test_checked_bundle_takes_the_place_of_the_old_one(made: Made, tmp_path: Pat
     (destination / "old").write_bytes(b"old")
     report = manifest_pb2.ParityReport(tolerance=1e-4, num_sentences=1, num_identical=1)
     bundles._write_checked(
-        destination, made.manifest, made.graphs, b"pieces", lambda *_: report, lambda full: f"# {full.model_id}\n"
+        destination,
+        made.manifest,
+        made.graphs,
+        {"tokenizer.model": b"pieces"},
+        lambda *_: report,
+        lambda full: f"# {full.model_id}\n",
     )
     assert not (destination / "old").exists()
     assert (destination / "MODEL_CARD.md").read_text(encoding="utf-8") == "# small\n"
     assert [path.name for path in destination.parent.iterdir()] == ["1"]
+    assert (destination / "tokenizer.model").read_bytes() == b"pieces"
+
+
+def trained(made: Made) -> Trained:
+    summary = {"epochs": 3, "updates": 10, "parameters": 5, "train_seconds": 60, "averaged_epochs": 1}
+    summary |= {"val_bleu_lc_by_average": {"1": 2.5}, "last_epoch": {"train_nll": 2.0, "val_nll": 3.0}}
+    return Trained(load_recipe("transformer-en-de"), dict(made.model.state_dict()), b"pieces", summary)
+
+
+def test_a_bundle_is_all_that_an_export_needs(made: Made, tmp_path: Path) -> None:
+    before = trained(made)
+    files = {"tokenizer.model": before.tokenizer, TRAINING_FILE: before.training_file()}
+    write_bundle(tmp_path / "b", made.manifest, made.graphs, files)
+    after = trained_in_bundle(tmp_path / "b")
+    assert (after.recipe, after.tokenizer, after.summary) == (before.recipe, before.tokenizer, before.summary)
+    assert set(before.weights) <= set(after.weights)
+    assert all(torch.equal(value, after.weights[name]) for name, value in before.weights.items())
+
+
+@pytest.fixture
+def bundle(made: Made, tmp_path: Path) -> Path:
+    folder = tmp_path / "small" / "1"
+    write_manifest(folder, write_bundle(folder, made.manifest, made.graphs, {TRAINING_FILE: trained(made).training_file()}))
+    return folder
+
+
+def evaluation(variant: str, bleu_lc: float, beam_size: int | None = 5, split: str | None = "val") -> dict[str, object]:
+    scores = {"bleu": bleu_lc - 1, "bleu_lc": bleu_lc, "chrf": 60.0}
+    return {**scores, "variant": variant, "split": split, "beam_size": beam_size, "length_penalty": None}
+
+
+def test_quality_stands_by_variant(bundle: Path) -> None:
+    for variant, bleu_lc, beam_size in [("fp32", 30.0, 5), ("int8", 20.0, None), ("int8", 29.75, 5), ("fp32", 30.031, 5)]:
+        bundles.record_quality(bundle, evaluation(variant, bleu_lc, beam_size))
+    figures = [(q.variant, q.command[-1], q.value) for q in read_manifest(bundle).quality if q.metric == "bleu_lc"]
+    assert figures == [("int8", "1", 20.0), ("int8", "5", 29.75), ("fp32", "5", 30.03)]
+    card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert (
+        "| int8 | multi30k val | 28.75 | 29.75 | 60.00 | `attnserve evaluate translation --data DIR --split val --beam-size 5` |"
+        in card
+    )
+
+
+def test_too_great_a_loss_is_not_recorded(bundle: Path) -> None:
+    bundles.record_quality(bundle, evaluation("fp32", 30.0))
+    before = (bundle / "manifest.json").read_bytes()
+    with pytest.raises(ExportError, match=r"int8 loses 0\.31 bleu_lc on multi30k val"):
+        bundles.record_quality(bundle, evaluation("int8", 29.69))
+    with pytest.raises(ExportError, match="--data"):
+        bundles.record_quality(bundle, evaluation("int8", 30.0, split=None))
+    assert (bundle / "manifest.json").read_bytes() == before
+    assert json.loads((bundle / TRAINING_FILE).read_text(encoding="utf-8"))["summary"]["updates"] == 10

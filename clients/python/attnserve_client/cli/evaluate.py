@@ -82,7 +82,8 @@ def evaluate_translation(
     """Translate a file and score it: one JSON object, indented unless --json asks for one line.
 
     bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the pieces of the best answers, end symbols
-    included. Decode options are a part of it, where they were given; one --seed is that of every sentence.
+    included; variant is the one that was served, split the part of --data. Decode options are a part of it, where they were given;
+    one --seed is that of every sentence.
     """
     if (source is None) != (reference is None):
         raise typer.BadParameter("--source and --reference go together")
@@ -104,12 +105,15 @@ def evaluate_translation(
         "split_sentences": split_sentences,
     }
     with Client(address, timeout=timeout) as client:
+        name = None
         if source is None or reference is None:
-            source, reference = _files_of_split(client, data or Path(), split, model)
+            (source, reference), name = _files_of_split(client, data or Path(), split, model), split
         sources, references = (evaluation.read_lines(path, limit) for path in (source, reference))
         if len(sources) != len(references) or not sources:
             raise ToolError(f"{source} has {len(sources)} lines, {reference} has {len(references)}: they must be alike, and some")
         result = _evaluated(client, sources, references, model, max_in_flight, keywords)
+        variant = next((served.variant for served in client.list_models() if served.id == result["model"]), None)
+        result |= {"variant": variant, "split": name}
     output.print_json(result, indent=None if as_json else 2)
 
 

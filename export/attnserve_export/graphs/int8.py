@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rewrites a float32 graph into its int8 form for the CPU: from the same stored weights, and no row reads another.
+
+**Weights** stay as they are stored. Nodes over constants quantise them, symmetric, one scale a column, and ONNX Runtime folds
+these nodes when it loads the graph. They take the levels -64 to 64: x86 processors without VNNI add two products of an unsigned
+and a signed byte in 16 bits, saturating, and 2 * 255 * 64 still fits. So every processor computes the same integers.
+
+**Activations** are quantised by row, in one of three forms:
+
+* behind a LayerNormalization, which scales each row already. Its weight and bias move into the product; what is left has no value
+  beyond sqrt(d) in a row of d, so the scale is a constant and the price one node;
+* behind a ReLU of such a product: column j is at most its bias plus sqrt(d) times the norm of its weights (Cauchy and Schwarz).
+  The first product gives its columns in parts of that, and the quantisation of the second, from 0 up, is the ReLU;
+* behind anything else in parts of the row's largest absolute value. That takes seven nodes more than the product alone, and is
+  done for a wide product only: a vocabulary's.
+
+The products that are left stay in float32: at the sizes that are served here quantising would cost what it saves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import NodeProto, helper, numpy_helper
+
+from attnserve_export.graphs.int8_functions import DOMAIN, function
+
+WEIGHT_LEVELS = 64
+"""Largest magnitude of a quantised weight."""
+MIN_COLUMNS = 1024
+"""Columns at least of a product whose rows are scaled by their largest absolute value."""
+_ZERO_POINT = 128  # of rows that may be negative: 127 levels below, 127 above
+_CONTRIB = "com.microsoft"
+
+
+def int8_graph(model: onnx.ModelProto) -> onnx.ModelProto | None:
+    """The int8 form of a float32 graph that holds its weights as initializers; None where it has no product worth quantising."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    index = _Index(copy.graph)
+    writer = _Writer(index)
+    nodes = list(copy.graph.node)
+    written: list[NodeProto] = []
+    for node in nodes:
+        product = index.products.get(id(node))
+        if product is None or not writer.write(product):
+            writer.new.append(node)
+        written += writer.take()
+    if not writer.dropped:
+        return None
+    del copy.graph.node[:], copy.graph.value_info[:]
+    copy.graph.node.extend(writer.without_weight(node) for node in written if id(node) not in writer.dropped)
+    copy.graph.initializer.extend(writer.constants.values())
+    copy.functions.extend(function(name) for name in sorted({node.op_type for node in written if node.domain == DOMAIN}))
+    known = {each.domain for each in copy.opset_import}
+    copy.opset_import.extend(helper.make_opsetid(domain, 1) for domain in (_CONTRIB, DOMAIN) if domain not in known)
+    return copy
+
+
+@dataclass(slots=True)
+class _Product:
+    """A product with a constant matrix, and the constant vector that is added to it."""
+
+    node: NodeProto
+    matrix: str
+    is_transposed: bool
+    num_rows: int
+    num_columns: int
+    bias: str
+    add: NodeProto | None  # a node of its own, where the bias is not the product's own input
+
+    @property
+    def output(self) -> str:
+        return self.node.output[0] if self.add is None else self.add.output[0]
+
+
+@dataclass(slots=True)
+class _Row:
+    """Rows that are quantised, or are to be: the size of a level, and the level that stands for zero."""
+
+    name: str
+    level: str
+    zero: str
+
+
+class _Index:
+    """Who makes and who reads each value of a graph, and its products."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.shapes = {each.name: tuple(each.dims) for each in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self.producers = {name: node for node in graph.node for name in node.output}
+        self.readers: dict[str, list[NodeProto]] = {}
+        for node in graph.node:
+            for name in node.input:
+                self.readers.setdefault(name, []).append(node)
+        found = [self._product(node) for node in graph.node]
+        self.products = {id(each.node): each for each in found if each is not None}
+
+    def only_reader(self, name: str) -> NodeProto | None:
+        """The node that reads a value, if it is the only one."""
+        readers = self.readers.get(name, [])
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def norm(self, product: _Product) -> NodeProto | None:
+        """The LayerNormalization whose rows go into a product, if they go into products alone."""
+        node = self.producers.get(product.node.input[0])
+        while node is not None and self._takes_rows(node):
+            node = self.producers.get(node.input[0])
+        if node is None or node.op_type != "LayerNormalization" or _attributes(node).get("axis", -1) != -1:
+            return None
+        is_known = all(self.shapes.get(name) == (product.num_rows,) for name in node.input[1:])
+        return node if is_known and self._is_for_products(node.output[0]) else None
+
+    def behind_relu(self, product: _Product) -> tuple[NodeProto, _Product] | None:
+        """The ReLU of a product and the product behind it, where nothing else reads what is between."""
+        relu = self.only_reader(product.output)
+        reader = None if relu is None or relu.op_type != "Relu" else self.only_reader(relu.output[0])
+        if relu is None or reader is None or id(reader) not in self.products:
+            return None
+        return relu, self.products[id(reader)]
+
+    def _takes_rows(self, node: NodeProto) -> bool:
+        """Whether a node is x[:, i]: it takes whole rows of (row, 1, width)."""
+        return node.op_type == "Gather" and _attributes(node).get("axis", 0) == 1 and self.shapes.get(node.input[1]) == ()
+
+    def _is_for_products(self, name: str) -> bool:
+        return name not in self.outputs and all(
+            id(node) in self.products
+            or (self._takes_rows(node) and node.input[0] == name and self._is_for_products(node.output[0]))
+            for node in self.readers.get(name, [])
+        )
+
+    def _product(self, node: NodeProto) -> _Product | None:
+        attributes = _attributes(node)
+        is_plain = not attributes.get("transA", 0) and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
+        if node.op_type not in ("MatMul", "Gemm") or not is_plain or len(self.shapes.get(node.input[1], ())) != 2:
+            return None
+        is_transposed = bool(attributes.get("transB", 0))
+        shape = self.shapes[node.input[1]]
+        num_rows, num_columns = (shape[1], shape[0]) if is_transposed else (shape[0], shape[1])
+        product = _Product(node, node.input[1], is_transposed, num_rows, num_columns, "", None)
+        if len(node.input) > 2:
+            product.bias = node.input[2]
+            return product if self.shapes.get(product.bias) == (num_columns,) else None
+        reader = self.only_reader(node.output[0])
+        if reader is not None and reader.op_type == "Add":
+            others = [name for name in reader.input if self.shapes.get(name) == (num_columns,)]
+            if others:
+                product.bias, product.add = others[0], reader
+        return product
+
+
+class _Writer:
+    """Writes the nodes that stand for products."""
+
+    def __init__(self, index: _Index) -> None:
+        self.index = index
+        self.new: list[NodeProto] = []
+        self.dropped: set[int] = set()
+        self.constants: dict[str, onnx.TensorProto] = {}
+        self._bare: dict[int, NodeProto] = {}
+        self._rows: dict[str, list[str]] = {}
+        self._num_values = 0
+
+    def take(self) -> list[NodeProto]:
+        """What was written since the last call."""
+        new, self.new = self.new, []
+        return new
+
+    def without_weight(self, node: NodeProto) -> NodeProto:
+        """A node of the graph; a LayerNormalization without what has moved into the products behind it."""
+        return self._bare.get(id(node), node)
+
+    def write(self, product: _Product) -> bool:
+        """Writes the int8 form of a product, and of the one behind its ReLU; false where there is none."""
+        if id(product.node) in self.dropped:
+            return True
+        norm = self.index.norm(product)
+        if norm is not None:
+            self._write_behind_norm(product, norm)
+        elif product.num_columns >= MIN_COLUMNS:
+            self._write_by_largest(product)
+        else:
+            return False
+        self._drop(product)
+        return True
+
+    def _write_behind_norm(self, product: _Product, norm: NodeProto) -> None:
+        longest = math.sqrt(product.num_rows)
+        row = _Row(product.node.input[0], self._scalar(longest / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
+        if id(norm) not in self._bare:
+            self._bare[id(norm)] = helper.make_node("LayerNormalization", [norm.input[0]], norm.output)
+            self._bare[id(norm)].attribute.extend(norm.attribute)
+            self._bare[id(norm)].input.append(self._constant("ones", np.ones(product.num_rows, np.float32)))
+        shift = norm.input[2] if len(norm.input) > 2 else self._constant("zeros", np.zeros(product.num_rows, np.float32))
+        weight, bias = self._call("Folded", self._matrix(product), product.bias or self._scalar(0.0), norm.input[1], shift)
+        if row.name not in self._rows:
+            self._rows[row.name] = self._node("QuantizeLinear", row.name, row.level, row.zero)
+        row.name = self._rows[row.name][0]
+        following = self.index.behind_relu(product)
+        if following is None:
+            self._multiply(row, self._quantized(weight), bias, product.output)
+        else:
+            self._write_with_relu((row, weight, bias), longest, *following)
+
+    def _write_with_relu(self, inner: tuple[_Row, str, str], longest: float, relu: NodeProto, outer: _Product) -> None:
+        row, weight, bias = inner
+        integers, level = self._quantized(weight)
+        part, shift, reach = self._call("Bounded", weight, bias, level, self._scalar(longest), num_outputs=3)
+        hidden = _Row(
+            self._multiply(row, [integers, part], shift), self._scalar(1 / 255), self._constant("none", np.uint8(0))
+        )  # from 0 to 1, in parts of what each column can reach
+        hidden.name = self._node("QuantizeLinear", hidden.name, hidden.level, hidden.zero)[0]
+        matrix = self._call("Rescaled", self._matrix(outer), reach, num_outputs=1)[0]
+        self._multiply(hidden, self._quantized(matrix), outer.bias, outer.output)
+        self.dropped.add(id(relu))
+        self._drop(outer)
+
+    def _write_by_largest(self, product: _Product) -> None:
+        row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
+        if row.name not in self._rows:
+            self._rows[row.name] = self._call("RowScaled", row.name, row.level, row.zero)
+        row.name, largest = self._rows[row.name]
+        parts = self._multiply(row, self._quantized(self._matrix(product)))
+        if product.bias:
+            (scaled,) = self._node("Mul", parts, largest)
+            self._node("Add", scaled, product.bias, output=product.output)
+        else:
+            self._node("Mul", parts, largest, output=product.output)
+
+    def _drop(self, product: _Product) -> None:
+        self.dropped.add(id(product.node))
+        if product.add is not None:
+            self.dropped.add(id(product.add))
+
+    def _matrix(self, product: _Product) -> str:
+        return self._node("Transpose", product.matrix)[0] if product.is_transposed else product.matrix
+
+    def _quantized(self, matrix: str) -> list[str]:
+        return self._call("Quantized", matrix, self._scalar(float(WEIGHT_LEVELS)))
+
+    def _multiply(self, row: _Row, matrix: list[str], bias: str = "", output: str = "") -> str:
+        integers, level = matrix
+        inputs = [row.name, integers, row.level, level, row.zero, *(["", bias] if bias else [])]
+        return self._node("MatMulIntegerToFloat", *inputs, domain=_CONTRIB, output=output)[0]
+
+    def _call(self, name: str, *inputs: str, num_outputs: int = 2) -> list[str]:
+        return self._node(name, *inputs, domain=DOMAIN, num_outputs=num_outputs)
+
+    def _node(self, op: str, *inputs: str, domain: str = "", output: str = "", num_outputs: int = 1) -> list[str]:
+        outputs = [output] if output else [self._value() for _ in range(num_outputs)]
+        self.new.append(helper.make_node(op, inputs, outputs, domain=domain or None))
+        return outputs
+
+    def _value(self) -> str:
+        self._num_values += 1
+        return f"int8.{self._num_values}"
+
+    def _scalar(self, value: float) -> str:
+        return self._constant(str(np.float32(value)), np.float32(value))
+
+    def _constant(self, name: str, value: Any) -> str:
+        array = np.asarray(value)
+        name = f"int8/{name}/{'x'.join(map(str, array.shape))}" if array.shape else f"int8/{name}"
+        self.constants.setdefault(name, numpy_helper.from_array(array, name))
+        return name
+
+
+def _attributes(node: NodeProto) -> Mapping[str, Any]:
+    return {each.name: helper.get_attribute_value(each) for each in node.attribute}

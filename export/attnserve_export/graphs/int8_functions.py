@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the int8 rewrite puts into graphs, as ONNX functions: a graph calls them by name, ONNX Runtime inlines them at load.
+
+All but ``RowScaled`` take weights alone, so that their nodes are folded away at load.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.parser
+
+DOMAIN = "attnserve.int8"
+TINY = 1e-30  # in place of a scale of zero: a column, or a row, of zeros
+_OPSET = 23
+
+_TEXTS = {
+    # The weight and bias of a LayerNormalization, moved into the product behind it: (gamma n + beta) W + b = n W' + b'.
+    "Folded": """(weight, bias, gamma, beta) => (folded, shifted) {
+        column = Unsqueeze (gamma, last)
+        folded = Mul (weight, column)
+        shift = MatMul (beta, weight)
+        shifted = Add (shift, bias)
+    }""",
+    # A matrix in whole levels, and the size of a level in each column.
+    "Quantized": """(weight, levels) => (integers, level) {
+        magnitude = Abs (weight)
+        largest = ReduceMax <keepdims = 0> (magnitude, first)
+        some = Max (largest, tiny)
+        level = Div (some, levels)
+        exact = Div (weight, level)
+        rounded = Round (exact)
+        integers = Cast <to = 3> (rounded)
+    }""",
+    # For rows no longer than ``longest``: what the positive values of n W + b can reach, and level and bias in parts of that.
+    "Bounded": """(weight, bias, level, longest) => (part, shift, reach) {
+        norm = ReduceL2 <keepdims = 0> (weight, first)
+        swing = Mul (norm, longest)
+        positive = Relu (bias)
+        most = Add (swing, positive)
+        reach = Max (most, tiny)
+        part = Div (level, reach)
+        shift = Div (bias, reach)
+    }""",
+    # A matrix for inputs that are given in parts of ``reach``.
+    "Rescaled": """(weight, reach) => (rescaled) {
+        column = Unsqueeze (reach, last)
+        rescaled = Mul (weight, column)
+    }""",
+    # Each row in parts of its own largest absolute value. The one function of what is not constant.
+    "RowScaled": """(x, level, zero_point) => (row, largest) {
+        magnitude = Abs (x)
+        most = ReduceMax <keepdims = 1> (magnitude, last)
+        largest = Max (most, tiny)
+        part = Div (x, largest)
+        row = QuantizeLinear (part, level, zero_point)
+    }""",
+}
+_CONSTANTS = {
+    "first": "first = Constant <value_ints = [0]> ()",
+    "last": "last = Constant <value_ints = [-1]> ()",
+    "tiny": f"tiny = Constant <value_float = {TINY}> ()",
+}
+
+
+def function(name: str) -> onnx.FunctionProto:
+    """One of the functions."""
+    head, _, body = _TEXTS[name].partition("{")
+    constants = "\n".join(text for word, text in _CONSTANTS.items() if f", {word})" in body)
+    text = f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}]> {name} {head} {{ {constants} {body}'
+    return onnx.parser.parse_function(text)

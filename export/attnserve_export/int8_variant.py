@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Adds an int8 variant to a bundle that is being made, from its fp32 graphs: whatever the architecture."""
+
+from __future__ import annotations
+
+import onnx
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.graphs.int8 import int8_graph
+
+NAME, SOURCE = "int8", "fp32"
+
+
+def add_int8_variant(manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto]) -> None:
+    """Declares the variant before all others, so that "auto" takes it on the CPU, and adds its graphs behind the others.
+
+    It shares a graph with fp32 where nothing in that is worth quantising.
+    """
+    variant = manifest_pb2.Variant()
+    variant.CopyFrom(next(each for each in manifest.variants if each.name == SOURCE and each.device == manifest_pb2.DEVICE_CPU))
+    variant.name = NAME
+    for graph in (variant.encode, *(step.graph for step in variant.steps)):
+        rewritten = int8_graph(graphs[graph.file])
+        if rewritten is not None:
+            graph.file = graph.file.replace(".onnx", "_int8.onnx")
+            graphs[graph.file] = rewritten
+    others = list(manifest.variants)
+    del manifest.variants[:]
+    manifest.variants.extend([variant, *others])

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a bundle is made from: a training run, or the bundle that was made from it before.
+
+Bundles hold their weights exactly as they were trained and rounded, so a bundle can be exported anew when its run is gone.
+What stands in a graph under a parameter's name is taken by that name. A matrix that was transposed for a MatMul has lost its
+name; the bias that is added to the product has kept it.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import numpy_helper
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.bundle_writer import read_manifest
+from attnserve_export.recipe import Recipe
+
+TRAINING_FILE = "training.json"
+TOKENIZER_FILE = "tokenizer.model"
+PREFIX = "model."
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A trained model, before it is exported."""
+
+    recipe: Recipe
+    weights: dict[str, torch.Tensor]
+    tokenizer: bytes
+    summary: dict[str, Any]
+
+    def training_file(self) -> bytes:
+        """What a bundle keeps of the training: how it was asked for, and how it went."""
+        content = {"recipe": msgspec.to_builtins(self.recipe), "summary": self.summary}
+        return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def trained_in_run(recipe: Recipe, run: Path) -> Trained:
+    """What a folder holds that `attnserve train` filled.
+
+    Raises:
+        FileNotFoundError: the run has no selected weights.
+    """
+    weights = torch.load(run / "best.pt", weights_only=True)
+    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+    return Trained(recipe, weights, (run / TOKENIZER_FILE).read_bytes(), summary)
+
+
+def trained_in_bundle(folder: Path) -> Trained:
+    """What a bundle was made from.
+
+    Raises:
+        FileNotFoundError: there is no bundle, or it does not say how it was trained.
+    """
+    recipe, summary = read_training(folder)
+    found = stored_parameters(folder, read_manifest(folder))
+    weights = {name: torch.tensor(value) for name, value in found.items()}
+    return Trained(recipe, weights, (folder / TOKENIZER_FILE).read_bytes(), summary)
+
+
+def read_training(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe and the summary that a bundle keeps.
+
+    Raises:
+        FileNotFoundError: it keeps none.
+    """
+    content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    return msgspec.convert(content["recipe"], Recipe), content["summary"]
+
+
+def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:
+    """The parameters and buffers that the fp32 graphs hold, by their names in the module."""
+    variant = next(each for each in manifest.variants if each.device == manifest_pb2.DEVICE_CPU and each.name == "fp32")
+    found: dict[str, Array] = {}
+    for name in (variant.encode.file, variant.steps[0].graph.file):
+        found |= _parameters(onnx.load(folder / name))
+    return found
+
+
+def _parameters(model: onnx.ModelProto) -> dict[str, Array]:
+    constants = _constants(model)
+    found = {
+        name.removeprefix(PREFIX): value for name, value in constants.items() if name.startswith(PREFIX) and ".half" not in name
+    }
+    products = {
+        node.output[0]: constants[node.input[1]]
+        for node in model.graph.node
+        if node.op_type == "MatMul" and node.input[1] in constants
+    }
+    for node in model.graph.node:
+        if node.op_type == "Add":
+            matrices = [products[name] for name in node.input if name in products]
+            biases = [name for name in node.input if name.startswith(PREFIX) and name.endswith(".bias")]
+            if matrices and biases:
+                found[biases[0].removeprefix(PREFIX).removesuffix("bias") + "weight"] = matrices[0].T
+    return found
+
+
+def _constants(model: onnx.ModelProto) -> dict[str, Array]:
+    """Initializers under the names that the graph's nodes use: those that are stored in 16 bits stand behind a Cast."""
+    stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
+    casts = {
+        node.output[0]: stored[node.input[0]].astype(np.float32)
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.input[0] in stored
+    }
+    return stored | casts

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The int8 variant against fp32, side by side: a step at several numbers of rows, and the encoder.
+
+`make test ARGS="tests/perf/test_int8.py -s"` shows the ratios. The bound is loose: it is for any machine, under any load.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import pytest
+
+from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.execution.factory import make_runner
+from attnserve_server.execution.runner import IterativeRunner, StepInputs
+from tests.parity.driving import DEFAULT_BUNDLE
+
+VARIANTS = ("fp32", "int8")
+SLOTS, ROUNDS = 32, 40
+POSITION, SOURCE = 12, 15  # in the middle of a sentence of usual length
+LEAST = 0.95
+
+
+@pytest.fixture(scope="module")
+def runners() -> dict[str, IterativeRunner]:
+    made = {name: make_runner(load_bundle(DEFAULT_BUNDLE, variant=name), SLOTS) for name in VARIANTS}
+    for runner in made.values():
+        runner.start()
+    return made
+
+
+def step_inputs(rows: int, group: int) -> StepInputs:
+    of_row = [row // group for row in range(rows)]
+    members = [[row for row in range(rows) if of_row[row] == request] for request in range(of_row[-1] + 1)]
+    return StepInputs([100 + row for row in range(rows)], [POSITION] * rows, of_row, members, [SOURCE] * len(members), False)
+
+
+def ratio(name: str, calls: dict[str, Callable[[], object]], repetitions: int) -> float:
+    """How many times as much processor time fp32 takes: the median over rounds in which both run one after the other."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    for call in calls.values():
+        call()
+    for _ in range(ROUNDS):
+        for variant, call in calls.items():
+            began = time.thread_time()
+            for _ in range(repetitions):
+                call()
+            seconds[variant].append((time.thread_time() - began) / repetitions)
+    result = statistics.median(a / b for a, b in zip(*(seconds[variant] for variant in VARIANTS), strict=True))
+    fp32, int8 = (min(seconds[variant]) * 1e3 for variant in VARIANTS)
+    print(f"{name}: fp32 / int8 {result:.2f} (best rounds: {fp32:.3f} and {int8:.3f} ms, {fp32 / int8:.2f})")
+    return result
+
+
+@pytest.mark.parametrize(("rows", "group"), [(1, 1), (8, 1), (32, 1), (5, 5), (30, 5), (32, 8)])
+def test_a_step_is_faster(runners: dict[str, IterativeRunner], rows: int, group: int) -> None:
+    inputs = step_inputs(rows, group)
+    calls = {name: (lambda runner=runner: runner.step(inputs)) for name, runner in runners.items()}
+    assert ratio(f"step of {rows} rows, {group} a request", calls, max(2, 40 // rows)) > LEAST
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_encoding_is_faster(runners: dict[str, IterativeRunner], count: int) -> None:
+    sources = [[100 + i for i in range(SOURCE)]] * count
+    calls = {name: (lambda runner=runner: runner.encode(sources)) for name, runner in runners.items()}
+    assert ratio(f"encoding {count} sources of {SOURCE} pieces", calls, 5) > LEAST

@@ -102,24 +102,30 @@ def sample(
     """Draws targets of one source; arguments as in :func:`tests.reference.beam_search.beam_search`."""
     src = torch.tensor([source], dtype=torch.int64)
     memory = model.encode(src)
+    num_draws = num_hypotheses if len(rules.prefix) < max_tokens else 1
+    streams = [
+        np.random.Generator(np.random.Philox(key=np.array([sampling.seed, number], np.uint64))) for number in range(num_draws)
+    ]
+    live: list[tuple[int, list[int], float]] = [(number, [], 0.0) for number in range(num_draws)]
     drawn: list[Hypothesis] = []
     margin = math.inf
-    for number in range(num_hypotheses if len(rules.prefix) < max_tokens else 1):
-        stream = np.random.Generator(np.random.Philox(key=np.array([sampling.seed, number], np.uint64)))
-        tokens: list[int] = []
-        total = 0.0
-        while len(tokens) < max_tokens and end_id not in tokens:
-            log_probs = next_log_probs(model, memory, src, [tokens], rules, begin_id, end_id)[0]
+    while live:
+        rows = next_log_probs(model, memory, src, [tokens for _, tokens, _ in live], rules, begin_id, end_id)
+        going_on = []
+        for (number, tokens, total), log_probs in zip(live, rows, strict=True):
             if len(tokens) < len(rules.prefix):
                 token = rules.prefix[len(tokens)]
             else:
-                token, gap = draw(log_probs, sampling, stream.random())
+                token, gap = draw(log_probs, sampling, streams[number].random())
                 margin = min(margin, gap)
-            tokens.append(token)
-            total += float(log_probs[token])
-        reason = FinishReason.STOP if tokens[-1] == end_id else FinishReason.LENGTH
-        drawn.append(ranking.ranked(model, source, tokens, total, reason, begin_id))
-    drawn.sort(key=lambda one: len(one.tokens))
+            tokens, total = [*tokens, token], total + float(log_probs[token])
+            if token == end_id:
+                drawn.append(ranking.ranked(model, source, tokens, total, FinishReason.STOP, begin_id))
+            elif len(tokens) == max_tokens:
+                drawn.append(ranking.ranked(model, source, tokens, total, FinishReason.LENGTH, begin_id))
+            else:
+                going_on.append((number, tokens, total))
+        live = going_on
     return answer_of(drawn, num_hypotheses, margin)
 
 

@@ -30,6 +30,7 @@ def read_sentences(path: Path) -> list[str]:
 
 
 GOLDEN = ROOT / "tests" / "golden" / "sentences.en.txt"
+SENTENCES_ARE_GOLDEN = not os.environ.get("PARITY_SENTENCES")
 SENTENCES = read_sentences(Path(os.environ.get("PARITY_SENTENCES") or GOLDEN))
 """What all parity tests ask: the golden sentences, or a file that the environment names (`make parity DATA=...`)."""
 

@@ -17,7 +17,7 @@ import pytest
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
-from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, SequenceRequest
+from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceRequest
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.driving import (
     DEFAULT_BUNDLE,
@@ -31,7 +31,16 @@ from tests.parity.driving import (
     started_engine,
 )
 
-MODES = {"greedy": DecodeOptions(), "beam": DecodeOptions(beam_size=5, num_hypotheses=5)}
+SOME_PREFIX = (27, 73)  # "Ein Mann"
+MODES = {
+    "greedy": DecodeOptions(),
+    "beam": DecodeOptions(beam_size=5, num_hypotheses=5),
+    "draws": DecodeOptions(num_hypotheses=2, max_tokens=40, sampling=Sampling(2**60 + 1, temperature=0.9, top_p=0.9)),
+    "penalties": DecodeOptions(
+        beam_size=2, num_hypotheses=2, coverage_penalty=0.2, min_tokens=12, no_repeat_ngram_size=2, repetition_penalty=1.3
+    ),
+    "prefix": DecodeOptions(beam_size=2, num_hypotheses=2, prefix=SOME_PREFIX),
+}
 
 
 @pytest.fixture(scope="module", params=cpu_variants())
@@ -46,8 +55,20 @@ def sources(engine: EngineLoop) -> list[list[int]]:
 
 
 @pytest.fixture(scope="module")
-def alone(engine: EngineLoop, sources: list[list[int]]) -> dict[str, dict[int, Answer]]:
-    return {mode: content(one_by_one(engine, requests_of(sources, options))) for mode, options in MODES.items()}
+def alone(engine: EngineLoop, sources: list[list[int]]) -> Alone:
+    return Alone(engine, sources)
+
+
+class Alone(dict[str, dict[int, Answer]]):
+    """The answers of each mode to requests that were alone, found when they are first needed."""
+
+    def __init__(self, engine: EngineLoop, sources: list[list[int]]) -> None:
+        super().__init__()
+        self._engine, self._sources = engine, sources
+
+    def __missing__(self, mode: str) -> dict[int, Answer]:
+        self[mode] = content(one_by_one(self._engine, requests_of(self._sources, MODES[mode])))
+        return self[mode]
 
 
 @pytest.fixture
@@ -68,15 +89,24 @@ DETAILS = {"no attention": [NONE], "attention": [MEAN, ALL], "attention for some
 
 
 def mixed_requests(sources: list[list[int]], seed: int | str, details: list[AttentionDetail]) -> list[SequenceRequest]:
+    """Requests with all options, each of them left as it is about every other time."""
     rng = random.Random(seed)
     requests = []
     for index, tokens in enumerate(sources):
-        beam_size = rng.choice([1, 1, 2, 3, 5, 8])
+        beam_size, max_tokens = rng.choice([1, 1, 2, 3, 5, 8]), rng.choice([1, 7, 128, 128, 128])
+        sampling = Sampling(rng.getrandbits(64), rng.choice([0.7, 1.0, 1.5]), rng.choice([0, 40]), rng.choice([1.0, 0.9]))
+        is_search = rng.random() < 0.7
         options = DecodeOptions(
-            beam_size=beam_size,
+            beam_size=beam_size if is_search else 1,
             num_hypotheses=rng.randint(1, beam_size),
             length_penalty=rng.choice([0.0, 0.6, 1.0, 2.0]),
-            max_tokens=rng.choice([1, 7, 128, 128, 128]),
+            coverage_penalty=rng.choice([0.0, 0.0, 0.0, 0.3]),
+            max_tokens=max_tokens,
+            min_tokens=min(max_tokens, rng.choice([0, 0, 0, 5, 15])),
+            no_repeat_ngram_size=rng.choice([0, 0, 2, 3]),
+            repetition_penalty=rng.choice([1.0, 1.0, 1.3, 0.9]),
+            sampling=None if is_search else sampling,
+            prefix=tuple(rng.choice(sources)[:-1][: min(max_tokens, rng.choice([0, 0, 0, 2, 4]))]) if index % 2 else (),
             attention=rng.choice(details),
         )
         requests.append(SequenceRequest(index, tokens, options))
@@ -90,7 +120,7 @@ def assert_same(found: dict[int, Answer], expected: dict[int, Answer]) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_all_at_once(idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], mode: str) -> None:
+def test_all_at_once(idle: EngineLoop, sources: list[list[int]], alone: Alone, mode: str) -> None:
     answers = run(idle, requests_of(sources, MODES[mode]))
     steps = idle.stats().steps
     rows = [step.num_rows for step in steps]
@@ -100,7 +130,7 @@ def test_all_at_once(idle: EngineLoop, sources: list[list[int]], alone: dict[str
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], mode: str) -> None:
+def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: Alone, mode: str) -> None:
     rng = random.Random(f"joining/{mode}")
     requests = requests_of(sources, MODES[mode])
     rng.shuffle(requests)
@@ -112,7 +142,7 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: di
 @pytest.mark.parametrize("details", DETAILS)
 def test_mixed_company(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
     rng = random.Random(details)
-    requests = mixed_requests(sources, details, DETAILS[details])
+    requests = mixed_requests(sources, details, DETAILS[details])[len(details) % 2 :: 2]
     expected = content(one_by_one(idle, requests))
     num_axes = {len(one[3][0]) for answer in expected.values() for one in answer if one[3]}
     assert num_axes == (set() if details == "no attention" else {2, 4})
@@ -137,7 +167,7 @@ def test_who_leaves_changes_nothing_for_others(idle: EngineLoop, sources: list[l
 
 
 def test_rest_of_the_batch_is_seen(
-    idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], monkeypatch: pytest.MonkeyPatch
+    idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: one unit in the last place, in batches of more than one row."""
     runner: Any = idle._runner
@@ -161,9 +191,7 @@ def test_rest_of_the_batch_is_seen(
         assert_same(content(run(idle, requests)), expected)
 
 
-def test_a_mixed_up_row_is_seen(
-    idle: EngineLoop, sources: list[list[int]], alone: dict[str, dict[int, Answer]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mixed_up_row_is_seen(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: what leaves the batch is not replaced in the cache by what takes its row."""
     monkeypatch.setattr(idle._runner.state, "copy_rows", lambda sources, targets, length: None)
     requests = requests_of(sources, MODES["greedy"])

@@ -4,19 +4,25 @@
 The rules, which the server implements too, for a beam of size K (``beam_size``; 1 is greedy search):
 
 * The search starts with one live hypothesis, which is empty. At each step log_softmax(logits), in float32, is added to the
-  sum of each live hypothesis, in float64. These are the candidates: (live hypotheses) x (vocabulary). No token is special
-  but the end symbol: padding, unknown and begin may be produced like any other.
+  sum of each live hypothesis, in float64. These are the candidates: (live hypotheses) x (vocabulary), without those of probability
+  zero. No token is special but the end symbol: padding, unknown and begin may be produced like any other. A forced prefix, the
+  least length, and what is held against repetition change the logits before: see ``rules.py``.
 * Candidates are ordered by sum, descending; then by the index of their hypothesis; then by token id. The first 2K are gone
   through in this order. One that is the end symbol becomes a finished hypothesis if its rank, from 0, is below K, else it
   is ignored. The others become the next live hypotheses, until there are K.
-* The search stops after the first step that leaves K or more finished hypotheses. Where that has not happened after
-  ``max_tokens`` steps, the live hypotheses (which have ``max_tokens`` tokens, and get no further chance to end) are added to
-  the finished ones, in their order, with reason LENGTH.
-* The score of a hypothesis is sum / num_tokens**length_penalty, where the end symbol counts as a token if it was produced.
-  The answer is the first ``num_hypotheses`` by score, descending; of equal ones, the one that finished earlier comes first.
+* The search stops after the first step that leaves K or more finished hypotheses, or no live one. Where that has not happened
+  after ``max_tokens`` steps, the live hypotheses (which have ``max_tokens`` tokens, and get no further chance to end) are added to
+  the finished ones, in their order, with reason LENGTH. Tokens of the prefix are steps like others.
+* The score of a hypothesis is sum / num_tokens**length_penalty, where the end symbol counts as a token if it was produced, and the
+  prefix in both. Added is coverage_penalty times the coverage (Wu et al. 2016, equation 14): the sum over all source tokens, the
+  end symbol included, of log(min(c, 1)), where c is the attention that the token received while all tokens of the hypothesis were
+  produced, in the mean over heads and over the layers that the model names for it; at least 1e-9, or one token that was never
+  looked at would make the score minus infinity.
+* The answer is the first ``num_hypotheses`` by score, descending; of equal ones, the one that finished earlier comes first.
 
 The margin of a search is the smallest of these gaps, infinite where there is none. The tokens of the answer and their order
-change only if one of them closes, so they must be the same wherever the margin exceeds twice the largest error of a sum.
+change only if one of them closes, so they must be the same wherever the margin exceeds twice the largest error of a sum, of
+log-probabilities or of attention.
 
 1. *Cut*, at each step but the one that stops the search (its live hypotheses are not used): the sum of the last candidate that
    was kept live, minus that of the best candidate other than the end symbol that was not.
@@ -24,22 +30,31 @@ change only if one of them closes, so they must be the same wherever the margin 
    the candidate of rank K - 1, minus that of the best end symbol of rank K or more. (For K = 1, 1. and 2. together are the gap
    between the two best tokens.)
 3. *Order*, once: the difference of the scores of neighbours in the final list, from the first pair to the one of the last
-   returned hypothesis and the first that is not.
+   returned hypothesis and the first that is not. With a coverage penalty, an error of a sum of attention moves a score by up to
+   the penalty times the sum of 1 / c, over the tokens with c below 1, times that error: so the difference is divided by one more
+   than that factor, the larger one of the two hypotheses'.
+
+What a repetition penalty does to an error: that of a logit grows by the penalty (or by its inverse, where that is larger) at most,
+and there is no gap at a logit of zero, because both of its sides meet there. What n-grams and the least length forbid follows from
+tokens alone.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from attnserve_server.request import FinishReason
+from tests.reference.rules import NO_RULES, Rules
 
 BEGIN_ID, END_ID = 2, 3
+LEAST_COVERAGE = 1e-9
 
 
 class EncoderDecoder(Protocol):
@@ -60,20 +75,62 @@ class EncoderDecoder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One result: ``alignments`` is (T_tgt, layers, heads, T_src) float32, one row for every token, the end symbol's included."""
+    """One result: ``alignments`` is (T_tgt, layers, heads, T_src) float32, one row for every token, the end symbol's included.
+
+    ``sum`` is that of its log-probabilities; ``error_factor``, how much more than an error of a sum its score may be off.
+    """
 
     tokens: list[int]
     score: float
     finish_reason: FinishReason
     alignments: Tensor | None = None
+    sum: float = 0.0
+    error_factor: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The answer, best hypothesis first, and the margin of the choices that led to it (see the module's description)."""
+    """The answer, best hypothesis first, and the margin of the choices that led to it (see the module's description).
+
+    ``finished`` are all hypotheses that ended, best first, and ``margin_of_finished`` is the margin without the order.
+    """
 
     hypotheses: list[Hypothesis]
     margin: float
+    finished: list[Hypothesis]
+    margin_of_finished: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """By what finished hypotheses are ranked.
+
+    Args:
+        length_penalty: the exponent of the length that a sum is divided by; 0 for none.
+        coverage_penalty: the factor of the coverage.
+        mean_layers: of whose alignments the coverage is made; all, if there are none.
+    """
+
+    length_penalty: float = 1.0
+    coverage_penalty: float = 0.0
+    mean_layers: tuple[int, ...] = ()
+
+    def ranked(
+        self, model: EncoderDecoder, source: list[int], tokens: Sequence[int], total: float, reason: FinishReason, begin_id: int
+    ) -> Hypothesis:
+        """A finished hypothesis with its score."""
+        score, error_factor = total / len(tokens) ** self.length_penalty, 1.0
+        if self.coverage_penalty:
+            alignments = teacher_forced_alignments(model, source, list(tokens), begin_id=begin_id).double()
+            chosen = alignments[:, list(self.mean_layers)] if self.mean_layers else alignments
+            received = chosen.mean((1, 2)).sum(0).clamp(min=LEAST_COVERAGE)
+            score += self.coverage_penalty * float(received.clamp(max=1.0).log().sum())
+            error_factor += self.coverage_penalty * float((1.0 / received[received < 1.0]).sum())
+        return Hypothesis(list(tokens), score, reason, None, total, error_factor)
+
+
+BY_MEAN = Ranking()
+"""The mean log-probability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +155,9 @@ def beam_search(
     max_tokens: int,
     num_hypotheses: int = 1,
     length_penalty: float = 1.0,
+    coverage_penalty: float = 0.0,
+    mean_layers: Sequence[int] = (),
+    rules: Rules = NO_RULES,
     with_alignments: bool = False,
     begin_id: int = BEGIN_ID,
     end_id: int = END_ID,
@@ -110,11 +170,15 @@ def beam_search(
         beam_size: K of the module's description.
         max_tokens: tokens of a hypothesis at most, at least one.
         num_hypotheses: results wanted; fewer come back only where the search had fewer.
-        length_penalty: the exponent of the length that a sum is divided by; 0 for none.
+        length_penalty: see :class:`Ranking`.
+        coverage_penalty: see :class:`Ranking`.
+        mean_layers: see :class:`Ranking`.
+        rules: the options that change the scores of a step.
         with_alignments: whether to compute them, by :func:`teacher_forced_alignments`.
         begin_id: token that starts a target.
         end_id: token that ends it.
     """
+    ranking = Ranking(length_penalty, coverage_penalty, tuple(mean_layers))
     src = torch.tensor([source], dtype=torch.int64)
     memory = model.encode(src)
     live = [_Live((), 0.0)]
@@ -122,10 +186,11 @@ def beam_search(
     margin = math.inf
 
     def finish(tokens: tuple[int, ...], total: float, reason: FinishReason) -> None:
-        finished.append(Hypothesis(list(tokens), total / len(tokens) ** length_penalty, reason))
+        finished.append(ranking.ranked(model, source, tokens, total, reason, begin_id))
 
     for _ in range(max_tokens):
-        candidates = _candidates(model, memory, src, live, begin_id, beam_size, end_id)
+        log_probs = next_log_probs(model, memory, src, [one.tokens for one in live], rules, begin_id, end_id)
+        candidates = _candidates(live, log_probs, beam_size, end_id)
         next_live: list[_Live] = []
         for rank, candidate in enumerate(candidates[: 2 * beam_size]):
             tokens = (*live[candidate.hypothesis].tokens, candidate.token)
@@ -136,25 +201,31 @@ def beam_search(
                 next_live.append(_Live(tokens, candidate.sum))
         margin = min(margin, _end_gap(candidates, beam_size, end_id))
         live = next_live
-        if len(finished) >= beam_size:
+        if len(finished) >= beam_size or not live:
             break
         margin = min(margin, _cut_gap(candidates, beam_size, end_id))
     else:
         for hypothesis in live:
             finish(hypothesis.tokens, hypothesis.sum, FinishReason.LENGTH)
 
-    finished.sort(key=lambda hypothesis: -hypothesis.score)  # stable: of equal scores the one that finished earlier
+    result = answer_of(finished, num_hypotheses, margin)
+    if not with_alignments:
+        return result
+    aligned = [
+        replace(one, alignments=teacher_forced_alignments(model, source, one.tokens, begin_id=begin_id))
+        for one in result.hypotheses
+    ]
+    return replace(result, hypotheses=aligned)
+
+
+def answer_of(finished: list[Hypothesis], num_hypotheses: int, margin: float) -> SearchResult:
+    """The answer from what has finished, in the order of finishing, and the margin of the choices until then."""
+    finished = sorted(finished, key=lambda one: -one.score)  # stable: of equal scores the one that finished earlier
+    order = math.inf
     for better, worse in itertools.pairwise(finished[: num_hypotheses + 1]):
-        margin = min(margin, better.score - worse.score)
-    chosen = finished[:num_hypotheses]
-    if with_alignments:
-        chosen = [
-            Hypothesis(
-                one.tokens, one.score, one.finish_reason, teacher_forced_alignments(model, source, one.tokens, begin_id=begin_id)
-            )
-            for one in chosen
-        ]
-    return SearchResult(chosen, margin)
+        if better.tokens != worse.tokens:  # draws may be the same, and their order does not matter
+            order = min(order, (better.score - worse.score) / max(better.error_factor, worse.error_factor))
+    return SearchResult(finished[:num_hypotheses], min(margin, order), finished, margin)
 
 
 @torch.no_grad()
@@ -175,23 +246,39 @@ def teacher_forced_alignments(model: EncoderDecoder, source: list[int], tokens: 
     return torch.stack([layer[0] for layer in layers]).permute(2, 0, 1, 3)
 
 
-def _candidates(
-    model: EncoderDecoder, memory: Tensor, src: Tensor, live: list[_Live], begin_id: int, beam_size: int, end_id: int
-) -> list[_Candidate]:
-    """The candidates of a step in their order: as many as the 2K that are used and the gaps beside them need."""
-    tgt = torch.tensor([[begin_id, *hypothesis.tokens] for hypothesis in live], dtype=torch.int64)
-    num_rows = len(live)
+@torch.no_grad()
+def next_log_probs(
+    model: EncoderDecoder,
+    memory: Tensor,
+    src: Tensor,
+    hypotheses: Sequence[Sequence[int]],
+    rules: Rules,
+    begin_id: int,
+    end_id: int,
+) -> Tensor:
+    """Log-probabilities (hypotheses, vocabulary) of what follows hypotheses of one length, under the rules."""
+    tgt = torch.tensor([[begin_id, *tokens] for tokens in hypotheses], dtype=torch.int64)
+    num_rows = len(hypotheses)
     hidden, _ = model.decode(memory.expand(num_rows, *memory.shape[1:]), src.expand(num_rows, -1), tgt)
-    log_probs = model.project(hidden[:, -1]).float().log_softmax(-1)
+    logits = model.project(hidden[:, -1]).float()
+    return torch.stack([rules.log_probs(tokens, row, end_id) for tokens, row in zip(hypotheses, logits, strict=True)])
+
+
+def _candidates(live: list[_Live], log_probs: Tensor, beam_size: int, end_id: int) -> list[_Candidate]:
+    """The candidates of a step in their order: as many as the 2K that are used and the gaps beside them need."""
     sums = torch.tensor([hypothesis.sum for hypothesis in live], dtype=torch.float64)[:, None] + log_probs.double()
-    # A stable sort of the flattened matrix keeps equal sums in the order of hypothesis, then token.
-    values, order = sums.flatten().sort(descending=True, stable=True)
-    vocab_size = log_probs.shape[-1]
+    flat, vocab_size = sums.flatten(), log_probs.shape[-1]
     # The first 2K, and for the gaps: K + 1 candidates that are not the end symbol stand among the first 2K + 1, because there
-    # is one end symbol a hypothesis; and of the end symbols all are kept.
-    is_kept = (torch.arange(len(order)) <= 2 * beam_size) | (order % vocab_size == end_id)
-    kept = zip(order[is_kept].tolist(), values[is_kept].tolist(), strict=True)
-    return [_Candidate(index // vocab_size, index % vocab_size, value) for index, value in kept]
+    # is one end symbol a hypothesis; and of the end symbols all are kept. What is as large as the last one of them is kept too.
+    is_kept = flat >= flat.topk(min(len(flat), 2 * beam_size + 1)).values[-1]
+    is_kept[end_id::vocab_size] = True
+    kept = (is_kept & flat.isfinite()).nonzero().flatten()
+    # A stable sort of what was flattened keeps equal sums in the order of hypothesis, then token.
+    values, order = flat[kept].sort(descending=True, stable=True)
+    return [
+        _Candidate(index // vocab_size, index % vocab_size, value)
+        for index, value in zip(kept[order].tolist(), values.tolist(), strict=True)
+    ]
 
 
 def _cut_gap(candidates: list[_Candidate], beam_size: int, end_id: int) -> float:

@@ -78,6 +78,7 @@ def log_probs(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[An
     return result
 
 
+@functools.cache
 def attention(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
     """(layers, heads, source): another number for every source and prefix."""
     rng = random.Random(f"attention/{source}/{prefix}")
@@ -85,16 +86,21 @@ def attention(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[An
 
 
 class Toy:
-    """The made-up model in the form that the reference search takes."""
+    """The made-up model in the form that the reference search takes: hidden states of the last token only."""
+
+    def __init__(self, gives_attention: bool = False) -> None:
+        self._gives_attention = gives_attention
 
     def encode(self, src: Tensor) -> Tensor:
         return src[:, :, None].float()
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        rows = [
-            log_probs(tuple(source), tuple(target[1:])) for source, target in zip(src.tolist(), tgt.tolist(), strict=True)
-        ]  # fmt: skip
-        return torch.from_numpy(np.stack(rows))[:, None], []
+        pairs = [(tuple(source), tuple(target[1:])) for source, target in zip(src.tolist(), tgt.tolist(), strict=True)]
+        hidden = torch.from_numpy(np.stack([log_probs(source, prefix) for source, prefix in pairs]))[:, None]
+        if not self._gives_attention:
+            return hidden, []
+        weights = [[attention(source, prefix[:count]) for count in range(len(prefix) + 1)] for source, prefix in pairs]
+        return hidden, list(torch.from_numpy(np.array(weights)).permute(2, 0, 3, 1, 4))
 
     def project(self, hidden: Tensor) -> Tensor:
         return hidden

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from attnserve_server.engine.batch import RunningBatch
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
-from tests.reference.beam_search import beam_search
+from tests.reference.answer import reference_answer
 from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
+from tests.unit.engine.options import any_options
 
 NUM_SLOTS = 20
 MARGIN = 1e-5
@@ -34,12 +35,12 @@ class Driven:
 
     @property
     def num_reserved(self) -> int:
-        return sum(each.request.options.beam_size for each in self.batch.sequences.values())
+        return sum(each.request.options.num_rows for each in self.batch.sequences.values())
 
     def admit(self, requests: list[SequenceRequest]) -> None:
         fitting: list[SequenceRequest] = []
         for request in requests:
-            if self.num_reserved + sum(each.options.beam_size for each in fitting) + request.options.beam_size <= NUM_SLOTS:
+            if self.num_reserved + sum(each.options.num_rows for each in fitting) + request.options.num_rows <= NUM_SLOTS:
                 fitting.append(request)
         if fitting:
             self.batch.admit(fitting, 0.0)
@@ -86,29 +87,22 @@ class Driven:
             for row, path in zip(sequence.rows, sequence.search.live, strict=True):
                 assert trail[row, : len(path.tokens)].tolist() == [BEGIN_ID, *path.tokens[:-1]]
 
-    def check_answers(self) -> int:
-        """Compares with the reference; returns how many could be."""
-        num_compared = 0
+    def check_answers(self) -> list[DecodeOptions]:
+        """Compares with the reference; returns the options of what could be."""
+        compared = []
         for request, hypotheses in self.answers.values():
-            options = request.options
-            expected = beam_search(
-                Toy(),
-                request.tokens,
-                beam_size=options.beam_size,
-                max_tokens=options.max_tokens,
-                num_hypotheses=options.num_hypotheses,
-                length_penalty=options.length_penalty,
-                begin_id=BEGIN_ID,
-                end_id=END_ID,
+            expected = reference_answer(
+                Toy(bool(request.options.coverage_penalty)), request.tokens, request.options, begin_id=BEGIN_ID, end_id=END_ID
             )
-            if expected.margin <= MARGIN:
-                continue
-            num_compared += 1
-            assert [one.tokens for one in hypotheses] == [one.tokens for one in expected.hypotheses]
-            assert [one.score for one in hypotheses] == pytest.approx([one.score for one in expected.hypotheses], abs=1e-5)
             for one in hypotheses:
                 check_attention(request, one)
-        return num_compared
+            if expected.margin <= MARGIN:
+                continue
+            compared.append(request.options)
+            assert [one.tokens for one in hypotheses] == [one.tokens for one in expected.hypotheses]
+            assert [one.finish_reason for one in hypotheses] == [one.finish_reason for one in expected.hypotheses]
+            assert [one.score for one in hypotheses] == pytest.approx([one.score for one in expected.hypotheses], abs=1e-5)
+        return compared
 
 
 def check_attention(request: SequenceRequest, one: Hypothesis) -> None:
@@ -126,18 +120,8 @@ def check_attention(request: SequenceRequest, one: Hypothesis) -> None:
 
 @st.composite
 def requests(draw: st.DrawFn, request_id: int) -> SequenceRequest:
-    beam_size = draw(st.sampled_from([1, 1, 2, 3, 5, 8]))
-    return SequenceRequest(
-        request_id,
-        draw(st.lists(st.integers(4, VOCAB_SIZE - 1), min_size=1, max_size=7)),
-        DecodeOptions(
-            beam_size=beam_size,
-            num_hypotheses=draw(st.integers(1, beam_size)),
-            length_penalty=draw(st.sampled_from([0.0, 1.0])),
-            max_tokens=draw(st.integers(1, 10)),
-            attention=AttentionDetail(draw(st.integers(0, 2))),
-        ),
-    )
+    tokens = draw(st.lists(st.integers(4, VOCAB_SIZE - 1), min_size=1, max_size=7))
+    return SequenceRequest(request_id, tokens, any_options(lambda values: draw(st.sampled_from(values))))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -159,14 +143,7 @@ def test_any_order_of_joining_forking_and_leaving(data: st.DataObject) -> None:
 
 
 def random_request(rng: random.Random, request_id: int) -> SequenceRequest:
-    beam_size = rng.choice([1, 1, 2, 3, 5, 8])
-    options = DecodeOptions(
-        beam_size=beam_size,
-        num_hypotheses=beam_size,
-        max_tokens=rng.randint(2, 14),
-        attention=AttentionDetail(rng.randint(0, 2)),
-    )
-    return SequenceRequest(request_id, [rng.randint(4, VOCAB_SIZE - 1) for _ in range(rng.randint(1, 9))], options)
+    return SequenceRequest(request_id, [rng.randint(4, VOCAB_SIZE - 1) for _ in range(rng.randint(1, 9))], any_options(rng.choice))
 
 
 def long_run(driven: Driven, seed: int) -> None:
@@ -186,7 +163,12 @@ def test_long_run(seed: int) -> None:
     long_run(driven, seed)
     assert driven.most_rows > NUM_SLOTS * 3 // 4
     assert driven.num_released > 0
-    assert driven.check_answers() > 25
+    compared = driven.check_answers()
+    assert len(compared) > 40
+    assert sum(each.beam_size > 1 for each in compared) > 10
+    assert sum(each.sampling is not None and each.num_hypotheses > 1 for each in compared) > 3
+    assert sum(bool(each.prefix) for each in compared) > 10
+    assert sum(bool(each.coverage_penalty) for each in compared) > 10
 
 
 @pytest.mark.parametrize(

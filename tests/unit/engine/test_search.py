@@ -1,47 +1,79 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Greedy and beam search against the reference, over a made-up model."""
+"""The searches against the reference, over a made-up model."""
 
 from __future__ import annotations
 
 import math
 import random
+from collections import Counter
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
+from attnserve_server.decoding import rules
+from attnserve_server.decoding import search as search_module
+from attnserve_server.decoding.candidates import Stream
+from attnserve_server.decoding.rules import Row
 from attnserve_server.decoding.scoring import coverage_term, normalize
-from attnserve_server.decoding.search import BeamSearch, GreedySearch, SampleSearch, Symbols, make_search
+from attnserve_server.decoding.search import (
+    BeamSearch,
+    Candidates,
+    GreedySearch,
+    Path,
+    SampleSearch,
+    Search,
+    Symbols,
+    make_search,
+)
 from attnserve_server.execution.runner import StepOutputs
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
-from tests.reference.beam_search import SearchResult, beam_search
-from tests.unit.engine.fakes import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, log_probs
+from tests.reference.answer import reference_answer
+from tests.reference.beam_search import SearchResult
+from tests.unit.engine.fakes import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs
+from tests.unit.engine.options import any_options
 
 MARGIN = 1e-5
 SYMBOLS = Symbols(END_ID)
 
 
 def search_of(source: tuple[int, ...], options: DecodeOptions, num_candidates: int) -> list[tuple[list[int], float, FinishReason]]:
-    """Drives a search as the batch does: the best candidates of each live hypothesis."""
-    search = make_search(options, SYMBOLS)
+    """Drives a search as the batch does: the best candidates of each live hypothesis, or those that it chooses itself."""
+    search = make_search(options, SYMBOLS, lambda path: coverage_of(source, path))
     while not search.is_done:
         scores = np.stack([log_probs(source, tuple(path.tokens)) for path in search.live])
-        tokens, values = StepOutputs({"log_probs": scores}, None).top(range(len(scores)), num_candidates)
-        parents = search.advance(tokens.tolist(), values.tolist())
-        assert len(parents) == len(search.live)
+        if search.needs_scores:
+            candidates = [search.candidates(index, row, row) for index, row in enumerate(scores)]
+            parents = search.advance([tokens for tokens, _ in candidates], [values for _, values in candidates])
+        else:
+            tokens, values = StepOutputs({"log_probs": scores}, None).top(range(len(scores)), num_candidates)
+            parents = search.advance(tokens.tolist(), values.tolist())
+        assert search.is_done or len(parents) == len(search.live)
     return [(found.path.tokens, found.score, found.reason) for found in search.results()]
 
 
+def coverage_of(source: tuple[int, ...], path: Path) -> np.ndarray:
+    rows = [attention(source, tuple(path.tokens[:count])) for count in range(len(path.tokens))]
+    return np.stack(rows).mean((1, 2), dtype=np.float64).sum(0)
+
+
 def reference(source: tuple[int, ...], options: DecodeOptions) -> SearchResult:
-    return beam_search(
-        Toy(),
-        list(source),
-        beam_size=options.beam_size,
-        max_tokens=options.max_tokens,
-        num_hypotheses=options.num_hypotheses,
-        length_penalty=options.length_penalty,
-        begin_id=BEGIN_ID,
-        end_id=END_ID,
-    )
+    return reference_answer(Toy(bool(options.coverage_penalty)), list(source), options, begin_id=BEGIN_ID, end_id=END_ID)
+
+
+def random_source(rng: random.Random) -> tuple[int, ...]:
+    return tuple(rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 6)))
+
+
+def is_compared(source: tuple[int, ...], options: DecodeOptions, found: list[tuple[list[int], float, FinishReason]]) -> bool:
+    """Compares an answer with the reference's, unless a choice is too close to call."""
+    expected = reference(source, options)
+    if expected.margin <= MARGIN:
+        return False
+    assert [(tokens, reason) for tokens, _, reason in found] == [(one.tokens, one.finish_reason) for one in expected.hypotheses]
+    assert [score for _, score, _ in found] == pytest.approx([one.score for one in expected.hypotheses], abs=1e-5)
+    return True
 
 
 @pytest.mark.parametrize("beam_size", [1, 2, 3, 5, 8])
@@ -49,23 +81,94 @@ def test_same_as_the_reference(beam_size: int) -> None:
     rng = random.Random(beam_size)
     reasons, num_compared = set(), 0
     for _ in range(60):
-        source = tuple(rng.randrange(VOCAB_SIZE) for _ in range(rng.randint(1, 6)))
+        source = random_source(rng)
         options = DecodeOptions(
             beam_size=beam_size,
             num_hypotheses=rng.randint(1, beam_size),
             length_penalty=rng.choice([0.0, 0.6, 1.0, 2.0]),
             max_tokens=rng.choice([1, 2, 5, 12]),
         )
-        expected = reference(source, options)
-        if expected.margin <= MARGIN:
-            continue
         found = search_of(source, options, 2 * beam_size)
-        assert [(tokens, reason) for tokens, _, reason in found] == [(one.tokens, one.finish_reason) for one in expected.hypotheses]
-        assert [score for _, score, _ in found] == pytest.approx([one.score for one in expected.hypotheses], abs=1e-5)
-        reasons |= {reason for _, _, reason in found}
-        num_compared += 1
+        if is_compared(source, options, found):
+            reasons |= {reason for _, _, reason in found}
+            num_compared += 1
     assert num_compared > 50
     assert reasons == {FinishReason.STOP, FinishReason.LENGTH}
+
+
+def compare_any_options(
+    seed: int, count: int, told: Callable[[DecodeOptions], DecodeOptions] = lambda options: options
+) -> Counter[str]:
+    """Counts what was compared, by option; ``told`` is what the search is told of the options."""
+    rng, compared = random.Random(seed), Counter[str]()
+    for _ in range(count):
+        source, options = random_source(rng), any_options(rng.choice)
+        if is_compared(source, options, search_of(source, told(options), 2 * options.beam_size)):
+            compared.update(name for name in options.__struct_fields__ if getattr(options, name) != getattr(DecodeOptions(), name))
+            compared["all"] += 1
+    return compared
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_options_are_those_of_the_reference(seed: int) -> None:
+    compared = compare_any_options(seed, 100)
+    assert compared["all"] > 75
+    assert min(compared.values()) > 15, compared
+
+
+def changed_sampling(**changes: Callable[[Sampling], float]) -> Callable[[DecodeOptions], DecodeOptions]:
+    def change(options: DecodeOptions) -> DecodeOptions:
+        sampling = options.sampling
+        if sampling is None:
+            return options
+        return replace(options, sampling=replace(sampling, **{name: value(sampling) for name, value in changes.items()}))
+
+    return change
+
+
+MISUNDERSTOOD: dict[str, Callable[[DecodeOptions], DecodeOptions]] = {
+    "repetition penalty twice": lambda options: replace(options, repetition_penalty=options.repetition_penalty**2),
+    "n-grams one longer": lambda options: replace(options, no_repeat_ngram_size=-~options.no_repeat_ngram_size % 4),
+    "least length off by one": lambda options: replace(options, min_tokens=max(0, options.min_tokens - 1)),
+    "prefix cut": lambda options: replace(options, prefix=options.prefix[:-1]),
+    "coverage halved": lambda options: replace(options, coverage_penalty=options.coverage_penalty / 2),
+    "temperature twice": changed_sampling(temperature=lambda sampling: sampling.temperature**2),
+    "top_k off by one": changed_sampling(top_k=lambda sampling: sampling.top_k and sampling.top_k + 1),
+    "top_p slightly off": changed_sampling(top_p=lambda sampling: sampling.top_p * 0.9),
+    "another seed": changed_sampling(seed=lambda sampling: sampling.seed ^ 1),
+}
+
+
+@pytest.mark.parametrize("fault", MISUNDERSTOOD)
+def test_a_misunderstood_option_is_seen(fault: str) -> None:
+    with pytest.raises(AssertionError):
+        compare_any_options(0, 60, MISUNDERSTOOD[fault])
+
+
+@pytest.mark.parametrize("fault", ["prefix without score", "not normalized again", "one stream for all", "looked at by the last"])
+def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidates, finish = Search.candidates, Search._finish
+
+    def without_score(self: Search, index: int, logits: Row, log_probs: Row) -> Candidates:
+        tokens, values = candidates(self, index, logits, log_probs)
+        return tokens, [0.0] if len(self.live[index].tokens) < len(self._options.prefix) else values
+
+    def from_the_last(self: Search, path: Path, reason: FinishReason) -> None:
+        whole = self._coverage
+        self._coverage = whole and (lambda path: whole(path) / len(path.tokens))
+        finish(self, path, reason)
+        self._coverage = whole
+
+    if fault == "prefix without score":
+        monkeypatch.setattr(Search, "candidates", without_score)
+    elif fault == "not normalized again":
+        monkeypatch.setattr(rules, "_log_mass", lambda *_: 0.0)
+    elif fault == "one stream for all":
+        monkeypatch.setattr(search_module, "Stream", lambda seed, number: Stream(seed, 0))
+    else:
+        monkeypatch.setattr(Search, "_finish", from_the_last)
+    with pytest.raises(AssertionError):
+        compare_any_options(0, 60)
 
 
 def test_make_search() -> None:

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The reference's answer to a request: its options, as the server knows them, in the words of the searches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attnserve_server.request import DecodeOptions
+from tests.reference.beam_search import BEGIN_ID, END_ID, EncoderDecoder, Ranking, SearchResult, beam_search
+from tests.reference.rules import Rules
+from tests.reference.sampling import sample
+
+
+def reference_answer(
+    model: EncoderDecoder,
+    source: list[int],
+    options: DecodeOptions,
+    *,
+    mean_layers: Sequence[int] = (),
+    begin_id: int = BEGIN_ID,
+    end_id: int = END_ID,
+) -> SearchResult:
+    """Searches, or draws, what the options ask for; ``mean_layers`` are the manifest's."""
+    rules = Rules(options.prefix, options.repetition_penalty, options.no_repeat_ngram_size, options.min_tokens)
+    if options.sampling is not None:
+        return sample(
+            model,
+            source,
+            options.sampling,
+            max_tokens=options.max_tokens,
+            num_hypotheses=options.num_hypotheses,
+            ranking=Ranking(options.length_penalty, options.coverage_penalty, tuple(mean_layers)),
+            rules=rules,
+            begin_id=begin_id,
+            end_id=end_id,
+        )
+    return beam_search(
+        model,
+        source,
+        beam_size=options.beam_size,
+        max_tokens=options.max_tokens,
+        num_hypotheses=options.num_hypotheses,
+        length_penalty=options.length_penalty,
+        coverage_penalty=options.coverage_penalty,
+        mean_layers=mean_layers,
+        rules=rules,
+        begin_id=begin_id,
+        end_id=end_id,
+    )

@@ -88,7 +88,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def engine() -> EngineLoop:
-    return started_engine(load_bundle(DEFAULT_BUNDLE))
+    return started_engine(load_bundle(DEFAULT_BUNDLE, variant="fp32"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five thousand requests that nobody would write, against a running server: each gets a status, and nobody else notices.
+"""Requests that nobody would write, a thousand or (``long``) five thousand: each gets a status, and nobody else notices.
 
 `-s` shows the histogram of the statuses; it is also in the JUnit report (`record_property`).
 """
@@ -21,7 +21,7 @@ from attnserve.v1.decoding_pb2 import DecodeOptions, SamplingOptions
 from attnserve.v1.translation_pb2 import TranslateRequest, TranslateResponse, TranslateStreamRequest, TranslateStreamResponse
 from tests.e2e.serving import SENTENCES, Server, ask, eventually, serve, texts
 
-NUM_REQUESTS, GROUP = 5000, 25
+GROUP = 25
 SERVICE = "/attnserve.v1.TranslationService/"
 TIMEOUT_S = 60.0
 EXPECTED = {
@@ -197,7 +197,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.mark.timeout(600)
-def test_requests_that_nobody_would_write(server: Server, record_property: pytest.RecordProperty) -> None:
+@pytest.mark.parametrize("num_requests", [1000, pytest.param(5000, marks=pytest.mark.long)])
+def test_requests_that_nobody_would_write(server: Server, num_requests: int, record_property: pytest.RecordProperty) -> None:
     stop, changed, failures, num_neighbours = threading.Event(), list[str](), list[Exception](), itertools.count()
     with server.channel() as neighbours, server.channel() as channel:
         expected = {text: texts(ask(neighbours, text)) for text in SENTENCES[:12]}
@@ -215,7 +216,7 @@ def test_requests_that_nobody_would_write(server: Server, record_property: pytes
         driver = Driver(channel)
 
         @settings(
-            max_examples=NUM_REQUESTS // GROUP,
+            max_examples=num_requests // GROUP,
             deadline=None,
             database=None,
             suppress_health_check=list(HealthCheck),
@@ -236,7 +237,7 @@ def test_requests_that_nobody_would_write(server: Server, record_property: pytes
     total, reached = driver.statuses.total(), sum(driver.statuses[code] for code in REACHED)
     print(f"\n{total} requests: {histogram}; {reached / total:.0%} were answered; {next(num_neighbours)} neighbours")
     record_property("statuses", histogram)
-    assert total >= NUM_REQUESTS
+    assert total >= num_requests
     assert reached >= 0.3 * total
     assert len(histogram) > 2, "hardly anything was refused"
     assert not failures and not changed

@@ -142,7 +142,7 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: Al
 @pytest.mark.parametrize("details", DETAILS)
 def test_mixed_company(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
     rng = random.Random(details)
-    requests = mixed_requests(sources, details, DETAILS[details])[len(details) % 2 :: 2]
+    requests = mixed_requests(sources, details, DETAILS[details])[::2]
     expected = content(one_by_one(idle, requests))
     num_axes = {len(one[3][0]) for answer in expected.values() for one in answer if one[3]}
     assert num_axes == (set() if details == "no attention" else {2, 4})

@@ -64,7 +64,7 @@ MODES = {
 }
 HAVE_PREFIXES = {"prefix", "prefix, beam", "all", "draws, all"}
 NUM_SENTENCES = 20
-NUM_OF_MODE = {"greedy": 120, "beam": 60} if SENTENCES_ARE_GOLDEN else dict.fromkeys(("greedy", "beam"), len(SENTENCES))
+NUM_OF_MODE = {"greedy": 80, "beam": 40} if SENTENCES_ARE_GOLDEN else dict.fromkeys(("greedy", "beam"), len(SENTENCES))
 
 
 @pytest.fixture(scope="module", autouse=True)

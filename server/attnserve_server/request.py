@@ -11,6 +11,8 @@ import enum
 
 import msgspec
 
+MIN_PRIORITY, MAX_PRIORITY = -2, 2
+
 
 class AttentionDetail(enum.IntEnum):
     """How much attention the answer carries."""
@@ -34,6 +36,8 @@ class Sampling(msgspec.Struct, frozen=True):
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+    is_drawn: bool = False
+    """The server drew the seed: no other request will have it."""
 
 
 class DecodeOptions(msgspec.Struct, frozen=True):
@@ -65,7 +69,7 @@ class Terms(msgspec.Struct, frozen=True):
     is_streamed: bool = False
     """Tokens are wanted as they become certain."""
     priority: int = 0
-    """From -2 to 2, higher is sooner."""
+    """From MIN_PRIORITY to MAX_PRIORITY, higher is sooner."""
     client: str = ""
     """Whose request it is: clients share the engine fairly."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,6 +137,11 @@ def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
     return problems
 
 
+def _most_rows(step: manifest_pb2.StepGraph) -> float:
+    """Rows of one request at most, infinite for any number."""
+    return step.max_rows_of_request or math.inf
+
+
 def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Variant) -> list[str]:
     problems = []
     where = f"variant {variant.name}"
@@ -145,6 +151,11 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
     states = {state.name for state in manifest.states}
     if not variant.steps:
         problems.append(f"{where}: no step graph")
+    most = {
+        flag: max((_most_rows(step) for step in variant.steps if step.gives_attention == flag), default=0) for flag in (False, True)
+    }
+    if 0 < most[True] < most[False]:
+        problems.append(f"{where}: the graphs that give attention take fewer rows of a request than the others")
     for step in variant.steps:
         inputs, outputs = {tensor.name for tensor in step.graph.inputs}, {tensor.name for tensor in step.graph.outputs}
         problems += [f"{where}, {step.graph.file}: unknown input {name}" for name in sorted(inputs - states - STEP_INPUTS)]

@@ -76,9 +76,10 @@ class Rules:
 
 def _log_mass(adjusted: Row, log_probs: Row, changed: list[int]) -> float:
     """Logarithm of the sum of all probabilities of ``adjusted``, which differs from 1 by what happened to the changed ones."""
-    before, after = (np.exp(row[changed].astype(np.float64)).sum() for row in (log_probs, adjusted))
-    mass = float(1.0 - before + after)
-    if mass >= _LEAST_MASS:
-        return float(np.log(mass))
     top = float(adjusted.max())
+    if top <= 0.0:  # else a penalty below 1 has made something likelier than all was together
+        before, after = (np.exp(row[changed].astype(np.float64)).sum() for row in (log_probs, adjusted))
+        mass = float(1.0 - before + after)
+        if mass >= _LEAST_MASS:
+            return float(np.log(mass))
     return top + float(np.log(np.exp(adjusted.astype(np.float64) - top).sum())) if np.isfinite(top) else 0.0

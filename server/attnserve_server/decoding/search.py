@@ -10,6 +10,7 @@ by row. The scores are sums of float32 log-probabilities in float64, so they dep
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -199,6 +200,7 @@ class BeamSearch(Search):
             (path.total + log_prob, -parent, -token)
             for parent, (path, row_tokens, row_log_probs) in enumerate(zip(self.live, tokens, log_probs, strict=True))
             for token, log_prob in zip(row_tokens, row_log_probs, strict=True)
+            if log_prob > -math.inf  # false for NaN too
         ]
         candidates.sort(reverse=True)
         parents: list[int] = []

@@ -60,7 +60,7 @@ class Admission:
         """Whether a queued job would not be finished in time even if it were sent now."""
         if job.deadline is None:
             return False
-        return job.deadline - self._clock() < self._estimator.service_s(job.request.options.max_tokens)
+        return job.deadline - self._clock() < self._service_s(job)
 
     def take(self, job: Job) -> None:
         """A job is sent to a worker."""
@@ -72,12 +72,16 @@ class Admission:
 
     def answered(self, job: Job, answer: RequestFinished) -> None:
         """Takes the times of an answer."""
-        self._estimator.answered(job.cost, answer.finished_at - answer.admitted_at, answer.num_steps)
+        service_s, num_source = answer.finished_at - answer.admitted_at, len(job.request.tokens)
+        self._estimator.answered(job.cost, service_s, answer.num_steps, num_source)
 
     def settle(self) -> int:
         """Call when all is dispatched that can be; returns how many are left waiting."""
         self._estimator.set_waiting(len(self._queue))
         return len(self._queue)
+
+    def _service_s(self, job: Job) -> float:
+        return self._estimator.service_s(job.request.options.max_tokens, len(job.request.tokens))
 
     def _overloaded(self, client: str) -> Overloaded:
         num_own, num_all = self._queue.num_waiting(client), len(self._queue)
@@ -91,7 +95,7 @@ class Admission:
     def _check_deadline(self, job: Job, deadline: float) -> None:
         terms: Terms = job.terms
         wait_s = TRUST * self._estimator.wait_s(self._queue.cost_ahead(terms.client, terms.priority))
-        needed_s = wait_s + self._estimator.service_s(job.request.options.max_tokens)
+        needed_s = wait_s + self._service_s(job)
         remaining_s = deadline - self._clock()
         if needed_s > max(remaining_s, 0.0):
             raise DeadlineUnreachable(

@@ -91,6 +91,11 @@ class RunningBatch:
             self._slots[last.slot] = last
         self._close_gaps(sorted(sequence.rows))
 
+    def clear(self) -> None:
+        """Drops everything, after a step that failed half-way."""
+        self.sequences.clear()
+        del self._slots[:], self._owners[:], self._tokens[:]
+
     def step(self) -> None:
         """One decode step of all live rows, and the search of every request."""
         outputs = self._runner.step(self._inputs())
@@ -159,10 +164,15 @@ class RunningBatch:
         """Tokens and log-probabilities for each live hypothesis, best first."""
         banned = self._symbols.banned
         if not search.needs_scores:
-            best, scores = outputs.top(rows, search.num_candidates)
-            tokens, log_probs = best.tolist(), scores.tolist()
+            best, scores = outputs.top(rows, search.num_candidates + (0 if outputs.gives_scores else len(banned)))
             if not banned or not np.isin(best, banned).any():
-                return tokens, log_probs
+                return best[:, : search.num_candidates].tolist(), scores[:, : search.num_candidates].tolist()
+            if not outputs.gives_scores:
+                allowed = [~np.isin(row, banned) for row in best]
+                return (
+                    [row[keep].tolist() for row, keep in zip(best, allowed, strict=True)],
+                    [row[keep].tolist() for row, keep in zip(scores, allowed, strict=True)],
+                )
         found = [search.candidates(index, *outputs.row(row)) for index, row in enumerate(rows)]
         return [tokens for tokens, _ in found], [log_probs for _, log_probs in found]
 

@@ -74,7 +74,7 @@ class Sharing:
 
     def key(self, model: ServedModel, tokens: list[int], options: DecodeOptions) -> bytes | None:
         """What shapes the answer; None where nothing is shared."""
-        if not self._cache.max_bytes:
+        if not self._cache.max_bytes or (options.sampling is not None and options.sampling.is_drawn):
             return None
         parts: tuple[Any, ...] = (model.id, model.version, model.variant, tokens, options)
         return _ENCODER.encode(parts)

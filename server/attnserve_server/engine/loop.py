@@ -93,7 +93,7 @@ class EngineLoop:
         encoded = self._clock()
         num_rows, cold = self._batch.num_rows, self._runner.num_cold_shapes
         if num_rows:
-            self._guarded(list(self._batch.sequences), lambda _: self._batch.step())
+            self._guarded(list(self._batch.sequences), self._step)
         return StepStats(
             num_rows, self._clock() - encoded, len(output.admitted), encoded - started, self._runner.num_cold_shapes > cold
         )
@@ -107,6 +107,11 @@ class EngineLoop:
 
     def _emit(self, sequence: Sequence, now: float) -> None:
         request, search = sequence.request, sequence.search
+        if search.is_done and not search.finished:
+            log.error("request %d has no hypothesis: the model gave no finite scores", request.request_id)
+            self._events.append(RequestFailed(request.request_id, ExecutionFailed.reason, "the model gave no answer"))
+            self._forget(request.request_id)
+            return
         if request.terms.is_streamed and not self._stream(sequence):
             return
         if not search.is_done:
@@ -153,6 +158,13 @@ class EngineLoop:
 
     def _waiting(self, request: SequenceRequest) -> Waiting:
         return Waiting(request.request_id, request.options.num_rows, len(request.tokens), request.terms.deadline, self._clock())
+
+    def _step(self, ids: list[int]) -> None:
+        try:
+            self._batch.step()
+        except Exception:
+            self._batch.clear()  # how far it came is not known
+            raise
 
     def _admit(self, ids: list[int]) -> None:
         started = self._clock()

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from attnserve_server.engine.job import Job
 
 
+MAX_MERGED = 2
+"""Tokens that come one by one are sent by twos at most: a stream should read as one."""
+
+
 class Ticket:
     """Handed out by ``Front.submit``; belongs to the event loop, whose clock is the monotonic one.
 
@@ -46,17 +50,20 @@ class Ticket:
     async def deltas(self) -> AsyncIterator[TokensProduced]:
         """The tokens of a streamed request as they come; ends when it is finished or has failed.
 
-        What has come since the last one was taken is one event.
+        Where more has come than was taken, two tokens at a time are one event.
         """
         event = await self._events.get()
         while event is not None:
             following = None if self._events.empty() else self._events.get_nowait()
-            if following is not None:
+            if following is None:
+                is_last = self.is_done and self._events.empty()
+                yield event
+                event = None if is_last else await self._events.get()
+            elif len(event.tokens) + len(following.tokens) <= MAX_MERGED:
                 event = joined(event, following)
-                continue
-            is_last = self.is_done and self._events.empty()
-            yield event
-            event = None if is_last else await self._events.get()
+            else:
+                yield event
+                event = following
 
     def cancel(self, reason: str) -> None:
         """Gives the request up; its slots are free within one step, unless others wait for the same. Idempotent."""

@@ -40,6 +40,11 @@ class StepOutputs:
     def __init__(self, arrays: Mapping[str, Array], attention: Array | None) -> None:
         self._arrays, self.attention = arrays, attention
 
+    @property
+    def gives_scores(self) -> bool:
+        """Whether all tokens' scores are there, and not those of the best ones alone."""
+        return "logits" in self._arrays or "log_probs" in self._arrays
+
     def best(self) -> tuple[list[int], list[float]]:
         """The most probable token of every row and its log-probability."""
         if "top_tokens" in self._arrays:
@@ -49,9 +54,12 @@ class StepOutputs:
         return tokens.tolist(), scores[np.arange(len(scores)), tokens].tolist()
 
     def top(self, rows: Sequence[int], count: int) -> tuple[Array, Array]:
-        """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each."""
+        """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
+
+        Fewer where the graph gives no more.
+        """
         index = np.asarray(rows)
-        if "top_tokens" in self._arrays and self._arrays["top_tokens"].shape[1] >= count:
+        if "top_tokens" in self._arrays and (self._arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
             return self._arrays["top_tokens"][index, :count], self._arrays["top_log_probs"][index, :count]
         scores = self._log_probs(index)
         tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]

@@ -25,7 +25,7 @@ class _Answer:
     finished_at: float
     cost: float
     step_s: float
-    num_steps: int
+    steps_per_token: float
 
 
 class ServiceEstimator:
@@ -42,10 +42,11 @@ class ServiceEstimator:
         if not self._is_backlogged:
             self._answers.clear()
 
-    def answered(self, cost: float, service_s: float, num_steps: int) -> None:
-        """Takes one answer: its request's cost, and the time and steps from admission into a batch to the end."""
+    def answered(self, cost: float, service_s: float, num_steps: int, num_source: int = 1) -> None:
+        """Takes one answer: its request's cost, time and steps from admission into a batch to the end, and source tokens."""
         if self._is_backlogged:
-            self._answers.append(_Answer(self._clock(), cost, service_s / max(num_steps, 1), num_steps))
+            step_s, steps_per_token = service_s / max(num_steps, 1), num_steps / max(num_source, 1)
+            self._answers.append(_Answer(self._clock(), cost, step_s, steps_per_token))
 
     def wait_s(self, cost: float) -> float:
         """So long it takes at the present rate until requests of this cost are answered; 0 where that is not known."""
@@ -55,12 +56,12 @@ class ServiceEstimator:
         served = sum(answer.cost for answer in answers) - answers[0].cost
         return cost * (self._clock() - answers[0].finished_at) / served if served > 0 else 0.0
 
-    def service_s(self, max_steps: int) -> float:
-        """A request that may take so many steps runs at least so long once it is admitted; 0 where that is not known."""
+    def service_s(self, max_steps: int, num_source: int = 1) -> float:
+        """A request of so many source tokens, which may take so many steps, runs at least so long; 0 where that is not known."""
         answers = self._evidence()
         if not answers:
             return 0.0
-        num_steps = min(max_steps, *(answer.num_steps for answer in answers))
+        num_steps = min(max_steps, num_source * min(answer.steps_per_token for answer in answers))
         return num_steps * min(answer.step_s for answer in answers)
 
     def _evidence(self) -> deque[_Answer]:

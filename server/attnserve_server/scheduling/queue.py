@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-MIN_PRIORITY, MAX_PRIORITY = -2, 2
+from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY
+
 CLIENT_SHARE = 4
 """A client may have at most so many times the queue's free places."""
 

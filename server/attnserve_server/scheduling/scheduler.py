@@ -103,10 +103,6 @@ class Scheduler:
         self._admit(output, now)
         return output
 
-    def seconds_to_admission(self) -> float:
-        """How long an idle loop may sleep before the oldest waiting request has waited long enough."""
-        return self.config.admit_wait_s
-
     def _drop(self, output: SchedulerOutput, now: float) -> None:
         for each in [*self._running.values(), *self._waiting]:
             reason = self._cancelled.get(each.request_id)

@@ -13,7 +13,7 @@ import msgspec
 
 from attnserve.v1 import decoding_pb2
 from attnserve_server.errors import InvalidRequest, SequenceTooLong
-from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
+from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.transport.interface import Prefix, Sentence, ServedModel, Source
 
 MAX_PENALTY = 10.0
@@ -21,8 +21,6 @@ MAX_PENALTY = 10.0
 
 MIN_FACTOR, MAX_FACTOR = 1e-6, 100.0
 """Of temperature and repetition penalty; scores over or times these are finite in 32 bits."""
-
-MAX_PRIORITY = 2
 
 MAX_SENTENCES = 64
 """Of one text: each is a request of its own, and no text may fill the queue alone."""
@@ -70,8 +68,8 @@ def check_priority(priority: int) -> int:
     Raises:
         InvalidRequest: there is no such priority.
     """
-    if not -MAX_PRIORITY <= priority <= MAX_PRIORITY:
-        raise InvalidRequest(f"priority must be from {-MAX_PRIORITY} to {MAX_PRIORITY}; it is {priority}", field="priority")
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(f"priority must be from {MIN_PRIORITY} to {MAX_PRIORITY}; it is {priority}", field="priority")
     return priority
 
 
@@ -169,8 +167,8 @@ def _sampling(options: decoding_pb2.DecodeOptions, beam_size: int) -> Sampling |
     top_p = asked.top_p if asked.HasField("top_p") else 1.0
     if not 0.0 < top_p <= 1.0:
         raise _refused("sampling.top_p", f"must be a number above 0 and at most 1; it is {top_p:g}")
-    seed = asked.seed if asked.HasField("seed") else secrets.randbits(64)
-    return Sampling(seed, temperature, asked.top_k, top_p)
+    is_drawn = not asked.HasField("seed")
+    return Sampling(secrets.randbits(64) if is_drawn else asked.seed, temperature, asked.top_k, top_p, is_drawn)
 
 
 def _penalty(options: decoding_pb2.DecodeOptions, name: str, default: float) -> float:

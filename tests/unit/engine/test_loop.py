@@ -6,9 +6,11 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from attnserve_server.engine import loop
+from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import (
     AttentionDetail,
     DecodeOptions,
@@ -162,6 +164,45 @@ def test_samples_depend_on_the_seed_alone(engine: loop.EngineLoop, clock: Clock)
     for seed in (5, 2, 7, 1):
         assert [(one.tokens, one.score) for one in answer_to(events, seed).hypotheses] == alone[seed]
     assert_idle(engine)
+
+
+@pytest.mark.parametrize("options", [DecodeOptions(2, 2, min_tokens=2), DecodeOptions(2, 2)])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_no_finite_scores_fail_their_request_alone(
+    engine: loop.EngineLoop, clock: Clock, monkeypatch: pytest.MonkeyPatch, options: DecodeOptions, is_streamed: bool
+) -> None:
+    """A planted fault: the model's scores for one source are minus infinity, all of them."""
+    runner, poison = runner_of(engine), [9, 9, 9]
+    step = runner.step
+
+    def faulty(inputs: StepInputs) -> StepOutputs:
+        outputs = step(inputs)
+        memory = runner.state.buffers["memory"].current
+        for row, request_slot in enumerate(inputs.request_of_row):
+            if memory[request_slot, :3].tolist() == poison:
+                outputs._arrays["log_probs"][row] = -np.inf  # type: ignore[index]
+        return outputs
+
+    monkeypatch.setattr(runner, "step", faulty)
+    engine.submit(SequenceRequest(0, poison, options, Terms(is_streamed=is_streamed)))
+    engine.submit(request(1, beam_size=2))
+    events = drain(engine, clock)
+    assert [(event.request_id, event.reason) for event in events if isinstance(event, RequestFailed)] == [(0, "EXECUTION_FAILED")]
+    assert answer_to(events, 1)
+    engine.submit(request(2, beam_size=2))
+    assert answer_to(drain(engine, clock), 2)
+    assert_idle(engine)
+
+
+def test_step_that_fails_half_way_leaves_no_rows(engine: loop.EngineLoop, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    for request_id in (1, 2):
+        engine.submit(request(request_id, beam_size=3))
+    engine.step()
+    monkeypatch.setattr(engine._batch.sequences[2].search, "advance", lambda *_: 1 / 0)
+    assert {event.request_id for event in engine.step() if isinstance(event, RequestFailed)} == {1, 2}
+    assert_idle(engine)
+    engine.submit(request(3, beam_size=2))
+    assert answer_to(drain(engine, clock), 3)
 
 
 UNKNOWN = 6

@@ -68,6 +68,15 @@ def test_what_holds_nearly_all_probability_may_be_banned() -> None:
     assert np.abs(found[finite] - expected[finite]).max() < 1e-4
 
 
+def test_penalty_that_makes_something_enormously_likely_keeps_the_other_rules() -> None:
+    logits = np.array([8.0, 7.0, 3.0, 6.0], np.float32)
+    log_probs = torch.from_numpy(logits).log_softmax(-1).numpy()
+    options = DecodeOptions(min_tokens=5, repetition_penalty=0.009)
+    found, expected = Rules(options, END_ID).adjust([0], logits, log_probs), plain(options, [0], logits)
+    assert found[END_ID] == -np.inf
+    assert np.abs(found[:3] - expected[:3]).max() < 1e-3
+
+
 def test_rules_that_leave_nothing_are_lifted() -> None:
     logits, log_probs = scores(1, size=4)
     found = Rules(DecodeOptions(no_repeat_ngram_size=1), END_ID).adjust([0, 1, 2, 3], logits, log_probs)

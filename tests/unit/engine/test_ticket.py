@@ -53,16 +53,17 @@ async def test_events_come_one_by_one_to_who_is_quick() -> None:
     assert (await ticket.result()).hypotheses[0].tokens == [5, 6, 7]
 
 
-async def test_events_that_piled_up_are_one() -> None:
+async def test_events_that_piled_up_are_joined_by_twos() -> None:
     ticket = make()
-    ticket.deliver(produced(5, 6, i1=3))
-    ticket.deliver(produced(7, i0=4))
-    ticket.deliver(produced(8))
+    for event in (produced(4, 5, 6, i1=3), produced(7, i0=4), produced(8, i0=5), produced(9)):
+        ticket.deliver(event)
     events = ticket.deltas()
-    assert await anext(events) == produced(5, 6, 7, 8, i1=3, i2=4)
-    ticket.deliver(produced(9, i0=1))
-    ticket.finish(answer(5, 6, 7, 8, 9))
-    assert await anext(events) == produced(9, i0=1)
+    assert await anext(events) == produced(4, 5, 6, i1=3), "what comes as one stays one"
+    assert await anext(events) == produced(7, 8, i0=4, i1=5)
+    assert await anext(events) == produced(9)
+    ticket.deliver(produced(10, i0=1))
+    ticket.finish(answer(4, 5, 6, 7, 8, 9, 10))
+    assert await anext(events) == produced(10, i0=1)
     with pytest.raises(StopAsyncIteration):
         await anext(events)
 

@@ -66,7 +66,7 @@ def test_noisy_client_does_not_harm_a_quiet_one(tmp_path: Path) -> None:
     with serve(tmp_path, *SLOTS, "--queue-limit", "1500") as server, server.channel() as channel:
         latencies(channel, "quiet", 5)
         alone = latencies(channel, "quiet", 40)
-        with flood(server, 1000, 10.0) as sent:
+        with flood(server, 1000, 4.0) as sent:
             beside = latencies(channel, "quiet", 40)
             num_waiting = server.scrape().total("attnserve_queue_length")
             noisy = sent()
@@ -143,7 +143,7 @@ def test_unreachable_deadline_is_refused_at_once(tmp_path: Path) -> None:
     with serve(tmp_path, *SLOTS, "--queue-limit", "1500") as server, server.channel() as channel:
         translate(channel, SENTENCES[0], "noisy", timeout=0.5).exception()
         assert server.scrape().total("attnserve_requests_rejected_total") == 0, "an idle server tries"
-        with flood(server, 600, 6.0) as sent:
+        with flood(server, 600, 4.0) as sent:
             eventually(lambda: server.scrape().total("attnserve_requests_total", code="OK") > 20, "evidence")
             errors, seconds = [], []
             for text in SENTENCES[:20]:

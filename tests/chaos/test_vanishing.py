@@ -55,11 +55,12 @@ def test_clients_that_vanish_in_mid_stream(server: Server, way: str) -> None:
                 next(stream)
                 stream.cancel()
     after = settled(server)
-    left, ended = given_up(before, after).get("client", 0), "attnserve_requests_total"
+    ended, decoded = "attnserve_requests_total", "attnserve_decode_duration_seconds_count"
     answered, cancelled = (after.total(ended, code=code) - before.total(ended, code=code) for code in ("OK", "CANCELLED"))
-    assert left == cancelled, "not every client was counted once"
-    assert num * 0.95 <= left + answered <= num, "but for calls that were gone before they reached a handler"
-    assert left > num * 0.5, "most were answered before they vanished"
+    assert num * 0.95 <= answered + cancelled <= num, "but for calls that were gone before they reached a handler"
+    left, finished = given_up(before, after).get("client", 0), after.total(decoded) - before.total(decoded)
+    assert left + finished == answered + cancelled, "each was either dropped, or was done when its client left"
+    assert left > num * 0.4, "most were done before they vanished"
     with server.channel() as channel:
         assert [texts(ask(channel, text)) for text in SENTENCES[:8]] == expected
     server.assert_unharmed()

@@ -7,7 +7,7 @@ import logging
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import onnx
 import sentencepiece
@@ -16,21 +16,20 @@ from rich.console import Console
 from torch import nn
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
-from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.bundle_writer import write_bundle, write_manifest
+from attnserve_export.exporter import export_graph
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.model_card import model_card
 from attnserve_export.models.interface import TranslationModel
-from attnserve_export.parity import EXACT, check_parity
+from attnserve_export.parity import check_parity
 from attnserve_export.recipe import Recipe
+from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
-from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, read_training
+from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
 from attnserve_export.training.data import END_ID, read_pairs
 
 MAX_BEAM_SIZE = 8
 NUM_PARITY_SENTENCES = 200
-MAX_LOSS = 0.3
-"""Of a variant of lower precision against fp32, in bleu_lc."""
 DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
 
 
@@ -68,13 +67,15 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
     model = stored_model(recipe, weights, tokenizer.get_piece_size())
     manifest = described(recipe, model)
+    choose_alignment(manifest, trained.summary)
     _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
     graphs: dict[str, onnx.ModelProto] = {}
     for variant in ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states)):
         manifest.variants.append(variant.describe())
         for spec in (variant.encode, *variant.steps):
-            console.print(f"tracing {spec.file}")
-            graphs[spec.file] = export_graph(spec)
+            if spec.file not in graphs:  # variants may share one
+                console.print(f"tracing {spec.file}")
+                graphs[spec.file] = export_graph(spec)
     add_int8_variant(manifest, graphs)
     val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
@@ -83,7 +84,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
         destination,
         manifest,
         graphs,
-        {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: trained.training_file()},
+        {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: training_file(recipe, trained.summary)},
         lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
         lambda full: model_card(full, recipe, trained.summary),
     )
@@ -108,47 +109,6 @@ def _write_checked(
             destination.rename(Path(temporary) / "old")
         folder.rename(destination)
     return destination
-
-
-def record_quality(folder: Path, evaluation: dict[str, Any]) -> Path:
-    """Writes what `attnserve evaluate` measured through the server into a bundle's manifest and card.
-
-    Args:
-        folder: the bundle's.
-        evaluation: the JSON object that `attnserve evaluate translation --data DIR` printed; it names the variant and the split.
-
-    Returns:
-        The bundle's folder.
-
-    Raises:
-        ExportError: the evaluation was of other data or another decoding than a bundle reports, or a variant of lower precision
-            loses too much against fp32; nothing is written then.
-    """
-    if not evaluation["split"] or evaluation["length_penalty"] is not None:
-        raise ExportError("only what is measured with --data, and with the default length penalty, is recorded")
-    manifest = read_manifest(folder)
-    recipe, summary = read_training(folder)
-    variant, split = evaluation["variant"], evaluation["split"]
-    command = f"attnserve evaluate translation --data DIR --split {split} --beam-size {evaluation['beam_size'] or 1}"
-    kept = [each for each in manifest.quality if (each.variant, each.command) != (variant, command)]
-    for metric in ("bleu", "bleu_lc", "chrf"):
-        value, dataset = round(evaluation[metric], 2), f"{recipe.data.set} {split}"
-        kept.append(manifest_pb2.Quality(metric=metric, dataset=dataset, value=value, command=command, variant=variant))
-    _refuse_loss(kept)
-    order = [each.name for each in manifest.variants]
-    del manifest.quality[:]
-    manifest.quality.extend(sorted(kept, key=lambda each: (each.command, order.index(each.variant), each.metric)))
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest, recipe, summary), encoding="utf-8")
-    write_manifest(folder, manifest)
-    return folder
-
-
-def _refuse_loss(figures: list[manifest_pb2.Quality]) -> None:
-    exact = {each.command: each.value for each in figures if (each.metric, each.variant) == ("bleu_lc", EXACT)}
-    for each in figures:
-        loss = exact.get(each.command, 0.0) - each.value if each.metric == "bleu_lc" else 0.0
-        if loss > MAX_LOSS:
-            raise ExportError(f"{each.variant} loses {loss:.2f} bleu_lc on {each.dataset} (allowed: {MAX_LOSS})")
 
 
 def _made(folder: Path) -> Path:

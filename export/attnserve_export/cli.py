@@ -54,14 +54,15 @@ def export(
     ] = None,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
-    from attnserve_export.bundles import export_bundle, record_quality
+    from attnserve_export.bundles import export_bundle
     from attnserve_export.exporter import ExportError
+    from attnserve_export.recording import record as record_evaluation
     from attnserve_export.trained import trained_in_bundle, trained_in_run
 
     folder = models / model_id / version
     try:
         if record is not None:
-            typer.echo(record_quality(folder, json.loads(record.read_text(encoding="utf-8"))))
+            typer.echo(record_evaluation(folder, json.loads(record.read_text(encoding="utf-8"))))
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:

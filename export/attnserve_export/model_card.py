@@ -23,7 +23,7 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         f"- Vocabulary: {manifest.vocabulary.size} SentencePiece pieces ({recipe.tokenizer.model_type}), shared by both languages.",
         f"- Limits: {limits.max_source_tokens} source pieces, {limits.max_target_tokens} target pieces, "
         f"beams of {limits.max_beam_size}.",
-        f"- Variants: {', '.join(variant.name for variant in manifest.variants)}; weights stored once, in 16 bits.",
+        f"- Variants: {', '.join(map(_variant, manifest.variants))}; weights stored once, in 16 bits.",
         "",
         "## Training",
         "",
@@ -36,8 +36,10 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         "## Quality",
         "",
-        *_quality(manifest),
+        *_quality([each for each in manifest.quality if not each.part]),
         "",
+        *_lengths([each for each in manifest.quality if each.part]),
+        *_alignment(summary),
         "## Parity with PyTorch",
         "",
         f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
@@ -57,13 +59,67 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
     return "\n".join(lines) + "\n"
 
 
-def _quality(manifest: manifest_pb2.Manifest) -> list[str]:
+def _variant(variant: manifest_pb2.Variant) -> str:
+    return f"{variant.name} ({'CUDA' if variant.device == manifest_pb2.DEVICE_CUDA else 'CPU'})"
+
+
+def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
+    """A table of scores by the length of the source, for every variant and command, and the picture of all models."""
+    if not figures:
+        return []
+    parts = list(dict.fromkeys(each.part for each in figures))
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for each in figures:
+        rows.setdefault((each.variant, each.dataset, each.command), {})[each.part] = f"{each.value:.1f}"
+    heads = [part.removeprefix("sources of ").removesuffix(" words") for part in parts]
+    return [
+        "By words of the source (lower-case BLEU, as in Figure 2 of Bahdanau et al. 2015):",
+        "",
+        f"| variant | data | {' | '.join(heads)} | command |",
+        "| --- | --- |" + " --- |" * (len(heads) + 1),
+        *(
+            f"| {variant} | {dataset} | {' | '.join(values.get(part, '') for part in parts)} | `{command}` |"
+            for (variant, dataset, command), values in rows.items()
+        ),
+        "",
+        "![BLEU by source length, all translation models](../../bleu-by-length.png)",
+        "",
+    ]
+
+
+def _alignment(summary: dict[str, Any]) -> list[str]:
+    """Which layers and heads are the alignment that a server returns, and what was measured to choose them."""
+    if "alignment" not in summary:
+        return []
+    found = summary["alignment"]
+    best, heads = found["best"], range(len(found["agreement"][0]))
+    chosen = ", ".join(f"{name} {each[0]}" for name, each in (("layer", best["layers"]), ("head", best["heads"])) if each)
+    rows = zip(found["agreement"], found["agreement_of_layer_means"], strict=True)
+    return [
+        "## Alignment",
+        "",
+        f"How often a layer and head points at the same source word as the alignment of {found['against']}, over "
+        f"{found['words']:,} target words of {found['sentences']:,} references ({found['split']}): `{found['command']}`. "
+        f"The highest, {chosen or 'the mean of all'}, is what `return_attention: MEAN` returns.",
+        "",
+        f"| layer | {' | '.join(f'head {head}' for head in heads)} | mean of its heads |",
+        "| --- |" + " --- |" * (len(heads) + 1),
+        *(f"| {index} | {' | '.join(f'{each:.1%}' for each in (*row, mean))} |" for index, (row, mean) in enumerate(rows)),
+        "",
+        f"Mean of all: {found['agreement_of_mean']:.1%}.",
+        "",
+        "![Alignments of both, side by side](../../alignments.png)",
+        "",
+    ]
+
+
+def _quality(measured: list[manifest_pb2.Quality]) -> list[str]:
     """A table: a line for every variant and command, a column for every metric."""
-    if not manifest.quality:
+    if not measured:
         return ["Not measured yet."]
-    metrics = sorted({each.metric for each in manifest.quality})
+    metrics = sorted({each.metric for each in measured})
     figures: dict[tuple[str, str, str], dict[str, str]] = {}
-    for each in manifest.quality:
+    for each in measured:
         figures.setdefault((each.variant, each.dataset, each.command), {})[each.metric] = f"{each.value:.2f}"
     return [
         "Through the server, `attnserve serve --variant NAME`:",

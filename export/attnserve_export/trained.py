@@ -39,10 +39,11 @@ class Trained:
     tokenizer: bytes
     summary: dict[str, Any]
 
-    def training_file(self) -> bytes:
-        """What a bundle keeps of the training: how it was asked for, and how it went."""
-        content = {"recipe": msgspec.to_builtins(self.recipe), "summary": self.summary}
-        return (json.dumps(content, indent=1) + "\n").encode()
+
+def training_file(recipe: Recipe, summary: dict[str, Any]) -> bytes:
+    """What a bundle keeps of the training: how it was asked for, and how it went."""
+    content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
+    return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def trained_in_run(recipe: Recipe, run: Path) -> Trained:

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
 from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
-from attnserve_server.config import ServerConfig
+from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.engine.front import Front, FrontConfig
 from attnserve_server.engine.models import ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
@@ -47,7 +47,8 @@ class App:
         """
         config, engine = self.config, self.config.engine
         device = resolve_device(engine.device)
-        registry = ModelRegistry(self._load_models(device), config.default_models.translation)
+        default = config.default_models.translation or repository_defaults(self._repository).translation
+        registry = ModelRegistry(self._load_models(device), default)
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         metrics.build_info(__version__, _onnxruntime_version())
@@ -123,12 +124,15 @@ class App:
     def _health(self) -> tuple[bool, str]:
         return self.board.is_serving, self.board.summary()
 
+    @property
+    def _repository(self) -> Path:
+        return Path(self.config.models) if self.config.models else default_models()
+
     def _load_models(self, device: str) -> list[ServedModel]:
         engine = self.config.engine
-        folder = Path(self.config.models) if self.config.models else default_models()
         models: list[ServedModel] = []
         problems: list[str] = []
-        for path in find_bundles(folder):
+        for path in find_bundles(self._repository):
             try:
                 bundle = load_bundle(path, device, engine.variant)
                 models.append(ServedModel(bundle, len(models), min(engine.max_beam_size, engine.slots), engine.max_source_tokens))

@@ -21,6 +21,8 @@ from attnserve_server.errors import ConfigError
 PREFIX = "ATTNSERVE_"
 FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
 """Variables with our prefix that belong to other commands."""
+DEFAULTS_FILE = "defaults.toml"
+"""Of a model repository."""
 
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
@@ -85,7 +87,7 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model that a request without a model id gets, by task; empty for the only one."""
+    """The model that a request without a model id gets, by task; empty for what the model repository says, or its only one."""
 
     translation: str = ""
 
@@ -127,6 +129,21 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
         _parsed(values, origin)  # each on its own: a wrong value is refused even where another source wins over it
         _merge(merged, values)
     return _parsed(merged, "all sources together")
+
+
+def repository_defaults(models: Path) -> DefaultModelsConfig:
+    """Reads ``defaults.toml`` of a model repository: what it has as its default models; it may have none.
+
+    Raises:
+        ConfigError: the file names no task that there is, or is no TOML.
+    """
+    file = models / DEFAULTS_FILE
+    if not file.is_file():
+        return DefaultModelsConfig()
+    try:
+        return msgspec.convert(_read_toml(file), DefaultModelsConfig)
+    except msgspec.ValidationError as error:
+        raise _explained(error, str(file)) from None
 
 
 def to_toml(config: ServerConfig) -> str:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +58,48 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     bleu, bleu_lc = (BLEU(lowercase=lowercase, tokenize="13a") for lowercase in (False, True))
     value, value_lc, chrf = (metric.corpus_score(hypotheses, [references]).score for metric in (bleu, bleu_lc, CHRF()))
     return Scores(bleu=value, bleu_lc=value_lc, chrf=chrf, signature=str(bleu.get_signature()))
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBin:
+    """Sources of similar length, in words.
+
+    Attributes:
+        least: words of the shortest.
+        most: words of the longest.
+        members: their indices.
+    """
+
+    least: int
+    most: int
+    members: list[int]
+
+    @property
+    def label(self) -> str:
+        """Such as "8-9"."""
+        return f"{self.least}-{self.most}" if self.least < self.most else str(self.least)
+
+
+def length_bins(sources: Sequence[str], num_bins: int) -> list[LengthBin]:
+    """Groups sources by their number of words, which white space separates.
+
+    Groups are as nearly equal in size as whole lengths allow; there are fewer than asked for where there are fewer lengths.
+    """
+    lengths = [len(source.split()) for source in sources]
+    order = sorted(range(len(sources)), key=lengths.__getitem__)
+    bins: list[LengthBin] = []
+    for members in _portions(order, lengths, num_bins):
+        bins.append(LengthBin(lengths[members[0]], lengths[members[-1]], members))
+    return bins
+
+
+def _portions(order: list[int], lengths: Sequence[int], num_portions: int) -> Iterator[list[int]]:
+    """Cuts at the change of length that is nearest to each even cut."""
+    changes = [at for at in range(1, len(order)) if lengths[order[at]] != lengths[order[at - 1]]]
+    wanted = [len(order) * part / num_portions for part in range(1, num_portions)]
+    cuts = sorted({min(changes, key=lambda at: abs(at - target)) for target in wanted}) if changes else []
+    for begin, end in zip([0, *cuts], [*cuts, len(order)], strict=True):
+        yield order[begin:end]
 
 
 def require_sacrebleu() -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encode and step graphs of RNNsearch for the CPU (float32): the module's own step, on declared state.
+"""Encode and step graphs of RNNsearch in float32: the module's own step, on declared state.
 
-A request's state is its annotations and what the alignment model makes of them, a hypothesis' state is one vector. The step reads
-the sources as far as the longest one reaches, rounded up to whole blocks: on more blocks its sums have further zeros alone, in the
-same order, so that an answer does not depend on who shares the batch, and short sources do not pay for the capacity.
+A request's state is its annotations and what the alignment model makes of them, a hypothesis' state is one vector. On the CPU the
+step reads the sources as far as the longest one reaches, rounded up to whole blocks: on more blocks its sums have further zeros
+alone, in the same order, so that an answer does not depend on who shares the batch, and short sources do not pay for the capacity.
+A CUDA graph has fixed shapes, so there it always reads the whole capacity.
 """
 
 from __future__ import annotations
@@ -50,28 +51,35 @@ class EncodeGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i."""
+    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i.
 
-    def __init__(self, model: RnnSearch, *, candidates: int) -> None:
+    Args:
+        model: the module.
+        candidates: of each row; 0 for none.
+        is_fixed: whether it reads the whole capacity, however short the sources are.
+    """
+
+    def __init__(self, model: RnnSearch, *, candidates: int, is_fixed: bool) -> None:
         super().__init__()
-        self.model, self.candidates = model, candidates
+        self.model, self.candidates, self.is_fixed = model, candidates, is_fixed
 
     def forward(
         self, token: Tensor, source_length: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, state: Tensor
     ) -> tuple[Tensor, ...]:
         """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); outputs in the order of the spec."""
         model, capacity = self.model, memory.shape[1]
-        reach = int(((source_length.max() + (BLOCK - 1)) // BLOCK * BLOCK).item())
-        torch._check(reach >= BLOCK)
-        torch._check(reach <= capacity)
-        memory, key = memory[:, :reach], key[:, :reach]
+        if not self.is_fixed:
+            reach = int(((source_length.max() + (BLOCK - 1)) // BLOCK * BLOCK).item())
+            torch._check(reach >= BLOCK)
+            torch._check(reach <= capacity)
+            memory, key = memory[:, :reach], key[:, :reach]
         if request_of_row is not None:
             memory, key, source_length = (each.index_select(0, request_of_row) for each in (memory, key, source_length))
         is_hidden = torch.arange(memory.shape[1], dtype=torch.int32)[None] >= source_length[:, None]
         embedded = model.embed(token)
         following, context, weights = model.step(model.token_gates(embedded), state, Source(memory, key, is_hidden))
         logits = model.project(model.readout(following, embedded, context))
-        attention = nn.functional.pad(weights, (0, capacity - reach))
+        attention = weights if self.is_fixed else nn.functional.pad(weights, (0, capacity - memory.shape[1]))
         return (*scores(logits, self.candidates), attention, following)
 
 
@@ -100,16 +108,21 @@ def rnnsearch_states(model: RnnSearch, max_source: int, max_target: int) -> list
 
 
 def rnnsearch_variants(model: RnnSearch, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32 for the CPU: a step graph for greedy batches and one for beams. Both give the alignment, which a step needs anyhow."""
+    """fp32 for the CPU and for CUDA: a step graph for greedy batches and one for beams each. All give the alignment, which a step
+    needs anyhow.
+    """
     outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
     encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
-    return [VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [_step(model, states, 1), _step(model, states, MAX_BEAM)])]
+    return [
+        VariantSpec("fp32", device, encode, [_step(model, states, group, is_fixed) for group in (1, MAX_BEAM)])
+        for device, is_fixed in ((manifest_pb2.DEVICE_CPU, False), (manifest_pb2.DEVICE_CUDA, True))
+    ]
 
 
-def _step(model: RnnSearch, states: list[manifest_pb2.State], group: int) -> GraphSpec:
+def _step(model: RnnSearch, states: list[manifest_pb2.State], group: int, is_fixed: bool) -> GraphSpec:
     is_routed = group > 1
     first, capacity = "request" if is_routed else "row", str(states[0].capacity)
-    candidates = 2 * group if is_routed else 0
+    candidates = 2 * group if is_routed or is_fixed else 0  # the device gives the best alone to the host
     inputs: list[manifest_pb2.Tensor | None] = [
         tensor("token", INT64, "row"),
         tensor("source_length", INT32, first),
@@ -122,8 +135,9 @@ def _step(model: RnnSearch, states: list[manifest_pb2.State], group: int) -> Gra
         tensor("attention", FLOAT32, "row", capacity),
         tensor("next_state", FLOAT32, *states[2].axes),
     ]
-    module = StepGraph(model, candidates=candidates)
-    return GraphSpec(f"step_{group}.onnx", module, inputs, outputs, max_rows_of_request=group, gives_attention=True)
+    module = StepGraph(model, candidates=candidates, is_fixed=is_fixed)
+    file = f"step_{group}{'_cuda' if is_fixed else ''}.onnx"
+    return GraphSpec(file, module, inputs, outputs, max_rows_of_request=group, gives_attention=True)
 
 
 def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:

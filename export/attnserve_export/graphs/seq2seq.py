@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encode and step graphs of the sequence-to-sequence model for the CPU (float32).
+"""Encode and step graphs of the sequence-to-sequence model in float32.
 
 A source leaves nothing but the first states of its hypotheses: there is no state of a request.
 """
@@ -74,10 +74,14 @@ def seq2seq_states(model: Seq2Seq, max_source: int, max_target: int) -> list[man
 
 
 def seq2seq_variants(model: Seq2Seq, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32 for the CPU: a step graph for greedy batches, and one with candidates for beams."""
+    """fp32 for the CPU: a step graph for greedy batches, and one with candidates for beams. CUDA has the latter for both."""
     outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
     encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
-    return [VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [_step(model, states, 1), _step(model, states, MAX_BEAM)])]
+    greedy, beam = (_step(model, states, group) for group in (1, MAX_BEAM))
+    return [
+        VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [greedy, beam]),
+        VariantSpec("fp32", manifest_pb2.DEVICE_CUDA, encode, [beam]),
+    ]
 
 
 def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> GraphSpec:

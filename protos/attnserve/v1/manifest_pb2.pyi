@@ -176,18 +176,20 @@ class State(_message.Message):
     def __init__(self, name: _Optional[str] = ..., scope: _Optional[_Union[Scope, str]] = ..., axes: _Optional[_Iterable[str]] = ..., encode_output: _Optional[str] = ..., step_output: _Optional[str] = ..., in_place: _Optional[bool] = ..., growing_axis: _Optional[str] = ..., capacity: _Optional[int] = ...) -> None: ...
 
 class AttentionOutput(_message.Message):
-    __slots__ = ("output", "meaning", "num_layers", "num_heads", "mean_layers")
+    __slots__ = ("output", "meaning", "num_layers", "num_heads", "mean_layers", "mean_heads")
     OUTPUT_FIELD_NUMBER: _ClassVar[int]
     MEANING_FIELD_NUMBER: _ClassVar[int]
     NUM_LAYERS_FIELD_NUMBER: _ClassVar[int]
     NUM_HEADS_FIELD_NUMBER: _ClassVar[int]
     MEAN_LAYERS_FIELD_NUMBER: _ClassVar[int]
+    MEAN_HEADS_FIELD_NUMBER: _ClassVar[int]
     output: str
     meaning: str
     num_layers: int
     num_heads: int
     mean_layers: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, output: _Optional[str] = ..., meaning: _Optional[str] = ..., num_layers: _Optional[int] = ..., num_heads: _Optional[int] = ..., mean_layers: _Optional[_Iterable[int]] = ...) -> None: ...
+    mean_heads: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, output: _Optional[str] = ..., meaning: _Optional[str] = ..., num_layers: _Optional[int] = ..., num_heads: _Optional[int] = ..., mean_layers: _Optional[_Iterable[int]] = ..., mean_heads: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Variant(_message.Message):
     __slots__ = ("name", "device", "encode", "steps")
@@ -228,18 +230,20 @@ class Data(_message.Message):
     def __init__(self, name: _Optional[str] = ..., terms: _Optional[str] = ...) -> None: ...
 
 class Quality(_message.Message):
-    __slots__ = ("metric", "dataset", "value", "command", "variant")
+    __slots__ = ("metric", "dataset", "value", "command", "variant", "part")
     METRIC_FIELD_NUMBER: _ClassVar[int]
     DATASET_FIELD_NUMBER: _ClassVar[int]
     VALUE_FIELD_NUMBER: _ClassVar[int]
     COMMAND_FIELD_NUMBER: _ClassVar[int]
     VARIANT_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     metric: str
     dataset: str
     value: float
     command: str
     variant: str
-    def __init__(self, metric: _Optional[str] = ..., dataset: _Optional[str] = ..., value: _Optional[float] = ..., command: _Optional[str] = ..., variant: _Optional[str] = ...) -> None: ...
+    part: str
+    def __init__(self, metric: _Optional[str] = ..., dataset: _Optional[str] = ..., value: _Optional[float] = ..., command: _Optional[str] = ..., variant: _Optional[str] = ..., part: _Optional[str] = ...) -> None: ...
 
 class ParityReport(_message.Message):
     __slots__ = ("tolerance", "cases", "num_sentences", "num_identical", "num_near_ties", "approximate")

@@ -77,6 +77,7 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto") -> Bun
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(str(folder), [f"format version {manifest.format_version}; this server reads {FORMAT_VERSION}"])
     problems = [*_identity_problems(folder, manifest), *_file_problems(folder, manifest), *_state_problems(manifest)]
+    problems += _attention_problems(manifest.attention)
     for each in manifest.variants:
         problems += _variant_problems(manifest, each)
     wanted = manifest_pb2.DEVICE_CUDA if device == "cuda" else manifest_pb2.DEVICE_CPU
@@ -137,6 +138,25 @@ def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
     return problems
 
 
+def _attention_problems(attention: manifest_pb2.AttentionOutput) -> list[str]:
+    named = {"layer": (attention.num_layers, attention.mean_layers), "head": (attention.num_heads, attention.mean_heads)}
+    return [
+        f"attention: the mean takes {name} {index}, but there are {size}"
+        for name, (size, indices) in named.items()
+        for index in indices
+        if index >= size
+    ]
+
+
+def _output_problems(attention: manifest_pb2.AttentionOutput, graph: manifest_pb2.Graph) -> list[str]:
+    sizes = [str(size) for size in (attention.num_layers, attention.num_heads) if size]
+    for tensor in graph.outputs:
+        if tensor.name == attention.output:
+            inner = list(tensor.axes[1:-1])
+            return [] if inner == sizes else [f"attention has layers and heads {inner}, declared are {sizes}"]
+    return ["no attention output"]
+
+
 def _most_rows(step: manifest_pb2.StepGraph) -> float:
     """Rows of one request at most, infinite for any number."""
     return step.max_rows_of_request or math.inf
@@ -165,8 +185,8 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
             problems.append(f"{where}, {step.graph.file}: none of the outputs {', '.join(sorted(STEP_SCORES))}")
         needed = {state.step_output for state in manifest.states if state.name in inputs} - {""}
         problems += [f"{where}, {step.graph.file}: no output {name}" for name in sorted(needed - outputs)]
-        if step.gives_attention and manifest.attention.output not in outputs:
-            problems.append(f"{where}, {step.graph.file}: no attention output")
+        if step.gives_attention:
+            problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
         if step.max_rows_of_request != 1 and not inputs & _ROUTING:
             problems.append(f"{where}, {step.graph.file}: takes several rows a request, but no input says which")
     return problems

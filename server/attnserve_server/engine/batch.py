@@ -50,7 +50,9 @@ class RunningBatch:
         self._unknown_id = manifest.vocabulary.unknown_id
         can_align = any(step.gives_attention for step in runner.bundle.variant.steps)
         self._symbols = Symbols(self._end_id, () if can_align else (self._unknown_id,))
-        self._mean_layers = list(manifest.attention.mean_layers)
+        attention = manifest.attention
+        self._mean_layers = list(attention.mean_layers) or list(range(attention.num_layers))
+        self._mean_heads = list(attention.mean_heads) or list(range(attention.num_heads))
         self.sequences: dict[int, Sequence] = {}
         self._slots: list[Sequence] = []
         self._owners: list[Sequence] = []
@@ -223,7 +225,7 @@ class RunningBatch:
         """One token's attention (num_source,), from that or from (layers, heads, num_source)."""
         if weights.ndim == 1:
             return np.array(weights, np.float32)
-        chosen = weights[self._mean_layers] if self._mean_layers else weights
+        chosen = weights[np.ix_(self._mean_layers, self._mean_heads)]
         mean: npt.NDArray[np.float32] = chosen.mean((0, 1), dtype=np.float32)
         return mean
 

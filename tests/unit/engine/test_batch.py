@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from attnserve_server.engine.batch import RunningBatch
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
 from tests.reference.answer import reference_answer
-from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
+from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
 from tests.unit.engine.options import any_options
 
 NUM_SLOTS = 20
@@ -194,16 +194,20 @@ def test_a_mixed_up_copy_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) ->
         driven.check_answers()
 
 
-def test_model_without_mean_layers_averages_the_named_ones() -> None:
-    driven = Driven()
-    driven.batch._mean_layers = [1]
+@pytest.mark.parametrize(("layers", "heads"), [([1], []), ([], [0]), ([1], [1]), ([0, 1], [0, 1])])
+def test_mean_is_that_of_the_named_layers_and_heads(layers: list[int], heads: list[int]) -> None:
+    runner = FakeRunner(NUM_SLOTS)
+    runner.bundle.manifest.attention.mean_layers.extend(layers)
+    runner.bundle.manifest.attention.mean_heads.extend(heads)
+    driven = Driven(runner)
     options = DecodeOptions(max_tokens=4, attention=AttentionDetail.MEAN)
     driven.admit([SequenceRequest(0, [5, 6], options)])
     driven.finish()
     (one,) = driven.answers[0][1]
     assert one.attention is not None
     found = np.frombuffer(one.attention.data, np.float32).reshape(one.attention.shape)
-    expected = np.stack([attention((5, 6), tuple(one.tokens[:count]))[1].mean(0) for count in range(len(one.tokens))])
+    chosen = np.ix_(layers or [0, 1], heads or list(range(HEADS)))
+    expected = np.stack([attention((5, 6), tuple(one.tokens[:count]))[chosen].mean((0, 1)) for count in range(len(one.tokens))])
     assert np.abs(found - expected).max() < 1e-6
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,14 +16,14 @@ from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export import bundles, parity
-from attnserve_export.bundle_writer import WEIGHTS_FILE, read_manifest, write_bundle, write_manifest
+from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
 from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
 from attnserve_export.recipe import load_recipe
-from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle
+from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
 
 VOCAB_SIZE = 40
 CONFIG = TransformerConfig(
@@ -209,44 +208,9 @@ def trained(made: Made) -> Trained:
 
 def test_a_bundle_is_all_that_an_export_needs(made: Made, tmp_path: Path) -> None:
     before = trained(made)
-    files = {"tokenizer.model": before.tokenizer, TRAINING_FILE: before.training_file()}
+    files = {"tokenizer.model": before.tokenizer, TRAINING_FILE: training_file(before.recipe, before.summary)}
     write_bundle(tmp_path / "b", made.manifest, made.graphs, files)
     after = trained_in_bundle(tmp_path / "b")
     assert (after.recipe, after.tokenizer, after.summary) == (before.recipe, before.tokenizer, before.summary)
     assert set(before.weights) <= set(after.weights)
     assert all(torch.equal(value, after.weights[name]) for name, value in before.weights.items())
-
-
-@pytest.fixture
-def bundle(made: Made, tmp_path: Path) -> Path:
-    folder = tmp_path / "small" / "1"
-    write_manifest(folder, write_bundle(folder, made.manifest, made.graphs, {TRAINING_FILE: trained(made).training_file()}))
-    return folder
-
-
-def evaluation(variant: str, bleu_lc: float, beam_size: int | None = 5, split: str | None = "val") -> dict[str, object]:
-    scores = {"bleu": bleu_lc - 1, "bleu_lc": bleu_lc, "chrf": 60.0}
-    return {**scores, "variant": variant, "split": split, "beam_size": beam_size, "length_penalty": None}
-
-
-def test_quality_stands_by_variant(bundle: Path) -> None:
-    for variant, bleu_lc, beam_size in [("fp32", 30.0, 5), ("int8", 20.0, None), ("int8", 29.75, 5), ("fp32", 30.031, 5)]:
-        bundles.record_quality(bundle, evaluation(variant, bleu_lc, beam_size))
-    figures = [(q.variant, q.command[-1], q.value) for q in read_manifest(bundle).quality if q.metric == "bleu_lc"]
-    assert figures == [("int8", "1", 20.0), ("int8", "5", 29.75), ("fp32", "5", 30.03)]
-    card = (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
-    assert (
-        "| int8 | multi30k val | 28.75 | 29.75 | 60.00 | `attnserve evaluate translation --data DIR --split val --beam-size 5` |"
-        in card
-    )
-
-
-def test_too_great_a_loss_is_not_recorded(bundle: Path) -> None:
-    bundles.record_quality(bundle, evaluation("fp32", 30.0))
-    before = (bundle / "manifest.json").read_bytes()
-    with pytest.raises(ExportError, match=r"int8 loses 0\.31 bleu_lc on multi30k val"):
-        bundles.record_quality(bundle, evaluation("int8", 29.69))
-    with pytest.raises(ExportError, match="--data"):
-        bundles.record_quality(bundle, evaluation("int8", 30.0, split=None))
-    assert (bundle / "manifest.json").read_bytes() == before
-    assert json.loads((bundle / TRAINING_FILE).read_text(encoding="utf-8"))["summary"]["updates"] == 10

@@ -119,7 +119,7 @@ def make(name: str, folder: Path) -> Made:
     model = bundles.stored_model(recipe, weights, VOCAB_SIZE)
     manifest = bundles.described(recipe, model)
     manifest.vocabulary.CopyFrom(manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=2, end_id=3))
-    (variant,) = ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states))
+    variant, _ = ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states))
     if sizes:  # what the beam's graph has more is the same for both cells
         variant = replace(variant, steps=variant.steps[:1])
     manifest.variants.append(variant.describe())

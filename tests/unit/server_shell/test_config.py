@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from attnserve_server.config import ServerConfig, load_config, to_toml, variables
+from attnserve_server.config import DefaultModelsConfig, ServerConfig, load_config, repository_defaults, to_toml, variables
 from attnserve_server.errors import ConfigError
 
 
@@ -140,3 +140,19 @@ def test_what_is_printed_is_read_back(tmp_path: Path) -> None:
 def test_sections_are_frozen() -> None:
     with pytest.raises(AttributeError):
         ServerConfig().grpc.port = 1  # type: ignore[misc]
+
+
+def test_repository_may_name_its_default_models(tmp_path: Path) -> None:
+    assert repository_defaults(tmp_path) == DefaultModelsConfig()
+    (tmp_path / "defaults.toml").write_text('translation = "b-model"\n', encoding="utf-8")
+    assert repository_defaults(tmp_path).translation == "b-model"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"), [("cooking = 'b'", "cooking: no such setting"), ("translation = 3", "translation"), ("=", "TOML")]
+)
+def test_repository_defaults_that_cannot_be_read(tmp_path: Path, text: str, problem: str) -> None:
+    (tmp_path / "defaults.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=problem) as caught:
+        repository_defaults(tmp_path)
+    assert "defaults.toml" in str(caught.value)

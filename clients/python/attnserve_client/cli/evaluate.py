@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
-from attnserve_client.cli import output
+from attnserve_client.cli import compare, output, sentences
 from attnserve_client.cli.options import (
     Address,
     AsJson,
@@ -35,30 +34,21 @@ from attnserve_client.cli.options import (
     TopP,
 )
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
-from attnserve_client.lines import translate_lines
 from attnserve_client.options import RequestKeywords
-from attnserve_client.types import Task
 
 app = typer.Typer(help="Score a model's answers through a running server.", no_args_is_help=True)
+app.command("lengths")(compare.evaluate_lengths)
+app.command("alignment")(compare.evaluate_alignment)
 
 _FILES = "UTF-8 text, one sentence a line, .gz or plain."
-
-
-@app.callback()
-def _evaluate() -> None:
-    """Keeps the task's name a part of the command, even while there is but one."""
 
 
 @app.command("translation")
 def evaluate_translation(
     source: Annotated[Path | None, typer.Option("--source", metavar="FILE", help=f"What to translate: {_FILES}")] = None,
     reference: Annotated[Path | None, typer.Option("--reference", metavar="FILE", help=f"How it should be: {_FILES}")] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option("--data", envvar="ATTNSERVE_DATA", metavar="DIR", help="Folder of data sets, instead of the two files."),
-    ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="Which part of DIR/multi30k.")] = "test_2016_flickr",
+    data: sentences.DataFolder = None,
+    split: sentences.SplitName = "test_2016_flickr",
     address: Address = DEFAULT_ADDRESS,
     model: ModelId = "",
     beam_size: BeamSize = None,
@@ -74,7 +64,7 @@ def evaluate_translation(
     top_p: TopP = None,
     seed: Seed = None,
     split_sentences: SplitSentences = False,
-    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N sentences.")] = None,
+    limit: sentences.Limit = None,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 64,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -105,56 +95,23 @@ def evaluate_translation(
         "split_sentences": split_sentences,
     }
     with Client(address, timeout=timeout) as client:
-        name = None
         if source is None or reference is None:
-            (source, reference), name = _files_of_split(client, data or Path(), split, model), split
-        sources, references = (evaluation.read_lines(path, limit) for path in (source, reference))
-        if len(sources) != len(references) or not sources:
-            raise ToolError(f"{source} has {len(sources)} lines, {reference} has {len(references)}: they must be alike, and some")
-        result = _evaluated(client, sources, references, model, max_in_flight, keywords)
-        variant = next((served.variant for served in client.list_models() if served.id == result["model"]), None)
-        result |= {"variant": variant, "split": name}
+            pairs, name = sentences.read_split(client, data, split, model, limit), split
+        else:
+            pairs, name = sentences.read_pairs(source, reference, limit), None
+        result = _evaluated(client, pairs, model, max_in_flight, keywords)
+        result |= {"variant": client.get_model(result["model"]).model.variant, "split": name}
     output.print_json(result, indent=None if as_json else 2)
 
 
-def _evaluated(
-    client: Client, sources: list[str], references: list[str], model: str, max_in_flight: int, keywords: RequestKeywords
-) -> dict[str, Any]:
+def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight: int, keywords: RequestKeywords) -> dict[str, Any]:
     """Translates and scores; returns the command's result."""
-    texts: list[str] = []
-    num_tokens, answered_by = 0, model
     start = time.monotonic()
-    answers = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
-    with contextlib.closing(answers), output.progress("translating", len(sources)) as advance:
-        for answer in answers:
-            texts.append(answer.text if answer is not None else "")
-            if answer is not None:
-                num_tokens, answered_by = num_tokens + len(answer.best.pieces), answer.model
-            advance()
+    answers = sentences.translated(client, pairs.sources, model, max_in_flight, keywords)
     seconds = time.monotonic() - start
-    counts = {"seconds": round(seconds, 3), "tokens": num_tokens, "sentences": len(texts), "model": answered_by}
+    given = [answer for answer in answers if answer is not None]
+    num_tokens, answered_by = sum(len(answer.best.pieces) for answer in given), given[-1].model if given else model
+    counts = {"seconds": round(seconds, 3), "tokens": num_tokens, "sentences": len(answers), "model": answered_by}
     always = ("beam_size", "length_penalty")
     options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
-    return {**dataclasses.asdict(evaluation.score(texts, references)), **counts, **options}
-
-
-def _files_of_split(client: Client, data: Path, split: str, model: str) -> tuple[Path, Path]:
-    """Returns the source and reference of a split of Multi30k, in the languages that the model's manifest names."""
-    folder = data / "multi30k"
-    if not folder.is_dir():
-        raise ToolError(f"no folder {folder}: --data (or ATTNSERVE_DATA) must name the folder that holds multi30k/")
-    vocabulary = client.get_model(model or _only_translation_model(client)).manifest.vocabulary
-    source, reference = (
-        folder / f"{split}.{language.split('-')[0]}.gz" for language in (vocabulary.source_language, vocabulary.target_language)
-    )
-    for path in (source, reference):
-        if not path.is_file():
-            raise ToolError(f"no file {path}: is {split} a split of multi30k?")
-    return source, reference
-
-
-def _only_translation_model(client: Client) -> str:
-    ids = sorted({model.id for model in client.list_models() if model.task is Task.TRANSLATION})
-    if len(ids) != 1:
-        raise ToolError(f"name the model with --model; the server's translation models: {', '.join(ids) or 'none'}")
-    return ids[0]
+    return {**dataclasses.asdict(evaluation.score(sentences.texts_of(answers), pairs.references)), **counts, **options}

@@ -1,0 +1,240 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``attnserve evaluate lengths`` and ``attnserve evaluate alignment``: models side by side, as figures and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from attnserve_client import evaluation, word_alignment
+from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.cli import output, sentences
+from attnserve_client.cli.options import Address, AsJson, BeamSize, MaxInFlight, Timeout
+from attnserve_client.client import Client
+from attnserve_client.errors import InvalidRequest, ToolError
+from attnserve_client.options import AttentionDetail
+from attnserve_client.types import Task, Translation
+
+METRIC = "bleu_lc"
+PAGE = (
+    "A brown dog carries a tennis ball across the wet lawn.",
+    "Two girls in yellow raincoats jump over a puddle.",
+    "An old woman is selling oranges at a market stall.",
+    "A man with a beard plays the guitar on a bench in the park.",
+    "Several people are sitting on the steps of a museum in the sun.",
+)
+"""What the page of alignments shows unless texts are given."""
+
+_DETAILS: tuple[AttentionDetail, AttentionDetail] = ("all", "mean")
+"""What is asked of the model that is measured, and of the one that it is held against."""
+
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it into a file too.")]
+
+
+def evaluate_lengths(
+    data: sentences.DataFolder = None,
+    split: sentences.SplitName = "test_2016_flickr",
+    models: Annotated[
+        list[str] | None, typer.Option("--model", metavar="ID", help="May be given several times; all translation models if not.")
+    ] = None,
+    beam_size: BeamSize = 5,
+    num_bins: Annotated[int, typer.Option("--bins", min=1, metavar="N", help="Groups of lengths, of about the same size.")] = 7,
+    plot: Plot = None,
+    address: Address = DEFAULT_ADDRESS,
+    limit: sentences.Limit = None,
+    as_json: AsJson = False,
+    max_in_flight: MaxInFlight = 64,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """BLEU by the length of the source, for several models: where a vector of fixed size is not enough (one JSON object).
+
+    bleu_lc is sacreBLEU's case:lc|tok:13a over the sentences of each group of lengths, which are counted in words.
+    """
+    evaluation.require_sacrebleu()
+    with Client(address, timeout=timeout) as client:
+        ids = models or [each.id for each in client.list_models() if each.task is Task.TRANSLATION]
+        pairs = sentences.read_split(client, data, split, ids[0] if ids else "", limit)
+        groups = evaluation.length_bins(pairs.sources, num_bins)
+        scores: list[dict[str, Any]] = []
+        for model in ids:
+            answers = sentences.translated(client, pairs.sources, model, max_in_flight, {"beam_size": beam_size})
+            texts = sentences.texts_of(answers)
+            score = _scorer(texts, pairs.references)
+            by_length = [score(group.members) for group in groups]
+            variant = client.get_model(model).model.variant
+            scores.append({"model": model, "variant": variant, METRIC: score(range(len(texts))), "by_length": by_length})
+    result = {
+        "split": split,
+        "beam_size": beam_size,
+        "sentences": len(pairs.sources),
+        "words": [group.label for group in groups],
+        "counts": [len(group.members) for group in groups],
+        "models": scores,
+    }
+    if plot is not None:
+        _draw_lengths(plot, result)
+    output.print_json(result, indent=None if as_json else 2)
+
+
+def _scorer(texts: list[str], references: list[str]) -> Callable[[Any], float]:
+    def score(members: Any) -> float:
+        chosen = list(members)
+        return round(evaluation.score([texts[i] for i in chosen], [references[i] for i in chosen]).bleu_lc, 2)
+
+    return score
+
+
+def _draw_lengths(path: Path, result: dict[str, Any]) -> None:
+    plots = _plots()
+    curves = [plots.LengthCurve(f"{each['model']} ({each[METRIC]:.1f})", each["by_length"]) for each in result["models"]]
+    metric = f"BLEU, lower case ({result['split']}, beam {result['beam_size']})"
+    _drawn(path, lambda: plots.save_length_curves(path, result["words"], result["counts"], curves, metric))
+
+
+def evaluate_alignment(
+    data: sentences.DataFolder = None,
+    split: sentences.SplitName = "val",
+    model: Annotated[str, typer.Option("--model", metavar="ID", help="Whose layers and heads are measured.")] = "transformer-en-de",
+    against: Annotated[str, typer.Option("--against", metavar="ID", help="Whose alignment they are held against.")] = (
+        "rnnsearch-en-de"
+    ),
+    plot: Plot = None,
+    texts: Annotated[
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="What the picture shows; several times, or five of our own.")
+    ] = None,
+    address: Address = DEFAULT_ADDRESS,
+    limit: sentences.Limit = None,
+    as_json: AsJson = False,
+    max_in_flight: MaxInFlight = 16,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Which layer and head of a model aligns words as another model does: one JSON object, and a page of both, side by side.
+
+    Both models are made to say the reference (as its prefix), so that they align the same words. A source word's share is the
+    sum over its pieces, a target word's attention the mean over its pieces; what is counted is how often both point most to the
+    same source word.
+    """
+    with Client(address, timeout=timeout) as client:
+        pairs = sentences.read_split(client, data, split, model, limit)
+        counts, num_words, num_sentences = _agreements(client, pairs, (model, against), max_in_flight)
+        shares = counts / num_words
+        best = _Place.of_best(shares)
+        if plot is not None:
+            _draw_page(client, plot, texts or PAGE, (model, against), best)
+        variants = {name: client.get_model(name).model.variant for name in (model, against)}
+    result = {
+        "split": split,
+        "model": model,
+        "variant": variants[model],
+        "against": against,
+        "against_variant": variants[against],
+        "sentences": num_sentences,
+        "words": num_words,
+        "agreement": shares[:-1, :-1].round(4).tolist(),
+        "agreement_of_layer_means": shares[:-1, -1].round(4).tolist(),
+        "agreement_of_mean": round(float(shares[-1, -1]), 4),
+        "best": {"layers": best.layers, "heads": best.heads, "agreement": round(float(shares[best.index]), 4)},
+    }
+    output.print_json(result, indent=None if as_json else 2)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A cell of ``word_alignment.with_means``: a head, a layer's mean, or the mean of all. Empty lists stand for all."""
+
+    index: tuple[int, int]
+    layers: list[int]
+    heads: list[int]
+
+    @classmethod
+    def of_best(cls, shares: NDArray[np.float64]) -> _Place:
+        """Returns where the shares (layers + 1, heads + 1) are highest; a mean of one head over layers is no choice."""
+        allowed = shares.copy()
+        allowed[-1, :-1] = -1.0
+        layer, head = (int(index) for index in np.unravel_index(allowed.argmax(), shares.shape))
+        return cls((layer, head), *([at] if at < size - 1 else [] for at, size in zip((layer, head), shares.shape, strict=True)))
+
+    def __str__(self) -> str:
+        return " ".join(f"{name} {each[0]}" for name, each in (("layer", self.layers), ("head", self.heads)) if each) or "mean"
+
+
+def _agreements(
+    client: Client, pairs: sentences.Pairs, models: tuple[str, str], max_in_flight: int
+) -> tuple[NDArray[np.int64], int, int]:
+    """Returns the counts of each layer and head (layers + 1, heads + 1), words and sentences.
+
+    The last column is of each layer's mean, the last row of means over layers; a reference that a model cannot say is left out.
+    """
+    counts, num_words, num_sentences = np.zeros((), np.int64), 0, 0
+
+    def agreement(source: str, reference: str) -> tuple[NDArray[np.int64], int] | None:
+        try:
+            one, other = (
+                client.translate(source, model=model, prefix=reference, return_attention=detail)
+                for model, detail in zip(models, _DETAILS, strict=True)
+            )
+        except InvalidRequest as error:
+            if error.field == "options.prefix":
+                return None
+            raise
+        words, common = word_alignment.words_of(source), word_alignment.common_words(one.text, other.text)
+        if not words or not common:
+            return None
+        weights = _attention(one)
+        if weights.ndim != 4:
+            raise ToolError(f"{one.model} has a single alignment: there are no layers and heads to choose from")
+        ours = word_alignment.aligned(one, word_alignment.with_means(weights), words, common)
+        theirs = word_alignment.aligned(other, _attention(other), words, common)
+        return (ours == theirs).sum(-1), len(common)
+
+    with ThreadPoolExecutor(max_in_flight) as threads, output.progress("aligning", len(pairs.sources)) as advance:
+        for found in threads.map(agreement, pairs.sources, pairs.references):
+            advance()
+            if found is not None:
+                counts, num_words, num_sentences = counts + found[0], num_words + found[1], num_sentences + 1
+    if not num_words:
+        raise ToolError(f"the models {' and '.join(models)} have no word in common to align")
+    return counts, num_words, num_sentences
+
+
+def _draw_page(client: Client, path: Path, texts: Any, models: tuple[str, str], place: _Place) -> None:
+    plots, rows = _plots(), []
+    for text in texts:
+        row = []
+        for name, detail in reversed(list(zip(models, _DETAILS, strict=True))):
+            answer = client.translate(text, model=name, beam_size=5, return_attention=detail)
+            weights, title = _attention(answer), name
+            if detail == "all":
+                weights, title = word_alignment.with_means(weights)[place.index], f"{name}, {place}"
+            source, target = ([piece.label for piece in pieces] for pieces in (answer.source_pieces, answer.best.pieces))
+            row.append(plots.AttentionMap(title, weights, source, target))
+        rows.append(row)
+    _drawn(path, lambda: plots.save_page(path, rows))
+
+
+def _attention(answer: Translation) -> NDArray[np.float32]:
+    if answer.best.attention is None:
+        raise ToolError(f"{answer.model} has no attention to compare")
+    return answer.best.attention
+
+
+def _plots() -> Any:
+    try:
+        from attnserve_client import plots
+    except ModuleNotFoundError as error:
+        raise ToolError(f'drawing needs {error.name}: pip install "attnserve[cli]"') from error
+    return plots
+
+
+def _drawn(path: Path, draw: Callable[[], None]) -> None:
+    try:
+        draw()
+    except (OSError, ValueError) as error:
+        raise ToolError(f"cannot draw into {path}: {error}") from error

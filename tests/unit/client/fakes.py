@@ -168,7 +168,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
 
     def GetModel(self, request: Any, context: Any) -> Any:
         for model in self.models:
-            if model.id == request.model:
+            if request.model in (model.id, ""):
                 vocabulary = manifest_pb2.Vocabulary(source_language="en", target_language="de")
                 attention = manifest_pb2.AttentionOutput(output="attention") if model.id in self.attentive else None
                 manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention)

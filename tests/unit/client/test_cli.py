@@ -197,7 +197,7 @@ def write(path: Path, lines: list[str]) -> Path:
 
 def test_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: FakeServer) -> None:
     source, reference = write(tmp_path / "s.gz", SOURCES), write(tmp_path / "r.txt", REFERENCES)
-    arguments = ["--source", str(source), "--reference", str(reference), "--model", "m", "--beam-size", "5", "--json"]
+    arguments = ["--source", str(source), "--reference", str(reference), "--model", "fake-en-de", "--beam-size", "5", "--json"]
     assert main(["evaluate", "translation", *arguments, "--length-penalty", "0.5"]) == 0
     out = capsys.readouterr().out
     result = json.loads(out)
@@ -209,11 +209,11 @@ def test_evaluate(capsys: pytest.CaptureFixture[str], tmp_path: Path, server: Fa
     assert 0 < result["chrf"] < 100
     assert "case:mixed" in result["signature"]
     assert "tok:13a" in result["signature"]
-    assert (result["sentences"], result["tokens"], result["model"]) == (3, 14, "m")
+    assert (result["sentences"], result["tokens"], result["model"]) == (3, 14, "fake-en-de")
     assert result["seconds"] >= 0
     assert (result["beam_size"], result["length_penalty"]) == (5, 0.5)
     assert "seed" not in result
-    assert (result["variant"], result["split"]) == (None, None), "the fake server does not list m"
+    assert (result["variant"], result["split"]) == ("fp32", None)
     assert len(server.translation.requests) == 2
     flags = ["--sample", "--seed", "0", "--no-repeat-ngram", "3", "--split-sentences", "--max-tokens", "9"]
     assert main(["evaluate", "translation", *arguments[:4], *flags]) == 0
@@ -238,7 +238,7 @@ def test_evaluate_a_split_of_the_data(
     assert "other.en.gz" in capsys.readouterr().err
     server.models.models.clear()
     assert main(["evaluate", "translation", "--split", "val"]) == 1
-    assert "--model" in capsys.readouterr().err
+    assert "no model" in capsys.readouterr().err
 
 
 def test_evaluate_without_what_it_needs(

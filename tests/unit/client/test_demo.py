@@ -50,13 +50,23 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pictures = sorted(path.name for path in (tmp_path / "results").iterdir())
     assert pictures == ["demo-attention-other-en-de.png", "demo-attention.png"]
     assert out.count("drawn in") == 2
-    assert out.count("streamed, piece by piece") == 3
-    assert out.count("parts, beam 4") == 3
-    assert out.count("BENCH A ON GUITAR") == 9
-    assert out.count("   A dog is sleeping under a tree.") == 3
+    assert out.count("streamed, piece by piece") == 1
+    assert out.count("parts, beam 4") == 1
+    assert out.count("BENCH A ON GUITAR") == 3
+    assert out.count("   A dog is sleeping under a tree.") == 1
+    assert [line.split()[0] for line in out.splitlines() if "BEACH. THE ON" in line and "-en-de" in line] == [
+        "fake-en-de", "other-en-de", "without-en-de",
+    ]  # fmt: skip
     assert "-0.500  BEACH. THE ON" in out
     assert "this model has no attention" in out  # the third
     assert "rows per step, mean  1.50" in out
+
+
+def test_demo_of_a_single_model_compares_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(command=stand_in(tmp_path), results=tmp_path / "results") == 0
+    out = capsys.readouterr().out
+    assert "all models" not in out
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["demo-attention.png"]
 
 
 def test_demo_of_a_server_without_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -57,7 +57,7 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
 
 
 def _show_models(client: Client, console: Console, results: Path) -> None:
-    """Lists the models and goes through the steps of each.
+    """Lists the models and goes through the steps of each task.
 
     Raises:
         ToolError: there is nothing to show.
@@ -66,14 +66,16 @@ def _show_models(client: Client, console: Console, results: Path) -> None:
     if not models:
         raise ToolError("the server serves no model: is its model repository (deploy/models, or --models) empty?")
     console.print(models_table(models))
-    pictures: list[Path] = []
     num_shown = 0
-    for model in models:
-        stage = Stage(client, client.get_model(model.id, model.version), console, results, pictures)
+    for task in dict.fromkeys(model.task for model in models):
+        of_task = [model for model in models if model.task is task]
+        default = client.get_model("").model.id
+        of_task.sort(key=lambda model: model.id != default)
+        stage = Stage(client, [client.get_model(model.id, model.version) for model in of_task], console, results)
         for step in STEPS:
-            if step.task is model.task:
+            if step.task is task and not (step.compares and len(of_task) == 1):
                 console.print()
-                console.print(Rule(f"{model.id}: {step.title}", align="left", style="dim"))
+                console.print(Rule(step.title if step.compares else f"{stage.model_id}: {step.title}", align="left", style="dim"))
                 step.run(stage)
                 num_shown += 1
     if not num_shown:

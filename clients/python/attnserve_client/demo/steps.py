@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows. A further task is a further function and a line in ``STEPS``; further models need nothing here."""
+"""What the demo shows. A further task is a further function and a line in ``STEPS``; further models need nothing here.
+
+A task's default model goes through all of its steps. Others of the task are shown beside it, by the steps that compare.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -13,7 +16,7 @@ from rich.text import Text
 from attnserve_client.cli import attention
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
-from attnserve_client.types import ModelDetails, Task, TranslationDelta
+from attnserve_client.types import ModelDetails, Task, Translation, TranslationDelta
 
 _SENTENCES = {
     "en": (
@@ -29,13 +32,18 @@ _SENTENCES = {
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a step works with: the client and one model, where to print, and where to put files."""
+    """What a step works with: the client, a task's models, where to print, and where to put files."""
 
     client: Client
-    model: ModelDetails
+    models: Sequence[ModelDetails]
+    """The task's default model first."""
     console: Console
     results: Path
-    pictures: list[Path] = field(default_factory=list)
+
+    @property
+    def model(self) -> ModelDetails:
+        """The default model."""
+        return self.models[0]
 
     @property
     def model_id(self) -> str:
@@ -45,32 +53,56 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is shown for every model of a task."""
+    """One thing that is shown for a task: by its default model, or by all of its models where it compares them."""
 
     task: Task
     title: str
     run: Callable[[Stage], None]
+    compares: bool = False
+
+
+def translate_by_all(stage: Stage) -> None:
+    """The same sentence through every model: what each makes of it, and how long that took."""
+    text = _sentence(stage, 1)
+    stage.console.print(Text(f"   {text}"))
+    width = max(len(details.model.id) for details in stage.models)
+    for details in stage.models:
+        translation = stage.client.translate(text, model=details.model.id, beam_size=5)
+        year = f"({details.manifest.paper.year})" if details.manifest.paper.year else ""
+        stage.console.print(
+            Text.assemble((f"   {details.model.id:{width}} {year} ", "dim"), (translation.text, "bold green")), soft_wrap=True
+        )
+        stage.console.print(
+            Text(f"   {'':{width}} {'':{len(year)}} {translation.timings.total_s * 1e3:.1f} ms on the server", "dim")
+        )
 
 
 def translate_with_attention(stage: Stage) -> None:
     """One call; its attention in the terminal and as a picture, where the model has any."""
-    has_attention = stage.model.manifest.HasField("attention")
     text = _sentence(stage, 0)
+    has_attention = _has_attention(stage.model)
     translation = stage.client.translate(text, model=stage.model_id, return_attention=has_attention)
     _print_pair(stage, text, translation.text)
-    timings = translation.timings
-    stage.console.print(Text(f"   {timings.total_s * 1e3:.1f} ms on the server", "dim"))
+    stage.console.print(Text(f"   {translation.timings.total_s * 1e3:.1f} ms on the server", "dim"))
     if not has_attention:
         stage.console.print(Text("   this model has no attention", "dim"))
         return
     stage.console.print()
     attention.show(stage.console, translation)
-    # The first picture has a name to rely on; those of further models say whose they are.
-    path = stage.results / (f"demo-attention-{stage.model_id}.png" if stage.pictures else "demo-attention.png")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    attention.save(path, translation)
-    stage.pictures.append(path)
-    stage.console.print(Text(f"   drawn in {path}", "dim"))
+    _draw(stage, translation, "demo-attention.png")
+
+
+def draw_other_attention(stage: Stage) -> None:
+    """The alignment of the same sentence by the task's other models, as pictures; who has none says so."""
+    text = _sentence(stage, 0)
+    for details in stage.models[1:]:
+        has_attention = _has_attention(details)
+        translation = stage.client.translate(text, model=details.model.id, return_attention=has_attention)
+        stage.console.print(Text.assemble((f"   {details.model.id} → ", "dim"), (translation.text, "bold green")))
+        if has_attention:
+            _draw(stage, translation, f"demo-attention-{details.model.id}.png")
+        else:
+            stage.console.print(Text("   this model has no attention", "dim"))
 
 
 def translate_with_beams(stage: Stage) -> None:
@@ -126,11 +158,24 @@ def _print_stream(stage: Stage, text: str, beam_size: int) -> None:
 
 STEPS = (
     Step(Task.TRANSLATION, "one call, with its alignment", translate_with_attention),
+    Step(Task.TRANSLATION, "the same sentence through all models", translate_by_all, compares=True),
+    Step(Task.TRANSLATION, "the alignment of the other models", draw_other_attention, compares=True),
     Step(Task.TRANSLATION, "beam 5, the three best with their scores", translate_with_beams),
     Step(Task.TRANSLATION, "streamed, piece by piece", translate_streamed),
     Step(Task.TRANSLATION, "drawn at random, with a seed", translate_sampled),
     Step(Task.TRANSLATION, "two paragraphs, sentence by sentence", translate_paragraphs),
 )
+
+
+def _has_attention(details: ModelDetails) -> bool:
+    return details.manifest.HasField("attention")
+
+
+def _draw(stage: Stage, translation: Translation, name: str) -> None:
+    path = stage.results / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    attention.save(path, translation)
+    stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
 def _sentence(stage: Stage, index: int) -> str:

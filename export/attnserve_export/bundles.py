@@ -18,6 +18,7 @@ from torch import nn
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import write_bundle, write_manifest
 from attnserve_export.exporter import export_graph
+from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.model_card import model_card
 from attnserve_export.models.interface import TranslationModel
@@ -70,12 +71,13 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     choose_alignment(manifest, trained.summary)
     _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
     graphs: dict[str, onnx.ModelProto] = {}
-    for variant in ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states)):
+    architecture = ARCHITECTURES[recipe.architecture].graphs
+    for variant in architecture.variants(model, list(manifest.states)):
         manifest.variants.append(variant.describe())
         for spec in (variant.encode, *variant.steps):
             if spec.file not in graphs:  # variants may share one
                 console.print(f"tracing {spec.file}")
-                graphs[spec.file] = export_graph(spec)
+                graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs)
     val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]

@@ -58,6 +58,14 @@ class Schedule(Section, frozen=True):
     average_last: list[int]
 
 
+class Annealing(Section, frozen=True):
+    """The last epochs: the learning rate goes down to 0 in a straight line, and there is less dropout."""
+
+    first_epoch: int
+    """Counted from 1."""
+    dropout: float
+
+
 class Recipe(Section, frozen=True):
     """One model's training. ``model`` holds the sizes that the architecture's own config takes."""
 
@@ -69,6 +77,7 @@ class Recipe(Section, frozen=True):
     model: dict[str, Any]
     optimizer: Optimizer
     schedule: Schedule
+    annealing: Annealing | None = None
 
 
 def load_recipe(name_or_path: str) -> Recipe:

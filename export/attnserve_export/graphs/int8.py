@@ -29,6 +29,7 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 from attnserve_export.graphs.int8_functions import DOMAIN, function
+from attnserve_export.graphs.parts import part_of
 
 WEIGHT_LEVELS = 64
 """Largest magnitude of a quantised weight."""
@@ -164,6 +165,7 @@ class _Writer:
         self.new: list[NodeProto] = []
         self.dropped: set[int] = set()
         self.constants: dict[str, onnx.TensorProto] = {}
+        self._part = ""
         self._bare: dict[int, NodeProto] = {}
         self._rows: dict[str, list[str]] = {}
         self._num_values = 0
@@ -181,6 +183,7 @@ class _Writer:
         """Writes the int8 form of a product, and of the one behind its ReLU; false where there is none."""
         if id(product.node) in self.dropped:
             return True
+        self._part = part_of(product.node)
         norm = self.index.norm(product)
         if norm is not None:
             self._write_behind_norm(product, norm)
@@ -195,7 +198,7 @@ class _Writer:
         longest = math.sqrt(product.num_rows)
         row = _Row(product.node.input[0], self._scalar(longest / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
         if id(norm) not in self._bare:
-            self._bare[id(norm)] = helper.make_node("LayerNormalization", [norm.input[0]], norm.output)
+            self._bare[id(norm)] = helper.make_node("LayerNormalization", [norm.input[0]], norm.output, norm.name)
             self._bare[id(norm)].attribute.extend(norm.attribute)
             self._bare[id(norm)].input.append(self._constant("ones", np.ones(product.num_rows, np.float32)))
         shift = norm.input[2] if len(norm.input) > 2 else self._constant("zeros", np.zeros(product.num_rows, np.float32))
@@ -255,7 +258,7 @@ class _Writer:
 
     def _node(self, op: str, *inputs: str, domain: str = "", output: str = "", num_outputs: int = 1) -> list[str]:
         outputs = [output] if output else [self._value() for _ in range(num_outputs)]
-        self.new.append(helper.make_node(op, inputs, outputs, domain=domain or None))
+        self.new.append(helper.make_node(op, inputs, outputs, f"{self._part}/{op}_{outputs[0]}", domain=domain or None))
         return outputs
 
     def _value(self) -> str:

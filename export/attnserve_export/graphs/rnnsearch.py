@@ -155,5 +155,17 @@ GRAPHS = Graphs(
     ),
     states=rnnsearch_states,
     variants=rnnsearch_variants,
+    parts={
+        "embedding": "embedding",
+        "GRU": "reader",
+        "align_memory": "alignment",
+        "align_state": "alignment",
+        "initial": "recurrence",
+        "token_gates": "recurrence",
+        "state_gates": "recurrence",
+        "context_gates": "recurrence",
+        "deep": "deep output",
+        "output_layer": "output",
+    },
     attention=_attention,
 )

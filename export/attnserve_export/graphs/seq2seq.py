@@ -107,4 +107,12 @@ GRAPHS = Graphs(
     ),
     states=seq2seq_states,
     variants=seq2seq_variants,
+    parts={
+        "embedding": "embedding",
+        "LSTM": "reader",
+        "GRU": "reader",
+        "writer": "writer",
+        "readout": "output",
+        "output_layer": "output",
+    },
 )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,8 @@ class Graphs:
     """Module, source tokens at most (the end symbol not counted), target tokens at most -> the declared state."""
     variants: Callable[[Any, list[manifest_pb2.State]], list[VariantSpec]]
     """Module and declared state -> all variants, preferred ones first."""
+    parts: Mapping[str, str]
+    """Name of a module -> the part of the paper that it is; see :mod:`attnserve_export.graphs.parts`."""
     attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None
     """Module -> what its attention means; None where there is none."""
 

@@ -93,7 +93,7 @@ class StepGraph(nn.Module):
             x = x + layer.feed_forward(layer.ff_norm(x))
             next_state += [*caches, *memory[:2]]
             weights += memory[2:]
-        logits = nn.functional.linear(model.decoder_norm(x)[:, 0], model.embedding.weight).float()  # (S, V)
+        logits = model.project(model.decoder_norm(x)[:, 0]).float()  # (S, V)
         outputs = scores(logits, self.candidates)
         if self.gives_attention:
             outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
@@ -240,5 +240,17 @@ GRAPHS = Graphs(
     ),
     states=transformer_states,
     variants=transformer_variants,
+    parts={
+        "embedding": "embedding",
+        "self_norm": "self-attention",
+        "self_attention": "self-attention",
+        "cross_norm": "cross-attention",
+        "cross_attention": "cross-attention",
+        "ff_norm": "feed-forward",
+        "feed_forward": "feed-forward",
+        "encoder_norm": "cross-attention",
+        "decoder_norm": "output",
+        "output_layer": "output",
+    },
     attention=_attention,
 )

@@ -19,14 +19,13 @@ Symbols of the paper and their names here: E -> ``embedding``; h_j -> memory; W_
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from attnserve_export.layers.attention import additive_attention
-from attnserve_export.layers.dropout import PooledDropout
+from attnserve_export.layers.output import TiedModel
 from attnserve_export.layers.recurrent import gru_step, initialise_recurrent, reverse_rows
 
 
@@ -51,14 +50,13 @@ class Source:
     is_hidden: Tensor
 
 
-class RnnSearch(nn.Module):
+class RnnSearch(TiedModel):
     """The model of section 3. Token id 0 is padding."""
 
     def __init__(self, config: RnnSearchConfig) -> None:
-        super().__init__()
+        super().__init__(config.vocab_size, config.d_embedding, config.dropout)
         self.config = config
         d_memory, num_gates = 2 * config.d_encoder, 3
-        self.embedding = nn.Embedding(config.vocab_size, config.d_embedding)
         self.reader = nn.GRU(config.d_embedding, config.d_encoder, batch_first=True)
         self.backward_reader = nn.GRU(config.d_embedding, config.d_encoder, batch_first=True)
         self.initial = nn.Linear(config.d_encoder, config.d_decoder)
@@ -69,7 +67,6 @@ class RnnSearch(nn.Module):
         self.state_gates = nn.Linear(config.d_decoder, num_gates * config.d_decoder)
         self.context_gates = nn.Linear(d_memory, num_gates * config.d_decoder, bias=False)
         self.deep = nn.Linear(config.d_decoder + config.d_embedding + d_memory, 2 * config.d_embedding)
-        self.dropout = PooledDropout(config.dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -84,11 +81,6 @@ class RnnSearch(nn.Module):
             nn.init.zeros_(linear.bias)
         nn.init.normal_(self.align_score, std=self.config.d_alignment**-0.5)
         nn.init.normal_(self.embedding.weight, std=self.config.d_embedding**-0.5)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """int64 (B, T) -> (B, T, m)."""
-        out: Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.config.d_embedding))
-        return out
 
     def encode(self, src: Tensor) -> Tensor:
         """Section 3.2: annotations, one GRU reading forwards and one backwards.
@@ -158,16 +150,3 @@ class RnnSearch(nn.Module):
             alignment.append(weights)
         hidden = self.readout(torch.stack(states, 1), embedded, torch.stack(contexts, 1))
         return self.dropout(hidden), [torch.stack(alignment, 1).unsqueeze(1)]
-
-    @property
-    def output_weight(self) -> Tensor:
-        """The output layer's matrix W_o (V, l): the embedding matrix itself."""
-        return self.embedding.weight
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits y^T W_o t over the vocabulary: (..., l) -> (..., V)."""
-        return nn.functional.linear(hidden, self.embedding.weight)
-
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
-        """The deep output (B, T_tgt, l) of the target; :meth:`project` gives its logits."""
-        return self.decode(self.encode(src), src, tgt)[0]

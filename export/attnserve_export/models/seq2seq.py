@@ -17,14 +17,13 @@ What differs from the paper:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
-from attnserve_export.layers.dropout import PooledDropout
+from attnserve_export.layers.output import TiedModel
 from attnserve_export.layers.recurrent import gru_step, initialise_recurrent, layer_weights, lstm_step, read_padded
 
 
@@ -54,16 +53,14 @@ class Seq2SeqConfig:
         return 4 if self.cell == "lstm" else 3
 
 
-class Seq2Seq(nn.Module):
+class Seq2Seq(TiedModel):
     """Two deep recurrent networks that meet in their states (section 2). Token id 0 is padding."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
-        super().__init__()
+        super().__init__(config.vocab_size, config.d_embedding, config.dropout)
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_embedding)
         self.reader, self.writer = self._layers(), self._layers()
         self.readout = nn.Linear(config.d_hidden, config.d_embedding)
-        self.dropout = PooledDropout(config.dropout)
         nn.init.normal_(self.embedding.weight, std=config.d_embedding**-0.5)
         nn.init.xavier_uniform_(self.readout.weight)
         nn.init.zeros_(self.readout.bias)
@@ -87,11 +84,6 @@ class Seq2Seq(nn.Module):
     def writer_layers(self) -> list[nn.LSTM | nn.GRU]:
         """The layers that write, first to last."""
         return cast(list[nn.LSTM | nn.GRU], list(self.writer))
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """int64 (B, T) -> (B, T, d_embedding)."""
-        out: Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.config.d_embedding))
-        return out
 
     def encode(self, src: Tensor) -> Tensor:
         """Reads the source backwards (section 3.3), each row from its own end.
@@ -149,16 +141,3 @@ class Seq2Seq(nn.Module):
             following.append(next_parts)
             x = next_parts[0]
         return self.readout(x), following
-
-    @property
-    def output_weight(self) -> Tensor:
-        """The output layer's matrix (V, d_embedding): the embedding matrix itself."""
-        return self.embedding.weight
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits over the vocabulary: (..., d_embedding) -> (..., V)."""
-        return nn.functional.linear(hidden, self.embedding.weight)
-
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
-        """What the output layer reads (B, T_tgt, d_embedding); :meth:`project` gives its logits."""
-        return self.decode(self.encode(src), src, tgt)[0]

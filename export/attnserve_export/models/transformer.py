@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attnserve_export.layers.attention import CrossAttention, SelfAttention, sinusoidal_positions
 from attnserve_export.layers.dropout import PooledDropout
+from attnserve_export.layers.output import TiedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,20 +89,18 @@ class DecoderLayer(nn.Module):
         return x + self.dropout(self.feed_forward(self.ff_norm(x))), weights
 
 
-class Transformer(nn.Module):
+class Transformer(TiedModel):
     """The encoder-decoder of figure 1 with tied embeddings. Token id 0 is padding."""
 
     positions: Tensor
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
+        super().__init__(config.vocab_size, config.d_model, config.dropout)
         self.config = config
-        self.embedding = nn.Embedding(config.vocab_size, config.d_model)
         self.register_buffer("positions", sinusoidal_positions(config.max_positions, config.d_model), persistent=False)
         self.encoder = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.encoder_norm, self.decoder_norm = nn.LayerNorm(config.d_model), nn.LayerNorm(config.d_model)
-        self.dropout = PooledDropout(config.dropout)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -154,16 +153,3 @@ class Transformer(nn.Module):
             x, weights = layer(x, memory, is_future, is_memory_hidden)
             alignments.append(weights)
         return self.decoder_norm(x), alignments
-
-    @property
-    def output_weight(self) -> Tensor:
-        """The output layer's matrix (V, d_model): the embedding matrix itself."""
-        return self.embedding.weight
-
-    def project(self, hidden: Tensor) -> Tensor:
-        """Logits over the vocabulary, with the embedding matrix (section 3.4): (..., d_model) -> (..., V)."""
-        return nn.functional.linear(hidden, self.embedding.weight)
-
-    def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
-        """Hidden states (B, T_tgt, d_model) of the target; :meth:`project` gives their logits."""
-        return self.decode(self.encode(src), src, tgt)[0]

@@ -10,6 +10,7 @@ would have given; with them, another draw of the same distribution, since Senten
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
+from attnserve_export.layers.dropout import PooledDropout
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.recipe import Recipe
 from attnserve_export.registry import build_model
@@ -79,11 +81,16 @@ class Trainer:
         )
         self.loss = SmoothedCrossEntropy(recipe.optimizer.label_smoothing)
         self.epoch, self.update, self._batch, self._running = 0, 0, 0, (0.0, 0)
+        self._anneals_from: int | None = None
         if (self.folder / "checkpoint.pt").exists():
             self._resume()
 
     def _run_epoch(self, epoch: int, last: int) -> None:
         batches = self.train_batches.epoch(epoch)
+        annealing = self.recipe.annealing
+        is_annealed = annealing is not None and epoch + 1 >= annealing.first_epoch
+        if annealing is not None and is_annealed:
+            set_dropout(self.model, annealing.dropout)
         self.model.train()
         started = saved = time.monotonic()
         columns = (
@@ -96,7 +103,8 @@ class Trainer:
         with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task("", total=len(batches), completed=self._batch, epoch=epoch + 1, last=last, loss=0.0)
             for batch in batches[self._batch :]:
-                nll, num_tokens = self._one_update(batch.src.to(self.device), batch.tgt.to(self.device))
+                rate = self._annealed_rate(epoch + self._batch / len(batches)) if is_annealed else self._rate(self.update + 1)
+                nll, num_tokens = self._one_update(batch.src.to(self.device), batch.tgt.to(self.device), rate)
                 self._running = (self._running[0] + nll, self._running[1] + num_tokens)
                 self._batch += 1
                 progress.update(task, advance=1, loss=self._running[0] / self._running[1])
@@ -119,13 +127,25 @@ class Trainer:
             log.write(json.dumps(line) + "\n")
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
-    def _one_update(self, src: torch.Tensor, tgt: torch.Tensor) -> tuple[float, int]:
+    def _rate(self, update: int) -> float:
+        """The learning rate of an update, counted from 1, but for annealing."""
         options = self.recipe.optimizer
+        progress = update / options.warmup_updates
+        return options.peak_learning_rate * min(progress, 1 / math.sqrt(progress))
+
+    def _annealed_rate(self, epochs: float) -> float:
+        """The learning rate after so many epochs: from that of the first annealed update in a straight line to 0."""
+        assert self.recipe.annealing is not None
+        first, last = self.recipe.annealing.first_epoch - 1, self.recipe.schedule.epochs
+        if self._anneals_from is None:
+            self._anneals_from = self.update
+        return self._rate(self._anneals_from + 1) * max(0.0, 1 - (epochs - first) / (last - first))
+
+    def _one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
         self.update += 1
-        rate = options.peak_learning_rate * min(self.update / options.warmup_updates, (options.warmup_updates / self.update) ** 0.5)
         self.optimizer.param_groups[0]["lr"] = rate
         nll, num_tokens = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self._typed.output_weight)
-        nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return nll, num_tokens
@@ -178,6 +198,7 @@ class Trainer:
             "batch": self._batch,
             "update": self.update,
             "running": list(self._running),
+            "anneals_from": self._anneals_from,
             "rng": torch.get_rng_state(),
         }
         save_atomically(state, self.folder / "checkpoint.pt")
@@ -188,8 +209,16 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self._batch, self.update = state["epoch"], state["batch"], state["update"]
         self._running = (state["running"][0], state["running"][1])
+        self._anneals_from = state.get("anneals_from")
         torch.set_rng_state(state["rng"])
         self._console.print(f"resumed at epoch {self.epoch + 1}, batch {self._batch}")
+
+
+def set_dropout(model: nn.Module, rate: float) -> None:
+    """Gives all dropout layers that drop anything another rate."""
+    for module in model.modules():
+        if isinstance(module, PooledDropout) and module.p:
+            module.p = rate
 
 
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -134,9 +134,14 @@ class IterativeRunner:
         Raises:
             RuntimeError: attention is wanted and the variant has no graph that gives it.
         """
-        return self._run(self._choose(inputs), inputs)
+        return self._run(self.choose(inputs), inputs)
 
-    def _choose(self, inputs: StepInputs) -> StepSession:
+    def choose(self, inputs: StepInputs) -> StepSession:
+        """The graph that a step runs: the first that fits.
+
+        Raises:
+            RuntimeError: as :meth:`step`.
+        """
         most = max(map(len, inputs.rows_of_request))
         is_aligned = most == 1 and all(row == request for row, request in enumerate(inputs.request_of_row))
         fitting = [

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from attnserve_export.layers.dropout import PooledDropout
 from attnserve_export.recipe import CONFIGS, Recipe, RecipeError, load_recipe
 from attnserve_export.training import trainer as trainer_module
 from attnserve_export.training.trainer import Trainer, average, save_atomically
@@ -54,6 +55,9 @@ epochs = 3
 batch_tokens = 600
 checkpoint_seconds = 0.0
 average_last = [1, 2]
+[annealing]
+first_epoch = 2
+dropout = 0.05
 """
 
 
@@ -141,6 +145,33 @@ def test_training_learns(whole_run: Path) -> None:
     assert log[-1]["updates"] > 8
     first, last = (weights(whole_run)[name] for name in ("001.pt", "003.pt"))
     assert any(not torch.equal(value, last[name]) for name, value in first.items())
+
+
+def test_last_epochs_are_annealed(recipe: Recipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, float, set[float]]] = []
+    one_update = Trainer._one_update
+
+    def noted(trainer: Trainer, src: Any, tgt: Any, rate: float) -> tuple[float, int]:
+        result = one_update(trainer, src, tgt, rate)
+        rates = {module.p for module in trainer.model.modules() if isinstance(module, PooledDropout)}
+        seen.append((trainer.epoch, trainer.optimizer.param_groups[0]["lr"], rates))
+        return result
+
+    monkeypatch.setattr(Trainer, "_one_update", noted)
+    Trainer(recipe, data, tmp_path).run()
+    by_epoch = [[rate for epoch, rate, _ in seen if epoch == index] for index in range(EPOCHS)]
+    assert {frozenset(rates) for epoch, _, rates in seen if epoch} == {frozenset({0.05})}
+    assert seen[0][2] == {0.1}
+    assert by_epoch[0][3] == max(by_epoch[0]) == pytest.approx(0.01)  # the last of the warm-up
+    first = 0.01 * (4 / (len(by_epoch[0]) + 1)) ** 0.5
+    annealed = [
+        first * (1 - at / len(rates) / 2 - (index - 1) / 2)
+        for index, rates in enumerate(by_epoch)
+        if index
+        for at in range(len(rates))
+    ]
+    assert [rate for rates in by_epoch[1:] for rate in rates] == pytest.approx(annealed)
+    assert annealed[-1] < first / 2 / len(by_epoch[2]) * 1.01
 
 
 def test_same_recipe_gives_the_same_weights(recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path) -> None:

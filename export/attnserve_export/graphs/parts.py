@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names the nodes of a graph by the part of the paper that they belong to, so that a profile can say where a step's time goes.
+
+A node is called "<part>/<operator>_<number>". Which part a module is, the architecture says: of what was traced in it, and of what
+reads its weights. What stands between modules belongs to the part that it was computed from, or else to the one that reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+from onnx import NodeProto
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+"""Where torch.onnx notes the modules that a node was traced in, as the text of a list: outermost first, then the node itself."""
+
+
+def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelProto:
+    """Names all nodes, in place.
+
+    Args:
+        model: as torch.onnx exported it, with its notes.
+        parts: name of a module (the last component of its path) or of an operator -> part. The innermost module that is named
+            here counts.
+
+    Returns:
+        The model.
+    """
+    nodes = list(model.graph.node)
+    weights = {each.name for each in model.graph.initializer}
+    found = [_own_part(node, parts, weights) for node in nodes]
+    of_value: dict[str, str] = {}
+    for index, node in enumerate(nodes):
+        made_from = [of_value[name] for name in node.input if name in of_value]
+        found[index] = found[index] or (made_from[-1] if made_from else "")
+        if found[index]:
+            of_value |= dict.fromkeys(node.output, found[index])
+    read_by: dict[str, str] = {}
+    for index in reversed(range(len(nodes))):
+        readers = [read_by[name] for name in nodes[index].output if name in read_by]
+        found[index] = found[index] or (readers[0] if readers else "other")
+        read_by |= dict.fromkeys(nodes[index].input, found[index])
+    for index, (node, part) in enumerate(zip(nodes, found, strict=True)):
+        node.name = f"{part}/{node.op_type}_{index}"
+    return model
+
+
+def part_of(node: NodeProto) -> str:
+    """The part that a node's name says."""
+    return node.name.rpartition("/")[0]
+
+
+def _own_part(node: NodeProto, parts: Mapping[str, str], weights: set[str]) -> str:
+    scopes = next((note.value for note in node.metadata_props if note.key == _SCOPES), "")
+    modules = scopes.replace("'", " ").replace(",", " ").replace(".", " ").split()
+    of_weights = [each for name in node.input if name in weights for each in name.split(".")]
+    named = [*reversed(modules), node.op_type, *reversed(of_weights)]
+    return next((parts[each] for each in named if each in parts), "")

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`attnserve profile`: plugged into the client's command line by an entry point."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
+from attnserve_server.errors import StartupError
+from attnserve_server.profiling.measure import Profile, Share, Workload, profile_encode, profile_step
+
+
+def profile(
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id; its newest version.")],
+    models: Annotated[Path | None, typer.Option(help="Model repository [the one that comes with attnserve].")] = None,
+    variant: Annotated[str, typer.Option(help="Variant of the bundle for the CPU, by name.")] = "auto",
+    rows: Annotated[int, typer.Option(min=1, max=1024, help="Rows of a step, or sources of the encoder.")] = 32,
+    beam_size: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
+    source_tokens: Annotated[int, typer.Option(min=1, help="Length of each source in pieces.")] = 16,
+    position: Annotated[int, typer.Option(min=0, help="Pieces that stand before the step's.")] = 12,
+    attention: Annotated[bool, typer.Option("--attention", help="With the attention as an output.")] = False,
+    encode: Annotated[bool, typer.Option("--encode", help="The encoder instead of a step.")] = False,
+    num_runs: Annotated[int, typer.Option("--runs", min=1, help="Runs; medians are shown.")] = 300,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a file too (needs the extra cli).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Show where the time of a decode step goes, on one core of this machine: by operator and by part of the paper."""
+    try:
+        bundle = _newest(models or default_models(), model_id, variant)
+        limits = bundle.manifest.limits
+        for name, value, most in (
+            ("--beam-size", beam_size, limits.max_beam_size),
+            ("--source-tokens", source_tokens, limits.max_source_tokens + 1),
+            ("--position", position, limits.max_target_tokens - 1),
+        ):
+            if value > most:
+                raise typer.BadParameter(f"at most {most} for {model_id}", param_hint=name)
+        if encode:
+            title, found = f"{rows} sources of {source_tokens} pieces", profile_encode(bundle, rows, source_tokens, num_runs)
+        else:
+            workload = Workload(rows, beam_size, source_tokens, position, attention)
+            title = f"{rows} rows, {beam_size} a request, {source_tokens} source pieces, position {position}"
+            found = profile_step(bundle, workload, num_runs)
+        title = f"{model_id}, {bundle.variant.name}, {found.graph}: {title}"
+        if plot is not None:
+            _draw(plot, title, found)
+    except (StartupError, RuntimeError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+    if as_json:
+        typer.echo(json.dumps({"model": model_id, "variant": bundle.variant.name, **dataclasses.asdict(found)}))
+    else:
+        _print(title, found)
+
+
+def _newest(models: Path, model_id: str, variant: str) -> Bundle:
+    found = [path for path in find_bundles(models) if path.parent.name == model_id and path.name.isdigit()]
+    if not found:
+        known = ", ".join(sorted({path.parent.name for path in find_bundles(models)}))
+        raise StartupError(f"no model {model_id!r} in {models}; there are {known}")
+    return load_bundle(max(found, key=lambda path: int(path.name)), "cpu", variant)
+
+
+def _print(title: str, found: Profile) -> None:
+    console = Console(highlight=False)
+    console.print(title)
+    console.print(f"{found.seconds * 1e3:.3f} ms a run; {found.node_seconds * 1e3:.3f} ms of it in the graph's nodes\n")
+    for name, shares in (("part", found.parts), ("operator", found.operators)):
+        console.print(_table(name, shares, found.node_seconds))
+
+
+def _table(name: str, shares: Sequence[Share], total: float) -> Table:
+    table = Table(box=None, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in (name, "ms", "share", "nodes"):
+        table.add_column(heading, justify="left" if heading == name else "right")
+    for share in shares:
+        table.add_row(share.name, f"{share.seconds * 1e3:.3f}", f"{share.seconds / total:.1%}", str(share.num_nodes))
+    return table
+
+
+def _draw(path: Path, title: str, found: Profile) -> None:
+    try:
+        from attnserve_server.profiling.picture import save_profile
+    except ModuleNotFoundError as error:
+        raise StartupError(f'drawing needs {error.name}: pip install "attnserve[cli]"') from error
+    try:
+        save_profile(path, title, found)
+    except (OSError, ValueError) as error:
+        raise StartupError(f"cannot draw into {path}: {error}") from error

@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a bundle's graphs as a worker does, once with ONNX Runtime's profiler and once without, and adds up what its nodes take.
+
+Which part of the paper a node belongs to is the first half of its name, as export gives it: "cross-attention/MatMul_17".
+"""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.execution.factory import make_runner
+from attnserve_server.execution.runner import IterativeRunner, StepInputs
+from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times, profiled
+
+OTHER = "other"
+"""Part of a node whose name says none: one that ONNX Runtime made by itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What is run.
+
+    Attributes:
+        rows: of a step.
+        beam_size: rows of a request; the last request may have fewer.
+        source_tokens: of each source.
+        position: tokens that stand before the step's, in each row.
+        wants_attention: whether the attention is asked for.
+    """
+
+    rows: int = 32
+    beam_size: int = 1
+    source_tokens: int = 16
+    position: int = 12
+    wants_attention: bool = False
+
+    def inputs(self) -> StepInputs:
+        """The step's inputs."""
+        of_row = [row // self.beam_size for row in range(self.rows)]
+        members = [[row for row in range(self.rows) if of_row[row] == request] for request in range(of_row[-1] + 1)]
+        lengths = [self.source_tokens] * len(members)
+        return StepInputs([5] * self.rows, [self.position] * self.rows, of_row, members, lengths, self.wants_attention)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What the nodes of one kind take in a run: seconds, and how many they are."""
+
+    name: str
+    seconds: float
+    num_nodes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the time of a graph goes.
+
+    Attributes:
+        graph: its file.
+        seconds: of a run without the profiler, the server's own work before and after it included; the median.
+        parts: nodes by their part of the paper, the longest first.
+        operators: nodes by operator, the longest first.
+    """
+
+    graph: str
+    seconds: float
+    parts: list[Share]
+    operators: list[Share]
+
+    @property
+    def node_seconds(self) -> float:
+        """What all nodes take."""
+        return sum(share.seconds for share in self.parts)
+
+
+def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
+    """Profiles the step graph that a server would choose.
+
+    Raises:
+        RuntimeError: no graph of the variant fits the workload.
+    """
+    inputs = workload.inputs()
+    plain = _started(bundle, workload.rows)
+    seconds = _median(lambda: plain.step(inputs), num_runs)
+    with tempfile.TemporaryDirectory() as folder, profiled(Path(folder)):
+        runner = _started(bundle, workload.rows)
+        for _ in range(num_runs):
+            runner.step(inputs)
+        chosen = runner.choose(inputs)
+        return _added_up(chosen.declared.graph.file, seconds, node_times(chosen.session, num_runs))
+
+
+def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_runs: int) -> Profile:
+    """Profiles the encode graph for a group of sources of one length."""
+    graph = bundle.variant.encode
+    values = {"source": np.full((num_sources, source_tokens), 5), "source_length": np.full(num_sources, source_tokens)}
+    feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
+    plain = make_session(bundle.folder / graph.file, "cpu")
+    seconds = _median(lambda: plain.run(None, feeds), num_runs)
+    with tempfile.TemporaryDirectory() as folder, profiled(Path(folder)):
+        session = make_session(bundle.folder / graph.file, "cpu")
+        for _ in range(num_runs):
+            session.run(None, feeds)
+        return _added_up(graph.file, seconds, node_times(session, num_runs))
+
+
+def _started(bundle: Bundle, rows: int) -> IterativeRunner:
+    runner = make_runner(bundle, rows)
+    runner.start()
+    return runner
+
+
+def _median(run: Callable[[], object], num_runs: int) -> float:
+    run()
+    seconds = []
+    for _ in range(num_runs):
+        began = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds)
+
+
+def _added_up(graph: str, seconds: float, nodes: list[NodeTimes]) -> Profile:
+    return Profile(graph, seconds, _shares(nodes, _part), _shares(nodes, lambda node: node.operator))
+
+
+def _part(node: NodeTimes) -> str:
+    return node.name.partition("/")[0] if "/" in node.name else OTHER
+
+
+def _shares(nodes: list[NodeTimes], kind: Callable[[NodeTimes], str]) -> list[Share]:
+    groups: dict[str, list[float]] = {}
+    for node in nodes:
+        groups.setdefault(kind(node), []).append(statistics.median(node.seconds))
+    return sorted((Share(name, sum(each), len(each)) for name, each in groups.items()), key=lambda share: -share.seconds)

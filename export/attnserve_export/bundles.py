@@ -78,7 +78,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
             if spec.file not in graphs:  # variants may share one
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
-    add_int8_variant(manifest, graphs)
+    add_int8_variant(manifest, graphs, architecture.is_bounded)
     val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
     sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
     destination = models / recipe.model_id / version

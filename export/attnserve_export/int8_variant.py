@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import onnx
 
 from attnserve.v1 import manifest_pb2
@@ -11,16 +13,18 @@ from attnserve_export.graphs.int8 import int8_graph
 NAME, SOURCE = "int8", "fp32"
 
 
-def add_int8_variant(manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto]) -> None:
+def add_int8_variant(
+    manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto], is_bounded: Callable[[str], bool] = lambda name: False
+) -> None:
     """Declares the variant before all others, so that "auto" takes it on the CPU, and adds its graphs behind the others.
 
-    It shares a graph with fp32 where nothing in that is worth quantising.
+    ``is_bounded`` is as for :func:`int8_graph`. The variant shares a graph with fp32 where nothing in that is worth quantising.
     """
     variant = manifest_pb2.Variant()
     variant.CopyFrom(next(each for each in manifest.variants if each.name == SOURCE and each.device == manifest_pb2.DEVICE_CPU))
     variant.name = NAME
     for graph in (variant.encode, *(step.graph for step in variant.steps)):
-        rewritten = int8_graph(graphs[graph.file])
+        rewritten = int8_graph(graphs[graph.file], is_bounded)
         if rewritten is not None:
             graph.file = graph.file.replace(".onnx", "_int8.onnx")
             graphs[graph.file] = rewritten

@@ -5,12 +5,14 @@
 these nodes when it loads the graph. They take the levels -64 to 64: x86 processors without VNNI add two products of an unsigned
 and a signed byte in 16 bits, saturating, and 2 * 255 * 64 still fits. So every processor computes the same integers.
 
-**Activations** are quantised by row, in one of three forms:
+**Activations** are quantised by row, in one of four forms:
 
 * behind a LayerNormalization, which scales each row already. Its weight and bias move into the product; what is left has no value
   beyond sqrt(d) in a row of d, so the scale is a constant and the price one node;
 * behind a ReLU of such a product: column j is at most its bias plus sqrt(d) times the norm of its weights (Cauchy and Schwarz).
   The first product gives its columns in parts of that, and the quantisation of the second, from 0 up, is the ReLU;
+* what lies between -1 and 1, as the states of GRU and LSTM do and the means of them that an alignment takes: in parts of 1, which
+  is one node again;
 * behind anything else in parts of the row's largest absolute value. That takes seven nodes more than the product alone, and is
   done for a wide product only: a vocabulary's.
 
@@ -20,7 +22,7 @@ The products that are left stay in float32: at the sizes that are served here qu
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +37,26 @@ WEIGHT_LEVELS = 64
 """Largest magnitude of a quantised weight."""
 MIN_COLUMNS = 1024
 """Columns at least of a product whose rows are scaled by their largest absolute value."""
+MIN_WEIGHTS = 1 << 14
+"""Weights at least of a product of what lies between -1 and 1."""
+_BOUNDED = {"Tanh": [0], "Sigmoid": [0], "Softmax": [0], "GRU": [0, 1], "LSTM": [0, 1]}
+"""Operators, and which of their outputs lie between -1 and 1."""
+_MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that give what they are given, in another order."""
 _ZERO_POINT = 128  # of rows that may be negative: 127 levels below, 127 above
 _CONTRIB = "com.microsoft"
 
 
-def int8_graph(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The int8 form of a float32 graph that holds its weights as initializers; None where it has no product worth quantising."""
+def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambda name: False) -> onnx.ModelProto | None:
+    """The int8 form of a float32 graph that holds its weights as initializers; None where it has no product worth quantising.
+
+    Args:
+        model: the graph.
+        is_bounded: whether the input or output of this name lies between -1 and 1.
+    """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    index = _Index(copy.graph)
+    index = _Index(copy.graph, is_bounded)
     writer = _Writer(index)
     nodes = list(copy.graph.node)
     written: list[NodeProto] = []
@@ -92,7 +105,8 @@ class _Row:
 class _Index:
     """Who makes and who reads each value of a graph, and its products."""
 
-    def __init__(self, graph: onnx.GraphProto) -> None:
+    def __init__(self, graph: onnx.GraphProto, is_bounded: Callable[[str], bool]) -> None:
+        self._bounded = {value.name for value in (*graph.input, *graph.output) if is_bounded(value.name)}
         self.shapes = {each.name: tuple(each.dims) for each in graph.initializer}
         self.outputs = {value.name for value in graph.output}
         self.producers = {name: node for node in graph.node for name in node.output}
@@ -125,6 +139,25 @@ class _Index:
         if relu is None or reader is None or id(reader) not in self.products:
             return None
         return relu, self.products[id(reader)]
+
+    def is_bounded(self, name: str) -> bool:
+        """Whether a value surely lies between -1 and 1."""
+        node = self.producers.get(name)
+        if name in self._bounded or node is None:
+            return name in self._bounded
+        if node.op_type in _BOUNDED:
+            return node.output[:].index(name) in _BOUNDED[node.op_type]
+        if node.op_type in _MOVING:
+            return all(self.is_bounded(each) for each in node.input[: len(node.input) if node.op_type == "Concat" else 1])
+        if node.op_type == "Mul":
+            return all(self.is_bounded(each) for each in node.input)
+        return node.op_type == "MatMul" and self._is_distribution(node.input[0]) and self.is_bounded(node.input[1])
+
+    def _is_distribution(self, name: str) -> bool:
+        node = self.producers.get(name)
+        while node is not None and node.op_type in ("Unsqueeze", "Reshape"):
+            node = self.producers.get(node.input[0])
+        return node is not None and node.op_type == "Softmax"
 
     def _takes_rows(self, node: NodeProto) -> bool:
         """Whether a node is x[:, i]: it takes whole rows of (row, 1, width)."""
@@ -187,6 +220,8 @@ class _Writer:
         norm = self.index.norm(product)
         if norm is not None:
             self._write_behind_norm(product, norm)
+        elif product.num_rows * product.num_columns >= MIN_WEIGHTS and self.index.is_bounded(product.node.input[0]):
+            self._write_bounded(product)
         elif product.num_columns >= MIN_COLUMNS:
             self._write_by_largest(product)
         else:
@@ -224,6 +259,13 @@ class _Writer:
         self._multiply(hidden, self._quantized(matrix), outer.bias, outer.output)
         self.dropped.add(id(relu))
         self._drop(outer)
+
+    def _write_bounded(self, product: _Product) -> None:
+        row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
+        if row.name not in self._rows:
+            self._rows[row.name] = self._node("QuantizeLinear", row.name, row.level, row.zero)
+        row.name = self._rows[row.name][0]
+        self._multiply(row, self._quantized(self._matrix(product)), product.bias, product.output)
 
     def _write_by_largest(self, product: _Product) -> None:
         row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))

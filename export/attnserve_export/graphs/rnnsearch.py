@@ -4,7 +4,8 @@
 A request's state is its annotations and what the alignment model makes of them, a hypothesis' state is one vector. On the CPU the
 step reads the sources as far as the longest one reaches, rounded up to whole blocks: on more blocks its sums have further zeros
 alone, in the same order, so that an answer does not depend on who shares the batch, and short sources do not pay for the capacity.
-A CUDA graph has fixed shapes, so there it always reads the whole capacity.
+A CUDA graph has fixed shapes, so there it always reads the whole capacity. What depends on the last token alone is looked up in a
+table of all tokens, see :class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ from attnserve_export.graphs.spec import (
     source_inputs,
     tensor,
 )
+from attnserve_export.layers.output import TokenTable
 from attnserve_export.layers.recurrent import onnx_recurrent
-from attnserve_export.models.rnnsearch import RnnSearch, Source
+from attnserve_export.models.rnnsearch import RnnSearch, Source, maxout
 
 BLOCK = 32
 """A multiple of what ONNX Runtime's softmax and matrix product take at once (measured: the last bits are the same from 32 on)."""
@@ -59,9 +61,19 @@ class StepGraph(nn.Module):
         is_fixed: whether it reads the whole capacity, however short the sources are.
     """
 
+    deep_state: Tensor
+    deep_context: Tensor
+
     def __init__(self, model: RnnSearch, *, candidates: int, is_fixed: bool) -> None:
         super().__init__()
         self.model, self.candidates, self.is_fixed = model, candidates, is_fixed
+        d_state, d_token = model.config.d_decoder, model.config.d_embedding
+        of_state, of_token, of_context = model.deep.weight.split([d_state, d_token, 2 * model.config.d_encoder], 1)
+        self.register_buffer("deep_state", of_state.clone())
+        self.register_buffer("deep_context", of_context.clone())
+        self.of_token = TokenTable(
+            torch.cat([model.token_gates.weight, of_token]), torch.cat([model.token_gates.bias, model.deep.bias])
+        )
 
     def forward(
         self, token: Tensor, source_length: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, state: Tensor
@@ -69,16 +81,19 @@ class StepGraph(nn.Module):
         """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); outputs in the order of the spec."""
         model, capacity = self.model, memory.shape[1]
         if not self.is_fixed:
-            reach = int(((source_length.max() + (BLOCK - 1)) // BLOCK * BLOCK).item())
+            reach = int(((source_length.max() + (BLOCK - 1)) & -BLOCK).item())  # the next multiple of a power of two
             torch._check(reach >= BLOCK)
             torch._check(reach <= capacity)
             memory, key = memory[:, :reach], key[:, :reach]
         if request_of_row is not None:
             memory, key, source_length = (each.index_select(0, request_of_row) for each in (memory, key, source_length))
         is_hidden = torch.arange(memory.shape[1], dtype=torch.int32)[None] >= source_length[:, None]
-        embedded = model.embed(token)
-        following, context, weights = model.step(model.token_gates(embedded), state, Source(memory, key, is_hidden))
-        logits = model.project(model.readout(following, embedded, context))
+        token_gates, token_deep = self.of_token(model.embedding.weight, token).split(
+            [3 * model.config.d_decoder, 2 * model.config.d_embedding], 1
+        )
+        following, context, weights = model.step(token_gates, state, Source(memory, key, is_hidden))
+        deep = nn.functional.linear(following, self.deep_state) + nn.functional.linear(context, self.deep_context, None)
+        logits = model.project(maxout(deep + token_deep))
         attention = weights if self.is_fixed else nn.functional.pad(weights, (0, capacity - memory.shape[1]))
         return (*scores(logits, self.candidates), attention, following)
 
@@ -161,11 +176,13 @@ GRAPHS = Graphs(
         "align_memory": "alignment",
         "align_state": "alignment",
         "initial": "recurrence",
-        "token_gates": "recurrence",
+        "of_token": "embedding",
         "state_gates": "recurrence",
         "context_gates": "recurrence",
-        "deep": "deep output",
+        "deep_state": "deep output",
+        "deep_context": "deep output",
         "output_layer": "output",
     },
+    is_bounded=lambda name: name in ("memory", "state", "next_state"),
     attention=_attention,
 )

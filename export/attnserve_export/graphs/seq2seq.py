@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of the sequence-to-sequence model in float32.
 
-A source leaves nothing but the first states of its hypotheses: there is no state of a request.
+A source leaves nothing but the first states of its hypotheses: there is no state of a request. What the first layer has from the
+last token is looked up in a table of all tokens, see :class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from attnserve_export.graphs.spec import (
     source_inputs,
     tensor,
 )
-from attnserve_export.layers.recurrent import onnx_recurrent
+from attnserve_export.layers.output import TokenTable
+from attnserve_export.layers.recurrent import layer_weights, onnx_recurrent
 from attnserve_export.models.seq2seq import Seq2Seq
 
 MAX_BEAM = 8
@@ -49,12 +51,14 @@ class StepGraph(nn.Module):
     def __init__(self, model: Seq2Seq, *, candidates: int) -> None:
         super().__init__()
         self.model, self.candidates = model, candidates
+        of_input, _, input_bias, _ = layer_weights(model.writer_layers[0])
+        self.of_token = TokenTable(of_input, input_bias)
 
     def forward(self, token: Tensor, request_of_row: Tensor | None, *state: Tensor) -> tuple[Tensor, ...]:
         """``state`` is, for each layer, its parts (S, d_hidden). Outputs in the order of the spec."""
         model, num_parts = self.model, self.model.config.num_parts
         states = [list(state[at : at + num_parts]) for at in range(0, len(state), num_parts)]
-        hidden, following = model.step(model.embed(token), states)
+        hidden, following = model.step(self.of_token(model.embedding.weight, token), states)
         return (*scores(model.project(hidden), self.candidates), *(part for parts in following for part in parts))
 
 
@@ -109,10 +113,12 @@ GRAPHS = Graphs(
     variants=seq2seq_variants,
     parts={
         "embedding": "embedding",
+        "of_token": "embedding",
         "LSTM": "reader",
         "GRU": "reader",
         "writer": "writer",
         "readout": "output",
         "output_layer": "output",
     },
+    is_bounded=lambda name: name.removeprefix("next_").startswith("h_"),
 )

@@ -18,6 +18,30 @@ class OutputLayer(nn.Module):
         return nn.functional.linear(hidden, weight)
 
 
+class TokenTable(nn.Module):
+    """What a linear layer makes of each token of the vocabulary, as a table: a step looks its tokens up instead of multiplying.
+
+    In a graph the table is made of constants, so ONNX Runtime computes it once, when it loads the graph. A bundle does not hold it.
+
+    Args:
+        weight: (D, d) of the layer that reads embeddings.
+        bias: (D).
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.detach().clone())
+        self.register_buffer("bias", bias.detach().clone())
+
+    def forward(self, embedding: Tensor, token: Tensor) -> Tensor:
+        """The embedding matrix (V, d), scaled as :meth:`TiedModel.embed` does, and int64 (S) -> (S, D)."""
+        table = nn.functional.linear(embedding * math.sqrt(embedding.shape[1]), self.weight, self.bias)
+        return table.index_select(0, token)
+
+
 class TiedModel(nn.Module):
     """Base of an encoder-decoder whose embedding matrix is also its output layer's. Token id 0 is padding.
 

@@ -124,9 +124,7 @@ class RnnSearch(TiedModel):
 
     def readout(self, state: Tensor, embedded: Tensor, context: Tensor) -> Tensor:
         """The deep output t_i with its maxout of pairs (appendix A.2.2): (..., n), (..., m), (..., 2 n) -> (..., l)."""
-        deep: Tensor = self.deep(torch.cat([state, embedded, context], -1))
-        first, second = deep.chunk(2, -1)
-        return torch.maximum(first, second)
+        return maxout(self.deep(torch.cat([state, embedded, context], -1)))
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
         """All target positions, each after those before it (teacher forcing).
@@ -150,3 +148,9 @@ class RnnSearch(TiedModel):
             alignment.append(weights)
         hidden = self.readout(torch.stack(states, 1), embedded, torch.stack(contexts, 1))
         return self.dropout(hidden), [torch.stack(alignment, 1).unsqueeze(1)]
+
+
+def maxout(x: Tensor) -> Tensor:
+    """The larger one of each pair (Goodfellow et al. 2013): (..., 2 l) -> (..., l); entry j is paired with entry l + j."""
+    first, second = x.chunk(2, -1)
+    return torch.maximum(first, second)

@@ -119,25 +119,24 @@ class Seq2Seq(TiedModel):
             x = self.dropout(x)
         return self.dropout(self.readout(x)), []
 
-    def step(self, embedded: Tensor, states: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
+    def step(self, first_gates: Tensor, states: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
         """One step of the decoder in its own products, without dropout: what :meth:`decode` computes at one position.
 
         Args:
-            embedded: the last token (B, d_embedding).
+            first_gates: what the first layer's gates have from the last token, W x + b, (B, gates d_hidden).
             states: of each layer its parts, (B, d_hidden) each.
 
         Returns:
             What the output layer reads (B, d_embedding), and the next states.
         """
-        x, following = embedded, []
+        input_gates, following = first_gates, list[list[Tensor]]()
         for layer, parts in zip(self.writer_layers, states, strict=True):
             of_input, of_state, input_bias, state_bias = layer_weights(layer)
-            input_gates = nn.functional.linear(x, of_input, input_bias)
+            if following:
+                input_gates = nn.functional.linear(following[-1][0], of_input, input_bias)
             state_gates = nn.functional.linear(parts[0], of_state, state_bias)
             if self.config.cell == "lstm":
-                next_parts = list(lstm_step(input_gates + state_gates, parts[1]))
+                following.append(list(lstm_step(input_gates + state_gates, parts[1])))
             else:
-                next_parts = [gru_step(input_gates, state_gates, parts[0])]
-            following.append(next_parts)
-            x = next_parts[0]
-        return self.readout(x), following
+                following.append([gru_step(input_gates, state_gates, parts[0])])
+        return self.readout(following[-1][0]), following

@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, int8_graph
+from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, _Index, int8_graph
 
 WIDTH, HIDDEN, WIDE = 24, 40, MIN_COLUMNS + 6  # none a multiple of what a vector instruction takes
 RNG = np.random.default_rng(0)
@@ -41,11 +41,13 @@ FEED_FORWARD = [
 ]
 VOCABULARY = [("Gather", "n index", "last", {"axis": 1}), ("Gemm", "last wide", "v", {"transB": 1})]
 LARGEST = [("Gather", "x index", "last", {"axis": 1}), ("Gemm", "last wide wide_bias", "v", {"transB": 1})]
+BOUNDED = [("Tanh", "x", "t", {}), ("Gather", "t index", "last", {"axis": 1}), ("Gemm", "last wide wide_bias", "v", {"transB": 1})]
 FORMS = {
     "behind a norm": (NORM + SHARED, "q k"),
     "behind its ReLU": (NORM + FEED_FORWARD, "f"),
     "vocabulary behind a norm": (NORM + VOCABULARY, "v"),
     "by the largest value": (LARGEST, "v"),
+    "between -1 and 1": (BOUNDED, "v"),
 }
 SIZES = {"q": HIDDEN, "k": HIDDEN, "f": WIDTH, "v": WIDE, "n": WIDTH, "s": HIDDEN}
 
@@ -210,6 +212,27 @@ def test_a_norm_that_others_read_stays_whole() -> None:
     x = rows(9)
     plain = session_of(graph([*NORM, *VOCABULARY, ("Add", "n outer_bias", "f", {})], "v f"))
     assert np.array_equal(run(session_of(made), x)[1], run(plain, x)[1])
+
+
+BETWEEN = {
+    "tanh": ([("Tanh", "x", "t", {})], True),
+    "gate times tanh": ([("Sigmoid", "x", "g", {}), ("Tanh", "x", "u", {}), ("Mul", "g u", "t", {})], True),
+    "gate times anything": ([("Sigmoid", "x", "g", {}), ("Mul", "g x", "t", {})], False),
+    "moved": ([("Tanh", "x", "u", {}), ("Concat", "u u", "t", {"axis": 1})], True),
+    "moved, partly": ([("Tanh", "x", "u", {}), ("Concat", "u x", "t", {"axis": 1})], False),
+    "a mean": ([("Softmax", "x", "w", {}), ("Tanh", "x", "u", {}), ("MatMul", "w u", "t", {})], True),
+    "a sum": ([("Sigmoid", "x", "w", {}), ("Tanh", "x", "u", {}), ("MatMul", "w u", "t", {})], False),
+    "a mean of anything": ([("Softmax", "x", "w", {}), ("MatMul", "w x", "t", {})], False),
+    "anything": ([("Abs", "x", "t", {})], False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", BETWEEN)
+def test_what_lies_between_is_known(form: str) -> None:
+    nodes, expected = BETWEEN[form]
+    index = _Index(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
+    assert index.is_bounded("t") is expected
+    assert _Index(graph([("Identity", "x", "n", {})], "n").graph, lambda name: name == "x").is_bounded("n")
 
 
 def test_small_products_of_what_is_not_scaled_stay() -> None:

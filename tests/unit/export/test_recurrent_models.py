@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attnserve_export.layers import recurrent
 from attnserve_export.layers.attention import additive_attention
-from attnserve_export.layers.recurrent import gru_step, lstm_step, read_padded, reverse_rows
+from attnserve_export.layers.recurrent import gru_step, layer_weights, lstm_step, read_padded, reverse_rows
 from attnserve_export.models.rnnsearch import RnnSearch
 from attnserve_export.models.seq2seq import Seq2Seq
 from attnserve_export.recipe import load_recipe
@@ -136,7 +136,8 @@ def test_steps_give_what_the_whole_sequence_gives(model: Any) -> None:
     else:
         states = [list(layer.unbind(1)) for layer in memory.unbind(1)]
         for position, token in enumerate(tgt.unbind(1)):
-            hidden, states = model.step(model.embed(token), states)
+            of_input, _, input_bias, _ = layer_weights(model.writer_layers[0])
+            hidden, states = model.step(torch.nn.functional.linear(model.embed(token), of_input, input_bias), states)
             assert (hidden - expected[:, position]).abs().max() < 1e-6
 
 

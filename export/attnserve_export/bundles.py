@@ -17,7 +17,7 @@ from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import write_bundle, write_manifest
-from attnserve_export.exporter import export_graph
+from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.model_card import model_card
@@ -35,11 +35,18 @@ DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and ed
 
 
 def stored_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
-    """The module with its weights as the bundle stores them: rounded to 16 bits. Its buffers are its own."""
+    """The module with its weights as the bundle stores them: rounded to 16 bits. Its buffers are its own.
+
+    Raises:
+        ExportError: a parameter is missing.
+    """
     sizes = {**recipe.model, **ARCHITECTURES[recipe.architecture].bundle_sizes}
     model = build_model(recipe.architecture, vocab_size, sizes)
-    buffers = {name for name, _ in model.named_buffers()}
-    model.load_state_dict({name: value.half().float() for name, value in weights.items() if name not in buffers})
+    wanted = model.state_dict()
+    missing = sorted(set(wanted) - set(weights))
+    if missing:
+        raise ExportError(f"{recipe.model_id}: the weights lack {', '.join(missing)}")
+    model.load_state_dict({name: weights[name].half().float() for name in wanted})
     return model.eval().requires_grad_(False)
 
 

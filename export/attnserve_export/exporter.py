@@ -7,12 +7,15 @@ import warnings
 
 import onnx
 import torch
-from torch import Tensor
+from onnx import numpy_helper
+from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.spec import GraphSpec
 
 OPSET = 23
+TRANSPOSED = ".transposed"
+"""Behind a parameter's name: its transpose, as a MatMul takes it."""
 MAX_IR_VERSION = 13
 """The newest IR version that ONNX Runtime 1.31 loads."""
 
@@ -69,7 +72,24 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
         raise ExportError(f"{spec.file}: the exporter gave nothing")
     model = program.model_proto
     _check(spec, model)
+    _name_matrices(model, spec.module)
     return model
+
+
+def _name_matrices(model: onnx.ModelProto, module: nn.Module) -> None:
+    """Gives matrices that were transposed for a MatMul, and lost their name, that of their parameter again, with a suffix."""
+    parameters = {name: value for name, value in module.state_dict(keep_vars=True).items() if value.dim() == 2}
+    renamed: dict[str, str] = {}
+    for initializer in model.graph.initializer:
+        if len(initializer.dims) == 2 and initializer.name not in parameters:
+            array = torch.tensor(numpy_helper.to_array(initializer))
+            for name, value in parameters.items():
+                if value.T.shape == array.shape and torch.equal(value.T, array):
+                    renamed[initializer.name] = name + TRANSPOSED
+                    initializer.name = renamed[initializer.name]
+                    break
+    for node in model.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
 
 
 def _check(spec: GraphSpec, model: onnx.ModelProto) -> None:

@@ -2,8 +2,8 @@
 """What a bundle is made from: a training run, or the bundle that was made from it before.
 
 Bundles hold their weights exactly as they were trained and rounded, so a bundle can be exported anew when its run is gone.
-What stands in a graph under a parameter's name is taken by that name. A matrix that was transposed for a MatMul has lost its
-name; the bias that is added to the product has kept it.
+What stands in a graph under a parameter's name is taken by that name; what an architecture's graphs have made of its parameters, it
+says how to take back (:attr:`attnserve_export.graphs.spec.Graphs.restore`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest
+from attnserve_export.exporter import TRANSPOSED
 from attnserve_export.recipe import Recipe
+from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
 TOKENIZER_FILE = "tokenizer.model"
@@ -64,9 +66,9 @@ def trained_in_bundle(folder: Path) -> Trained:
         FileNotFoundError: there is no bundle, or it does not say how it was trained.
     """
     recipe, summary = read_training(folder)
-    found = stored_parameters(folder, read_manifest(folder))
-    weights = {name: torch.tensor(value) for name, value in found.items()}
-    return Trained(recipe, weights, (folder / TOKENIZER_FILE).read_bytes(), summary)
+    weights = {name: torch.tensor(value) for name, value in stored_parameters(folder, read_manifest(folder)).items()}
+    restored = ARCHITECTURES[recipe.architecture].graphs.restore(weights)
+    return Trained(recipe, restored, (folder / TOKENIZER_FILE).read_bytes(), summary)
 
 
 def read_training(folder: Path) -> tuple[Recipe, dict[str, Any]]:
@@ -80,31 +82,14 @@ def read_training(folder: Path) -> tuple[Recipe, dict[str, Any]]:
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:
-    """The parameters and buffers that the fp32 graphs hold, by their names in the module."""
+    """The parameters and buffers that the fp32 graphs hold, by their names in the module, or in a graph's own."""
     variant = next(each for each in manifest.variants if each.device == manifest_pb2.DEVICE_CPU and each.name == "fp32")
     found: dict[str, Array] = {}
     for name in (variant.encode.file, variant.steps[0].graph.file):
-        found |= _parameters(onnx.load(folder / name))
-    return found
-
-
-def _parameters(model: onnx.ModelProto) -> dict[str, Array]:
-    constants = _constants(model)
-    found = {
-        name.removeprefix(PREFIX): value for name, value in constants.items() if name.startswith(PREFIX) and ".half" not in name
-    }
-    products = {
-        node.output[0]: constants[node.input[1]]
-        for node in model.graph.node
-        if node.op_type == "MatMul" and node.input[1] in constants
-    }
-    for node in model.graph.node:
-        if node.op_type == "Add":
-            matrices = [products[name] for name in node.input if name in products]
-            biases = [name for name in node.input if name.startswith(PREFIX) and name.endswith(".bias")]
-            if matrices and biases:
-                found[biases[0].removeprefix(PREFIX).removesuffix("bias") + "weight"] = matrices[0].T
-    return found
+        for parameter, value in _constants(onnx.load(folder / name)).items():
+            is_matrix = parameter.endswith(TRANSPOSED)
+            found[parameter.removeprefix(PREFIX).removesuffix(TRANSPOSED)] = value.T if is_matrix else value
+    return {name: value for name, value in found.items() if ".half" not in name}
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Array]:

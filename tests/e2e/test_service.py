@@ -124,8 +124,10 @@ def test_attention(channel: grpc.Channel, beam_size: int) -> None:
                 weights = matrix(attention)
                 assert weights.min() >= 0
                 np.testing.assert_allclose(weights.sum(axis=1), 1.0, atol=1e-3)
-            chosen = set(manifest.attention.mean_layers) or set(range(layers))
-            of_chosen = [matrix(attention) for attention in all_of_them.attention if attention.layer in chosen]
+            chosen = itertools.product(
+                manifest.attention.mean_layers or range(layers), manifest.attention.mean_heads or range(heads)
+            )
+            of_chosen = [matrix(all_of_them.attention[layer * heads + head]) for layer, head in chosen]
             np.testing.assert_allclose(matrix(one.attention[0]), np.mean(of_chosen, axis=0), atol=1e-3)
     for text, neighbour in zip(SENTENCES[20:26], neighbours, strict=True):
         assert texts(neighbour.result()) == texts(ask(channel, text))

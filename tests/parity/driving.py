@@ -12,13 +12,16 @@ from pathlib import Path
 import numpy as np
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.bundle.loader import Bundle, load_bundle
+from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished, SequenceRequest
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
-DEFAULT_BUNDLE = Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")) / "transformer-en-de" / "1"
+DEFAULT_MODEL = "transformer-en-de"
+BUNDLES = {path.parent.name: path for path in find_bundles(Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")))}
+"""By model id, all that are served."""
+DEFAULT_BUNDLE = BUNDLES[DEFAULT_MODEL]
 NUM_SLOTS = 32
 
 
@@ -37,9 +40,14 @@ SENTENCES = read_sentences(Path(os.environ.get("PARITY_SENTENCES") or GOLDEN))
 Answer = list[tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]]
 
 
-def cpu_variants() -> list[str]:
-    """The variants of the bundle that this machine can run, whatever it is."""
-    return [variant.name for variant in load_bundle(DEFAULT_BUNDLE).manifest.variants if variant.device == manifest_pb2.DEVICE_CPU]
+def cpu_variants() -> list[tuple[str, str]]:
+    """Model and variant of all that every machine can run."""
+    return [
+        (model, variant.name)
+        for model, path in BUNDLES.items()
+        for variant in load_bundle(path).manifest.variants
+        if variant.device == manifest_pb2.DEVICE_CPU
+    ]
 
 
 def started_engine(bundle: Bundle, num_slots: int = NUM_SLOTS) -> EngineLoop:

@@ -32,7 +32,6 @@ after it, before the temperature. CTranslate2's own log-softmax is an approximat
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +41,13 @@ import torch
 from msgspec.structs import replace
 
 from attnserve_export.models.transformer import Transformer
-from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, RequestFinished, Sampling, SequenceRequest
-from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.ctranslate2_model import pieces_of, save_ctranslate2, translator
 from tests.parity.draws import p_value
-from tests.parity.driving import DEFAULT_BUNDLE, SENTENCES, run, started_engine
-from tests.parity.torch_module import module_of_bundle
+from tests.parity.driving import run
 from tests.reference.answer import reference_answer
-from tests.reference.beam_search import BEGIN_ID, END_ID, next_log_probs
+from tests.reference.beam_search import BEGIN_ID, END_ID, Heads, next_log_probs
 from tests.reference.rules import NO_RULES
 from tests.reference.sampling import distribution
 
@@ -78,28 +74,9 @@ MODES = {
 Answers = list[list[tuple[list[int], float]]]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def engine() -> EngineLoop:
-    return started_engine(load_bundle(DEFAULT_BUNDLE, variant="fp32"))
-
-
-@pytest.fixture(scope="module")
-def sources(engine: EngineLoop) -> list[list[int]]:
-    task = TranslationTask(engine.bundle)
-    return [task.encode(text).tokens for text in SENTENCES[:NUM_SENTENCES]]
-
-
-@pytest.fixture(scope="module")
-def model(engine: EngineLoop) -> Transformer:
-    return module_of_bundle(engine.bundle.folder, engine.bundle.manifest)
+def sources(all_sources: list[list[int]]) -> list[list[int]]:
+    return all_sources[:NUM_SENTENCES]
 
 
 @pytest.fixture(scope="module")
@@ -343,18 +320,19 @@ def test_coverage_of_one_layer(
     theirs = other.ask(sources, options, max_batch_size=1)
     served = ask(engine, sources, [options] * len(sources))
     monkeypatch.setattr(engine._batch, "_mean_layers", layers)
+    monkeypatch.setattr(engine._batch, "_mean_heads", list(range(model.config.num_heads)))
     num_near_ties = num_other = 0
     for index, our in enumerate(ask(engine, sources, [options] * len(sources))):
         num_other += tokens_of(our) != tokens_of(served[index])
         if tokens_of(our) != [tokens for tokens, _ in theirs[index]]:
-            assert reference_answer(model, sources[index], options, mean_layers=layers).margin <= MARGIN
+            assert reference_answer(model, sources[index], options, heads=Heads(tuple(layers))).margin <= MARGIN
             num_near_ties += 1
             continue
         for one, (_, score) in zip(our.hypotheses, theirs[index], strict=True):
             norm = len(one.tokens) ** (1 - length_penalty)
             assert score == pytest.approx(one.score, abs=SCORE_TOLERANCE * norm * 3)
     assert num_near_ties <= MAX_NEAR_TIES * len(sources)
-    assert num_other > 0, "all layers together have the same coverage"
+    assert num_other > 0, "the heads that are served have the same coverage"
 
 
 def test_coverage_depends_on_company_there(other: Other, sources: list[list[int]]) -> None:

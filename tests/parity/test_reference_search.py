@@ -3,22 +3,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from msgspec.structs import replace
 
-from attnserve_export.models.transformer import Transformer
-from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, RequestFinished, Sampling, SequenceRequest
-from attnserve_server.tasks.translation import TranslationTask
-from tests.parity.driving import DEFAULT_BUNDLE, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run, started_engine
-from tests.parity.torch_module import module_of_bundle
+from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run
 from tests.reference.answer import reference_answer
-from tests.reference.beam_search import SearchResult, teacher_forced_alignments
+from tests.reference.beam_search import Heads, SearchResult, teacher_forced_alignments
 
 MARGIN = 1e-4
 MARGIN_OF_DRAWS = 1e-5
@@ -67,28 +63,15 @@ NUM_SENTENCES = 20
 NUM_OF_MODE = {"greedy": 80, "beam": 40} if SENTENCES_ARE_GOLDEN else dict.fromkeys(("greedy", "beam"), len(SENTENCES))
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", params=BUNDLES)
+def model_id(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def engine() -> EngineLoop:
-    return started_engine(load_bundle(DEFAULT_BUNDLE, variant="fp32"))
-
-
-@pytest.fixture(scope="module")
-def sources(engine: EngineLoop) -> list[list[int]]:
-    task = TranslationTask(engine.bundle)
-    return [task.encode(text).tokens for text in SENTENCES]
-
-
-@pytest.fixture(scope="module")
-def model(engine: EngineLoop) -> Transformer:
-    return module_of_bundle(engine.bundle.folder, engine.bundle.manifest)
+def sources(model_id: str, all_sources: list[list[int]]) -> list[list[int]]:
+    """The sentences; of other models than the default one half as many as a mode asks for."""
+    return all_sources if model_id == DEFAULT_MODEL or not SENTENCES_ARE_GOLDEN else all_sources[: NUM_OF_MODE["greedy"] // 2]
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +83,14 @@ def prefixes(engine: EngineLoop, sources: list[list[int]]) -> list[tuple[int, ..
 
 
 @pytest.fixture(scope="module")
-def mean_layers(engine: EngineLoop) -> list[int]:
-    return list(engine.bundle.manifest.attention.mean_layers)
+def heads(engine: EngineLoop) -> Heads:
+    attention = engine.bundle.manifest.attention
+    return Heads(tuple(attention.mean_layers), tuple(attention.mean_heads))
+
+
+def skip_without_attention(engine: EngineLoop, options: DecodeOptions) -> None:
+    if options.coverage_penalty and not engine.bundle.manifest.HasField("attention"):
+        pytest.skip("the coverage penalty needs attention")
 
 
 def options_of(mode: str, prefixes: list[tuple[int, ...]]) -> list[DecodeOptions]:
@@ -133,16 +122,17 @@ def compare(answers: dict[int, RequestFinished], expected: list[SearchResult], a
 @pytest.mark.parametrize("mode", MODES)
 def test_same_answers(
     engine: EngineLoop,
-    model: Transformer,
+    model: Any,
     sources: list[list[int]],
     prefixes: list[tuple[int, ...]],
-    mean_layers: list[int],
+    heads: Heads,
     mode: str,
     record_property: pytest.RecordProperty,
 ) -> None:
+    skip_without_attention(engine, MODES[mode])
     pairs = list(zip(sources, options_of(mode, prefixes), strict=False))
     answers = run(engine, [SequenceRequest(index, *pair) for index, pair in enumerate(pairs)])
-    expected = [reference_answer(model, *pair, mean_layers=mean_layers) for pair in pairs]
+    expected = [reference_answer(model, *pair, heads=heads) for pair in pairs]
     are_draws = MODES[mode].sampling is not None
     record_property("near_ties", compare(answers, expected, are_draws))
     in_earnest = sum(one.margin > (MARGIN_OF_DRAWS if are_draws else MARGIN) for one in expected)
@@ -158,9 +148,13 @@ def plain_of(options: DecodeOptions) -> DecodeOptions:
     return DecodeOptions(options.beam_size, min(options.beam_size, options.num_hypotheses))
 
 
-def test_another_module_is_seen(engine: EngineLoop, model: Transformer, sources: list[list[int]]) -> None:
+MATRICES = ("decoder.0.cross_attention.output.weight", "context_gates.weight", "writer.1.weight_hh_l0")
+"""One of each model."""
+
+
+def test_another_module_is_seen(engine: EngineLoop, model: Any, sources: list[list[int]]) -> None:
     """A planted fault: one weight of the module is off by as much as 16 bits could lose."""
-    matrix = model.decoder_layers[0].cross_attention.output.weight
+    matrix = next(value for name, value in model.named_parameters() if name in MATRICES)
     kept = matrix.clone()
     answers = run(engine, [SequenceRequest(index, tokens, MODES["greedy"]) for index, tokens in enumerate(sources[:20])])
     try:
@@ -189,23 +183,27 @@ MISUNDERSTOOD: dict[str, tuple[str, Callable[[DecodeOptions], DecodeOptions]]] =
 @pytest.mark.parametrize("fault", MISUNDERSTOOD)
 def test_a_misunderstood_option_is_seen(
     engine: EngineLoop,
-    model: Transformer,
+    model: Any,
     sources: list[list[int]],
     prefixes: list[tuple[int, ...]],
-    mean_layers: list[int],
+    heads: Heads,
     fault: str,
 ) -> None:
     """A planted fault: the engine is told something slightly different."""
     mode, change = MISUNDERSTOOD[fault]
+    skip_without_attention(engine, MODES[mode])
     pairs = list(zip(sources[:10], options_of(mode, prefixes), strict=False))
     answers = run(engine, [SequenceRequest(index, tokens, change(options)) for index, (tokens, options) in enumerate(pairs)])
-    expected = [reference_answer(model, *pair, mean_layers=mean_layers) for pair in pairs]
+    expected = [reference_answer(model, *pair, heads=heads) for pair in pairs]
     with pytest.raises(AssertionError):
         compare(answers, expected, MODES[mode].sampling is not None)
 
 
 @pytest.mark.parametrize("beam_size", [1, 4])
-def test_same_alignments(engine: EngineLoop, model: Transformer, sources: list[list[int]], beam_size: int) -> None:
+def test_same_alignments(engine: EngineLoop, model: Any, sources: list[list[int]], heads: Heads, beam_size: int) -> None:
+    if not engine.bundle.manifest.HasField("attention"):
+        pytest.skip("the model has no attention")
+    has_layers = engine.bundle.manifest.attention.num_layers > 0
     chosen = sources[3:15]
     requests = [
         SequenceRequest(
@@ -219,13 +217,11 @@ def test_same_alignments(engine: EngineLoop, model: Transformer, sources: list[l
         )
         for index, tokens in enumerate(chosen)
     ]
-    mean_layers = list(engine.bundle.manifest.attention.mean_layers) or list(range(model.config.num_decoder_layers))
     for request_id, answer in run(engine, requests).items():
         source = chosen[request_id]
         for hypothesis in answer.hypotheses:
-            expected = teacher_forced_alignments(model, source, hypothesis.tokens).numpy()
-            if request_id % 2:
-                expected = expected[:, mean_layers].mean((1, 2))
+            of_heads = teacher_forced_alignments(model, source, hypothesis.tokens)
+            expected = (heads.mean(of_heads) if request_id % 2 or not has_layers else of_heads).numpy()
             weights = attention_of(hypothesis)
             assert weights.shape == expected.shape
             assert np.abs(weights - expected).max() < ATTENTION_TOLERANCE

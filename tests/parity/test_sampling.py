@@ -4,22 +4,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from attnserve_export.models.transformer import Transformer
-from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.decoding import candidates, search
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Sampling, SequenceRequest
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.draws import p_value
-from tests.parity.driving import DEFAULT_BUNDLE, SENTENCES, run, started_engine
-from tests.parity.torch_module import module_of_bundle
+from tests.parity.driving import SENTENCES, run
 from tests.reference.beam_search import BEGIN_ID, END_ID, next_log_probs
 from tests.reference.rules import Rules
 from tests.reference.sampling import distribution
@@ -38,28 +36,14 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def engine() -> EngineLoop:
-    return started_engine(load_bundle(DEFAULT_BUNDLE, variant="fp32"))
-
-
 @pytest.fixture(scope="module")
 def source(engine: EngineLoop) -> list[int]:
     return TranslationTask(engine.bundle).encode(SENTENCES[1]).tokens
 
 
 @pytest.fixture(scope="module")
-def log_probs(engine: EngineLoop, source: list[int]) -> Callable[[Rules], Tensor]:
+def log_probs(model: Any, source: list[int]) -> Callable[[Rules], Tensor]:
     """PyTorch's log-probabilities of the first token that is drawn."""
-    model: Transformer = module_of_bundle(engine.bundle.folder, engine.bundle.manifest)
     src = torch.tensor([source])
 
     @functools.cache

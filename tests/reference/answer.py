@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from attnserve_server.request import DecodeOptions
-from tests.reference.beam_search import BEGIN_ID, END_ID, EncoderDecoder, Ranking, SearchResult, beam_search
+from tests.reference.beam_search import ALL_HEADS, BEGIN_ID, END_ID, EncoderDecoder, Heads, Ranking, SearchResult, beam_search
 from tests.reference.rules import Rules
 from tests.reference.sampling import sample
 
@@ -16,11 +14,11 @@ def reference_answer(
     source: list[int],
     options: DecodeOptions,
     *,
-    mean_layers: Sequence[int] = (),
+    heads: Heads = ALL_HEADS,
     begin_id: int = BEGIN_ID,
     end_id: int = END_ID,
 ) -> SearchResult:
-    """Searches, or draws, what the options ask for; ``mean_layers`` are the manifest's."""
+    """Searches, or draws, what the options ask for; ``heads`` are the manifest's."""
     rules = Rules(options.prefix, options.repetition_penalty, options.no_repeat_ngram_size, options.min_tokens)
     if options.sampling is not None:
         return sample(
@@ -29,7 +27,7 @@ def reference_answer(
             options.sampling,
             max_tokens=options.max_tokens,
             num_hypotheses=options.num_hypotheses,
-            ranking=Ranking(options.length_penalty, options.coverage_penalty, tuple(mean_layers)),
+            ranking=Ranking(options.length_penalty, options.coverage_penalty, heads),
             rules=rules,
             begin_id=begin_id,
             end_id=end_id,
@@ -42,7 +40,7 @@ def reference_answer(
         num_hypotheses=options.num_hypotheses,
         length_penalty=options.length_penalty,
         coverage_penalty=options.coverage_penalty,
-        mean_layers=mean_layers,
+        heads=heads,
         rules=rules,
         begin_id=begin_id,
         end_id=end_id,

@@ -102,18 +102,34 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Heads:
+    """Whose alignments make one: the mean over these heads of these layers; all where none are named."""
+
+    layers: tuple[int, ...] = ()
+    heads: tuple[int, ...] = ()
+
+    def mean(self, alignments: Tensor) -> Tensor:
+        """(T_tgt, layers, heads, T_src) -> (T_tgt, T_src)."""
+        by_layer = alignments[:, list(self.layers)] if self.layers else alignments
+        return (by_layer[:, :, list(self.heads)] if self.heads else by_layer).mean((1, 2))
+
+
+ALL_HEADS = Heads()
+
+
+@dataclass(frozen=True, slots=True)
 class Ranking:
     """By what finished hypotheses are ranked.
 
     Args:
         length_penalty: the exponent of the length that a sum is divided by; 0 for none.
         coverage_penalty: the factor of the coverage.
-        mean_layers: of whose alignments the coverage is made; all, if there are none.
+        heads: of whose alignments the coverage is made.
     """
 
     length_penalty: float = 1.0
     coverage_penalty: float = 0.0
-    mean_layers: tuple[int, ...] = ()
+    heads: Heads = ALL_HEADS
 
     def ranked(
         self, model: EncoderDecoder, source: list[int], tokens: Sequence[int], total: float, reason: FinishReason, begin_id: int
@@ -122,8 +138,7 @@ class Ranking:
         score, error_factor = total / len(tokens) ** self.length_penalty, 1.0
         if self.coverage_penalty:
             alignments = teacher_forced_alignments(model, source, list(tokens), begin_id=begin_id).double()
-            chosen = alignments[:, list(self.mean_layers)] if self.mean_layers else alignments
-            received = chosen.mean((1, 2)).sum(0).clamp(min=LEAST_COVERAGE)
+            received = self.heads.mean(alignments).sum(0).clamp(min=LEAST_COVERAGE)
             score += self.coverage_penalty * float(received.clamp(max=1.0).log().sum())
             error_factor += self.coverage_penalty * float((1.0 / received[received < 1.0]).sum())
         return Hypothesis(list(tokens), score, reason, None, total, error_factor)
@@ -156,7 +171,7 @@ def beam_search(
     num_hypotheses: int = 1,
     length_penalty: float = 1.0,
     coverage_penalty: float = 0.0,
-    mean_layers: Sequence[int] = (),
+    heads: Heads = ALL_HEADS,
     rules: Rules = NO_RULES,
     with_alignments: bool = False,
     begin_id: int = BEGIN_ID,
@@ -172,13 +187,13 @@ def beam_search(
         num_hypotheses: results wanted; fewer come back only where the search had fewer.
         length_penalty: see :class:`Ranking`.
         coverage_penalty: see :class:`Ranking`.
-        mean_layers: see :class:`Ranking`.
+        heads: see :class:`Ranking`.
         rules: the options that change the scores of a step.
         with_alignments: whether to compute them, by :func:`teacher_forced_alignments`.
         begin_id: token that starts a target.
         end_id: token that ends it.
     """
-    ranking = Ranking(length_penalty, coverage_penalty, tuple(mean_layers))
+    ranking = Ranking(length_penalty, coverage_penalty, heads)
     src = torch.tensor([source], dtype=torch.int64)
     memory = model.encode(src)
     live = [_Live((), 0.0)]

@@ -17,7 +17,7 @@ from torch import Tensor
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 from tests.reference import beam_search, sampling
 from tests.reference.answer import reference_answer
-from tests.reference.beam_search import BEGIN_ID, END_ID, SearchResult
+from tests.reference.beam_search import BEGIN_ID, END_ID, Heads, SearchResult
 from tests.reference.rules import Rules
 from tests.reference.sampling import distribution, draw
 from tests.reference.test_beam_search import CHAIN, SOURCE, A, B, C, Chain, random_chain, tokens_of
@@ -213,7 +213,7 @@ def enumerate_score(tokens: list[int], options: DecodeOptions) -> float:
 @pytest.mark.parametrize(("layers", "received"), [((0,), 2.0), ((1,), 0.0), ((), 1.0), ((0, 1), 1.0)])
 def test_coverage_is_that_of_the_named_layers_and_bounded(layers: tuple[int, ...], received: float) -> None:
     options = DecodeOptions(max_tokens=9, coverage_penalty=1.0)
-    (one,) = reference_answer(Blinking(CHAIN), SOURCE, options, mean_layers=layers).hypotheses
+    (one,) = reference_answer(Blinking(CHAIN), SOURCE, options, heads=Heads(layers)).hypotheses
     first = math.log(min(max(received, 1e-9), 1.0))
     assert one.score == pytest.approx(math.log(0.5 * 0.4) / 2 + first + 2 * math.log(1e-9), abs=1e-5)
 

@@ -92,7 +92,7 @@ class StepGraph(nn.Module):
             [3 * model.config.d_decoder, 2 * model.config.d_embedding], 1
         )
         following, context, weights = model.step(token_gates, state, Source(memory, key, is_hidden))
-        deep = nn.functional.linear(following, self.deep_state) + nn.functional.linear(context, self.deep_context, None)
+        deep = nn.functional.linear(following, self.deep_state) + nn.functional.linear(context, self.deep_context)
         logits = model.project(maxout(deep + token_deep))
         attention = weights if self.is_fixed else nn.functional.pad(weights, (0, capacity - memory.shape[1]))
         return (*scores(logits, self.candidates), attention, following)
@@ -161,6 +161,17 @@ def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:
     )
 
 
+def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Puts together what a step has taken apart: see :class:`StepGraph`."""
+    d_deep = len(stored["deep_state"])
+    token_gates, of_token = stored["of_token.weight"].split([len(stored["of_token.weight"]) - d_deep, d_deep])
+    token_bias, deep_bias = stored["of_token.bias"].split([len(token_gates), d_deep])
+    deep = torch.cat([stored["deep_state"], of_token, stored["deep_context"]], 1)
+    return stored | {
+        "token_gates.weight": token_gates, "token_gates.bias": token_bias, "deep.weight": deep, "deep.bias": deep_bias,
+    }  # fmt: skip
+
+
 GRAPHS = Graphs(
     paper=manifest_pb2.Paper(
         title="Neural Machine Translation by Jointly Learning to Align and Translate",
@@ -183,6 +194,7 @@ GRAPHS = Graphs(
         "deep_context": "deep output",
         "output_layer": "output",
     },
+    restore=_restore,
     is_bounded=lambda name: name in ("memory", "state", "next_state"),
     attention=_attention,
 )

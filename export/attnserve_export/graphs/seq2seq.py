@@ -120,5 +120,8 @@ GRAPHS = Graphs(
         "readout": "output",
         "output_layer": "output",
     },
+    restore=lambda stored: (
+        stored | {"writer.0.weight_ih_l0": stored["of_token.weight"], "writer.0.bias_ih_l0": stored["of_token.bias"]}
+    ),
     is_bounded=lambda name: name.removeprefix("next_").startswith("h_"),
 )

@@ -67,6 +67,8 @@ class Graphs:
     """Module and declared state -> all variants, preferred ones first."""
     parts: Mapping[str, str]
     """Name of a module -> the part of the paper that it is; see :mod:`attnserve_export.graphs.parts`."""
+    restore: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored
+    """What the graphs hold, by name -> the module's own parameters, at least."""
     is_bounded: Callable[[str], bool] = lambda name: False
     """Whether the input or output of this name lies between -1 and 1, which makes its products cheap in int8."""
     attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the parity tests share: an engine over a bundle that the project serves, its sentences, and its PyTorch module.
+
+A test of another model than the default one parametrizes ``model_id`` (indirectly, or by a fixture of its own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.tasks.translation import TranslationTask
+from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, started_engine
+from tests.parity.torch_module import module_of_bundle
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def model_id() -> str:
+    return DEFAULT_MODEL
+
+
+@pytest.fixture(scope="module")
+def engine(model_id: str) -> EngineLoop:
+    return started_engine(load_bundle(BUNDLES[model_id], variant="fp32"))
+
+
+@pytest.fixture(scope="module")
+def all_sources(engine: EngineLoop) -> list[list[int]]:
+    task = TranslationTask(engine.bundle)
+    return [task.encode(text).tokens for text in SENTENCES]
+
+
+@pytest.fixture(scope="module")
+def model(model_id: str) -> Any:
+    return module_of_bundle(BUNDLES[model_id])

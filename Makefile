@@ -59,13 +59,20 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
 
+# Two at a time, file by file, but for those that load or measure the machine. With ARGS one after the other, as they say.
+MEASURING := e2e or chaos or perf
+define run-tests
+	@$(if $(ARGS),$(PY) -m pytest $(1) $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(2) \
+		&& $(PY) -m pytest $(3))
+endef
+
 .PHONY: test
 test: $(DEV) ## Run the tests, except the long ones
-	@$(PY) -m pytest -m "not long" $(ARGS)
+	$(call run-tests,-m "not long",-m "not long and not ($(MEASURING))",-m "not long and ($(MEASURING))")
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	@$(PY) -m pytest $(ARGS)
+	$(call run-tests,,-m "not ($(MEASURING))",-m "$(MEASURING)")
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity

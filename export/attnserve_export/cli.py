@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -25,6 +24,9 @@ def train(
     runs: RunsOption = Path(".train"),
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     epochs: Annotated[int | None, typer.Option(help="Stop after so many epochs (default: the recipe's).")] = None,
+    taught: Annotated[
+        Path | None, typer.Option(help="The teacher's translations of the training sources, .gz or plain, if the recipe has one.")
+    ] = None,
 ) -> None:
     """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
     keep_freed_memory()
@@ -35,7 +37,7 @@ def train(
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
     try:
         recipe = load_recipe(config)
-        Trainer(recipe, data, runs / recipe.model_id, device).run(epochs)
+        Trainer(recipe, data, runs / recipe.model_id, device, taught).run(epochs)
     except (RecipeError, FileNotFoundError) as error:
         raise typer.Exit(_complain(error)) from error
 
@@ -62,7 +64,7 @@ def export(
     folder = models / model_id / version
     try:
         if record is not None:
-            typer.echo(record_evaluation(folder, json.loads(record.read_text(encoding="utf-8"))))
+            typer.echo(record_evaluation(folder, record.read_bytes()))
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:

@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.recipe import Recipe
 
 
-def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[str, Any]) -> str:
-    """Markdown from the manifest, the recipe and the training run's summary."""
+def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
+    """Markdown from the manifest, the recipe and the training run's summary; ``pictures`` are those of the whole repository."""
     parity, limits = manifest.parity, manifest.limits
     worst = max((case.max_abs_difference for case in parity.cases), default=0.0)
-    paper = manifest.paper
+    paper, has_lengths = manifest.paper, any(each.part for each in manifest.quality)
     lines = [
         f"# {manifest.model_id}, version {manifest.version}",
         "",
@@ -33,13 +34,16 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         f"(greedy BLEU, lower case, by number of epochs averaged: {summary['val_bleu_lc_by_average']}).",
         f"Last epoch: training loss {summary['last_epoch']['train_nll']}, validation loss {summary['last_epoch']['val_nll']} "
         "(nats a piece, without label smoothing).",
+        *([summary["note"]] if "note" in summary else []),
         "",
         "## Quality",
         "",
         *_quality([each for each in manifest.quality if not each.part]),
         "",
         *_lengths([each for each in manifest.quality if each.part]),
+        *_picture("bleu-by-length.png", "BLEU by source length, all translation models", pictures if has_lengths else set()),
         *_alignment(summary),
+        *_picture("alignments.png", "Alignments of two models, side by side", pictures if "alignment" in summary else set()),
         "## Parity with PyTorch",
         "",
         f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
@@ -82,9 +86,11 @@ def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
             for (variant, dataset, command), values in rows.items()
         ),
         "",
-        "![BLEU by source length, all translation models](../../bleu-by-length.png)",
-        "",
     ]
+
+
+def _picture(name: str, text: str, pictures: Set[str]) -> list[str]:
+    return [f"![{text}](../../{name})", ""] if name in pictures else []
 
 
 def _alignment(summary: dict[str, Any]) -> list[str]:
@@ -107,8 +113,6 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
         *(f"| {index} | {' | '.join(f'{each:.1%}' for each in (*row, mean))} |" for index, (row, mean) in enumerate(rows)),
         "",
         f"Mean of all: {found['agreement_of_mean']:.1%}.",
-        "",
-        "![Alignments of both, side by side](../../alignments.png)",
         "",
     ]
 

@@ -5,7 +5,7 @@ The reference is the PyTorch module with the stored weights, run the slow way: t
 run by ONNX Runtime in the plainest way that its manifest allows (all state through the host, one static batch).
 
 The fp32 variant must be the module up to rounding. A variant of lower precision cannot be: it is judged by the quality that is
-measured through the server (:func:`attnserve_export.bundles.record_quality`). What is checked of it here is that it is sound: that
+measured through the server (:func:`attnserve_export.recording.record`). What is checked of it here is that it is sound: that
 its next token's distribution is close to the module's.
 """
 

@@ -59,11 +59,22 @@ class Schedule(Section, frozen=True):
 
 
 class Annealing(Section, frozen=True):
-    """The last epochs: the learning rate goes down to 0 in a straight line, and there is less dropout."""
+    """The last epochs: learning rate and dropout go down to 0 in a straight line, the latter from epoch to epoch."""
 
     first_epoch: int
     """Counted from 1."""
     dropout: float
+    """Of the first of them."""
+
+
+class Distillation(Section, frozen=True):
+    """Sequence-level knowledge distillation (Kim & Rush 2016): a share of the targets are what a teacher makes of the sources."""
+
+    teacher: str
+    """Model id."""
+    first_epoch: int
+    """Counted from 1."""
+    share: float
 
 
 class Recipe(Section, frozen=True):
@@ -78,6 +89,16 @@ class Recipe(Section, frozen=True):
     optimizer: Optimizer
     schedule: Schedule
     annealing: Annealing | None = None
+    distillation: Distillation | None = None
+
+    def __post_init__(self) -> None:
+        annealing = self.annealing
+        if annealing is not None and not 1 <= annealing.first_epoch <= self.schedule.epochs:
+            raise ValueError(f"annealing.first_epoch must be from 1 to the {self.schedule.epochs} epochs of the schedule")
+        if annealing is not None and not 0 <= annealing.dropout < 1:
+            raise ValueError("annealing.dropout must be at least 0 and below 1")
+        if self.distillation is not None and not 0 < self.distillation.share <= 1:
+            raise ValueError("distillation.share must be above 0 and at most 1")
 
 
 def load_recipe(name_or_path: str) -> Recipe:

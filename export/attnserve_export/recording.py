@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_manifest
@@ -20,32 +21,110 @@ ALIGNMENT = "alignment"
 """Where the summary of a training keeps which layers and heads align best."""
 
 
-def record(folder: Path, evaluation: dict[str, Any]) -> Path:
+class _Evaluation(msgspec.Struct, frozen=True, tag_field="evaluation", forbid_unknown_fields=True):
+    """What every evaluation says."""
+
+    split: str | None
+    limit: int | None
+
+    def check(self) -> None:
+        """Refuses what is not of a whole split."""
+        if self.split is None or self.limit is not None:
+            raise ExportError("only what is measured with --data, and over a whole split, is recorded")
+
+
+class _Translation(_Evaluation, frozen=True, tag="translation"):
+    """Of `attnserve evaluate translation`; another decode option than these is unknown here, and refused."""
+
+    model: str
+    variant: str
+    beam_size: int | None
+    length_penalty: float | None
+    bleu: float
+    bleu_lc: float
+    chrf: float
+    signature: str
+    seconds: float
+    tokens: int
+    sentences: int
+
+
+class _ScoresByLength(msgspec.Struct, frozen=True):
+    """One model's scores, one of each group of lengths."""
+
+    model: str
+    variant: str
+    bleu_lc: float
+    by_length: list[float]
+
+
+class _Lengths(_Evaluation, frozen=True, tag="lengths"):
+    """Of `attnserve evaluate lengths`."""
+
+    beam_size: int
+    bins: int
+    sentences: int
+    words: list[str]
+    counts: list[int]
+    models: list[_ScoresByLength]
+
+
+class Best(msgspec.Struct, frozen=True):
+    """The layers and heads that align best; an empty list stands for all."""
+
+    layers: list[int]
+    heads: list[int]
+    agreement: float
+
+
+class _Alignment(_Evaluation, frozen=True, tag="alignment"):
+    """Of `attnserve evaluate alignment`."""
+
+    model: str
+    variant: str
+    against: str
+    against_variant: str
+    sentences: int
+    words: int
+    agreement: list[list[float]]
+    agreement_of_layer_means: list[float]
+    agreement_of_mean: float
+    best: Best
+
+
+def record(folder: Path, text: bytes) -> Path:
     """Writes an evaluation into a bundle.
 
     Args:
         folder: the bundle's.
-        evaluation: the JSON object that `attnserve evaluate translation`, `lengths` or `alignment` printed, of a split of the data.
+        text: the JSON object that `attnserve evaluate translation`, `lengths` or `alignment` printed.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        ExportError: the evaluation is of another model, of other data or another decoding than a bundle reports, or a variant of
-            lower precision loses too much against fp32; nothing is written then.
+        ExportError: it is none, or of another model or variant, of a part of the data or another decoding than a bundle reports; or
+            a variant of lower precision loses too much against fp32. Nothing is written then.
     """
+    try:
+        evaluation = msgspec.json.decode(text, type=_Translation | _Lengths | _Alignment)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ExportError(f"this is no evaluation that is recorded: {error}") from error
+    evaluation.check()
     manifest = read_manifest(folder)
     recipe, summary = read_training(folder)
-    record_kind: Callable[..., None] = (
-        _record_lengths if "counts" in evaluation else _record_alignment if "agreement" in evaluation else _record_translation
-    )
-    record_kind(manifest, summary, evaluation, recipe.data.set)
+    if isinstance(evaluation, _Translation):
+        _record_translation(manifest, evaluation, recipe.data.set)
+    elif isinstance(evaluation, _Lengths):
+        _record_lengths(manifest, evaluation, recipe.data.set)
+    else:
+        _record_alignment(manifest, summary, evaluation)
     order = [each.name for each in manifest.variants]
     figures = sorted(manifest.quality, key=lambda each: (each.command, order.index(each.variant)))  # else as they were measured
-    del manifest.quality[:]
-    manifest.quality.extend(figures)
+    _replace(manifest, figures)
     (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest, recipe, summary), encoding="utf-8")
+    pictures = frozenset(path.name for path in folder.parent.parent.glob("*.png"))
+    (folder / "MODEL_CARD.md").write_text(model_card(manifest, recipe, summary, pictures), encoding="utf-8")
     write_manifest(folder, manifest)
     return folder
 
@@ -58,50 +137,53 @@ def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -
         manifest.attention.mean_heads[:] = best["heads"]
 
 
-def _record_translation(manifest: manifest_pb2.Manifest, _: dict[str, Any], evaluation: dict[str, Any], data: str) -> None:
-    if not evaluation["split"] or evaluation["length_penalty"] is not None:
-        raise ExportError("only what is measured with --data, and with the default length penalty, is recorded")
-    _check_model(manifest, evaluation["model"])
-    split = evaluation["split"]
-    command = _command("translation", f"--model {manifest.model_id}", split, f"--beam-size {evaluation['beam_size'] or 1}")
-    found = {metric: evaluation[metric] for metric in ("bleu", "bleu_lc", "chrf")}
-    kept = _others(manifest, command, evaluation["variant"])
-    common = {"dataset": f"{data} {split}", "command": command, "variant": evaluation["variant"]}
-    kept += [manifest_pb2.Quality(metric=metric, value=round(value, 2), **common) for metric, value in found.items()]
+def _record_translation(manifest: manifest_pb2.Manifest, evaluation: _Translation, data: str) -> None:
+    if evaluation.length_penalty is not None:
+        raise ExportError("only what is measured with the default length penalty is recorded")
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    options = f"--beam-size {evaluation.beam_size or 1}"
+    command = _command("translation", f"--model {manifest.model_id}", evaluation.split, options)
+    kept = _others(manifest, command, evaluation.variant)
+    common = {"dataset": f"{data} {evaluation.split}", "command": command, "variant": evaluation.variant}
+    for metric in ("bleu", "bleu_lc", "chrf"):
+        kept.append(manifest_pb2.Quality(metric=metric, value=round(getattr(evaluation, metric), 2), **common))
     _refuse_loss(kept)
     _replace(manifest, kept)
 
 
-def _record_lengths(manifest: manifest_pb2.Manifest, _: dict[str, Any], evaluation: dict[str, Any], data: str) -> None:
-    found = next((each for each in evaluation["models"] if each["model"] == manifest.model_id), None)
+def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: _Lengths, data: str) -> None:
+    found = next((each for each in evaluation.models if each.model == manifest.model_id), None)
     if found is None:
         raise ExportError(f"the evaluation is not of {manifest.model_id}")
-    split, beam_size = evaluation["split"], evaluation["beam_size"]
-    command = _command("lengths", "", split, f"--beam-size {beam_size}")
-    kept = _others(manifest, command, found["variant"])
-    common = {"metric": "bleu_lc", "dataset": f"{data} {split}", "command": command, "variant": found["variant"]}
-    for words, value in zip(evaluation["words"], found["by_length"], strict=True):
+    _check_model(manifest, found.model, found.variant)
+    command = _command("lengths", "", evaluation.split, f"--beam-size {evaluation.beam_size} --bins {evaluation.bins}")
+    kept = [each for each in _others(manifest, command, found.variant) if not each.part or each.variant != found.variant]
+    common = {"metric": "bleu_lc", "dataset": f"{data} {evaluation.split}", "command": command, "variant": found.variant}
+    for words, value in zip(evaluation.words, found.by_length, strict=True):
         kept.append(manifest_pb2.Quality(value=value, part=f"sources of {words} words", **common))
     _replace(manifest, kept)
 
 
-def _record_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: dict[str, Any], _: str) -> None:
-    _check_model(manifest, evaluation["model"])
-    summary[ALIGNMENT] = {
-        **evaluation,
-        "command": _command("alignment", f"--model {manifest.model_id} --against {evaluation['against']}", evaluation["split"], ""),
-    }
+def _record_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: _Alignment) -> None:
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    size = manifest.attention.num_layers, manifest.attention.num_heads
+    if (len(evaluation.agreement), len(evaluation.agreement[0])) != size:
+        raise ExportError(f"the evaluation is not of {size[0]} layers of {size[1]} heads")
+    models = f"--model {manifest.model_id} --against {evaluation.against}"
+    summary[ALIGNMENT] = {**msgspec.to_builtins(evaluation), "command": _command("alignment", models, evaluation.split, "")}
     choose_alignment(manifest, summary)
 
 
-def _command(name: str, models: str, split: str, options: str) -> str:
+def _command(name: str, models: str, split: str | None, options: str) -> str:
     parts = [f"attnserve evaluate {name} --data DIR", models, f"--split {split}", options]
     return " ".join(part for part in parts if part)
 
 
-def _check_model(manifest: manifest_pb2.Manifest, model: str) -> None:
+def _check_model(manifest: manifest_pb2.Manifest, model: str, variant: str) -> None:
     if model != manifest.model_id:
         raise ExportError(f"the evaluation is of {model}, not of {manifest.model_id}")
+    if variant not in {each.name for each in manifest.variants}:
+        raise ExportError(f"{model} has no variant {variant}")
 
 
 def _others(manifest: manifest_pb2.Manifest, command: str, variant: str) -> list[manifest_pb2.Quality]:

@@ -87,7 +87,10 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 
 
 class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model that a request without a model id gets, by task; empty for what the model repository says, or its only one."""
+    """The model that a request without a model id gets, by task.
+
+    Empty for what the model repository's ``defaults.toml`` says, or else the first one by name.
+    """
 
     translation: str = ""
 

@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import ctranslate2
+import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
@@ -319,8 +320,7 @@ def test_coverage_of_one_layer(
     options = DecodeOptions(4, 4, length_penalty=length_penalty, coverage_penalty=0.3)
     theirs = other.ask(sources, options, max_batch_size=1)
     served = ask(engine, sources, [options] * len(sources))
-    monkeypatch.setattr(engine._batch, "_mean_layers", layers)
-    monkeypatch.setattr(engine._batch, "_mean_heads", list(range(model.config.num_heads)))
+    monkeypatch.setattr(engine._batch, "_mean_of", np.ix_(layers, range(model.config.num_heads)))
     num_near_ties = num_other = 0
     for index, our in enumerate(ask(engine, sources, [options] * len(sources))):
         num_other += tokens_of(our) != tokens_of(served[index])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The int8 variant against fp32, side by side: a step at several numbers of rows, and the encoder.
+"""The int8 variant of every bundle against fp32, side by side: a step at several numbers of rows, and the encoder.
 
 `make test ARGS="tests/perf/test_int8.py -s"` shows the ratios. The bound is loose: it is for any machine, under any load.
 """
@@ -15,7 +15,7 @@ import pytest
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.execution.runner import IterativeRunner, StepInputs
-from tests.parity.driving import DEFAULT_BUNDLE
+from tests.parity.driving import BUNDLES
 
 VARIANTS = ("fp32", "int8")
 SLOTS, ROUNDS = 32, 40
@@ -23,9 +23,9 @@ POSITION, SOURCE = 12, 15  # in the middle of a sentence of usual length
 LEAST = 0.95
 
 
-@pytest.fixture(scope="module")
-def runners() -> dict[str, IterativeRunner]:
-    made = {name: make_runner(load_bundle(DEFAULT_BUNDLE, variant=name), SLOTS) for name in VARIANTS}
+@pytest.fixture(scope="module", params=BUNDLES)
+def runners(request: pytest.FixtureRequest) -> dict[str, IterativeRunner]:
+    made = {name: make_runner(load_bundle(BUNDLES[request.param], variant=name), SLOTS) for name in VARIANTS}
     for runner in made.values():
         runner.start()
     return made
@@ -58,11 +58,13 @@ def ratio(name: str, calls: dict[str, Callable[[], object]], repetitions: int) -
 def test_a_step_is_faster(runners: dict[str, IterativeRunner], rows: int, group: int) -> None:
     inputs = step_inputs(rows, group)
     calls = {name: (lambda runner=runner: runner.step(inputs)) for name, runner in runners.items()}
-    assert ratio(f"step of {rows} rows, {group} a request", calls, max(2, 40 // rows)) > LEAST
+    model = runners["int8"].bundle.manifest.model_id
+    assert ratio(f"{model}, step of {rows} rows, {group} a request", calls, max(2, 40 // rows)) > LEAST
 
 
 @pytest.mark.parametrize("count", [1, 8])
 def test_encoding_is_faster(runners: dict[str, IterativeRunner], count: int) -> None:
     sources = [[100 + i for i in range(SOURCE)]] * count
     calls = {name: (lambda runner=runner: runner.encode(sources)) for name, runner in runners.items()}
-    assert ratio(f"encoding {count} sources of {SOURCE} pieces", calls, 5) > LEAST
+    model = runners["int8"].bundle.manifest.model_id
+    assert ratio(f"{model}, encoding {count} sources of {SOURCE} pieces", calls, 5) > LEAST

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from attnserve_client.attention_plot import INK, Panel
 
 _COLORS = ("#e4572e", "#2a9d8f", "#4a6fd4", "#8d5fd3", "#b08900")
 _GAP_IN = 0.3
+FORMATS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
+"""Endings of files that can be drawn into."""
 PAGE_DPI = 90
 
 
@@ -47,7 +50,7 @@ def save_length_curves(
     FigureCanvasAgg(figure)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[5, 1])
     places = range(len(labels))
-    for curve, color in zip(curves, _COLORS, strict=False):
+    for curve, color in zip(curves, itertools.cycle(_COLORS), strict=False):
         upper.plot(places, curve.scores, marker="o", color=color, linewidth=2, label=curve.name)
     upper.set_ylabel(metric, color=INK)
     upper.set_ylim(bottom=0)

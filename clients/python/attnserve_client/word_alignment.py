@@ -40,11 +40,11 @@ def shares(words: Sequence[Word], pieces: Sequence[Piece]) -> NDArray[np.float64
     return table
 
 
-def common_words(one: str, other: str) -> list[Word]:
-    """Returns the words that two texts begin with alike."""
-    length = len(os.path.commonprefix([one, other]))
-    of_other = set(words_of(other))
-    return [word for word in words_of(one) if word.end <= length and word in of_other]
+def common_words(*texts: str) -> list[Word]:
+    """Returns the words that texts begin with alike."""
+    length = len(os.path.commonprefix(texts))
+    common = set.intersection(*(set(words_of(text)) for text in texts))
+    return sorted((word for word in common if word.end <= length), key=lambda word: word.begin)
 
 
 def with_means(weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-from attnserve_export.graphs.int8_functions import DOMAIN, function
+from attnserve_export.graphs.int8_functions import DOMAIN, TINY, function
 from attnserve_export.graphs.parts import part_of
 
 WEIGHT_LEVELS = 64
@@ -108,6 +108,7 @@ class _Index:
     def __init__(self, graph: onnx.GraphProto, is_bounded: Callable[[str], bool]) -> None:
         self._bounded = {value.name for value in (*graph.input, *graph.output) if is_bounded(value.name)}
         self.shapes = {each.name: tuple(each.dims) for each in graph.initializer}
+        self.values = {each.name: numpy_helper.to_array(each).tolist() for each in graph.initializer if each.dims == [1]}
         self.outputs = {value.name for value in graph.output}
         self.producers = {name: node for node in graph.node for name in node.output}
         self.readers: dict[str, list[NodeProto]] = {}
@@ -146,7 +147,8 @@ class _Index:
         if name in self._bounded or node is None:
             return name in self._bounded
         if node.op_type in _BOUNDED:
-            return node.output[:].index(name) in _BOUNDED[node.op_type]
+            is_usual = "activations" not in _attributes(node) and not (node.op_type == "GRU" and any(node.input[5:]))
+            return is_usual and node.output[:].index(name) in _BOUNDED[node.op_type]
         if node.op_type in _MOVING:
             return all(self.is_bounded(each) for each in node.input[: len(node.input) if node.op_type == "Concat" else 1])
         if node.op_type == "Mul":
@@ -154,10 +156,11 @@ class _Index:
         return node.op_type == "MatMul" and self._is_distribution(node.input[0]) and self.is_bounded(node.input[1])
 
     def _is_distribution(self, name: str) -> bool:
+        """Whether the last axis is that of a softmax; one may have been put before it."""
         node = self.producers.get(name)
-        while node is not None and node.op_type in ("Unsqueeze", "Reshape"):
+        if node is not None and node.op_type == "Unsqueeze" and self.values.get(node.input[1]) in ([0], [1], [-2]):
             node = self.producers.get(node.input[0])
-        return node is not None and node.op_type == "Softmax"
+        return node is not None and node.op_type == "Softmax" and _attributes(node).get("axis", -1) == -1
 
     def _takes_rows(self, node: NodeProto) -> bool:
         """Whether a node is x[:, i]: it takes whole rows of (row, 1, width)."""
@@ -170,10 +173,19 @@ class _Index:
             for node in self.readers.get(name, [])
         )
 
+    def _is_constant(self, name: str) -> bool:
+        """Whether a value does not depend on any input: ONNX Runtime computes it when it loads the graph, so it costs nothing."""
+        if name in self.shapes or not name:
+            return True
+        node = self.producers.get(name)
+        return node is not None and all(self._is_constant(each) for each in node.input)
+
     def _product(self, node: NodeProto) -> _Product | None:
         attributes = _attributes(node)
         is_plain = not attributes.get("transA", 0) and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
         if node.op_type not in ("MatMul", "Gemm") or not is_plain or len(self.shapes.get(node.input[1], ())) != 2:
+            return None
+        if self._is_constant(node.input[0]):
             return None
         is_transposed = bool(attributes.get("transB", 0))
         shape = self.shapes[node.input[1]]
@@ -200,7 +212,7 @@ class _Writer:
         self.constants: dict[str, onnx.TensorProto] = {}
         self._part = ""
         self._bare: dict[int, NodeProto] = {}
-        self._rows: dict[str, list[str]] = {}
+        self._rows: dict[tuple[str, str], list[str]] = {}
         self._num_values = 0
 
     def take(self) -> list[NodeProto]:
@@ -238,9 +250,7 @@ class _Writer:
             self._bare[id(norm)].input.append(self._constant("ones", np.ones(product.num_rows, np.float32)))
         shift = norm.input[2] if len(norm.input) > 2 else self._constant("zeros", np.zeros(product.num_rows, np.float32))
         weight, bias = self._call("Folded", self._matrix(product), product.bias or self._scalar(0.0), norm.input[1], shift)
-        if row.name not in self._rows:
-            self._rows[row.name] = self._node("QuantizeLinear", row.name, row.level, row.zero)
-        row.name = self._rows[row.name][0]
+        row.name = self._once("norm", row.name, lambda: self._node("QuantizeLinear", row.name, row.level, row.zero))[0]
         following = self.index.behind_relu(product)
         if following is None:
             self._multiply(row, self._quantized(weight), bias, product.output)
@@ -262,22 +272,32 @@ class _Writer:
 
     def _write_bounded(self, product: _Product) -> None:
         row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
-        if row.name not in self._rows:
-            self._rows[row.name] = self._node("QuantizeLinear", row.name, row.level, row.zero)
-        row.name = self._rows[row.name][0]
+        row.name = self._once("bounded", row.name, lambda: self._node("QuantizeLinear", row.name, row.level, row.zero))[0]
         self._multiply(row, self._quantized(self._matrix(product)), product.bias, product.output)
 
     def _write_by_largest(self, product: _Product) -> None:
         row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
-        if row.name not in self._rows:
-            self._rows[row.name] = self._call("RowScaled", row.name, row.level, row.zero)
-        row.name, largest = self._rows[row.name]
+        row.name, largest = self._once("largest", row.name, lambda: self._scaled(row))
         parts = self._multiply(row, self._quantized(self._matrix(product)))
         if product.bias:
             (scaled,) = self._node("Mul", parts, largest)
             self._node("Add", scaled, product.bias, output=product.output)
         else:
             self._node("Mul", parts, largest, output=product.output)
+
+    def _scaled(self, row: _Row) -> list[str]:
+        """Each row in parts of its own largest absolute value, and that value."""
+        (magnitude,) = self._node("Abs", row.name)
+        (most,) = self._node("ReduceMax", magnitude, self._constant("last", np.array([-1])))
+        (largest,) = self._node("Max", most, self._scalar(TINY))
+        (part,) = self._node("Div", row.name, largest)
+        return [*self._node("QuantizeLinear", part, row.level, row.zero), largest]
+
+    def _once(self, form: str, name: str, write: Callable[[], list[str]]) -> list[str]:
+        """What a value becomes in a form, written when it is first asked for."""
+        if (form, name) not in self._rows:
+            self._rows[form, name] = write()
+        return self._rows[form, name]
 
     def _drop(self, product: _Product) -> None:
         self.dropped.add(id(product.node))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the int8 rewrite puts into graphs, as ONNX functions: a graph calls them by name, ONNX Runtime inlines them at load.
 
-All but ``RowScaled`` take weights alone, so that their nodes are folded away at load.
+They take weights alone, so that their nodes are folded away at load.
 """
 
 from __future__ import annotations
@@ -45,14 +45,6 @@ _TEXTS = {
     "Rescaled": """(weight, reach) => (rescaled) {
         column = Unsqueeze (reach, last)
         rescaled = Mul (weight, column)
-    }""",
-    # Each row in parts of its own largest absolute value. The one function of what is not constant.
-    "RowScaled": """(x, level, zero_point) => (row, largest) {
-        magnitude = Abs (x)
-        most = ReduceMax <keepdims = 1> (magnitude, last)
-        largest = Max (most, tiny)
-        part = Div (x, largest)
-        row = QuantizeLinear (part, level, zero_point)
     }""",
 }
 _CONSTANTS = {

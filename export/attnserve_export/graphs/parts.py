@@ -2,7 +2,8 @@
 """Names the nodes of a graph by the part of the paper that they belong to, so that a profile can say where a step's time goes.
 
 A node is called "<part>/<operator>_<number>". Which part a module is, the architecture says: of what was traced in it, and of what
-reads its weights. What stands between modules belongs to the part that it was computed from, or else to the one that reads it.
+reads its weights. What stands between modules belongs to the part of the latest node that it was computed from, or else to that of
+what reads it.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelPr
     nodes = list(model.graph.node)
     weights = {each.name for each in model.graph.initializer}
     found = [_own_part(node, parts, weights) for node in nodes]
-    of_value: dict[str, str] = {}
+    of_value: dict[str, tuple[int, str]] = {}
     for index, node in enumerate(nodes):
         made_from = [of_value[name] for name in node.input if name in of_value]
-        found[index] = found[index] or (made_from[-1] if made_from else "")
+        found[index] = found[index] or max(made_from, default=(0, ""))[1]
         if found[index]:
-            of_value |= dict.fromkeys(node.output, found[index])
+            of_value |= dict.fromkeys(node.output, (index, found[index]))
     read_by: dict[str, str] = {}
     for index in reversed(range(len(nodes))):
         readers = [read_by[name] for name in nodes[index].output if name in read_by]

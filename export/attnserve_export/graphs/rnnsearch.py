@@ -183,7 +183,7 @@ GRAPHS = Graphs(
     variants=rnnsearch_variants,
     parts={
         "embedding": "embedding",
-        "GRU": "reader",
+        "GRU": "encoder",
         "align_memory": "alignment",
         "align_state": "alignment",
         "initial": "recurrence",

@@ -114,9 +114,9 @@ GRAPHS = Graphs(
     parts={
         "embedding": "embedding",
         "of_token": "embedding",
-        "LSTM": "reader",
-        "GRU": "reader",
-        "writer": "writer",
+        "LSTM": "encoder",
+        "GRU": "encoder",
+        "writer": "decoder",
         "readout": "output",
         "output_layer": "output",
     },

@@ -22,6 +22,11 @@ class PooledDropout(nn.Module):
         super().__init__()
         self.p = p
 
+    @classmethod
+    def forget_pools(cls) -> None:
+        """Frees the masks of all rates; each is drawn again, the same, when it is needed."""
+        cls._pools.clear()
+
     def forward(self, x: Tensor) -> Tensor:
         """Same shape as ``x``; the identity in evaluation."""
         if not self.training or self.p == 0:

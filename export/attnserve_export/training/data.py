@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gzip
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,9 +75,10 @@ class PairBatches:
         max_pieces: a sampled segmentation that is longer gives way to the best one.
         sampling: alpha of SentencePiece's sampling, and the share of sentences that are sampled.
         seed: of order and sampling.
+        taught: a teacher's translations of the sources; empty for none.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         pairs: list[tuple[str, str]],
         tokenizer: sentencepiece.SentencePieceProcessor,
@@ -86,17 +87,23 @@ class PairBatches:
         max_pieces: int,
         sampling: tuple[float, float] = (0.0, 0.0),
         seed: int = 0,
+        taught: Sequence[str] = (),
     ) -> None:
         self._pairs, self._tokenizer, self._seed = pairs, tokenizer, seed
         self._batch_tokens, self._max_pieces = batch_tokens, max_pieces
         self._alpha, self._share = sampling
-        self._best = [tuple(tokenizer.encode(side) for side in pair) for pair in pairs]
+        self._best = [self._encoded(pair) for pair in pairs]
+        self._taught = [(source, target) for (source, _), target in zip(pairs, taught, strict=bool(taught))]
+        self._best_taught = [self._encoded(pair) for pair in self._taught]
 
-    def epoch(self, number: int) -> list[Batch]:
-        """All batches of epoch ``number``, shuffled."""
+    def _encoded(self, pair: tuple[str, str]) -> tuple[list[int], list[int]]:
+        return self._tokenizer.encode(pair[0]), self._tokenizer.encode(pair[1])
+
+    def epoch(self, number: int, taught_share: float = 0.0) -> list[Batch]:
+        """All batches of epoch ``number``, shuffled; a share of the targets are the teacher's, others in each epoch."""
         rng = random.Random(f"{self._seed}/{number}")
         sentencepiece.set_random_generator_seed(rng.randrange(1 << 31))
-        encoded = [self._segment(index, rng) for index in range(len(self._pairs))]
+        encoded = [self._segment(index, rng, taught_share) for index in range(len(self._pairs))]
         encoded.sort(key=lambda pair: (len(pair[1]), len(pair[0]), rng.random()))
         batches = [collate(group) for group in self._groups(encoded)]
         rng.shuffle(batches)
@@ -106,13 +113,13 @@ class PairBatches:
         """The best segmentations, shortest first, unshuffled: for scoring a loss."""
         yield from (collate(group) for group in self._groups(sorted(self._best, key=lambda pair: len(pair[1]))))
 
-    def _segment(self, index: int, rng: random.Random) -> tuple[list[int], list[int]]:
-        best = self._best[index]
+    def _segment(self, index: int, rng: random.Random, taught_share: float) -> tuple[list[int], list[int]]:
+        is_taught = taught_share > 0 and rng.random() < taught_share
+        pairs, bests = (self._taught, self._best_taught) if is_taught else (self._pairs, self._best)
+        best = bests[index]
         if self._alpha == 0 or rng.random() >= self._share:
             return best
-        src, tgt = (
-            self._tokenizer.encode(side, enable_sampling=True, alpha=self._alpha, nbest_size=-1) for side in self._pairs[index]
-        )
+        src, tgt = (self._tokenizer.encode(side, enable_sampling=True, alpha=self._alpha, nbest_size=-1) for side in pairs[index])
         return (src, tgt) if max(len(src), len(tgt)) <= self._max_pieces else best
 
     def _groups(self, encoded: list[tuple[list[int], list[int]]]) -> Iterator[list[tuple[list[int], list[int]]]]:

@@ -24,9 +24,9 @@ from torch import nn
 
 from attnserve_export.layers.dropout import PooledDropout
 from attnserve_export.models.interface import TranslationModel
-from attnserve_export.recipe import Recipe
+from attnserve_export.recipe import Recipe, RecipeError
 from attnserve_export.registry import build_model
-from attnserve_export.training.data import PairBatches, read_pairs, train_tokenizer
+from attnserve_export.training.data import PairBatches, read_lines, read_pairs, train_tokenizer
 from attnserve_export.training.decode import greedy_translations
 from attnserve_export.training.loss import SmoothedCrossEntropy
 
@@ -34,16 +34,22 @@ from attnserve_export.training.loss import SmoothedCrossEntropy
 class Trainer:
     """Runs a recipe in ``folder``; :meth:`run` may be called again after a kill."""
 
-    def __init__(self, recipe: Recipe, data_root: Path, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, recipe: Recipe, data_root: Path, folder: Path, device: str = "cpu", taught: Path | None = None) -> None:
         self.recipe, self.folder, self.device = recipe, folder, torch.device(device)
-        self._data_root = data_root
+        self._data_root, self._taught = data_root, taught
         self._console = Console(stderr=True)
         self.update = 0
 
     def run(self, epochs: int | None = None) -> dict[str, Any]:
-        """Trains up to ``epochs`` (default: the recipe's), then selects on val. Returns the summary that it also writes."""
-        self._prepare()
+        """Trains up to ``epochs`` (default: the recipe's), then selects on val. Returns the summary that it also writes.
+
+        Raises:
+            RecipeError: more epochs than the recipe has, and it ends with annealing.
+        """
         last = epochs or self.recipe.schedule.epochs
+        if self.recipe.annealing is not None and last > self.recipe.schedule.epochs:
+            raise RecipeError(f"the recipe's annealing ends with epoch {self.recipe.schedule.epochs}: there is none after it")
+        self._prepare()
         for epoch in range(self.epoch, last):
             self._run_epoch(epoch, last)
         return self.select()
@@ -56,6 +62,7 @@ class Trainer:
         recipe, languages = self.recipe, (self.recipe.data.source_language, self.recipe.data.target_language)
         (self.folder / "epochs").mkdir(parents=True, exist_ok=True)
         train = read_pairs(self._data_root, "train", *languages)
+        taught = self._read_taught(len(train))
         self.val = read_pairs(self._data_root, "val", *languages)
         model_file = self.folder / "tokenizer.model"
         if not model_file.exists():
@@ -67,6 +74,7 @@ class Trainer:
             self.tokenizer,
             sampling=(recipe.tokenizer.sampling_alpha, recipe.tokenizer.sampled_share),
             seed=recipe.seed,
+            taught=taught,
             **limits,
         )
         self.val_batches = PairBatches(self.val, self.tokenizer, **limits)
@@ -85,12 +93,35 @@ class Trainer:
         if (self.folder / "checkpoint.pt").exists():
             self._resume()
 
+    def _read_taught(self, num_pairs: int) -> list[str]:
+        """The teacher's translations, where the recipe wants some.
+
+        Raises:
+            RecipeError: they were not given, are not as many as the training pairs, or are given though nobody wants them.
+        """
+        distillation = self.recipe.distillation
+        if distillation is None or self._taught is None:
+            if distillation is not None:
+                raise RecipeError(
+                    f"the recipe learns from {distillation.teacher}: give its translations of the training sources, line by line, "
+                    f"with --taught (attnserve translate --model {distillation.teacher} --beam-size 2 < SOURCES > FILE)"
+                )
+            if self._taught is not None:
+                raise RecipeError("the recipe has no teacher: --taught is not read")
+            return []
+        lines = read_lines(self._taught)
+        if len(lines) != num_pairs:
+            raise RecipeError(f"{self._taught} has {len(lines)} lines, the training split {num_pairs}")
+        return lines
+
     def _run_epoch(self, epoch: int, last: int) -> None:
-        batches = self.train_batches.epoch(epoch)
+        distillation = self.recipe.distillation
+        is_taught = distillation is not None and epoch + 1 >= distillation.first_epoch
+        batches = self.train_batches.epoch(epoch, distillation.share if distillation is not None and is_taught else 0.0)
         annealing = self.recipe.annealing
         is_annealed = annealing is not None and epoch + 1 >= annealing.first_epoch
         if annealing is not None and is_annealed:
-            set_dropout(self.model, annealing.dropout)
+            set_dropout(self.model, annealing.dropout * self._annealed_share(epoch))
         self.model.train()
         started = saved = time.monotonic()
         columns = (
@@ -133,13 +164,17 @@ class Trainer:
         progress = update / options.warmup_updates
         return options.peak_learning_rate * min(progress, 1 / math.sqrt(progress))
 
-    def _annealed_rate(self, epochs: float) -> float:
-        """The learning rate after so many epochs: from that of the first annealed update in a straight line to 0."""
+    def _annealed_share(self, epochs: float) -> float:
+        """What is left after so many epochs: from 1 before the first annealed update in a straight line to 0."""
         assert self.recipe.annealing is not None
         first, last = self.recipe.annealing.first_epoch - 1, self.recipe.schedule.epochs
+        return max(0.0, 1 - (epochs - first) / (last - first))
+
+    def _annealed_rate(self, epochs: float) -> float:
+        """The learning rate after so many epochs: a share of what the first annealed update began with."""
         if self._anneals_from is None:
             self._anneals_from = self.update
-        return self._rate(self._anneals_from + 1) * max(0.0, 1 - (epochs - first) / (last - first))
+        return self._rate(self._anneals_from + 1) * self._annealed_share(epochs)
 
     def _one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
         self.update += 1
@@ -216,6 +251,7 @@ class Trainer:
 
 def set_dropout(model: nn.Module, rate: float) -> None:
     """Gives all dropout layers that drop anything another rate."""
+    PooledDropout.forget_pools()
     for module in model.modules():
         if isinstance(module, PooledDropout) and module.p:
             module.p = rate

@@ -140,6 +140,8 @@ def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
 
 def _attention_problems(attention: manifest_pb2.AttentionOutput) -> list[str]:
     named = {"layer": (attention.num_layers, attention.mean_layers), "head": (attention.num_heads, attention.mean_heads)}
+    if bool(attention.num_layers) != bool(attention.num_heads):
+        return ["attention: it has layers and heads, or neither"]
     return [
         f"attention: the mean takes {name} {index}, but there are {size}"
         for name, (size, indices) in named.items()

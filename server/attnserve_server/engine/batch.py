@@ -51,8 +51,9 @@ class RunningBatch:
         can_align = any(step.gives_attention for step in runner.bundle.variant.steps)
         self._symbols = Symbols(self._end_id, () if can_align else (self._unknown_id,))
         attention = manifest.attention
-        self._mean_layers = list(attention.mean_layers) or list(range(attention.num_layers))
-        self._mean_heads = list(attention.mean_heads) or list(range(attention.num_heads))
+        self._mean_of = np.ix_(
+            list(attention.mean_layers) or range(attention.num_layers), list(attention.mean_heads) or range(attention.num_heads)
+        )
         self.sequences: dict[int, Sequence] = {}
         self._slots: list[Sequence] = []
         self._owners: list[Sequence] = []
@@ -225,8 +226,7 @@ class RunningBatch:
         """One token's attention (num_source,), from that or from (layers, heads, num_source)."""
         if weights.ndim == 1:
             return np.array(weights, np.float32)
-        chosen = weights[np.ix_(self._mean_layers, self._mean_heads)]
-        mean: npt.NDArray[np.float32] = chosen.mean((0, 1), dtype=np.float32)
+        mean: npt.NDArray[np.float32] = weights[self._mean_of].mean((0, 1), dtype=np.float32)
         return mean
 
     def _coverage(self, path: Path) -> npt.NDArray[np.float64]:

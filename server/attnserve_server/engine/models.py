@@ -79,7 +79,8 @@ class ModelRegistry:
             self._versions.setdefault(model.id, {})[model.version] = model
         self._default = default or sorted(self._versions)[0]
         if self._default not in self._versions:
-            raise ConfigError(f"default_model: {default!r} is not served; there are {', '.join(sorted(self._versions))}")
+            known = ", ".join(sorted(self._versions))
+            raise ConfigError(f"default_models.translation: {default!r} is not served; there are {known}")
 
     def all(self) -> list[ServedModel]:
         """Every entry, in the workers' order."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -16,13 +17,13 @@ from attnserve_server.execution.slot_state import SlotState
 
 
 class HostMemory:
-    """Sessions and slots of one bundle on the CPU."""
+    """Sessions and slots of one bundle on the CPU; with ``profile``, a folder, the steps' sessions note what each node takes."""
 
-    def __init__(self, bundle: Bundle, num_slots: int) -> None:
+    def __init__(self, bundle: Bundle, num_slots: int, profile: Path | None = None) -> None:
         variant, self._num_slots, self._sizes = bundle.variant, num_slots, Sizes(bundle)
         self._encode = make_session(bundle.folder / variant.encode.file, "cpu")
         self._encode_outputs = [tensor.name for tensor in variant.encode.outputs]
-        self.steps = [StepSession(step, bundle.manifest.states, bundle.folder, "cpu") for step in variant.steps]
+        self.steps = [StepSession(step, bundle.manifest.states, bundle.folder, "cpu", profile) for step in variant.steps]
         self.state = SlotState(bundle.manifest.states, state_dtypes(self.steps), num_slots)
         self._state_of_output = state_outputs(bundle.manifest.states)
         self._feeds: dict[tuple[str, str], Array] = {}

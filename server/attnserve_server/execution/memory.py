@@ -96,9 +96,18 @@ class Memory(Protocol):
 class StepSession:
     """One step graph with its session and its bindings."""
 
-    def __init__(self, declared: manifest_pb2.StepGraph, states: Iterable[manifest_pb2.State], folder: Path, device: str) -> None:
+    def __init__(
+        self,
+        declared: manifest_pb2.StepGraph,
+        states: Iterable[manifest_pb2.State],
+        folder: Path,
+        device: str,
+        profile: Path | None = None,
+    ) -> None:
         self.declared = declared
-        self.session: onnxruntime.InferenceSession = make_session(folder / declared.graph.file, device, captures=device != "cpu")
+        self.session: onnxruntime.InferenceSession = make_session(
+            folder / declared.graph.file, device, captures=device != "cpu", profile=profile
+        )
         self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
         self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}
         self.is_routed = bool(ROUTING & set(self.inputs))

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,30 +22,18 @@ NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
     manifest_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
 }
 
-_PROFILES: ContextVar[Path | None] = ContextVar("profiles", default=None)
-
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """A node of a session's graph as it was run, its operator, and how long its latest runs took, in seconds."""
+    """A node of a session's graph as it was run, its operator, and how long each run took, in seconds."""
 
     name: str
     operator: str
     seconds: list[float]
 
 
-@contextlib.contextmanager
-def profiled(folder: Path) -> Iterator[None]:
-    """Sessions that are made inside note what each node takes, into files of ``folder``; see :func:`node_times`."""
-    token = _PROFILES.set(folder)
-    try:
-        yield
-    finally:
-        _PROFILES.reset(token)
-
-
-def node_times(session: onnxruntime.InferenceSession, num_runs: int) -> list[NodeTimes]:
-    """Ends the notes of a session that was made within :func:`profiled`, and returns its nodes' latest ``num_runs`` times."""
+def node_times(session: onnxruntime.InferenceSession) -> list[NodeTimes]:
+    """Ends the notes of a session that was made with ``profile``, and returns its nodes."""
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, NodeTimes] = {}
     for event in events:
@@ -55,18 +41,17 @@ def node_times(session: onnxruntime.InferenceSession, num_runs: int) -> list[Nod
         if event.get("cat") == "Node" and suffix:
             node = found.setdefault(name, NodeTimes(name, event["args"]["op_name"], []))
             node.seconds.append(event["dur"] * 1e-6)
-    for node in found.values():
-        del node.seconds[:-num_runs]
     return list(found.values())
 
 
-def make_session(path: Path, device: str, *, captures: bool = False) -> onnxruntime.InferenceSession:
+def make_session(path: Path, device: str, *, captures: bool = False, profile: Path | None = None) -> onnxruntime.InferenceSession:
     """A session of one intra-op thread (two are slower than one for steps of this size).
 
     Args:
         path: the ONNX file.
         device: "cpu" or "cuda".
         captures: on CUDA, replay the graph from a CUDA graph per shape.
+        profile: a folder for notes of what each node takes, see :func:`node_times`; None for none.
 
     Raises:
         RuntimeError: on CUDA, where the provider cannot be used: never a silent fall back to the CPU.
@@ -74,9 +59,8 @@ def make_session(path: Path, device: str, *, captures: bool = False) -> onnxrunt
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    profiles = _PROFILES.get()
-    if profiles is not None:
-        options.enable_profiling, options.profile_file_prefix = True, str(profiles / path.stem)
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile / path.stem)
     if device == "cpu":
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     _load_cuda()

@@ -43,6 +43,10 @@ def profile(
         ):
             if value > most:
                 raise typer.BadParameter(f"at most {most} for {model_id}", param_hint=name)
+        if rows < beam_size and not encode:
+            raise typer.BadParameter(f"{rows} rows are no request of {beam_size}", param_hint="--rows")
+        if plot is not None and not plot.parent.is_dir():
+            raise StartupError(f"cannot draw into {plot}: there is no such folder")
         if encode:
             title, found = f"{rows} sources of {source_tokens} pieces", profile_encode(bundle, rows, source_tokens, num_runs)
         else:

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.factory import make_runner
-from attnserve_server.execution.runner import IterativeRunner, StepInputs
-from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times, profiled
+from attnserve_server.execution.factory import make_profiled_runner, make_runner
+from attnserve_server.execution.runner import StepInputs
+from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times
 
 OTHER = "other"
 """Part of a node whose name says none: one that ONNX Runtime made by itself."""
@@ -88,14 +88,16 @@ def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
         RuntimeError: no graph of the variant fits the workload.
     """
     inputs = workload.inputs()
-    plain = _started(bundle, workload.rows)
+    plain = make_runner(bundle, workload.rows)
+    plain.start()
     seconds = _median(lambda: plain.step(inputs), num_runs)
-    with tempfile.TemporaryDirectory() as folder, profiled(Path(folder)):
-        runner = _started(bundle, workload.rows)
+    with tempfile.TemporaryDirectory() as folder:
+        runner = make_profiled_runner(bundle, workload.rows, Path(folder))
+        runner.start()
         for _ in range(num_runs):
             runner.step(inputs)
         chosen = runner.choose(inputs)
-        return _added_up(chosen.declared.graph.file, seconds, node_times(chosen.session, num_runs))
+        return _added_up(chosen.declared.graph.file, seconds, node_times(chosen.session))
 
 
 def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_runs: int) -> Profile:
@@ -105,17 +107,11 @@ def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_run
     feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
     plain = make_session(bundle.folder / graph.file, "cpu")
     seconds = _median(lambda: plain.run(None, feeds), num_runs)
-    with tempfile.TemporaryDirectory() as folder, profiled(Path(folder)):
-        session = make_session(bundle.folder / graph.file, "cpu")
+    with tempfile.TemporaryDirectory() as folder:
+        session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder))
         for _ in range(num_runs):
             session.run(None, feeds)
-        return _added_up(graph.file, seconds, node_times(session, num_runs))
-
-
-def _started(bundle: Bundle, rows: int) -> IterativeRunner:
-    runner = make_runner(bundle, rows)
-    runner.start()
-    return runner
+        return _added_up(graph.file, seconds, node_times(session))
 
 
 def _median(run: Callable[[], object], num_runs: int) -> float:

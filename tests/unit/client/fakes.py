@@ -161,6 +161,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
     """Lists ``models``; every manifest says English to German."""
 
     models: list[Any] = field(default_factory=lambda: [model_of("fake-en-de")])
+    languages: dict[str, tuple[str, str]] = field(default_factory=dict)
     attentive: set[str] = field(default_factory=lambda: {"fake-en-de", "other-en-de"})
 
     def ListModels(self, request: Any, context: Any) -> Any:
@@ -169,9 +170,12 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
     def GetModel(self, request: Any, context: Any) -> Any:
         for model in self.models:
             if request.model in (model.id, ""):
-                vocabulary = manifest_pb2.Vocabulary(source_language="en", target_language="de")
+                source, target = self.languages.get(model.id, ("en", "de"))
+                vocabulary = manifest_pb2.Vocabulary(source_language=source, target_language=target)
                 attention = manifest_pb2.AttentionOutput(output="attention") if model.id in self.attentive else None
-                manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention)
+                steps = [manifest_pb2.StepGraph(gives_attention=attention is not None)]
+                variants = [manifest_pb2.Variant(name="fp32", steps=steps), manifest_pb2.Variant(name="fp16")]
+                manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention, variants=variants)
                 return model_pb2.GetModelResponse(model=model, manifest=manifest)
         Failure(grpc.StatusCode.NOT_FOUND, f"no model {request.model}", "MODEL_NOT_FOUND", "model").abort(context)
         raise AssertionError

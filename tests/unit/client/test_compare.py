@@ -56,6 +56,7 @@ def test_common_words_end_where_texts_part() -> None:
     assert common_words("ein Hund", "ein Hundehaus") == [Word(0, 3)]
     assert common_words("ein Hund", "ein Hund") == [Word(0, 3), Word(4, 8)]
     assert common_words("kein", "ein") == []
+    assert common_words("ein Hund", "ein Hund rennt", "ein Hund rennt") == [Word(0, 3), Word(4, 8)]
 
 
 def translation(source: list[Piece], target: list[Piece]) -> Translation:
@@ -104,7 +105,7 @@ def test_alignment(data: Path, capsys: pytest.CaptureFixture[str], server: FakeS
     arguments = ["--data", str(data), "--split", "val", "--model", "fake-en-de", "--against", "other-en-de", "--limit", "4"]
     assert main(["evaluate", "alignment", *arguments, "--plot", str(plot), "--text", "a b c", "--text", "d e"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["sentences"], result["words"]) == (4, 3 + 6 + 2 + 7)
+    assert (result["sentences"], result["words"]) == (3, 3 + 6 + 7), "one reference is not what the models say"
     assert np.shape(result["agreement"]) == (2, 3)
     assert np.shape(result["agreement_of_layer_means"]) == (2,)
     assert result["best"] == {"layers": [0], "heads": [0], "agreement": 1.0}, "the others of the fake look at the first word"
@@ -120,13 +121,13 @@ def test_alignment_passes_over_what_cannot_be_said(data: Path, capsys: pytest.Ca
     unknown = Failure(grpc.StatusCode.INVALID_ARGUMENT, "no such characters", "INVALID_ARGUMENT", "options.prefix")
 
     def refuse(request: object, context: object) -> None:
-        if "BIRD" in getattr(request, "options").prefix:  # noqa: B009 - a message of one of two types
+        if "MAT" in getattr(request, "options").prefix:  # noqa: B009 - a message of one of two types
             unknown.abort(context)
 
     server.translation.before = refuse
     arguments = ["--data", str(data), "--split", "val", "--model", "fake-en-de", "--against", "other-en-de", "--limit", "4"]
     assert main(["evaluate", "alignment", *arguments]) == 0
-    assert json.loads(capsys.readouterr().out)["sentences"] == 3
+    assert json.loads(capsys.readouterr().out)["sentences"] == 2
 
 
 def test_alignment_of_models_that_have_none_to_choose(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
@@ -144,7 +145,16 @@ def test_alignment_of_models_that_have_none_to_choose(data: Path, capsys: pytest
     assert "has no attention to compare" in capsys.readouterr().err
 
 
-def test_a_picture_that_cannot_be_written(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["--data", str(data), "--split", "val", "--plot", str(data / "missing" / "x.png")]
-    assert main(["evaluate", "lengths", *arguments]) == 1
-    assert "cannot draw into" in capsys.readouterr().err
+def test_a_picture_that_cannot_be_written(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    for file in (data / "missing" / "x.png", data / "x.tune"):
+        assert main(["evaluate", "lengths", "--data", str(data), "--split", "val", "--plot", str(file)]) == 1
+        assert "cannot draw into" in capsys.readouterr().err
+    assert not server.translation.requests, "it is said before any work"
+
+
+def test_models_of_other_languages_are_not_compared(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+    server.models.languages["other-en-de"] = ("de", "en")
+    assert main(["evaluate", "lengths", "--data", str(data), "--split", "val"]) == 1
+    assert "de to en, en to de" in capsys.readouterr().err
+    assert main(["evaluate", "alignment", "--data", str(data), "--model", "fake-en-de", "--against", "other-en-de"]) == 1
+    assert "of the same languages" in capsys.readouterr().err

@@ -125,11 +125,13 @@ BROKEN = {
     "no scores": (change(f"{STEP}.graph.outputs.0.name", "guesses"), "none of the outputs"),
     "attention is not an output": (change(f"{STEP}.gives_attention", True), "no attention output"),
     "attention of other axes": (
-        lambda manifest: (change(f"{STEP}.gives_attention", True)(manifest), change("attention", {"output": "next", "num_layers": 2})(manifest)),
-        "attention has layers and heads ['target'], declared are ['2']",
+        lambda manifest: (change(f"{STEP}.gives_attention", True)(manifest), change("attention", {"output": "next", "num_layers": 2, "num_heads": 1})(manifest)),
+        "attention has layers and heads ['target'], declared are ['2', '1']",
     ),
-    "mean over a layer too many": (change("attention", {"num_layers": 2, "mean_layers": [1, 2]}), "the mean takes layer 2, but there are 2"),
-    "mean over a head too many": (change("attention", {"num_heads": 4, "mean_heads": [4]}), "the mean takes head 4, but there are 4"),
+    "mean over a layer too many": (change("attention", {"num_layers": 2, "num_heads": 1, "mean_layers": [1, 2]}), "the mean takes layer 2, but there are 2"),
+    "mean over a head too many": (change("attention", {"num_layers": 1, "num_heads": 4, "mean_heads": [4]}), "the mean takes head 4, but there are 4"),
+    "layers without heads": (change("attention", {"num_layers": 4}), "layers and heads, or neither"),
+    "heads without layers": (change("attention", {"num_heads": 4}), "layers and heads, or neither"),
     "rows without routing": (change(f"{STEP}.graph.inputs.1.name", "position"), "no input says which"),
     "variant": (change("variants.0.device", "DEVICE_CUDA"), "no variant 'auto' for cpu"),
 }  # fmt: skip

@@ -18,7 +18,7 @@ BUNDLES = {path.parent.name: path for path in find_bundles(default_models())}
 PARTS = {
     "transformer-en-de": {"embedding", "self-attention", "cross-attention", "feed-forward", "output"},
     "rnnsearch-en-de": {"embedding", "alignment", "recurrence", "deep output", "output"},
-    "seq2seq-en-de": {"embedding", "writer", "output"},
+    "seq2seq-en-de": {"embedding", "decoder", "output"},
 }
 RUNS = 3
 
@@ -48,7 +48,7 @@ def test_workload_chooses_the_graph() -> None:
 def test_encode(model: str) -> None:
     found = profile_encode(load_bundle(BUNDLES[model]), 4, 12, RUNS)
     assert found.graph.startswith("encode")
-    assert found.parts[0].name in ("self-attention", "feed-forward", "reader")
+    assert found.parts[0].name in ("self-attention", "feed-forward", "encoder")
 
 
 def test_command(tmp_path: Path) -> None:
@@ -71,7 +71,9 @@ def test_command(tmp_path: Path) -> None:
         (["transformer-en-de", "--variant", "fp8"], "no variant 'fp8'"),
         (["transformer-en-de", "--source-tokens", "129"], "at most 128"),
         (["transformer-en-de", "--position", "128"], "at most 127"),
-        (["transformer-en-de", "--rows", "1", "--runs", "1", "--plot", "/nonesuch/x.png"], "cannot draw into"),
+        (["transformer-en-de", "--rows", "2", "--beam-size", "5"], "2 rows are no request of 5"),
+        (["transformer-en-de", "--plot", "/nonesuch/x.png"], "cannot draw into"),
+        (["transformer-en-de", "--rows", "1", "--runs", "1", "--plot", "/tmp/x.tune"], "cannot draw into"),
     ],
 )
 def test_what_cannot_be_profiled(arguments: list[str], problem: str) -> None:

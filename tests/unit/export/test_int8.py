@@ -118,8 +118,7 @@ def test_no_row_depends_on_another(form: str) -> None:
 def test_one_scale_for_all_rows_is_seen() -> None:
     """A planted fault: the largest absolute value of the whole batch."""
     model = rewritten("by the largest value")
-    (scaling,) = [each for each in model.functions if each.name == "RowScaled"]
-    (largest,) = [node for node in scaling.node if node.op_type == "ReduceMax"]
+    (largest,) = [node for node in model.graph.node if node.op_type == "ReduceMax"]
     del largest.input[1:]
     with pytest.raises(AssertionError, match="depends on the others"):
         assert_rows_are_alone(model)
@@ -208,7 +207,7 @@ def test_a_norm_that_others_read_stays_whole() -> None:
     assert int8_graph(graph(nodes, "q k n")) is None
     made = int8_graph(graph([*NORM, *VOCABULARY, ("Add", "n outer_bias", "f", {})], "v f"))
     assert made is not None
-    assert {node.op_type for node in made.graph.node} >= {"RowScaled"}
+    assert {node.op_type for node in made.graph.node} >= {"ReduceMax"}, "by the largest value, not behind the norm"
     x = rows(9)
     plain = session_of(graph([*NORM, *VOCABULARY, ("Add", "n outer_bias", "f", {})], "v f"))
     assert np.array_equal(run(session_of(made), x)[1], run(plain, x)[1])
@@ -223,6 +222,7 @@ BETWEEN = {
     "a mean": ([("Softmax", "x", "w", {}), ("Tanh", "x", "u", {}), ("MatMul", "w u", "t", {})], True),
     "a sum": ([("Sigmoid", "x", "w", {}), ("Tanh", "x", "u", {}), ("MatMul", "w u", "t", {})], False),
     "a mean of anything": ([("Softmax", "x", "w", {}), ("MatMul", "w x", "t", {})], False),
+    "a mean along another axis": ([("Softmax", "x", "w", {"axis": 1}), ("Tanh", "x", "u", {}), ("MatMul", "w u", "t", {})], False),
     "anything": ([("Abs", "x", "t", {})], False),
 }  # fmt: skip
 
@@ -233,6 +233,17 @@ def test_what_lies_between_is_known(form: str) -> None:
     index = _Index(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
     assert index.is_bounded("t") is expected
     assert _Index(graph([("Identity", "x", "n", {})], "n").graph, lambda name: name == "x").is_bounded("n")
+
+
+def test_products_of_constants_are_left_to_the_loading() -> None:
+    """A table: as an int8 product it would be computed at every step."""
+    model = graph([("MatMul", "table wide_t", "t", {}), ("Gather", "t index", "s", {})], "s")
+    model.graph.initializer.append(numpy_helper.from_array(RNG.normal(0, 1, (50, WIDTH)).astype(np.float32), "table"))
+    model.graph.initializer.append(numpy_helper.from_array(RNG.normal(0, 1, (WIDTH, WIDE)).astype(np.float32), "wide_t"))
+    assert int8_graph(model) is None
+    scaled = graph([("Mul", "gamma beta", "c", {}), ("MatMul", "c wide_t", "s", {})], "s")
+    scaled.graph.initializer.append(numpy_helper.from_array(RNG.normal(0, 1, (WIDTH, WIDE)).astype(np.float32), "wide_t"))
+    assert int8_graph(scaled) is None
 
 
 def test_small_products_of_what_is_not_scaled_stay() -> None:

@@ -13,7 +13,8 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError
 from attnserve_export.recipe import load_recipe
-from attnserve_export.recording import choose_alignment, record
+from attnserve_export.recording import choose_alignment
+from attnserve_export.recording import record as record_bytes
 from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 
 SUMMARY = {
@@ -36,25 +37,30 @@ def bundle(tmp_path: Path) -> Path:
     return folder
 
 
+def record(bundle: Path, evaluation: dict[str, Any]) -> None:
+    assert record_bytes(bundle, json.dumps(evaluation).encode()) == bundle
+
+
 def card(bundle: Path) -> str:
     return (bundle / "MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def translation(variant: str, bleu_lc: float, beam_size: int | None = 5, **changes: Any) -> dict[str, Any]:
-    scores = {"bleu": bleu_lc - 1, "bleu_lc": bleu_lc, "chrf": 60.0}
-    common = {"model": "small", "variant": variant, "split": "val", "beam_size": beam_size, "length_penalty": None}
-    return {**scores, **common, **changes}
+    scores = {"bleu": bleu_lc - 1, "bleu_lc": bleu_lc, "chrf": 60.0, "signature": "s", "seconds": 1.0, "tokens": 9, "sentences": 2}
+    common = {"model": "small", "variant": variant, "split": "val", "limit": None, "beam_size": beam_size, "length_penalty": None}
+    return {"evaluation": "translation", **scores, **common, **changes}
 
 
 def lengths(variant: str, *scores: float) -> dict[str, Any]:
     mine = {"model": "small", "variant": variant, "bleu_lc": 30.0, "by_length": list(scores)}
     other = {"model": "other", "variant": "fp32", "bleu_lc": 1.0, "by_length": [1.0, 2.0]}
-    return {"split": "val", "beam_size": 5, "sentences": 7, "words": ["3-5", "6"], "counts": [4, 3], "models": [other, mine]}
+    common = {"evaluation": "lengths", "split": "val", "limit": None, "beam_size": 5, "bins": 2, "sentences": 7}
+    return {**common, "words": ["3-5", "6"], "counts": [4, 3], "models": [other, mine]}
 
 
 def alignment(layers: list[int], heads: list[int], **changes: Any) -> dict[str, Any]:
     return {
-        "split": "val", "model": "small", "variant": "int8", "against": "other", "against_variant": "int8", "sentences": 9,
+        "evaluation": "alignment", "split": "val", "limit": None, "model": "small", "variant": "int8", "against": "other", "against_variant": "int8", "sentences": 9,
         "words": 1234, "agreement": [[0.1, 0.2, 0.3], [0.4, 0.512, 0.6]], "agreement_of_layer_means": [0.25, 0.55],
         "agreement_of_mean": 0.45, "best": {"layers": layers, "heads": heads, "agreement": 0.6}, **changes,
     }  # fmt: skip
@@ -91,10 +97,13 @@ def test_lengths(bundle: Path) -> None:
         ("int8", "sources of 3-5 words", 35.0), ("int8", "sources of 6 words", 1.0),
         ("fp32", "sources of 3-5 words", 35.5), ("fp32", "sources of 6 words", 20.25),
     ]  # fmt: skip
-    command = "attnserve evaluate lengths --data DIR --split val --beam-size 5"
+    command = "attnserve evaluate lengths --data DIR --split val --beam-size 5 --bins 2"
     assert "| variant | data | 3-5 | 6 | command |" in card(bundle)
     assert f"| fp32 | multi30k val | 35.5 | 20.2 | `{command}` |" in card(bundle)
-    assert "bleu-by-length.png" in card(bundle)
+    assert "bleu-by-length.png" not in card(bundle)
+    (bundle.parent.parent / "bleu-by-length.png").write_bytes(b"")
+    record(bundle, lengths("fp32", 35.5, 20.25))
+    assert "](../../bleu-by-length.png)" in card(bundle)
     with pytest.raises(ExportError, match="not of small"):
         record(bundle, {**lengths("fp32", 1.0, 2.0), "models": []})
 
@@ -125,3 +134,29 @@ def test_what_is_not_measured_is_not_said(bundle: Path) -> None:
     assert (summary["updates"], summary["alignment"]["words"]) == (10, 1234)
     with pytest.raises(ExportError, match="of other, not of small"):
         record(bundle, alignment([1], [], model="other"))
+
+
+BAD = {
+    "of a part of the data": (translation("int8", 1.0, limit=5), "whole split"),
+    "of files": (translation("int8", 1.0, split=None), "--data"),
+    "of another decoding": (translation("int8", 1.0, coverage_penalty=0.2), "coverage_penalty"),
+    "of another length penalty": (translation("int8", 1.0, length_penalty=0.5), "length penalty"),
+    "of another variant": (translation("fp8", 1.0), "no variant fp8"),
+    "of another kind": ({"evaluation": "cooking"}, "no evaluation"),
+    "of no kind": ({"bleu": 1.0}, "no evaluation"),
+    "of another size": (alignment([0], [0], agreement=[[0.1, 0.2]]), "2 layers of 3 heads"),
+}
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_what_is_not_recorded(bundle: Path, fault: str) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    evaluation, problem = BAD[fault]
+    with pytest.raises(ExportError, match=problem):
+        record(bundle, evaluation)
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def test_what_is_no_json_is_not_recorded(bundle: Path) -> None:
+    with pytest.raises(ExportError, match="no evaluation"):
+        record_bytes(bundle, b"{")

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -19,10 +20,13 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export import bundles, parity
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
-from attnserve_export.graphs.spec import VariantSpec
+from attnserve_export.graphs.parts import name_parts
+from attnserve_export.graphs.spec import Graphs, VariantSpec
+from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.parity import check_parity
 from attnserve_export.recipe import Recipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
+from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
 from attnserve_server.bundle.loader import STEP_INPUTS
 
 VOCAB_SIZE = 90
@@ -50,8 +54,11 @@ class Made:
     def sessions(self) -> dict[str, onnxruntime.InferenceSession]:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        variant = self.manifest.variants[0]
-        files = [variant.encode.file, *(step.graph.file for step in variant.steps)]
+        files = {
+            name
+            for variant in self.manifest.variants
+            for name in (variant.encode.file, *(step.graph.file for step in variant.steps))
+        }
         return {
             name: onnxruntime.InferenceSession(str(self.folder / name), options, providers=["CPUExecutionProvider"])
             for name in files
@@ -60,6 +67,10 @@ class Made:
     def run(self, graph: manifest_pb2.Graph, feeds: dict[str, Array]) -> dict[str, Array]:
         names = [tensor.name for tensor in graph.outputs]
         return dict(zip(names, self.sessions[graph.file].run(names, feeds), strict=True))  # pyright: ignore[reportArgumentType]
+
+    def steps(self, variant: str) -> list[manifest_pb2.StepGraph]:
+        """The step graphs of a variant; none where it was not made."""
+        return [step for each in self.manifest.variants if each.name == variant for step in each.steps]
 
     def encode(self, sources: Sequence[list[int]], extra: int = 0) -> dict[str, Array]:
         lengths = np.array([len(source) for source in sources], np.int32)
@@ -78,8 +89,10 @@ class Made:
             values[state.name][tuple(slice(0, size) for size in first.shape)] = first
         return values
 
-    def step(self, index: int, tokens: Array, lengths: Array, of_row: Array, states: dict[str, Array]) -> dict[str, Array]:
-        graph = self.manifest.variants[0].steps[index].graph
+    def step(
+        self, index: int, tokens: Array, lengths: Array, of_row: Array, states: dict[str, Array], variant: str = "fp32"
+    ) -> dict[str, Array]:
+        graph = self.steps(variant)[index].graph
         feeds = {"token": tokens, "source_length": lengths, "request_of_row": of_row, **states}
         wanted = {tensor.name for tensor in graph.inputs}
         return self.run(graph, {name: value for name, value in feeds.items() if name in wanted})
@@ -119,15 +132,28 @@ def make(name: str, folder: Path) -> Made:
     model = bundles.stored_model(recipe, weights, VOCAB_SIZE)
     manifest = bundles.described(recipe, model)
     manifest.vocabulary.CopyFrom(manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=2, end_id=3))
-    variant, _ = ARCHITECTURES[recipe.architecture].graphs.variants(model, list(manifest.states))
+    architecture = ARCHITECTURES[recipe.architecture].graphs
+    cpu, cuda = architecture.variants(model, list(manifest.states))
     if sizes:  # what the beam's graph has more is the same for both cells
-        variant = replace(variant, steps=variant.steps[:1])
-    manifest.variants.append(variant.describe())
-    return Made(folder, model, write_bundle(folder, manifest, exported(variant), {}), recipe)
+        cpu = replace(cpu, steps=cpu.steps[:1])
+    graphs = exported(cpu, architecture)
+    manifest.variants.append(cpu.describe())
+    if any(spec.file not in graphs for spec in cuda.steps) and not sizes:
+        fixed = replace(cuda, name="fixed", device=manifest_pb2.DEVICE_CPU)  # its float32 graphs run on a CPU too
+        graphs |= exported(fixed, architecture, graphs)
+        manifest.variants.append(fixed.describe())
+    add_int8_variant(manifest, graphs, architecture.is_bounded)
+    int8, *others = manifest.variants
+    del manifest.variants[:]
+    manifest.variants.extend([*others, int8])
+    summary = {"made": "for a test"}
+    files = {TOKENIZER_FILE: b"pieces", TRAINING_FILE: training_file(recipe, summary)}
+    return Made(folder, model, write_bundle(folder, manifest, graphs, files), recipe)
 
 
-def exported(variant: VariantSpec) -> dict[str, Any]:
-    return {spec.file: export_graph(spec) for spec in (variant.encode, *variant.steps)}
+def exported(variant: VariantSpec, architecture: Graphs, known: Container[str] = ()) -> dict[str, Any]:
+    specs = [spec for spec in (variant.encode, *variant.steps) if spec.file not in known]
+    return {spec.file: name_parts(export_graph(spec), architecture.parts) for spec in specs}
 
 
 def bits(array: Array) -> bytes:
@@ -137,7 +163,10 @@ def bits(array: Array) -> bytes:
 @pytest.mark.timeout(400)  # the graphs are made here
 def test_sound_export_passes(made: Made) -> None:
     report = check_parity(made.folder, made.manifest, made.model, SOURCES)
-    assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in made.manifest.variants[0].steps}
+    assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in made.steps("fp32")}
+    differences = {each.variant: each.max_abs_difference for each in report.approximate}
+    assert differences.pop("fixed", 0.0) <= 1e-5, "the graphs for CUDA compute the same"
+    assert 1e-3 < differences["int8"] < 1.0
     assert max(case.max_abs_difference for case in report.cases) <= 1e-5
     assert report.num_identical + report.num_near_ties == len(SOURCES)
 
@@ -156,8 +185,7 @@ def test_description_is_what_a_server_needs(made: Made) -> None:
     has_attention = manifest.architecture == "rnnsearch"
     assert manifest.HasField("attention") == has_attention
     assert manifest.paper.year in (2014, 2015)
-    variant = manifest.variants[0]
-    for step in variant.steps:
+    for step in made.steps("fp32"):
         inputs = {tensor.name for tensor in step.graph.inputs}
         assert inputs - {state.name for state in manifest.states} <= STEP_INPUTS
         assert ("request_of_row" in inputs) == (step.max_rows_of_request != 1)
@@ -171,10 +199,10 @@ def test_description_is_what_a_server_needs(made: Made) -> None:
         assert state.capacity == (CAPACITY if is_shared else 0)
 
 
-def company(made: Made, index: int, seed: int, spoil: float = 0.0) -> list[str]:
+def company(made: Made, index: int, seed: int, spoil: float = 0.0, variant: str = "fp32") -> list[str]:
     """Runs rows alone, then among others in any order and number, on stale slots. Returns the names of outputs that differ."""
     rng, lengths = np.random.default_rng(seed), np.array([len(source) for source in SOURCES], np.int32)
-    is_routed = made.manifest.variants[0].steps[index].max_rows_of_request != 1
+    is_routed = made.steps(variant)[index].max_rows_of_request != 1
     alone = [made.states(made.encode([source])) for source in SOURCES]
     tokens = rng.integers(4, VOCAB_SIZE, 40)
     different = set()
@@ -185,19 +213,39 @@ def company(made: Made, index: int, seed: int, spoil: float = 0.0) -> list[str]:
         for state in made.manifest.states:
             if state.scope == manifest_pb2.SCOPE_HYPOTHESIS:
                 states[state.name] = states[state.name][of_row]
-        together = made.step(index, tokens[: len(of_row)], lengths[requests], of_row, states)
+        together = made.step(index, tokens[: len(of_row)], lengths[requests], of_row, states, variant)
         for row, place in enumerate(of_row):
             request, zero = requests[place], np.zeros(1, np.int64)
-            single = made.step(index, tokens[row : row + 1], lengths[request : request + 1], zero, alone[request])
+            single = made.step(index, tokens[row : row + 1], lengths[request : request + 1], zero, alone[request], variant)
             for name, value in single.items():
                 if bits(value[0] + np.asarray(spoil, value.dtype)) != bits(together[name][row]):
                     different.add(name)
     return sorted(different)
 
 
-def test_company_changes_no_bit(made: Made) -> None:
-    for index in range(len(made.manifest.variants[0].steps)):
-        assert company(made, index, seed=index) == []
+@pytest.mark.parametrize("variant", ["fp32", "int8"])
+def test_company_changes_no_bit(made: Made, variant: str) -> None:
+    for index in range(len(made.steps(variant))):
+        assert company(made, index, seed=index, variant=variant) == []
+
+
+def test_constants_are_folded_at_load(made: Made, tmp_path: Path) -> None:
+    """The table of tokens above all: a step must not compute it."""
+    for variant in ("fp32", "int8"):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+        path = made.folder / made.steps(variant)[0].graph.file
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        graph = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph
+        constants = {each.name for each in graph.initializer}
+        computed = [node.name for node in graph.node if all(name in constants or not name for name in node.input)]
+        assert computed == []
+
+
+def test_a_bundle_is_all_that_an_export_needs(made: Made) -> None:
+    found = trained_in_bundle(made.folder)
+    assert (found.recipe, found.tokenizer) == (made.recipe, b"pieces")
+    assert {name for name, value in made.model.state_dict().items() if not torch.equal(value, found.weights[name])} == set()
 
 
 def test_a_changed_bit_is_seen(made: Made) -> None:

@@ -160,8 +160,11 @@ def test_last_epochs_are_annealed(recipe: Recipe, data: Path, tmp_path: Path, mo
     monkeypatch.setattr(Trainer, "_one_update", noted)
     Trainer(recipe, data, tmp_path).run()
     by_epoch = [[rate for epoch, rate, _ in seen if epoch == index] for index in range(EPOCHS)]
-    assert {frozenset(rates) for epoch, _, rates in seen if epoch} == {frozenset({0.05})}
-    assert seen[0][2] == {0.1}
+    assert [{rate for index, _, rates in seen if index == epoch for rate in rates} for epoch in range(EPOCHS)] == [
+        {0.1},
+        {0.05},
+        {0.025},
+    ]
     assert by_epoch[0][3] == max(by_epoch[0]) == pytest.approx(0.01)  # the last of the warm-up
     first = 0.01 * (4 / (len(by_epoch[0]) + 1)) ** 0.5
     annealed = [
@@ -326,6 +329,10 @@ def test_shipped_recipes_load(name: str) -> None:
         ("max_pieces = 60", "", "max_pieces"),
         ('model_type = "bpe"', "model_type = 3", "str"),
         ("[data]", "[data", "TOML"),
+        ("[annealing]", '[distillation]\nteacher = "t"\nfirst_epoch = 1\nshare = 0.0\n[annealing]', "distillation.share"),
+        ("first_epoch = 2", "first_epoch = 4", "first_epoch"),
+        ("first_epoch = 2", "first_epoch = 0", "first_epoch"),
+        ("dropout = 0.05", "dropout = 1.0", "annealing.dropout"),
     ],
 )
 def test_recipe_that_says_what_no_one_reads(tmp_path: Path, old: str, new: str, text: str) -> None:
@@ -343,6 +350,53 @@ def test_unknown_size_of_the_model_is_refused(data: Path, tmp_path: Path) -> Non
     path.write_text(RECIPE.replace("d_ff = 32", "d_ff = 32\nnum_wings = 2"), encoding="utf-8")
     with pytest.raises((RecipeError, TypeError), match="num_wings"):
         Trainer(load_recipe(str(path)), data, tmp_path / "run")._prepare()
+
+
+@pytest.fixture
+def taught_recipe(tmp_path: Path) -> Recipe:
+    path = tmp_path / "taught.toml"
+    path.write_text(RECIPE + '[distillation]\nteacher = "teacher"\nfirst_epoch = 2\nshare = 0.75\n', encoding="utf-8")
+    return load_recipe(str(path))
+
+
+def test_a_teacher_is_listened_to(taught_recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    taught = tmp_path / "taught.de"
+    taught.write_text("\n".join(["alle sagen dasselbe"] * 60) + "\n", encoding="utf-8")
+    trainer = Trainer(taught_recipe, data, tmp_path / "run", taught=taught)
+    trainer._prepare()
+    said = tuple(trainer.tokenizer.encode("alle sagen dasselbe"))
+    shares = []
+    for share in (0.0, 0.75, 1.0):
+        rows = [tuple(row[1:].tolist()) for batch in trainer.train_batches.epoch(1, share) for row in batch.tgt]
+        assert len(rows) == 60
+        shares.append(sum(trainer.tokenizer.decode([t for t in row if t > 3]) == "alle sagen dasselbe" for row in rows) / 60)
+    assert said
+    assert shares[0] == 0 < shares[1] < shares[2] == 1
+    assert shares[1] == pytest.approx(0.75, abs=0.2)
+    asked: list[float] = []
+    epoch = trainer.train_batches.epoch
+    trainer.train_batches.epoch = lambda number, taught_share=0.0: asked.append(taught_share) or epoch(number, taught_share)  # type: ignore[method-assign]
+    trainer._prepare = lambda: None  # type: ignore[method-assign]
+    trainer.run()
+    assert asked == [0.0, 0.75, 0.75]
+
+
+def test_a_teacher_that_is_missing_or_not_wanted(taught_recipe: Recipe, recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    short = tmp_path / "short.de"
+    short.write_text("nur eine\n", encoding="utf-8")
+    for which, taught, problem in [
+        (taught_recipe, None, "attnserve translate --model teacher"),
+        (taught_recipe, short, "1 lines, the training split 60"),
+        (recipe, short, "has no teacher"),
+    ]:
+        with pytest.raises(RecipeError, match=problem):
+            Trainer(which, data, tmp_path / "run", taught=taught).run()
+
+
+def test_nothing_comes_after_the_annealing(recipe: Recipe, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="ends with epoch 3"):
+        Trainer(recipe, data, tmp_path).run(4)
+    assert not list(tmp_path.iterdir())
 
 
 def test_recipe_that_is_not_there() -> None:

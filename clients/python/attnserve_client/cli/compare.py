@@ -58,9 +58,12 @@ def evaluate_lengths(
     bleu_lc is sacreBLEU's case:lc|tok:13a over the sentences of each group of lengths, which are counted in words.
     """
     evaluation.require_sacrebleu()
+    if plot is not None:
+        _plots(plot)  # says now where it cannot be drawn
     with Client(address, timeout=timeout) as client:
-        ids = models or [each.id for each in client.list_models() if each.task is Task.TRANSLATION]
-        pairs = sentences.read_split(client, data, split, ids[0] if ids else "", limit)
+        ids = list(dict.fromkeys(models or [each.id for each in client.list_models() if each.task is Task.TRANSLATION]))
+        _check_languages(client, ids)
+        pairs = sentences.read_split(client, data, split, ids[0], limit)
         groups = evaluation.length_bins(pairs.sources, num_bins)
         scores: list[dict[str, Any]] = []
         for model in ids:
@@ -71,16 +74,27 @@ def evaluate_lengths(
             variant = client.get_model(model).model.variant
             scores.append({"model": model, "variant": variant, METRIC: score(range(len(texts))), "by_length": by_length})
     result = {
+        "evaluation": "lengths",
         "split": split,
+        "limit": limit,
         "beam_size": beam_size,
+        "bins": num_bins,
         "sentences": len(pairs.sources),
         "words": [group.label for group in groups],
         "counts": [len(group.members) for group in groups],
         "models": scores,
     }
+    output.print_json(result, indent=None if as_json else 2)
     if plot is not None:
         _draw_lengths(plot, result)
-    output.print_json(result, indent=None if as_json else 2)
+
+
+def _check_languages(client: Client, models: list[str]) -> None:
+    """Raises a ``ToolError`` where models do not translate between the same languages, or where there are none."""
+    vocabularies = [client.get_model(model).manifest.vocabulary for model in models]
+    languages = {f"{each.source_language} to {each.target_language}" for each in vocabularies}
+    if len(languages) != 1:
+        raise ToolError(f"only models of the same languages can be compared, these are of {', '.join(sorted(languages)) or 'none'}")
 
 
 def _scorer(texts: list[str], references: list[str]) -> Callable[[Any], float]:
@@ -92,7 +106,7 @@ def _scorer(texts: list[str], references: list[str]) -> Callable[[Any], float]:
 
 
 def _draw_lengths(path: Path, result: dict[str, Any]) -> None:
-    plots = _plots()
+    plots = _plots(path)
     curves = [plots.LengthCurve(f"{each['model']} ({each[METRIC]:.1f})", each["by_length"]) for each in result["models"]]
     metric = f"BLEU, lower case ({result['split']}, beam {result['beam_size']})"
     _drawn(path, lambda: plots.save_length_curves(path, result["words"], result["counts"], curves, metric))
@@ -121,16 +135,20 @@ def evaluate_alignment(
     sum over its pieces, a target word's attention the mean over its pieces; what is counted is how often both point most to the
     same source word.
     """
+    if plot is not None:
+        _plots(plot)  # says now where it cannot be drawn
     with Client(address, timeout=timeout) as client:
+        _check_languages(client, [model, against])
         pairs = sentences.read_split(client, data, split, model, limit)
         counts, num_words, num_sentences = _agreements(client, pairs, (model, against), max_in_flight)
         shares = counts / num_words
         best = _Place.of_best(shares)
-        if plot is not None:
-            _draw_page(client, plot, texts or PAGE, (model, against), best)
         variants = {name: client.get_model(name).model.variant for name in (model, against)}
+        rows = [] if plot is None else _page(client, plot, texts or PAGE, (model, against), best)
     result = {
+        "evaluation": "alignment",
         "split": split,
+        "limit": limit,
         "model": model,
         "variant": variants[model],
         "against": against,
@@ -143,6 +161,8 @@ def evaluate_alignment(
         "best": {"layers": best.layers, "heads": best.heads, "agreement": round(float(shares[best.index]), 4)},
     }
     output.print_json(result, indent=None if as_json else 2)
+    if plot is not None:
+        _drawn(plot, lambda: _plots(plot).save_page(plot, rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,16 +195,18 @@ def _agreements(
     counts, num_words, num_sentences = np.zeros((), np.int64), 0, 0
 
     def agreement(source: str, reference: str) -> tuple[NDArray[np.int64], int] | None:
+        if not source or not reference:
+            return None
         try:
             one, other = (
                 client.translate(source, model=model, prefix=reference, return_attention=detail)
                 for model, detail in zip(models, _DETAILS, strict=True)
             )
         except InvalidRequest as error:
-            if error.field == "options.prefix":
+            if error.field in ("options.prefix", "text"):
                 return None
             raise
-        words, common = word_alignment.words_of(source), word_alignment.common_words(one.text, other.text)
+        words, common = word_alignment.words_of(source), word_alignment.common_words(reference, one.text, other.text)
         if not words or not common:
             return None
         weights = _attention(one)
@@ -204,8 +226,8 @@ def _agreements(
     return counts, num_words, num_sentences
 
 
-def _draw_page(client: Client, path: Path, texts: Any, models: tuple[str, str], place: _Place) -> None:
-    plots, rows = _plots(), []
+def _page(client: Client, path: Path, texts: Any, models: tuple[str, str], place: _Place) -> list[Any]:
+    plots, rows = _plots(path), []
     for text in texts:
         row = []
         for name, detail in reversed(list(zip(models, _DETAILS, strict=True))):
@@ -216,7 +238,7 @@ def _draw_page(client: Client, path: Path, texts: Any, models: tuple[str, str], 
             source, target = ([piece.label for piece in pieces] for pieces in (answer.source_pieces, answer.best.pieces))
             row.append(plots.AttentionMap(title, weights, source, target))
         rows.append(row)
-    _drawn(path, lambda: plots.save_page(path, rows))
+    return rows
 
 
 def _attention(answer: Translation) -> NDArray[np.float32]:
@@ -225,11 +247,14 @@ def _attention(answer: Translation) -> NDArray[np.float32]:
     return answer.best.attention
 
 
-def _plots() -> Any:
+def _plots(path: Path) -> Any:
+    """Returns what draws; says before any work where it cannot draw into this file."""
     try:
         from attnserve_client import plots
     except ModuleNotFoundError as error:
         raise ToolError(f'drawing needs {error.name}: pip install "attnserve[cli]"') from error
+    if not path.parent.is_dir() or path.suffix.lstrip(".") not in plots.FORMATS:
+        raise ToolError(f"cannot draw into {path}: its folder must exist, and its ending be one of {', '.join(plots.FORMATS)}")
     return plots
 
 

@@ -100,7 +100,8 @@ def evaluate_translation(
         else:
             pairs, name = sentences.read_pairs(source, reference, limit), None
         result = _evaluated(client, pairs, model, max_in_flight, keywords)
-        result |= {"variant": client.get_model(result["model"]).model.variant, "split": name}
+        result |= {"variant": client.get_model(result["model"]).model.variant, "split": name, "limit": limit}
+        result = {"evaluation": "translation", **result}
     output.print_json(result, indent=None if as_json else 2)
 
 

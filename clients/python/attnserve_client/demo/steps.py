@@ -168,7 +168,9 @@ STEPS = (
 
 
 def _has_attention(details: ModelDetails) -> bool:
-    return details.manifest.HasField("attention")
+    """Whether the variant that is served can give attention."""
+    served = (variant for variant in details.manifest.variants if variant.name == details.model.variant)
+    return any(step.gives_attention for variant in served for step in variant.steps)
 
 
 def _draw(stage: Stage, translation: Translation, name: str) -> None:

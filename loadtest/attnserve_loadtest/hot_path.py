@@ -30,8 +30,9 @@ from rich.table import Table  # noqa: E402
 
 from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc  # noqa: E402
 from attnserve_loadtest import recording  # noqa: E402
+from attnserve_loadtest.names import UNARY  # noqa: E402
 from attnserve_loadtest.texts import read_texts  # noqa: E402
-from attnserve_loadtest.users import UNARY, TranslateUser  # noqa: E402
+from attnserve_loadtest.users import TranslateUser  # noqa: E402
 
 LENGTHS = (4, 8, 16, 32, 64, 128)
 BEAMS = (1, 4)

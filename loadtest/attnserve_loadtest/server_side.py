@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from attnserve_loadtest import users
+from attnserve_loadtest import names
 
 SERIES: Mapping[str, tuple[str, dict[str, str]]] = {
-    users.UNARY: ("attnserve_request_duration_seconds", {"method": users.UNARY}),
-    users.STREAM: ("attnserve_request_duration_seconds", {"method": users.STREAM}),
-    users.FIRST_PIECE: ("attnserve_time_to_first_token_seconds", {}),
-    users.BETWEEN_PIECES: ("attnserve_inter_token_latency_seconds", {}),
+    names.UNARY: ("attnserve_request_duration_seconds", {"method": names.UNARY}),
+    names.STREAM: ("attnserve_request_duration_seconds", {"method": names.STREAM}),
+    names.FIRST_PIECE: ("attnserve_time_to_first_token_seconds", {}),
+    names.BETWEEN_PIECES: ("attnserve_inter_token_latency_seconds", {}),
 }
 """Which of the server's histograms is about which of the clients' latencies."""
 

@@ -20,10 +20,9 @@ from locust import User, constant, task
 
 from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 from attnserve_loadtest import recording
+from attnserve_loadtest.names import BETWEEN_PIECES, FIRST_PIECE, STREAM, UNARY
 from attnserve_loadtest.texts import read_texts
 
-UNARY, STREAM = "Translate", "TranslateStream"
-FIRST_PIECE, BETWEEN_PIECES = f"{STREAM} first piece", f"{STREAM} between pieces"
 _CHANNEL_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 _MAX_UNDER_WAY = 2000
 """Calls of one open-loop user at a time; what comes above waits, and its wait counts."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -11,7 +12,18 @@ import pytest
 
 from attnserve.v1 import decoding_pb2, manifest_pb2, model_pb2, model_pb2_grpc, translation_pb2
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import MODELS, SENTENCES, Server, ask, details, serve, start_unary, streamed, texts
+from tests.e2e.serving import (
+    MODELS,
+    SENTENCES,
+    Server,
+    ask,
+    default_model_alone,
+    details,
+    serve,
+    start_unary,
+    streamed,
+    texts,
+)
 
 ARCHITECTURES = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
 
@@ -32,6 +44,22 @@ def test_all_are_there_and_one_is_the_default(channel: grpc.Channel) -> None:
     assert {each.variant for each in listed} == {"int8"}
     assert ask(channel, SENTENCES[0]).model == "transformer-en-de"
     assert manifest(channel, "").model_id == "transformer-en-de"
+
+
+def test_the_servers_own_default_wins(tmp_path: Path) -> None:
+    setting = tmp_path / "server.toml"
+    setting.write_text('[default_models]\ntranslation = "seq2seq-en-de"\n', encoding="utf-8")
+    flags = ("--workers", "1", "--models", str(MODELS), "--config", str(setting))
+    with serve(tmp_path, *flags) as server, server.channel() as channel:
+        assert ask(channel, SENTENCES[0]).model == "seq2seq-en-de"
+
+
+def test_a_default_that_is_not_there_is_named(tmp_path: Path) -> None:
+    repository = default_model_alone(tmp_path)
+    (repository / "defaults.toml").write_text('translation = "nonesuch"\n', encoding="utf-8")
+    problem = r"default_models\.translation: 'nonesuch' is not served; there are transformer-en-de"
+    with pytest.raises(AssertionError, match=problem), serve(tmp_path, "--workers", "1", "--models", str(repository)):
+        pass
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)

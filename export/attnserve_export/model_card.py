@@ -28,12 +28,14 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         "## Training",
         "",
-        f"`attnserve train {manifest.model_id} --data DIR` (seed {recipe.seed}), one core: {summary['epochs']} epochs, "
+        f"`attnserve train {manifest.model_id} --data DIR{' --taught FILE' if recipe.distillation else ''}` (seed {recipe.seed}), "
+        f"one core: {summary['epochs']} epochs, "
         f"{summary['updates']:,} updates, {summary['train_seconds'] / 60:.0f} minutes. The mean of the last "
         f"{summary['averaged_epochs']} epochs' weights was best on val "
         f"(greedy BLEU, lower case, by number of epochs averaged: {summary['val_bleu_lc_by_average']}).",
         f"Last epoch: training loss {summary['last_epoch']['train_nll']}, validation loss {summary['last_epoch']['val_nll']} "
         "(nats a piece, without label smoothing).",
+        *_schedule(recipe),
         *([summary["note"]] if "note" in summary else []),
         "",
         "## Quality",
@@ -87,6 +89,21 @@ def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
         ),
         "",
     ]
+
+
+def _schedule(recipe: Recipe) -> list[str]:
+    """What is special about the last epochs."""
+    lines = []
+    if recipe.annealing is not None:
+        lines.append(f"From epoch {recipe.annealing.first_epoch} on learning rate and dropout go to 0 in a straight line.")
+    if recipe.distillation is not None:
+        teacher, share = recipe.distillation.teacher, recipe.distillation.share
+        lines.append(
+            f"From epoch {recipe.distillation.first_epoch} on {share:.0%} of the targets are what {teacher} makes of the training "
+            "sources, sequence-level knowledge distillation ([Kim and Rush 2016](https://arxiv.org/abs/1606.07947)): "
+            f"`attnserve translate --model {teacher} --beam-size 2 < SOURCES > FILE`."
+        )
+    return lines
 
 
 def _picture(name: str, text: str, pictures: Set[str]) -> list[str]:

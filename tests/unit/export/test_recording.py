@@ -12,6 +12,7 @@ import pytest
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError
+from attnserve_export.model_card import model_card
 from attnserve_export.recipe import load_recipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.recording import record as record_bytes
@@ -160,3 +161,13 @@ def test_what_is_not_recorded(bundle: Path, fault: str) -> None:
 def test_what_is_no_json_is_not_recorded(bundle: Path) -> None:
     with pytest.raises(ExportError, match="no evaluation"):
         record_bytes(bundle, b"{")
+
+
+def test_card_says_what_is_special_about_the_last_epochs() -> None:
+    manifest = manifest_pb2.Manifest(model_id="small")
+    plain, special = (model_card(manifest, load_recipe(name), SUMMARY) for name in ("transformer-en-de", "rnnsearch-en-de"))
+    assert "straight line" not in plain
+    assert "--taught" not in plain
+    assert "`attnserve train small --data DIR --taught FILE` (seed 1)" in special
+    assert "From epoch 9 on learning rate and dropout go to 0" in special
+    assert "From epoch 17 on 75% of the targets are what transformer-en-de makes" in special

@@ -121,9 +121,9 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
     return [
         "## Alignment",
         "",
-        f"How often a layer and head points at the same source word as the alignment of {found['against']}, over "
-        f"{found['words']:,} target words of {found['sentences']:,} references ({found['split']}): `{found['command']}`. "
-        f"The highest, {chosen or 'the mean of all'}, is what `return_attention: MEAN` returns.",
+        f"How often a head, or the mean of a layer's heads, points at the same source word as the alignment of {found['against']}, "
+        f"over {found['words']:,} target words of {found['sentences']:,} references ({found['split']}): `{found['command']}`. "
+        f"The highest, {chosen}, is what `return_attention: MEAN` returns.",
         "",
         f"| layer | {' | '.join(f'head {head}' for head in heads)} | mean of its heads |",
         "| --- |" + " --- |" * (len(heads) + 1),

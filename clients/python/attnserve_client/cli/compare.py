@@ -129,7 +129,7 @@ def evaluate_alignment(
     max_in_flight: MaxInFlight = 16,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Which layer and head of a model aligns words as another model does: one JSON object, and a page of both, side by side.
+    """Which layer or head of a model aligns words as another model does: one JSON object, and a page of both, side by side.
 
     Both models are made to say the reference (as its prefix), so that they align the same words. A source word's share is the
     sum over its pieces, a target word's attention the mean over its pieces; what is counted is how often both point most to the
@@ -167,7 +167,7 @@ def evaluate_alignment(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A cell of ``word_alignment.with_means``: a head, a layer's mean, or the mean of all. Empty lists stand for all."""
+    """A cell of ``word_alignment.with_means``: a head, or a layer's mean. An empty list stands for all."""
 
     index: tuple[int, int]
     layers: list[int]
@@ -175,14 +175,12 @@ class _Place:
 
     @classmethod
     def of_best(cls, shares: NDArray[np.float64]) -> _Place:
-        """Returns where the shares (layers + 1, heads + 1) are highest; a mean of one head over layers is no choice."""
-        allowed = shares.copy()
-        allowed[-1, :-1] = -1.0
-        layer, head = (int(index) for index in np.unravel_index(allowed.argmax(), shares.shape))
+        """Returns where the shares (layers + 1, heads + 1) are highest: a head or a layer's mean, but no mean over layers."""
+        layer, head = (int(index) for index in np.unravel_index(shares[:-1].argmax(), shares[:-1].shape))
         return cls((layer, head), *([at] if at < size - 1 else [] for at, size in zip((layer, head), shares.shape, strict=True)))
 
     def __str__(self) -> str:
-        return " ".join(f"{name} {each[0]}" for name, each in (("layer", self.layers), ("head", self.heads)) if each) or "mean"
+        return " ".join(f"{name} {each[0]}" for name, each in (("layer", self.layers), ("head", self.heads)) if each)
 
 
 def _agreements(

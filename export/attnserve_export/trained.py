@@ -22,7 +22,7 @@ from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest
-from attnserve_export.exporter import TRANSPOSED
+from attnserve_export.exporter import TRANSPOSED, ExportError
 from attnserve_export.recipe import Recipe
 from attnserve_export.registry import ARCHITECTURES
 
@@ -64,10 +64,14 @@ def trained_in_bundle(folder: Path) -> Trained:
 
     Raises:
         FileNotFoundError: there is no bundle, or it does not say how it was trained.
+        ExportError: its graphs do not hold all weights, as is so with very small ones.
     """
     recipe, summary = read_training(folder)
     weights = {name: torch.tensor(value) for name, value in stored_parameters(folder, read_manifest(folder)).items()}
-    restored = ARCHITECTURES[recipe.architecture].graphs.restore(weights)
+    try:
+        restored = ARCHITECTURES[recipe.architecture].graphs.restore(weights)
+    except KeyError as error:
+        raise ExportError(f"the graphs in {folder} do not hold {error}: export it from its training run") from error
     return Trained(recipe, restored, (folder / TOKENIZER_FILE).read_bytes(), summary)
 
 

@@ -27,7 +27,7 @@ from attnserve_export.graphs.spec import (
     tensor,
 )
 from attnserve_export.layers.output import TokenTable
-from attnserve_export.layers.recurrent import onnx_recurrent
+from attnserve_export.layers.recurrent import onnx_recurrent, stored_biases
 from attnserve_export.models.rnnsearch import RnnSearch, Source, maxout
 
 BLOCK = 32
@@ -162,12 +162,15 @@ def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts together what a step has taken apart: see :class:`StepGraph`."""
+    """Puts together what the graphs have taken apart: see :class:`StepGraph`, ``additive_attention`` and ``onnx_recurrent``."""
     d_deep = len(stored["deep_state"])
     token_gates, of_token = stored["of_token.weight"].split([len(stored["of_token.weight"]) - d_deep, d_deep])
     token_bias, deep_bias = stored["of_token.bias"].split([len(token_gates), d_deep])
     deep = torch.cat([stored["deep_state"], of_token, stored["deep_context"]], 1)
-    return stored | {
+    (doubled,) = (value for name, value in stored.items() if name.startswith("unsqueeze") and value.shape[1:] == (1,))
+    biases = stored_biases(stored, ["reader", "backward_reader"])
+    return stored | biases | {
+        "align_score": doubled[:, 0] / 2,
         "token_gates.weight": token_gates, "token_gates.bias": token_bias, "deep.weight": deep, "deep.bias": deep_bias,
     }  # fmt: skip
 

@@ -22,7 +22,7 @@ from attnserve_export.graphs.spec import (
     tensor,
 )
 from attnserve_export.layers.output import TokenTable
-from attnserve_export.layers.recurrent import layer_weights, onnx_recurrent
+from attnserve_export.layers.recurrent import layer_weights, onnx_recurrent, stored_biases
 from attnserve_export.models.seq2seq import Seq2Seq
 
 MAX_BEAM = 8
@@ -102,6 +102,13 @@ def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> Graph
     return GraphSpec(f"step_{group}.onnx", StepGraph(model, candidates=candidates), inputs, outputs, max_rows_of_request=group)
 
 
+def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Puts together what the graphs have taken apart: see :class:`StepGraph` and ``onnx_recurrent``."""
+    readers = sorted({name.rpartition(".")[0] for name in stored if name.startswith("reader.")})
+    first = {"writer.0.weight_ih_l0": stored["of_token.weight"], "writer.0.bias_ih_l0": stored["of_token.bias"]}
+    return stored | stored_biases(stored, readers) | first
+
+
 GRAPHS = Graphs(
     paper=manifest_pb2.Paper(
         title="Sequence to Sequence Learning with Neural Networks",
@@ -120,8 +127,6 @@ GRAPHS = Graphs(
         "readout": "output",
         "output_layer": "output",
     },
-    restore=lambda stored: (
-        stored | {"writer.0.weight_ih_l0": stored["of_token.weight"], "writer.0.bias_ih_l0": stored["of_token.bias"]}
-    ),
+    restore=_restore,
     is_bounded=lambda name: name.removeprefix("next_").startswith("h_"),
 )

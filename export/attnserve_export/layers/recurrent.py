@@ -12,6 +12,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
+_ONNX_ORDER = {3: [1, 0, 2], 4: [0, 3, 1, 2]}
+"""By number of gates: which gate of PyTorch's stands at each place in ONNX."""
 _SHUT = 50.0
 """A gate's input that leaves 2e-22 of it: nothing beside any state, and no denormal number."""
 
@@ -135,7 +137,7 @@ def onnx_recurrent(
         The outputs (T, directions, B, H), zero on padding, and the last states: h and c, or h alone, (directions, B, H) each.
     """
     is_lstm, size, num = isinstance(layers[0], nn.LSTM), layers[0].hidden_size, len(layers)
-    order = [0, 3, 1, 2] if is_lstm else [1, 0, 2]
+    order = _ONNX_ORDER[4 if is_lstm else 3]
     weights: list[list[Tensor]] = [[], [], []]
     for layer in layers:
         of_input, of_state, *biases = (each.unflatten(0, (-1, size))[order].flatten(0, 1) for each in layer_weights(layer))
@@ -152,3 +154,24 @@ def onnx_recurrent(
         version=14,
     )
     return out[0], list(out[1:])
+
+
+def stored_biases(stored: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """The biases of layers out of what a graph made by :func:`onnx_recurrent` holds of them.
+
+    There they are one constant an operator, (directions, 2 gates H), which the exporter calls "stack" and a number.
+
+    Args:
+        stored: initializers by name, with each layer's ``weight_hh_l0``.
+        names: of the layers, in the order of the operators, and of their directions.
+    """
+    stacks = sorted((name for name in stored if name.startswith("stack")), key=lambda name: int(name.partition("_")[2] or 0))
+    rows = [row for stack in stacks for row in stored[stack]]
+    found: dict[str, Tensor] = {}
+    for name, row in zip(names, rows, strict=True):
+        gates, size = stored[f"{name}.weight_hh_l0"].shape
+        num_gates = gates // size
+        places = [_ONNX_ORDER[num_gates].index(gate) for gate in range(num_gates)]
+        for kind, part in zip(("ih", "hh"), row.chunk(2), strict=True):
+            found[f"{name}.bias_{kind}_l0"] = part.unflatten(0, (num_gates, size))[places].flatten()
+    return found

@@ -172,9 +172,9 @@ class Trainer:
 
     def _annealed_rate(self, epochs: float) -> float:
         """The learning rate after so many epochs: a share of what the first annealed update began with."""
-        if self._anneals_from is None:
-            self._anneals_from = self.update
-        return self._rate(self._anneals_from + 1) * self._annealed_share(epochs)
+        first = self.update if self._anneals_from is None else self._anneals_from
+        self._anneals_from = first
+        return self._rate(first + 1) * self._annealed_share(epochs)
 
     def _one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
         self.update += 1

@@ -166,7 +166,8 @@ def test_sound_export_passes(made: Made) -> None:
     assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in made.steps("fp32")}
     differences = {each.variant: each.max_abs_difference for each in report.approximate}
     assert differences.pop("fixed", 0.0) <= 1e-5, "the graphs for CUDA compute the same"
-    assert 1e-3 < differences["int8"] < 1.0
+    least = 0 if made.recipe.model.get("cell") == "gru" else 1e-3  # the GRUs here are too small for int8
+    assert least <= differences["int8"] < 1.0
     assert max(case.max_abs_difference for case in report.cases) <= 1e-5
     assert report.num_identical + report.num_near_ties == len(SOURCES)
 
@@ -229,6 +230,11 @@ def test_company_changes_no_bit(made: Made, variant: str) -> None:
         assert company(made, index, seed=index, variant=variant) == []
 
 
+def test_weights_that_the_exporter_has_folded_are_missed(all_made: Callable[[str], Made]) -> None:
+    with pytest.raises(ExportError, match="do not hold"):
+        trained_in_bundle(all_made("seq2seq of GRUs").folder)
+
+
 def test_constants_are_folded_at_load(made: Made, tmp_path: Path) -> None:
     """The table of tokens above all: a step must not compute it."""
     for variant in ("fp32", "int8"):
@@ -242,7 +248,9 @@ def test_constants_are_folded_at_load(made: Made, tmp_path: Path) -> None:
         assert computed == []
 
 
-def test_a_bundle_is_all_that_an_export_needs(made: Made) -> None:
+@pytest.mark.parametrize("name", ["rnnsearch", "seq2seq"])
+def test_a_bundle_is_all_that_an_export_needs(all_made: Callable[[str], Made], name: str) -> None:
+    made = all_made(name)
     found = trained_in_bundle(made.folder)
     assert (found.recipe, found.tokenizer) == (made.recipe, b"pieces")
     assert {name for name, value in made.model.state_dict().items() if not torch.equal(value, found.weights[name])} == set()

@@ -58,6 +58,8 @@ MODES = {
         sampling=Sampling(13, temperature=1.3, top_k=50),
     ),
 }
+OF_ALL_TOKENS = {"draws", "draws, hot"}
+"""Draws from the whole vocabulary. Of a weaker model most fall where a step of the distribution function is narrower than rounding."""
 HAVE_PREFIXES = {"prefix", "prefix, beam", "all", "draws, all"}
 NUM_SENTENCES = 20
 NUM_OF_MODE = {"greedy": 80, "beam": 40} if SENTENCES_ARE_GOLDEN else dict.fromkeys(("greedy", "beam"), len(SENTENCES))
@@ -130,6 +132,8 @@ def test_same_answers(
     record_property: pytest.RecordProperty,
 ) -> None:
     skip_without_attention(engine, MODES[mode])
+    if mode in OF_ALL_TOKENS and engine.bundle.manifest.model_id != DEFAULT_MODEL:
+        pytest.skip("PyTorch's draws from all tokens are not comparable here")
     pairs = list(zip(sources, options_of(mode, prefixes), strict=False))
     answers = run(engine, [SequenceRequest(index, *pair) for index, pair in enumerate(pairs)])
     expected = [reference_answer(model, *pair, heads=heads) for pair in pairs]

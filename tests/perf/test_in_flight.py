@@ -17,6 +17,7 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import LONG_STEPS, LONG_TEXT, OPTIONS, SENTENCES, Samples, Server, mean_between, serve
 
 SLOTS, CLIENTS = 32, 96
+LONG = DecodeOptions(min_tokens=40, max_tokens=40)
 STEP, ROWS = "attnserve_decode_step_duration_seconds", "attnserve_batch_rows"
 
 
@@ -27,14 +28,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 async def rows_under_load(server: Server, ramp_s: float, seconds: float) -> tuple[float, float, float]:
-    """Mean rows of a step, mean seconds of a step, and answers a second, of 96 greedy clients in a closed loop."""
+    """Mean rows of a step, mean seconds of a step, and answers a second, of 96 greedy clients in a closed loop.
+
+    Answers are long, so that these clients and the front, which share a core, can keep up with the worker on any machine.
+    """
     stopped, answers = False, 0
     texts = itertools.cycle(SENTENCES)
 
     async def client(stub: translation_pb2_grpc.TranslationServiceStub) -> None:
         nonlocal answers
         while not stopped:
-            await stub.Translate(translation_pb2.TranslateRequest(text=next(texts)), timeout=60)
+            await stub.Translate(translation_pb2.TranslateRequest(text=next(texts), options=LONG), timeout=60)
             answers += 1
 
     async with grpc.aio.insecure_channel(server.target, options=OPTIONS) as channel:

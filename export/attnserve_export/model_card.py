@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
@@ -70,24 +70,33 @@ def _variant(variant: manifest_pb2.Variant) -> str:
 
 
 def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
-    """A table of scores by the length of the source, for every variant and command, and the picture of all models."""
+    """A table of scores by the length of the source, for every variant and command."""
     if not figures:
         return []
-    parts = list(dict.fromkeys(each.part for each in figures))
-    rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    for each in figures:
-        rows.setdefault((each.variant, each.dataset, each.command), {})[each.part] = f"{each.value:.1f}"
-    heads = [part.removeprefix("sources of ").removesuffix(" words") for part in parts]
+    columns = {each.part: each.part.removeprefix("sources of ").removesuffix(" words") for each in figures}
     return [
         "By words of the source (lower-case BLEU, as in Figure 2 of Bahdanau et al. 2015):",
         "",
-        f"| variant | data | {' | '.join(heads)} | command |",
-        "| --- | --- |" + " --- |" * (len(heads) + 1),
+        *_table(figures, columns, lambda each: (each.part, f"{each.value:.1f}")),
+        "",
+    ]
+
+
+def _table(
+    figures: list[manifest_pb2.Quality], columns: Mapping[str, str], cell: Callable[[manifest_pb2.Quality], tuple[str, str]]
+) -> list[str]:
+    """A line for every variant and command; ``columns`` by their headings, ``cell`` gives a figure's column and text."""
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for each in figures:
+        column, text = cell(each)
+        rows.setdefault((each.variant, each.dataset, each.command), {})[column] = text
+    return [
+        f"| variant | data | {' | '.join(columns.values())} | command |",
+        "| --- | --- |" + " --- |" * (len(columns) + 1),
         *(
-            f"| {variant} | {dataset} | {' | '.join(values.get(part, '') for part in parts)} | `{command}` |"
+            f"| {variant} | {dataset} | {' | '.join(values.get(column, '') for column in columns)} | `{command}` |"
             for (variant, dataset, command), values in rows.items()
         ),
-        "",
     ]
 
 
@@ -135,22 +144,14 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
 
 
 def _quality(measured: list[manifest_pb2.Quality]) -> list[str]:
-    """A table: a line for every variant and command, a column for every metric."""
+    """A table with a column for every metric."""
     if not measured:
         return ["Not measured yet."]
-    metrics = sorted({each.metric for each in measured})
-    figures: dict[tuple[str, str, str], dict[str, str]] = {}
-    for each in measured:
-        figures.setdefault((each.variant, each.dataset, each.command), {})[each.metric] = f"{each.value:.2f}"
+    metrics = {metric: metric for metric in sorted({each.metric for each in measured})}
     return [
         "Through the server, `attnserve serve --variant NAME`:",
         "",
-        f"| variant | data | {' | '.join(metrics)} | command |",
-        "| --- | --- |" + " --- |" * (len(metrics) + 1),
-        *(
-            f"| {variant} | {dataset} | {' | '.join(values.get(metric, '') for metric in metrics)} | `{command}` |"
-            for (variant, dataset, command), values in figures.items()
-        ),
+        *_table(measured, metrics, lambda each: (each.metric, f"{each.value:.2f}")),
     ]
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-import torch
 
 from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from attnserve_export.bundle_writer import write_bundle
@@ -27,6 +26,7 @@ from attnserve_server.tasks.translation import TranslationTask
 from tests.foreign import common, gru_luong, post_norm_transformer
 from tests.parity.driving import attention_of, run, started_engine
 from tests.reference.beam_search import SearchResult, beam_search, teacher_forced_alignments
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 MODELS = [gru_luong, post_norm_transformer]
 TEXTS = common.sentences()[5:185:6]
@@ -48,14 +48,6 @@ class Written:
     @property
     def gives_attention(self) -> bool:
         return bool(self.model.describe().HasField("attention"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -6,25 +6,16 @@ A test of another model than the default one parametrizes ``model_id`` (indirect
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, started_engine
 from tests.parity.torch_module import module_of_bundle
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from attnserve_export.models.transformer import Transformer, TransformerConfig
 from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
 from attnserve_export.recipe import load_recipe
 from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 VOCAB_SIZE = 40
 CONFIG = TransformerConfig(
@@ -40,14 +40,6 @@ class Made:
     model: Transformer
     manifest: manifest_pb2.Manifest
     graphs: dict[str, onnx.ModelProto]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

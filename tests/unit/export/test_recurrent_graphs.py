@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from attnserve_export.recipe import Recipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
 from attnserve_server.bundle.loader import STEP_INPUTS
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 VOCAB_SIZE = 90
 CAPACITY = 160  # of 128 source tokens and the end symbol, in whole blocks
@@ -96,14 +97,6 @@ class Made:
         feeds = {"token": tokens, "source_length": lengths, "request_of_row": of_row, **states}
         wanted = {tensor.name for tensor in graph.inputs}
         return self.run(graph, {name: value for name, value in feeds.items() if name in wanted})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from attnserve_export.models.seq2seq import Seq2Seq
 from attnserve_export.recipe import load_recipe
 from attnserve_export.registry import build_model
 from attnserve_export.training.loss import SmoothedCrossEntropy
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 VOCAB_SIZE = 60
 LENGTHS = (9, 4, 7, 1, 8)
@@ -29,14 +29,6 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "seq2seq": ("seq2seq", SEQ_SIZES),
     "seq2seq of GRUs": ("seq2seq", {**SEQ_SIZES, "cell": "gru"}),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def made(name: str) -> Any:

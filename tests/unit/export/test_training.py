@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,6 @@ dropout = 0.05
 
 class Killed(BaseException):
     """Ends a run where a signal would."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -272,6 +264,7 @@ import sys
 from pathlib import Path
 import sentencepiece
 from attnserve_export.training.data import PairBatches, read_pairs
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 tokenizer = sentencepiece.SentencePieceProcessor(model_file=sys.argv[1])
 pairs = read_pairs(Path(sys.argv[2]), "train", "en", "de")
 batches = PairBatches(pairs, tokenizer, batch_tokens=600, max_pieces=60, sampling=(0.1, 0.5), seed=3)

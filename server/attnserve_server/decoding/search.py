@@ -159,8 +159,21 @@ class GreedySearch(Search):
         """The one hypothesis has ended."""
         return bool(self.finished)
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it needs nothing but the best token of every step, whatever comes."""
+        options = self._options
+        is_free = options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size and not options.min_tokens
+        return is_free and not options.prefix and not options.coverage_penalty
+
+    def resume(self, tokens: list[int], total: float) -> None:
+        """Goes on from tokens that were chosen elsewhere, with the sum of their log-probabilities; they may be the end."""
+        self.live = [Path(tokens, total)]
+        if tokens:
+            self._end(self.live[0])
+
     def advance_one(self, token: int, log_prob: float) -> None:
-        """As :meth:`advance`, for the one candidate that matters: the path that batches of greedy rows take."""
+        """As :meth:`advance`, for the one candidate that matters."""
         path = self.live[0]
         path.tokens.append(token)
         path.total += log_prob

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The running batch: which request holds which slots, and what a step's outputs mean for each of them.
 
-Requests are a prefix of the request slots and rows a prefix of the row slots, always. Who leaves is replaced by the last one.
+In a step requests are a prefix of the request slots and rows a prefix of the row slots.
 """
 
 from __future__ import annotations
 
-from collections.abc import Set
+import heapq
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
+from attnserve_server.engine.plain import PlainRows
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis, SequenceRequest
 
@@ -30,18 +32,18 @@ class Sequence:
     admitted_at: float
     keeps_attention: bool
     """Whether every token's attention is kept: it was asked for, or something is made from it."""
+    is_plain: bool
+    """Greedy search that needs nothing but the best token of each step: its tokens are in :class:`PlainRows` until it ends."""
     encode_s: float = 0.0
     first_token_at: float = 0.0
     num_steps: int = 0
 
-    @property
-    def length(self) -> int:
-        """Tokens of each live hypothesis."""
-        return len(self.search.live[0].tokens) if self.search.live else 0
-
 
 class RunningBatch:
-    """Everything that decodes now, over one runner's slots."""
+    """Everything that decodes now, over one runner's slots.
+
+    Whoever leaves leaves a gap, which the next one to come fills; what gaps are left is closed before the next step.
+    """
 
     def __init__(self, runner: IterativeRunner) -> None:
         self._runner = runner
@@ -55,14 +57,20 @@ class RunningBatch:
             list(attention.mean_layers) or range(attention.num_layers), list(attention.mean_heads) or range(attention.num_heads)
         )
         self.sequences: dict[int, Sequence] = {}
-        self._slots: list[Sequence] = []
-        self._owners: list[Sequence] = []
-        self._tokens: list[int] = []
+        self._slots: list[Sequence | None] = []
+        self._owners: list[Sequence | None] = []
+        self._free_slots: list[int] = []
+        self._free_rows: list[int] = []
+        self._tokens = np.zeros(runner.num_slots, np.int64)
+        self._positions = np.zeros(runner.num_slots, np.int32)
+        self._requests = np.zeros(runner.num_slots, np.int64)
+        self._source_lengths = np.zeros(runner.num_slots, np.int32)
+        self._plain = PlainRows(runner.num_slots, manifest.limits.max_target_tokens, self._end_id)
 
     @property
     def num_rows(self) -> int:
         """Live rows."""
-        return len(self._owners)
+        return len(self._owners) - len(self._free_rows)
 
     def admit(self, requests: list[SequenceRequest], now: float, aligned: Set[int] = frozenset()) -> None:
         """Encodes a group and gives each member a request slot and a first row.
@@ -73,48 +81,90 @@ class RunningBatch:
             aligned: ids of requests whose attention is kept though they did not ask for it.
         """
         encoded = self._runner.encode([request.tokens for request in requests])
-        for index, request in enumerate(requests):
+        slots, rows = [], []
+        for request in requests:
             options = request.options
             search = make_search(options, self._symbols, self._coverage)
             keeps = bool(options.attention or options.coverage_penalty or request.request_id in aligned)
-            sequence = Sequence(request, search, len(self._slots), [len(self._owners)], now, keeps)
-            self._runner.state.insert(sequence.slot, sequence.rows[0], encoded, index)
+            is_plain = isinstance(search, GreedySearch) and search.is_plain and not keeps and not request.terms.is_streamed
+            sequence = Sequence(request, search, 0, [], now, keeps, is_plain)
+            sequence.slot = _take(self._free_slots, self._slots, sequence)
+            row = self._new_row(sequence, self._begin_id, 0)
+            sequence.rows.append(row)
+            self._source_lengths[sequence.slot] = len(request.tokens)
+            self._plain.begin(row, options.max_tokens if is_plain else None)
             self.sequences[request.request_id] = sequence
-            self._slots.append(sequence)
-            self._owners.append(sequence)
-            self._tokens.append(self._begin_id)
+            slots.append(sequence.slot)
+            rows.append(row)
+        self._runner.state.insert(slots, rows, encoded)
 
     def release(self, request_id: int) -> None:
-        """Frees a request's slots and closes the gaps."""
+        """Frees a request's slots."""
         sequence = self.sequences.pop(request_id)
-        last = self._slots.pop()
-        if last is not sequence:
-            self._runner.state.move_request(last.slot, sequence.slot)
-            last.slot = sequence.slot
-            self._slots[last.slot] = last
-        self._close_gaps(sorted(sequence.rows))
+        self._slots[sequence.slot] = None
+        heapq.heappush(self._free_slots, sequence.slot)
+        self._free(sequence.rows)
 
     def clear(self) -> None:
         """Drops everything, after a step that failed half-way."""
         self.sequences.clear()
-        del self._slots[:], self._owners[:], self._tokens[:]
+        del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
 
-    def step(self) -> None:
-        """One decode step of all live rows, and the search of every request."""
+    def compact(self) -> None:
+        """Closes the gaps: live requests and rows are a prefix of their slots again."""
+        if self._free_slots:
+            for source, target in _moves(self._free_slots, self._slots):
+                self._runner.state.move_request(source, target, int(self._source_lengths[source]))
+                self._source_lengths[target] = self._source_lengths[source]
+                sequence = self._slots[target]
+                assert sequence is not None, "what moves is live"
+                sequence.slot = target
+                self._requests[sequence.rows] = target
+        if self._free_rows:
+            moves = _moves(self._free_rows, self._owners)
+            sources, targets = [source for source, _ in moves], [target for _, target in moves]
+            self._copy_rows(sources, targets)
+            self._tokens[targets], self._positions[targets] = self._tokens[sources], self._positions[sources]
+            self._requests[targets] = self._requests[sources]
+            self._plain.move(sources, targets)
+            for source, target in moves:
+                owner = self._owners[target]
+                assert owner is not None, "what moves is live"
+                owner.rows[owner.rows.index(source)] = target
+
+    def step(self) -> list[Sequence]:
+        """One decode step of all live rows, and the search of every request. Returns the sequences that have something to say."""
+        self.compact()
         outputs = self._runner.step(self._inputs())
         best_tokens, best_log_probs = outputs.best()
-        left: list[int] = []
-        for sequence in self._slots:
+        self._decide_plain(best_tokens, best_log_probs)
+        sources: list[int] = []
+        targets: list[int] = []
+        heard: list[Sequence] = []
+        for sequence in list(self.sequences.values()):
+            if sequence.is_plain:
+                continue
+            heard.append(sequence)
+            if sequence.search.is_done:
+                continue  # it was plain until this step
             sequence.num_steps += 1
             search, row = sequence.search, sequence.rows[0]
             if sequence.keeps_attention:
                 self._note_attention(sequence, outputs)
             if isinstance(search, GreedySearch) and not search.needs_scores and best_tokens[row] not in self._symbols.banned:
-                search.advance_one(best_tokens[row], best_log_probs[row])
+                search.advance_one(int(best_tokens[row]), float(best_log_probs[row]))
                 self._tokens[row] = best_tokens[row]
             else:
-                left += self._advance(sequence, outputs)
-        self._close_gaps(sorted(left))
+                self._advance(sequence, outputs, sources, targets)
+        self._positions[: len(self._owners)] += 1
+        self._copy_rows(sources, targets)
+        return heard
+
+    def tokens_of(self, sequence: Sequence) -> list[list[int]]:
+        """The tokens of each live hypothesis so far."""
+        if sequence.is_plain:
+            return [self._plain.tokens(sequence.rows[0])]
+        return [path.tokens for path in sequence.search.live]
 
     def hypotheses(self, sequence: Sequence) -> list[Hypothesis]:
         """The answer of a finished search."""
@@ -141,27 +191,62 @@ class RunningBatch:
         return {index: int(self._mean(path.attention[start + index])[:num_source].argmax()) for index in unknown}
 
     def _inputs(self) -> StepInputs:
+        sequences, rows = self._live_sequences(), len(self._owners)
         return StepInputs(
-            tokens=self._tokens,
-            positions=[owner.length for owner in self._owners],
-            request_of_row=[owner.slot for owner in self._owners],
-            rows_of_request=[sequence.rows for sequence in self._slots],
-            source_lengths=[len(sequence.request.tokens) for sequence in self._slots],
-            wants_attention=any(sequence.keeps_attention for sequence in self._slots),
+            tokens=self._tokens[:rows],
+            positions=self._positions[:rows],
+            request_of_row=self._requests[:rows],
+            rows_of_request=[sequence.rows for sequence in sequences],
+            source_lengths=self._source_lengths[: len(sequences)],
+            wants_attention=any(sequence.keeps_attention for sequence in sequences),
         )
 
-    def _advance(self, sequence: Sequence, outputs: StepOutputs) -> list[int]:
-        """The search of one request, and its hypotheses to their rows. Returns the rows that it does not need any more."""
+    def _live_sequences(self) -> list[Sequence]:
+        return [sequence for sequence in self._slots if sequence is not None]
+
+    def _decide_plain(self, tokens: npt.NDArray[np.int64], log_probs: npt.NDArray[np.float32]) -> None:
+        """The best token of every row that needs no more; who ends, or cannot have it, is plain no longer."""
+        rows = len(self._owners)
+        for banned in self._symbols.banned:
+            for row in self._plain.rows_with(tokens, banned):
+                self._leave_plain(row)
+        ended = self._plain.advance(tokens, log_probs)
+        np.copyto(self._tokens[:rows], tokens, where=self._plain.is_plain[:rows])
+        for row in ended:
+            self._leave_plain(row)
+
+    def _leave_plain(self, row: int) -> None:
+        sequence = self._owners[row]
+        assert sequence is not None, "plain rows are live"
+        assert isinstance(sequence.search, GreedySearch), "plain rows are greedy"
+        tokens = self._plain.tokens(row)
+        sequence.search.resume(tokens, float(self._plain.totals[row]))
+        sequence.is_plain, sequence.num_steps = False, len(tokens)
+        self._plain.begin(row, None)
+
+    def _new_row(self, sequence: Sequence, token: int, position: int) -> int:
+        row = _take(self._free_rows, self._owners, sequence)
+        self._tokens[row], self._positions[row], self._requests[row] = token, position, sequence.slot
+        return row
+
+    def _free(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            self._owners[row] = None
+            heapq.heappush(self._free_rows, row)
+
+    def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
+        if sources:
+            self._runner.state.copy_rows(sources, targets, int(self._positions[sources].max()))
+
+    def _advance(self, sequence: Sequence, outputs: StepOutputs, sources: list[int], targets: list[int]) -> None:
+        """The search of one request, and its hypotheses to their rows; notes what is to be copied from where to where."""
         search, rows = sequence.search, sequence.rows
         parents = search.advance(*self._candidates(search, rows, outputs))
         if search.is_done:
-            return []  # whoever releases the request frees its rows
-        new_rows, sources, targets = self._place(sequence, parents)
-        self._runner.state.copy_rows(sources, targets, sequence.length)
-        sequence.rows = new_rows
-        for row, path in zip(new_rows, search.live, strict=True):
-            self._tokens[row] = path.tokens[-1]
-        return [row for row in rows if row not in new_rows]
+            return  # whoever releases the request frees its rows
+        sequence.rows = self._place(sequence, parents, sources, targets)
+        self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
+        self._free(set(rows) - set(sequence.rows))
 
     def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probabilities for each live hypothesis, best first."""
@@ -179,39 +264,24 @@ class RunningBatch:
         found = [search.candidates(index, *outputs.row(row)) for index, row in enumerate(rows)]
         return [tokens for tokens, _ in found], [log_probs for _, log_probs in found]
 
-    def _place(self, sequence: Sequence, parents: list[int]) -> tuple[list[int], list[int], list[int]]:
-        """A first child stays in its parent's row; the others take rows without children, or new ones at the end."""
+    def _place(self, sequence: Sequence, parents: list[int], sources: list[int], targets: list[int]) -> list[int]:
+        """A first child stays in its parent's row; the others take rows without children, or new ones.
+
+        So no row that is copied from is copied to.
+        """
         rows = sequence.rows
         free = [row for index, row in enumerate(rows) if index not in parents]
         taken: set[int] = set()
-        new_rows, sources, targets = [], [], []
+        new_rows = []
         for parent in parents:
             row = rows[parent]
             if parent in taken:
-                if free:
-                    target = free.pop(0)
-                else:
-                    target = len(self._owners)
-                    self._owners.append(sequence)
-                    self._tokens.append(self._end_id)
                 sources.append(row)
-                targets.append(target)
-                row = target
+                row = free.pop(0) if free else self._new_row(sequence, self._end_id, int(self._positions[row]))
+                targets.append(row)
             taken.add(parent)
             new_rows.append(row)
-        return new_rows, sources, targets
-
-    def _close_gaps(self, gaps: list[int]) -> None:
-        keep = len(self._owners) - len(gaps)
-        movers = [row for row in range(keep, len(self._owners)) if row not in gaps]
-        holes = [row for row in gaps if row < keep]
-        lengths = [self._owners[row].length for row in movers]
-        self._runner.state.copy_rows(movers, holes, max(lengths, default=0))
-        for source, target in zip(movers, holes, strict=True):
-            owner = self._owners[target] = self._owners[source]
-            self._tokens[target] = self._tokens[source]
-            owner.rows[owner.rows.index(source)] = target
-        del self._owners[keep:], self._tokens[keep:]
+        return new_rows
 
     def _note_attention(self, sequence: Sequence, outputs: StepOutputs) -> None:
         if outputs.attention is None:
@@ -232,3 +302,24 @@ class RunningBatch:
     def _coverage(self, path: Path) -> npt.NDArray[np.float64]:
         covered: npt.NDArray[np.float64] = np.stack([self._mean(weights) for weights in path.attention]).sum(0, dtype=np.float64)
         return covered
+
+
+def _take(free: list[int], slots: list[Sequence | None], sequence: Sequence) -> int:
+    """A free slot, or a new one at the end."""
+    if not free:
+        slots.append(sequence)
+        return len(slots) - 1
+    slot = heapq.heappop(free)
+    slots[slot] = sequence
+    return slot
+
+
+def _moves(free: list[int], slots: list[Sequence | None]) -> list[tuple[int, int]]:
+    """Moves the last live slots into the gaps, and forgets these; returns from where to where."""
+    keep = len(slots) - len(free)
+    movers = [slot for slot in range(keep, len(slots)) if slots[slot] is not None]
+    moves = list(zip(movers, sorted(slot for slot in free if slot < keep), strict=True))
+    for source, target in moves:
+        slots[target] = slots[source]
+    del slots[keep:], free[:]
+    return moves

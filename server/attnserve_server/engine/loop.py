@@ -29,6 +29,7 @@ class EngineLoop:
         self._num_sent: dict[int, int] = {}
         self._aligned: set[int] = set()
         self._events: list[RequestEvent] = []
+        self._heard: list[Sequence] = []
         self._steps: list[StepStats] = []
         self._dropped: dict[str, int] = {}
         self._busy_s, self._reported_at = 0.0, clock()
@@ -91,7 +92,7 @@ class EngineLoop:
         if output.admitted:
             self._guarded(output.admitted, self._admit)
         encoded = self._clock()
-        num_rows, cold = self._batch.num_rows, self._runner.num_cold_shapes
+        num_rows, cold, self._heard = self._batch.num_rows, self._runner.num_cold_shapes, []
         if num_rows:
             self._guarded(list(self._batch.sequences), self._step)
         return StepStats(
@@ -100,9 +101,10 @@ class EngineLoop:
 
     def _update(self, output: SchedulerOutput) -> None:
         now = self._clock()
-        for sequence in list(self._batch.sequences.values()):
-            if sequence.num_steps == 1:
-                sequence.first_token_at = now
+        for request_id in output.admitted:
+            if request_id in self._batch.sequences:
+                self._batch.sequences[request_id].first_token_at = now
+        for sequence in self._heard:
             self._emit(sequence, now)
 
     def _emit(self, sequence: Sequence, now: float) -> None:
@@ -161,7 +163,7 @@ class EngineLoop:
 
     def _step(self, ids: list[int]) -> None:
         try:
-            self._batch.step()
+            self._heard = self._batch.step()
         except Exception:
             self._batch.clear()  # how far it came is not known
             raise

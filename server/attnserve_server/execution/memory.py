@@ -30,16 +30,16 @@ ROUTING = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
 class State(Protocol):
     """The state of all slots: the few things that are ever done to it between steps."""
 
-    def insert(self, request: int, row: int, encoded: Encoded, index: int) -> None:
-        """Gives a request slot and a row slot the first values of a new request, the ``index``-th of an encoded group."""
+    def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
+        """Gives request slots and row slots the first values of new requests, those of an encoded group in its order."""
         ...
 
-    def move_request(self, source: int, target: int) -> None:
-        """Moves the state of a request to another slot."""
+    def move_request(self, source: int, target: int, length: int) -> None:
+        """Moves the state of a request to another slot; of growing state at least the first ``length`` entries."""
         ...
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copies rows, all read before any is written; of growing state at least the first ``length`` entries."""
+        """Copies rows, none of which is both source and target; of growing state at least the first ``length`` entries."""
         ...
 
 

@@ -20,17 +20,18 @@ from attnserve_server.execution.memory import Array, Encoded, Memory, State, Ste
 from attnserve_server.execution.session import NUMPY_TYPES
 
 log = logging.getLogger(__name__)
+Integers = Sequence[int] | npt.NDArray[np.integer]
 
 
 @dataclass(slots=True)
 class StepInputs:
-    """Layout of the live rows: lists of one entry a row (or a request), in slot order."""
+    """Layout of the live rows: one entry a row (or a request), in slot order."""
 
-    tokens: Sequence[int]
-    positions: Sequence[int]
-    request_of_row: Sequence[int]
+    tokens: Integers
+    positions: Integers
+    request_of_row: Integers
     rows_of_request: Sequence[Sequence[int]]
-    source_lengths: Sequence[int]
+    source_lengths: Integers
     wants_attention: bool
 
 
@@ -45,13 +46,13 @@ class StepOutputs:
         """Whether all tokens' scores are there, and not those of the best ones alone."""
         return "logits" in self._arrays or "log_probs" in self._arrays
 
-    def best(self) -> tuple[list[int], list[float]]:
+    def best(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The most probable token of every row and its log-probability."""
         if "top_tokens" in self._arrays:
-            return self._arrays["top_tokens"][:, 0].tolist(), self._arrays["top_log_probs"][:, 0].tolist()
+            return self._arrays["top_tokens"][:, 0].astype(np.int64), self._arrays["top_log_probs"][:, 0].astype(np.float32)
         scores = self._log_probs(slice(None))
         tokens = scores.argmax(-1)
-        return tokens.tolist(), scores[np.arange(len(scores)), tokens].tolist()
+        return tokens, scores[np.arange(len(scores)), tokens]
 
     def top(self, rows: Sequence[int], count: int) -> tuple[Array, Array]:
         """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.

@@ -29,9 +29,17 @@ class Buffer:
     growing: int | None
     """Index of the axis along which it grows."""
 
+    def first(self, slots: Any, length: int) -> Array:
+        """Some slots, or one; where the state grows only the first ``length`` entries. A view if ``slots`` is a number."""
+        place = (slots,) if self.growing is None else (slots, *[slice(None)] * (self.growing - 1), slice(length))
+        found: Array = self.current[place]
+        return found
+
 
 class SlotState:
     """State of ``num_slots`` requests and ``num_slots`` rows.
+
+    What grows in place in every row and has the same shape lies together: a row of all of it is copied at once.
 
     Args:
         states: the manifest's declarations.
@@ -43,44 +51,47 @@ class SlotState:
         self.buffers = {state.name: _make_buffer(state, dtypes[state.name], num_slots) for state in states}
         self._of_request = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_REQUEST]
         self._of_row = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_HYPOTHESIS]
+        self._pools = _pool([each for each in self._of_row if each.growing == 2 and each.spare is None])
+        pooled = {id(each) for _, members in self._pools for each in members}
+        self._single = [each for each in self._of_row if id(each) not in pooled]
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
         self.orientation = 0
         """Changes with each flip, back and forth."""
 
-    def insert(self, request: int, row: int, encoded: Mapping[str, Array], index: int) -> None:
-        """Gives request slot ``request`` and row slot ``row`` the first values of a new request.
+    def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Mapping[str, Array]) -> None:
+        """Gives request slots and row slots the first values of new requests.
 
         Args:
-            request: request slot.
-            row: row slot of its first hypothesis.
-            encoded: the encode graph's outputs by name, (B, ...).
-            index: which of the B it is.
+            requests: a request slot for each.
+            rows: the row slot of each one's first hypothesis.
+            encoded: the encode graph's outputs by name, (B, ...), of these requests in their order.
         """
-        for buffers, slot in ((self._of_request, request), (self._of_row, row)):
+        for buffers, slots in ((self._of_request, requests), (self._of_row, rows)):
             for buffer in buffers:
                 name = buffer.declared.encode_output
                 if name:
-                    value = encoded[name][index]
-                    filled: tuple[int | slice, ...] = (slot, *(slice(0, size) for size in value.shape))
-                    buffer.current[filled] = value
+                    values = encoded[name]
+                    filled: tuple[Any, ...] = (list(slots), *(slice(size) for size in values.shape[1:]))
+                    buffer.current[filled] = values
                 elif buffer.growing is None:
-                    buffer.current[slot] = 0
+                    buffer.current[list(slots)] = 0
 
-    def move_request(self, source: int, target: int) -> None:
-        """Moves the state of a request to another slot."""
+    def move_request(self, source: int, target: int, length: int) -> None:
+        """Moves the state of a request to another slot; of growing state the first ``length`` entries."""
         for buffer in self._of_request:
-            buffer.current[target] = buffer.current[source]
+            buffer.first(target, length)[...] = buffer.first(source, length)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copies rows, all read before any is written; of growing state the first ``length`` entries."""
-        if not sources:
-            return
-        for buffer in self._of_row:
+        """Copies rows, none of which is both source and target; of growing state the first ``length`` entries."""
+        for pool, _ in self._pools:
+            for source, target in zip(sources, targets, strict=True):
+                pool[:, target, :, :length] = pool[:, source, :, :length]
+        for buffer in self._single if sources else ():
             if buffer.growing is None:
-                buffer.current[targets] = buffer.current[sources]
+                buffer.current[list(targets)] = buffer.current[list(sources)]
             else:
-                view = np.moveaxis(buffer.current, buffer.growing, 1)[:, :length]
-                view[targets] = view[sources]
+                for source, target in zip(sources, targets, strict=True):
+                    buffer.first(target, length)[...] = buffer.first(source, length)
 
     def flip(self) -> None:
         """After a step: what was written beside becomes current."""
@@ -96,3 +107,17 @@ def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[Any], num_slots: int
     spare = np.zeros(shape, dtype) if state.step_output and not state.in_place else None
     growing = list(state.axes).index(state.growing_axis) if state.growing_axis else None
     return Buffer(state, np.zeros(shape, dtype), spare, growing)
+
+
+def _pool(buffers: Sequence[Buffer]) -> list[tuple[Array, list[Buffer]]]:
+    """Buffers of the same shape and type become views of one array, (buffers, slots, ...)."""
+    groups: dict[tuple[Any, ...], list[Buffer]] = {}
+    for buffer in buffers:
+        groups.setdefault((buffer.current.dtype, buffer.current.shape), []).append(buffer)
+    pools = []
+    for (dtype, shape), members in groups.items():
+        pool = np.zeros((len(members), *shape), dtype)
+        for view, buffer in zip(pool, members, strict=True):
+            buffer.current = view
+        pools.append((pool, members))
+    return pools

@@ -8,6 +8,7 @@ house encodes several at once.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Scheduler:
         self._waiting: deque[Waiting] = deque()
         self._running: dict[int, Waiting] = {}
         self._cancelled: dict[int, str] = {}
+        self._first_deadline = math.inf
         self._num_rows = 0
         self._freed_at = self._scheduled_at = clock()
 
@@ -83,6 +85,8 @@ class Scheduler:
         """
         if self._running:
             request.queued_at = min(request.queued_at, self._scheduled_at)
+        if request.deadline is not None:
+            self._first_deadline = min(self._first_deadline, request.deadline)
         (self._waiting.appendleft if is_first else self._waiting.append)(request)
 
     def cancel(self, request_id: int, reason: str) -> None:
@@ -104,6 +108,8 @@ class Scheduler:
         return output
 
     def _drop(self, output: SchedulerOutput, now: float) -> None:
+        if not self._cancelled and now < self._first_deadline:
+            return
         for each in [*self._running.values(), *self._waiting]:
             reason = self._cancelled.get(each.request_id)
             if reason is None and each.deadline is not None and each.deadline <= now:
@@ -116,6 +122,8 @@ class Scheduler:
             for request_id in gone & set(self._running):
                 self.finish(request_id)
         self._cancelled.clear()
+        deadlines = (each.deadline for each in (*self._running.values(), *self._waiting) if each.deadline is not None)
+        self._first_deadline = min(deadlines, default=math.inf)
 
     def _admit(self, output: SchedulerOutput, now: float) -> None:
         group: list[Waiting] = []

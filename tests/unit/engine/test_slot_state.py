@@ -17,6 +17,7 @@ def make_states() -> list[manifest_pb2.State]:
     state = manifest_pb2.State
     return [
         state(name="cache", scope=ROW, axes=["row", "2", "target", "3"], step_output="o1", in_place=True, growing_axis="target", capacity=5),
+        state(name="second", scope=ROW, axes=["row", "2", "target", "3"], step_output="o5", in_place=True, growing_axis="target", capacity=5),
         state(name="beside", scope=ROW, axes=["row", "target", "3"], step_output="o2", growing_axis="target", capacity=5),
         state(name="hidden", scope=ROW, axes=["row", "4"], step_output="o3", encode_output="last"),
         state(name="zeros", scope=ROW, axes=["row", "2"], step_output="o4"),
@@ -42,6 +43,7 @@ def test_shapes(slots: SlotState) -> None:
     shapes = {name: buffer.current.shape for name, buffer in slots.buffers.items()}
     assert shapes == {
         "cache": (4, 2, 5, 3),
+        "second": (4, 2, 5, 3),
         "beside": (4, 5, 3),
         "hidden": (4, 4),
         "zeros": (4, 2),
@@ -59,37 +61,43 @@ def test_insert(slots: SlotState) -> None:
         "last": rng.random((3, 4), np.float32),
         "constant": rng.random((3, 3), np.float32),
     }
-    slots.insert(1, 2, encoded, 2)
+    slots.insert([1, 3, 0], [2, 0, 1], encoded)
     after = values(slots)
-    assert np.array_equal(after["memory"][1, :, :4], encoded["memory"][2])
-    assert np.array_equal(after["constant"][1], encoded["constant"][2])
-    assert np.array_equal(after["hidden"][2], encoded["last"][2])
-    assert not after["zeros"][2].any()
-    for name, slot in (("memory", 1), ("constant", 1), ("hidden", 2), ("zeros", 2)):
-        others = [each for each in range(4) if each != slot]
-        assert np.array_equal(after[name][others], before[name][others])
-    assert np.array_equal(after["cache"], before["cache"])
+    for index, (request, row) in enumerate(((1, 2), (3, 0), (0, 1))):
+        assert np.array_equal(after["memory"][request, :, :4], encoded["memory"][index])
+        assert np.array_equal(after["memory"][request, :, 4:], before["memory"][request, :, 4:])
+        assert np.array_equal(after["constant"][request], encoded["constant"][index])
+        assert np.array_equal(after["hidden"][row], encoded["last"][index])
+        assert not after["zeros"][row].any()
+    for name, slot in (("memory", 2), ("constant", 2), ("hidden", 3), ("zeros", 3)):
+        assert np.array_equal(after[name][slot], before[name][slot])
+    for name in ("cache", "second", "beside"):
+        assert np.array_equal(after[name], before[name])
 
 
 def test_move_request(slots: SlotState) -> None:
     before = values(slots)
-    slots.move_request(3, 0)
+    slots.move_request(3, 0, 4)
     after = values(slots)
+    assert np.array_equal(after["memory"][0, :, :4], before["memory"][3, :, :4])
+    assert np.array_equal(after["memory"][0, :, 4:], before["memory"][0, :, 4:])
+    assert np.array_equal(after["constant"][0], before["constant"][3])
     for name in ("memory", "constant"):
-        assert np.array_equal(after[name][0], before[name][3])
         assert np.array_equal(after[name][1:], before[name][1:])
-    for name in ("cache", "beside", "hidden", "zeros"):
+    for name in ("cache", "second", "beside", "hidden", "zeros"):
         assert np.array_equal(after[name], before[name])
 
 
-def test_copy_rows_reads_all_before_it_writes(slots: SlotState) -> None:
+def test_copy_rows(slots: SlotState) -> None:
     before = values(slots)
-    slots.copy_rows([0, 1, 1], [1, 0, 3], 2)
+    slots.copy_rows([1, 1], [0, 3], 2)
     after = values(slots)
     for name in ("hidden", "zeros"):
-        assert np.array_equal(after[name], before[name][[1, 0, 2, 1]])
-    assert np.array_equal(after["cache"][:, :, :2], before["cache"][[1, 0, 2, 1]][:, :, :2])
-    assert np.array_equal(after["beside"][:, :2], before["beside"][[1, 0, 2, 1]][:, :2])
+        assert np.array_equal(after[name], before[name][[1, 1, 2, 1]])
+    for name in ("cache", "second"):
+        assert np.array_equal(after[name][:, :, :2], before[name][[1, 1, 2, 1]][:, :, :2])
+        assert np.array_equal(after[name][:, :, 2:], before[name][:, :, 2:])
+    assert np.array_equal(after["beside"][:, :2], before["beside"][[1, 1, 2, 1]][:, :2])
     for name in ("memory", "constant"):
         assert np.array_equal(after[name], before[name])
 

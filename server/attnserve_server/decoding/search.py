@@ -94,9 +94,24 @@ class Search(abc.ABC):
         return num_tokens < len(self._options.prefix) or self._rules.is_active(num_tokens)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether it needs nothing but the most probable tokens of each step, whatever comes."""
+        options = self._options
+        is_free = options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size and not options.min_tokens
+        return is_free and not options.prefix and not options.coverage_penalty and options.sampling is None
+
+    @property
     def num_candidates(self) -> int:
         """How many of its best tokens each live hypothesis is to be given."""
         return 1
+
+    def resume(self, tokens: Sequence[list[int]], totals: Sequence[float]) -> None:
+        """Goes on from hypotheses that were searched for elsewhere, with the sums of their log-probabilities, best first."""
+        self.live = [Path(path, total) for path, total in zip(tokens, totals, strict=True)]
+
+    def add_finished(self, tokens: list[int], total: float) -> None:
+        """Takes a hypothesis that has ended with the end symbol elsewhere."""
+        self._finish(Path(tokens, total), FinishReason.STOP)
 
     def candidates(self, index: int, logits: Row, log_probs: Row) -> Candidates:
         """The candidates of one live hypothesis, from all scores of its row (V,)."""
@@ -159,17 +174,10 @@ class GreedySearch(Search):
         """The one hypothesis has ended."""
         return bool(self.finished)
 
-    @property
-    def is_plain(self) -> bool:
-        """Whether it needs nothing but the best token of every step, whatever comes."""
-        options = self._options
-        is_free = options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size and not options.min_tokens
-        return is_free and not options.prefix and not options.coverage_penalty
-
-    def resume(self, tokens: list[int], total: float) -> None:
-        """Goes on from tokens that were chosen elsewhere, with the sum of their log-probabilities; they may be the end."""
-        self.live = [Path(tokens, total)]
-        if tokens:
+    def resume(self, tokens: Sequence[list[int]], totals: Sequence[float]) -> None:
+        """See :class:`Search`; the last token may be the end."""
+        super().resume(tokens, totals)
+        if tokens[0]:
             self._end(self.live[0])
 
     def advance_one(self, token: int, log_prob: float) -> None:
@@ -194,18 +202,19 @@ class BeamSearch(Search):
 
     def __init__(self, options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> None:
         super().__init__(options, symbols, coverage)
-        self._width = options.beam_size
+        self.width = options.beam_size
+        """K."""
         self._is_cut = False
 
     @property
     def is_done(self) -> bool:
         """Enough hypotheses have finished, the limit of tokens is reached, or nothing is left to go on with."""
-        return len(self.finished) >= self._width or self._is_cut or not self.live
+        return len(self.finished) >= self.width or self._is_cut or not self.live
 
     @property
     def num_candidates(self) -> int:
         """Enough for K that live on if every hypothesis also ends."""
-        return MAX_CANDIDATES_PER_BEAM * self._width
+        return MAX_CANDIDATES_PER_BEAM * self.width
 
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
         """See :class:`Search`."""
@@ -221,13 +230,13 @@ class BeamSearch(Search):
         for rank, (total, minus_parent, minus_token) in enumerate(candidates[: self.num_candidates]):
             parent, token = -minus_parent, -minus_token
             if token == self._symbols.end_id:
-                if rank < self._width:
+                if rank < self.width:
                     self._finish(self.live[parent].extended(token, total), FinishReason.STOP)
-            elif len(survivors) < self._width:
+            elif len(survivors) < self.width:
                 survivors.append(self.live[parent].extended(token, total))
                 parents.append(parent)
         self.live = survivors
-        if len(self.finished) < self._width and survivors and len(survivors[0].tokens) >= self._options.max_tokens:
+        if len(self.finished) < self.width and survivors and len(survivors[0].tokens) >= self._options.max_tokens:
             self._is_cut = True
             for path in survivors:
                 self._finish(path, FinishReason.LENGTH)

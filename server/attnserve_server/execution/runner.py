@@ -54,14 +54,15 @@ class StepOutputs:
         tokens = scores.argmax(-1)
         return tokens, scores[np.arange(len(scores)), tokens]
 
-    def top(self, rows: Sequence[int], count: int) -> tuple[Array, Array]:
+    def top(self, rows: Integers, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
 
         Fewer where the graph gives no more.
         """
         index = np.asarray(rows)
         if "top_tokens" in self._arrays and (self._arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
-            return self._arrays["top_tokens"][index, :count], self._arrays["top_log_probs"][index, :count]
+            found = self._arrays["top_tokens"][index, :count], self._arrays["top_log_probs"][index, :count]
+            return found[0].astype(np.int64, copy=False), found[1].astype(np.float32, copy=False)
         scores = self._log_probs(index)
         tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
         return tokens, np.take_along_axis(scores, tokens, -1)
@@ -93,6 +94,8 @@ class IterativeRunner:
         self.bundle, self.num_slots, self._make_memory = bundle, num_slots, make_memory
         self.num_cold_shapes = 0
         self._is_warm = False
+        self._slots = np.arange(num_slots)
+        self._choices: dict[tuple[int, bool, bool], StepSession] = {}
 
     def start(self) -> None:
         """Loads the graphs and allocates the slots."""
@@ -144,17 +147,23 @@ class IterativeRunner:
             RuntimeError: as :meth:`step`.
         """
         most = max(map(len, inputs.rows_of_request))
-        is_aligned = most == 1 and all(row == request for row, request in enumerate(inputs.request_of_row))
+        is_aligned = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
+        key = most, is_aligned, inputs.wants_attention
+        if key not in self._choices:
+            self._choices[key] = self._fitting(*key)
+        return self._choices[key]
+
+    def _fitting(self, most: int, is_aligned: bool, wants_attention: bool) -> StepSession:
         fitting = [
             step
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most and (step.is_routed or is_aligned)
         ]  # fmt: skip
-        chosen = next((step for step in fitting if step.declared.gives_attention == inputs.wants_attention), None)
+        chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)
         if chosen is not None:
             return chosen
-        if inputs.wants_attention or not fitting:
-            what = "gives attention" if inputs.wants_attention else "fits"
+        if wants_attention or not fitting:
+            what = "gives attention" if wants_attention else "fits"
             model, variant = self.bundle.manifest.model_id, self.bundle.variant.name
             raise RuntimeError(f"no step graph of {model}, variant {variant}, {what} at {most} rows a request")
         return fitting[0]

@@ -196,7 +196,7 @@ def test_no_finite_scores_fail_their_request_alone(
 
 def test_step_that_fails_half_way_leaves_no_rows(engine: loop.EngineLoop, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     for request_id in (1, 2):
-        engine.submit(request(request_id, beam_size=3))
+        engine.submit(SequenceRequest(request_id, [5, 6, 7], DecodeOptions(3, 3, min_tokens=9)))
     engine.step()
     monkeypatch.setattr(engine._batch.sequences[2].search, "advance", lambda *_: 1 / 0)
     assert {event.request_id for event in engine.step() if isinstance(event, RequestFailed)} == {1, 2}

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is compared: the engine of a worker, in this process, and CTranslate2's translator. Both get token ids and return token ids."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Protocol
+
+import ctranslate2
+import sentencepiece
+
+from attnserve_loadtest.bench.ctranslate2_model import pieces_of
+from attnserve_server.bundle.loader import Bundle, load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.request import DecodeOptions, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.scheduling.scheduler import SchedulerConfig
+
+Tokens = list[int]
+COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
+"""Our variants, and what CTranslate2 calls them."""
+
+
+class Contestant(Protocol):
+    """What translates."""
+
+    def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
+        """The best hypothesis of each source (with its end symbol), without its own end symbol."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Texts to tokens and back, by the bundle's tokenizer."""
+
+    processor: sentencepiece.SentencePieceProcessor
+    end_id: int
+
+    @classmethod
+    def of(cls, bundle: Bundle) -> Vocabulary:
+        """That of a bundle."""
+        model = bundle.read(bundle.manifest.vocabulary.sentencepiece_file)
+        return cls(sentencepiece.SentencePieceProcessor(model_proto=model), bundle.manifest.vocabulary.end_id)
+
+    def encode(self, texts: Sequence[str]) -> list[Tokens]:
+        """Tokens with their end symbol."""
+        return [[*self.processor.encode(text), self.end_id] for text in texts]
+
+    def decode(self, tokens: Sequence[Tokens]) -> list[str]:
+        """Texts."""
+        return [self.processor.decode(each) for each in tokens]
+
+
+class Engine:
+    """The engine loop of a worker, offline: all requests at once, the longest source first.
+
+    Args:
+        folder: of the bundle.
+        variant: by name.
+        num_slots: rows that decode at once.
+        beam_size: of every request.
+    """
+
+    def __init__(self, folder: Path, variant: str, num_slots: int, beam_size: int) -> None:
+        bundle = load_bundle(folder, variant=variant)
+        self._end_id, self._options = bundle.manifest.vocabulary.end_id, DecodeOptions(beam_size=beam_size)
+        self._engine = EngineLoop(bundle, SchedulerConfig(num_slots), time.monotonic)
+        self._engine.start()
+
+    def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
+        """See :class:`Contestant`."""
+        for index in sorted(range(len(sources)), key=lambda index: -len(sources[index])):
+            self._engine.submit(SequenceRequest(index, sources[index], self._options))
+        answers: dict[int, Tokens] = {}
+        while self._engine.has_work:
+            for event in self._engine.step():
+                if isinstance(event, RequestFailed):
+                    raise RuntimeError(event.message)
+                if isinstance(event, RequestFinished):
+                    tokens = event.hypotheses[0].tokens
+                    answers[event.request_id] = tokens[:-1] if tokens[-1] == self._end_id else tokens
+        self._engine.stats()
+        return [answers[index] for index in range(len(sources))]
+
+
+class Replicas:
+    """Several such engines, each in a process of its own, as workers are.
+
+    Args:
+        folder: of the bundle.
+        variant: by name.
+        num_slots: rows of each.
+        beam_size: of every request.
+        count: processes.
+    """
+
+    def __init__(self, folder: Path, variant: str, num_slots: int, beam_size: int, count: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: list[Connection] = []
+        for _ in range(count):
+            ours, theirs = context.Pipe()
+            arguments = (theirs, folder, variant, num_slots, beam_size)
+            context.Process(target=_serve_replica, args=arguments, daemon=True).start()
+            theirs.close()
+            self._pipes.append(ours)
+
+    def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
+        """See :class:`Contestant`; the sources are dealt out by length."""
+        order = sorted(range(len(sources)), key=lambda index: -len(sources[index]))
+        hands = [order[start :: len(self._pipes)] for start in range(len(self._pipes))]
+        for pipe, hand in zip(self._pipes, hands, strict=True):
+            pipe.send([sources[index] for index in hand])
+        answers: dict[int, Tokens] = {}
+        for pipe, hand in zip(self._pipes, hands, strict=True):
+            answers.update(zip(hand, pipe.recv(), strict=True))
+        return [answers[index] for index in range(len(sources))]
+
+
+def _serve_replica(pipe: Connection, folder: Path, variant: str, num_slots: int, beam_size: int) -> None:
+    engine = Engine(folder, variant, num_slots, beam_size)
+    with contextlib.suppress(EOFError):
+        while True:
+            pipe.send(engine.translate(pipe.recv()))
+
+
+class Peer:
+    """CTranslate2 on one thread for each replica; it sorts and batches by itself.
+
+    Args:
+        folder: the converted model.
+        bundle: what it was made from.
+        variant: our name of its compute type.
+        batch_size: sentences of a batch at most.
+        beam_size: of every request.
+        replicas: models that run side by side (``inter_threads``).
+    """
+
+    def __init__(self, folder: Path, bundle: Bundle, variant: str, batch_size: int, beam_size: int, replicas: int = 1) -> None:
+        pieces = pieces_of(bundle)
+        self._pieces, self._ids = pieces, {piece: index for index, piece in enumerate(pieces)}
+        self._batch_size, self._beam_size = batch_size, beam_size
+        self._max_tokens = bundle.manifest.limits.max_target_tokens
+        self._translator = ctranslate2.Translator(
+            str(folder), device="cpu", compute_type=COMPUTE_TYPES[variant], inter_threads=replicas, intra_threads=1
+        )
+
+    def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
+        """See :class:`Contestant`."""
+        pieces = [[self._pieces[token] for token in source[:-1]] for source in sources]
+        results = self._translator.translate_batch(
+            pieces,
+            max_batch_size=self._batch_size,
+            beam_size=self._beam_size,
+            max_decoding_length=self._max_tokens,
+        )
+        return [[self._ids[piece] for piece in result.hypotheses[0]] for result in results]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Offline: all sentences are there at once, or one after the other is; no network. Answers are compared, then times."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from attnserve_client.evaluation import score
+from attnserve_loadtest.bench.contestants import Contestant, Engine, Peer, Replicas, Tokens, Vocabulary
+from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
+from attnserve_server.bundle.loader import Bundle
+
+NUM_SLOTS = (32, 64, 128)
+"""Rows of our engine: the best counts, as the peer's best batch size does."""
+BATCH_SIZES = (32, 128)
+"""Sentences of a batch of the peer."""
+SINGLE_SHARE = 5
+"""Of so many sentences one is translated where they come one by one."""
+BLOCK = 20
+"""Sentences that one side translates before it is the other's turn, where they come one by one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What is measured: a name, how it is decoded, and what is to be reached."""
+
+    name: str
+    variant: str
+    beam_size: int
+    bar: float
+    stretch: float
+    is_single: bool = False
+    workers: int = 1
+
+
+POINTS = (
+    Point("greedy offline, fp32", "fp32", 1, 1.2, 1.5),
+    Point("greedy offline, int8", "int8", 1, 1.0, 1.3),
+    Point("batch 1, fp32", "fp32", 1, 1.35, 1.6, is_single=True),
+    Point("batch 1, int8", "int8", 1, 1.0, 1.4, is_single=True),
+    Point("beam 4, fp32", "fp32", 4, 0.95, 1.2),
+    Point("beam 4, int8", "int8", 4, 0.9, 1.2),
+    Point("two workers on two cores, int8", "int8", 1, 0.95, 1.2, workers=2),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """What is translated: texts, their tokens, and references where there are any."""
+
+    texts: list[str]
+    tokens: list[Tokens]
+    references: list[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class PointResult:
+    """What a point gave.
+
+    Attributes:
+        point: what was measured.
+        ratio: the peer's time over ours.
+        ours: our best setting, in words; tokens a second, by the median.
+        peer: the same of the peer.
+        seconds: of each round, by setting.
+        identical: share of sentences whose answers are the same.
+        bleu: lower-case BLEU of ours and of the peer; empty without references.
+    """
+
+    point: Point
+    ratio: Ratio
+    ours: tuple[str, float]
+    peer: tuple[str, float]
+    seconds: dict[str, list[float]]
+    identical: float
+    bleu: dict[str, float] = field(default_factory=dict)
+
+
+def measure(
+    point: Point, folders: tuple[Path, Path], bundle: Bundle, sentences: Sentences, num_rounds: int, note: Callable[[], None]
+) -> PointResult:
+    """Measures a point.
+
+    Args:
+        point: what.
+        folders: of the bundle, and of the converted model.
+        bundle: the bundle.
+        sentences: to be translated.
+        num_rounds: interleaved rounds; one more, before them, warms up.
+        note: called after every run, for progress.
+    """
+    ours, peers = _contestants(point, folders, bundle)
+    sources = sentences.tokens[::SINGLE_SHARE] if point.is_single else sentences.tokens
+    answers = {name: each.translate(sentences.tokens) for name, each in (ours | peers).items()}
+    if point.is_single:
+        seconds = _one_by_one(ours | peers, sources, num_rounds, note)
+    else:
+        calls = {name: (lambda each=each: _timed(each, sources)) for name, each in (ours | peers).items()}
+        seconds = interleave(calls, num_rounds, note)
+    our_best, peer_best = (best_of({name: seconds[name] for name in side}) for side in (ours, peers))
+    return PointResult(
+        point,
+        ratio(seconds[peer_best], seconds[our_best]),
+        (our_best, _tokens_per_second(answers[our_best], seconds[our_best], point)),
+        (peer_best, _tokens_per_second(answers[peer_best], seconds[peer_best], point)),
+        seconds,
+        statistics.mean(a == b for a, b in zip(answers[our_best], answers[peer_best], strict=True)),
+        _bleu(bundle, {"ours": answers[our_best], "peer": answers[peer_best]}, sentences.references),
+    )
+
+
+def num_runs(point: Point, num_rounds: int) -> int:
+    """How often :func:`measure` calls ``note``."""
+    return num_rounds * (2 if point.is_single or point.workers > 1 else len(NUM_SLOTS) + len(BATCH_SIZES))
+
+
+def _contestants(
+    point: Point, folders: tuple[Path, Path], bundle: Bundle
+) -> tuple[Mapping[str, Contestant], Mapping[str, Contestant]]:
+    folder, converted = folders
+    if point.is_single:
+        return (
+            {"in flight": Engine(folder, point.variant, NUM_SLOTS[0], point.beam_size)},
+            {"batch 1": Peer(converted, bundle, point.variant, 1, point.beam_size)},
+        )
+    if point.workers > 1:
+        count = point.workers
+        return (
+            {f"{count} processes, 128 slots": Replicas(folder, point.variant, 128, point.beam_size, count)},
+            {f"{count} replicas, batch 32": Peer(converted, bundle, point.variant, 32, point.beam_size, count)},
+        )
+    return (
+        {f"{slots} slots": Engine(folder, point.variant, slots, point.beam_size) for slots in NUM_SLOTS},
+        {f"batch {size}": Peer(converted, bundle, point.variant, size, point.beam_size) for size in BATCH_SIZES},
+    )
+
+
+def _timed(contestant: Contestant, sources: Sequence[Tokens]) -> float:
+    began = time.perf_counter()
+    contestant.translate(sources)
+    return time.perf_counter() - began
+
+
+def _one_by_one(
+    contestants: Mapping[str, Contestant], sources: Sequence[Tokens], num_rounds: int, note: Callable[[], None]
+) -> dict[str, list[float]]:
+    """Each sentence alone; a block of them from each side, in turns."""
+    seconds: dict[str, list[float]] = {name: [0.0] * num_rounds for name in contestants}
+    for number in range(num_rounds):
+        for start in range(0, len(sources), BLOCK):
+            for name, each in contestants.items():
+                for source in sources[start : start + BLOCK]:
+                    seconds[name][number] += _timed(each, [source])
+        for _ in contestants:
+            note()
+    return seconds
+
+
+def _tokens_per_second(answers: Sequence[Tokens], seconds: Sequence[float], point: Point) -> float:
+    tokens = sum(len(answer) + 1 for answer in (answers[::SINGLE_SHARE] if point.is_single else answers))
+    return tokens / statistics.median(seconds)
+
+
+def _bleu(bundle: Bundle, answers: Mapping[str, Sequence[Tokens]], references: Sequence[str] | None) -> dict[str, float]:
+    if references is None:
+        return {}
+    vocabulary = Vocabulary.of(bundle)
+    return {name: round(score(vocabulary.decode(each), references).bleu_lc, 2) for name, each in answers.items()}

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two servers as processes, and a client that asks them: open loop with Poisson arrivals, or a closed loop.
+
+The client sends and takes bytes that it does not parse, so that it takes as little as it can of the core that it shares with the
+front. Latency counts from when a request was to be sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from attnserve.v1 import translation_pb2
+
+UNARY, STREAM = "/attnserve.v1.TranslationService/Translate", "/attnserve.v1.TranslationService/TranslateStream"
+_START_S = 90.0
+
+
+@contextlib.contextmanager
+def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
+    """A server of one worker; yields its address."""
+    with tempfile.TemporaryDirectory() as folder:
+        ready = Path(folder) / "ready.json"
+        command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready)]
+        command += ["--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags]
+        with _process(command) as process:
+            until = time.monotonic() + _START_S
+            while not ready.exists():
+                if process.poll() is not None or time.monotonic() > until:
+                    raise RuntimeError("the server did not start")
+                time.sleep(0.05)
+            yield f"127.0.0.1:{json.loads(ready.read_text())['grpc_port']}"
+
+
+@contextlib.contextmanager
+def peer_server(folder: Path, converted: Path, variant: str, window_ms: float, batch_size: int) -> Iterator[str]:
+    """The peer's server; yields its address."""
+    command = [sys.executable, "-m", "attnserve_loadtest.bench.peer_server", str(folder), str(converted), "--variant", variant]
+    with _process([*command, "--window-ms", str(window_ms), "--batch-size", str(batch_size)]) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        if not port:
+            raise RuntimeError("the peer's server did not start")
+        yield f"127.0.0.1:{port}"
+
+
+@contextlib.contextmanager
+def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a run gave: latencies in seconds, and the time from the first arrival to the last answer."""
+
+    latencies: list[float]
+    seconds: float
+
+    def percentile(self, share: float) -> float:
+        """Seconds that this share of the requests took at most."""
+        ordered = sorted(self.latencies)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed: int) -> Load:
+    """Asks at random times (a Poisson process), whether or not earlier requests were answered.
+
+    Args:
+        address: of the server.
+        texts: asked in turn.
+        rate: requests a second.
+        count: requests.
+        seed: of the arrivals.
+
+    Raises:
+        grpc.RpcError: a request failed.
+    """
+    return asyncio.run(_open_loop(address, texts, rate, count, seed))
+
+
+async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed: int) -> Load:
+    rng, latencies = random.Random(seed), list[float]()
+    async with grpc.aio.insecure_channel(address) as channel:
+        ask = channel.unary_unary(UNARY)
+        for payload in _payloads(texts[:8], UNARY):
+            await ask(payload)
+
+        async def one(payload: bytes, scheduled: float) -> None:
+            await ask(payload)
+            latencies.append(time.perf_counter() - scheduled)
+
+        payloads, tasks = _payloads(texts, UNARY), set[asyncio.Task[None]]()
+        began = scheduled = time.perf_counter()
+        for index in range(count):
+            scheduled += rng.expovariate(rate)
+            if (wait := scheduled - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            tasks.add(asyncio.create_task(one(payloads[index % len(payloads)], scheduled)))
+        await asyncio.gather(*tasks)
+        return Load(latencies, time.perf_counter() - began)
+
+
+def closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
+    """So many clients ask all texts once, each of them the next one when it has its answer.
+
+    Raises:
+        grpc.RpcError: a request failed.
+    """
+    return asyncio.run(_closed_loop(address, texts, method, clients))
+
+
+async def _closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
+    waiting, latencies = iter(_payloads(texts, method)), list[float]()
+    async with grpc.aio.insecure_channel(address) as channel:
+        unary, stream = channel.unary_unary(UNARY), channel.unary_stream(STREAM)
+
+        async def client() -> None:
+            for payload in waiting:
+                began = time.perf_counter()
+                if method == UNARY:
+                    await unary(payload)
+                else:
+                    async for _ in stream(payload):
+                        pass
+                latencies.append(time.perf_counter() - began)
+
+        began = time.perf_counter()
+        await asyncio.gather(*(client() for _ in range(clients)))
+        return Load(latencies, time.perf_counter() - began)
+
+
+def _payloads(texts: Sequence[str], method: str) -> list[bytes]:
+    kind = translation_pb2.TranslateRequest if method == UNARY else translation_pb2.TranslateStreamRequest
+    return [kind(text=text).SerializeToString() for text in texts]

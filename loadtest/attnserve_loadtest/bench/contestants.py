@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is compared: the engine of a worker, in this process, and CTranslate2's translator. Both get token ids and return token ids."""
+"""Who is compared: the engine of a worker, in this process, and CTranslate2's translator. Both take and return token ids."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The PyTorch module of a Transformer bundle in the format of CTranslate2, with the pieces of the bundle's tokenizer as vocabulary."""
+"""The PyTorch module of a Transformer bundle in the format of CTranslate2, with the pieces of the bundle's tokenizer."""
 
 from __future__ import annotations
 

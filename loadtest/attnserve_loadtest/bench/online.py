@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Online: both behind a front of the same kind, one worker each; requests come at random times, or from clients in a closed loop."""
+"""Online: both behind a front of the same kind, one worker each; requests at random times, or from clients in a closed loop."""
 
 from __future__ import annotations
 

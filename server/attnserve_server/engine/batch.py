@@ -8,49 +8,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Set
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from attnserve_server.decoding.search import BeamSearch, GreedySearch, Path, Search, Symbols, make_search
-from attnserve_server.engine.paths import GreedyRows, RowPaths, advance_beams
+from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
+from attnserve_server.engine.plain import PlainSearches
+from attnserve_server.engine.sequence import Copies, Decoding
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis, SequenceRequest
-
-FEW = 4
-"""In a batch of so few sequences each greedy search goes on by itself: NumPy's calls would cost more than they save."""
-FINITE = -3e38
-
-
-@dataclass(slots=True)
-class Sequence:
-    """One request's decoding."""
-
-    request: SequenceRequest
-    search: Search
-    slot: int
-    rows: list[int]
-    """Row slot of each live hypothesis."""
-    admitted_at: float
-    keeps_attention: bool
-    """Whether every token's attention is kept: it was asked for, or something is made from it."""
-    may_be_plain: bool
-    """Whether it needs nothing but the most probable tokens of each step, and nobody asks before it ends."""
-    is_plain: bool = False
-    """Whether its hypotheses are in :class:`RowPaths` now, and not in ``search``."""
-    encode_s: float = 0.0
-    first_token_at: float = 0.0
-    num_steps: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Copies:
-    """Rows whose state is to be copied after a step; none is both source and target."""
-
-    sources: list[int]
-    targets: list[int]
 
 
 class RunningBatch:
@@ -70,16 +37,16 @@ class RunningBatch:
         self._mean_of = np.ix_(
             list(attention.mean_layers) or range(attention.num_layers), list(attention.mean_heads) or range(attention.num_heads)
         )
-        self.sequences: dict[int, Sequence] = {}
-        self._slots: list[Sequence | None] = []
-        self._owners: list[Sequence | None] = []
+        self.sequences: dict[int, Decoding] = {}
+        self._slots: list[Decoding | None] = []
+        self._owners: list[Decoding | None] = []
         self._free_slots: list[int] = []
         self._free_rows: list[int] = []
         self._tokens = np.zeros(runner.num_slots, np.int64)
         self._requests = np.zeros(runner.num_slots, np.int64)
         self._source_lengths = np.zeros(runner.num_slots, np.int32)
-        self._paths = RowPaths(runner.num_slots, manifest.limits.max_target_tokens + 1)
-        self._greedy = GreedyRows(self._paths, self._end_id)
+        self._plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
+        self._positions = self._plain.paths.positions
 
     @property
     def num_rows(self) -> int:
@@ -96,20 +63,18 @@ class RunningBatch:
         """
         encoded = self._runner.encode([request.tokens for request in requests])
         slots, rows = [], []
-        are_many = len(self.sequences) + len(requests) > FEW
+        num_sequences = len(self.sequences) + len(requests)
         for request in requests:
             options = request.options
             search = make_search(options, self._symbols, self._coverage)
             keeps = bool(options.attention or options.coverage_penalty or request.request_id in aligned)
             may_be_plain = search.is_plain and not keeps and not request.terms.is_streamed
-            sequence = Sequence(request, search, 0, [], now, keeps, may_be_plain)
+            sequence = Decoding(request, search, 0, [], now, keeps, may_be_plain)
             sequence.slot = _take(self._free_slots, self._slots, sequence)
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
             self._source_lengths[sequence.slot] = len(request.tokens)
-            if may_be_plain and are_many and isinstance(search, GreedySearch):
-                sequence.is_plain = True
-                self._greedy.begin(row, options.max_tokens)
+            self._plain.begin(sequence, num_sequences)
             self.sequences[request.request_id] = sequence
             slots.append(sequence.slot)
             rows.append(row)
@@ -126,7 +91,7 @@ class RunningBatch:
         """Drops everything, after a step that failed half-way."""
         self.sequences.clear()
         del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
-        self._greedy.clear()
+        self._plain.clear()
 
     def compact(self) -> None:
         """Closes the gaps: live requests and rows are a prefix of their slots again."""
@@ -143,22 +108,20 @@ class RunningBatch:
             sources, targets = [source for source, _ in moves], [target for _, target in moves]
             self._copy_rows(sources, targets)
             self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self._paths.copy(sources, targets)
-            self._greedy.move(sources, targets)
+            self._plain.move(sources, targets)
             for source, target in moves:
                 owner = self._owners[target]
                 assert owner is not None, "what moves is live"
                 owner.rows[owner.rows.index(source)] = target
 
-    def step(self) -> list[Sequence]:
+    def step(self) -> list[Decoding]:
         """One decode step of all live rows, and the search of every request. Returns the sequences that have something to say."""
         self.compact()
         outputs = self._runner.step(self._inputs())
         best_tokens, best_log_probs = outputs.best()
-        if self._greedy.count:
-            self._decide_greedy(best_tokens, best_log_probs)
-        copies = _Copies([], [])
-        self._decide_beams(outputs, copies)
+        copies = Copies([], [])
+        self._plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
+        self._plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
         heard = [sequence for sequence in self.sequences.values() if not sequence.is_plain]
         for sequence in heard:
             search, row = sequence.search, sequence.rows[0]
@@ -172,17 +135,17 @@ class RunningBatch:
                 self._tokens[row] = best_tokens[row]
             else:
                 self._advance(sequence, outputs, copies)
-        self._paths.positions[: len(self._owners)] += 1
+        self._positions[: len(self._owners)] += 1
         self._copy_rows(copies.sources, copies.targets)
         return heard
 
-    def tokens_of(self, sequence: Sequence) -> list[list[int]]:
+    def tokens_of(self, sequence: Decoding) -> list[list[int]]:
         """The tokens of each live hypothesis so far."""
         if sequence.is_plain:
-            return [self._paths.of(row) for row in sequence.rows]
+            return [self._plain.paths.of(row) for row in sequence.rows]
         return [path.tokens for path in sequence.search.live]
 
-    def hypotheses(self, sequence: Sequence) -> list[Hypothesis]:
+    def hypotheses(self, sequence: Decoding) -> list[Hypothesis]:
         """The answer of a finished search."""
         results = []
         for found in sequence.search.results():
@@ -194,11 +157,11 @@ class RunningBatch:
             results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights, copied, found.coverage))
         return results
 
-    def lacks_alignment(self, sequence: Sequence, tokens: list[int]) -> bool:
+    def lacks_alignment(self, sequence: Decoding, tokens: list[int]) -> bool:
         """Whether there are unknown symbols among tokens, and no attention was kept that says what stands in their place."""
         return not sequence.keeps_attention and self._unknown_id in tokens and self._unknown_id not in self._symbols.banned
 
-    def copied_from(self, sequence: Sequence, path: Path, start: int) -> dict[int, int]:
+    def copied_from(self, sequence: Decoding, path: Path, start: int) -> dict[int, int]:
         """For each unknown symbol from index ``start`` on: its index from there, and the source token that it attended to most."""
         num_source = len(sequence.request.tokens) - 1  # the end symbol stands for no characters
         unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
@@ -210,105 +173,32 @@ class RunningBatch:
         sequences, rows = self._live_sequences(), len(self._owners)
         return StepInputs(
             tokens=self._tokens[:rows],
-            positions=self._paths.positions[:rows],
+            positions=self._positions[:rows],
             request_of_row=self._requests[:rows],
             rows_of_request=[sequence.rows for sequence in sequences],
             source_lengths=self._source_lengths[: len(sequences)],
             wants_attention=any(sequence.keeps_attention for sequence in sequences),
         )
 
-    def _live_sequences(self) -> list[Sequence]:
+    def _live_sequences(self) -> list[Decoding]:
         return [sequence for sequence in self._slots if sequence is not None]
 
-    def _decide_greedy(self, tokens: npt.NDArray[np.int64], log_probs: npt.NDArray[np.float32]) -> None:
-        """The best token of every row that needs no more; who ends, or cannot have it, goes on by itself."""
-        rows = len(self._owners)
-        for banned in self._symbols.banned:
-            for row in self._greedy.having(tokens, banned):
-                self._leave_greedy(row, self._paths.of(row))
-        ended = self._greedy.advance(tokens, log_probs)
-        np.copyto(self._tokens[:rows], tokens, where=self._greedy.mask[:rows])
-        for row in ended:
-            self._leave_greedy(row, [*self._paths.of(row), int(tokens[row])])
-
-    def _leave_greedy(self, row: int, tokens: list[int]) -> None:
-        sequence = self._owners[row]
-        assert sequence is not None, "such rows are live"
-        sequence.search.resume([tokens], [float(self._paths.totals[row])])
-        sequence.is_plain, sequence.num_steps = False, len(tokens)
-        self._greedy.end(row)
-
-    def _decide_beams(self, outputs: StepOutputs, copies: _Copies) -> None:
-        """One step of all beams that need no more than their best candidates."""
-        beams: dict[int, list[Sequence]] = {}
-        for sequence in self.sequences.values():
-            if sequence.is_plain and isinstance(sequence.search, BeamSearch):
-                beams.setdefault(len(sequence.rows), []).append(sequence)
-        for width, sequences in beams.items():
-            rows = np.array([sequence.rows for sequence in sequences])  # (n, K)
-            tokens, log_probs = outputs.top(rows.ravel(), 2 * width)
-            shape = (len(sequences), width, -1)
-            tokens, log_probs = tokens.reshape(shape), log_probs.reshape(shape)
-            is_usual = (log_probs > FINITE).all((1, 2)) & (self._paths.positions[rows[:, 0]] + 1 < self._limits_of(sequences))
-            for banned in self._symbols.banned:
-                is_usual &= (tokens != banned).all((1, 2))
-            for sequence, usual in zip(sequences, is_usual, strict=True):
-                if not usual:
-                    self._leave_beams(sequence)
-            if is_usual.any():
-                usual_ones = [sequence for sequence, usual in zip(sequences, is_usual, strict=True) if usual]
-                self._advance_beams(usual_ones, rows[is_usual], (tokens[is_usual], log_probs[is_usual]), copies)
-
-    def _limits_of(self, sequences: list[Sequence]) -> npt.NDArray[np.integer]:
-        return np.array([sequence.request.options.max_tokens for sequence in sequences])
-
-    def _advance_beams(
-        self, sequences: list[Sequence], rows: npt.NDArray[np.integer], candidates: tuple[Any, Any], copies: _Copies
-    ) -> None:
-        found = advance_beams(self._paths.totals[rows], *candidates, self._end_id)
-        for index, parent, total in found.ended:
-            tokens = self._paths.of(int(rows[index, parent]))
-            sequences[index].search.add_finished([*tokens, self._end_id], total)
-        new_rows = np.take_along_axis(rows, found.places, 1)
-        is_moved = found.places != found.parents
-        sources, targets = np.take_along_axis(rows, found.parents, 1)[is_moved].tolist(), new_rows[is_moved].tolist()
-        self._paths.copy(sources, targets)
-        self._paths.tokens[new_rows, self._paths.positions[new_rows]] = found.tokens
-        self._paths.totals[new_rows] = found.totals
-        self._tokens[new_rows] = found.tokens
-        copies.sources.extend(sources)
-        copies.targets.extend(targets)
-        for sequence, members in zip(sequences, new_rows.tolist(), strict=True):
-            sequence.rows = members
-            if sequence.search.is_done:
-                sequence.is_plain, sequence.num_steps = False, int(self._paths.positions[members[0]]) + 1
-
-    def _join_beams(self, sequence: Sequence) -> None:
-        for row, path in zip(sequence.rows, sequence.search.live, strict=True):
-            self._paths.put(row, path.tokens, path.total)
-        sequence.is_plain = True
-
-    def _leave_beams(self, sequence: Sequence) -> None:
-        tokens = [self._paths.of(row) for row in sequence.rows]
-        sequence.search.resume(tokens, self._paths.totals[sequence.rows].tolist())
-        sequence.is_plain, sequence.may_be_plain, sequence.num_steps = False, False, len(tokens[0])
-
-    def _new_row(self, sequence: Sequence, token: int, position: int) -> int:
+    def _new_row(self, sequence: Decoding, token: int, position: int) -> int:
         row = _take(self._free_rows, self._owners, sequence)
-        self._tokens[row], self._paths.positions[row], self._requests[row] = token, position, sequence.slot
+        self._tokens[row], self._positions[row], self._requests[row] = token, position, sequence.slot
         return row
 
     def _free(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._owners[row] = None
-            self._greedy.end(row)
+            self._plain.free(row)
             heapq.heappush(self._free_rows, row)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
         if sources:
-            self._runner.state.copy_rows(sources, targets, int(self._paths.positions[sources].max()))
+            self._runner.state.copy_rows(sources, targets, int(self._positions[sources].max()))
 
-    def _advance(self, sequence: Sequence, outputs: StepOutputs, copies: _Copies) -> None:
+    def _advance(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
         """The search of one request, and its hypotheses to their rows; notes what is to be copied from where to where."""
         search, rows = sequence.search, sequence.rows
         parents = search.advance(*self._candidates(search, rows, outputs))
@@ -317,8 +207,7 @@ class RunningBatch:
         sequence.rows = self._place(sequence, parents, copies)
         self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
         self._free(set(rows) - set(sequence.rows))
-        if sequence.may_be_plain and isinstance(search, BeamSearch) and len(sequence.rows) == search.width:
-            self._join_beams(sequence)
+        self._plain.join(sequence)
 
     def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probabilities for each live hypothesis, best first."""
@@ -336,7 +225,7 @@ class RunningBatch:
         found = [search.candidates(index, *outputs.row(row)) for index, row in enumerate(rows)]
         return [tokens for tokens, _ in found], [log_probs for _, log_probs in found]
 
-    def _place(self, sequence: Sequence, parents: list[int], copies: _Copies) -> list[int]:
+    def _place(self, sequence: Decoding, parents: list[int], copies: Copies) -> list[int]:
         """A first child stays in its parent's row; the others take rows without children, or new ones.
 
         So no row that is copied from is copied to.
@@ -349,13 +238,13 @@ class RunningBatch:
             row = rows[parent]
             if parent in taken:
                 copies.sources.append(row)
-                row = free.pop(0) if free else self._new_row(sequence, self._end_id, int(self._paths.positions[row]))
+                row = free.pop(0) if free else self._new_row(sequence, self._end_id, int(self._positions[row]))
                 copies.targets.append(row)
             taken.add(parent)
             new_rows.append(row)
         return new_rows
 
-    def _note_attention(self, sequence: Sequence, outputs: StepOutputs) -> None:
+    def _note_attention(self, sequence: Decoding, outputs: StepOutputs) -> None:
         if outputs.attention is None:
             return
         num_source = len(sequence.request.tokens)
@@ -376,7 +265,7 @@ class RunningBatch:
         return covered
 
 
-def _take(free: list[int], slots: list[Sequence | None], sequence: Sequence) -> int:
+def _take(free: list[int], slots: list[Decoding | None], sequence: Decoding) -> int:
     """A free slot, or a new one at the end."""
     if not free:
         slots.append(sequence)
@@ -386,7 +275,7 @@ def _take(free: list[int], slots: list[Sequence | None], sequence: Sequence) -> 
     return slot
 
 
-def _moves(free: list[int], slots: list[Sequence | None]) -> list[tuple[int, int]]:
+def _moves(free: list[int], slots: list[Decoding | None]) -> list[tuple[int, int]]:
     """Moves the last live slots into the gaps, and forgets these; returns from where to where."""
     keep = len(slots) - len(free)
     movers = [slot for slot in range(keep, len(slots)) if slots[slot] is not None]

@@ -7,7 +7,8 @@ import logging
 from collections.abc import Callable
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.batch import RunningBatch, Sequence
+from attnserve_server.engine.batch import RunningBatch
+from attnserve_server.engine.sequence import Decoding
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.request import RequestEvent, RequestFailed, RequestFinished, SequenceRequest, TokensProduced
@@ -29,7 +30,7 @@ class EngineLoop:
         self._num_sent: dict[int, int] = {}
         self._aligned: set[int] = set()
         self._events: list[RequestEvent] = []
-        self._heard: list[Sequence] = []
+        self._heard: list[Decoding] = []
         self._steps: list[StepStats] = []
         self._dropped: dict[str, int] = {}
         self._busy_s, self._reported_at = 0.0, clock()
@@ -107,7 +108,7 @@ class EngineLoop:
         for sequence in self._heard:
             self._emit(sequence, now)
 
-    def _emit(self, sequence: Sequence, now: float) -> None:
+    def _emit(self, sequence: Decoding, now: float) -> None:
         request, search = sequence.request, sequence.search
         if search.is_done and not search.finished:
             log.error("request %d has no hypothesis: the model gave no finite scores", request.request_id)
@@ -134,7 +135,7 @@ class EngineLoop:
         )
         self._forget(request.request_id)
 
-    def _stream(self, sequence: Sequence) -> bool:
+    def _stream(self, sequence: Decoding) -> bool:
         """Reports the tokens that have become certain; false where the sequence was begun again for them."""
         request_id, known = sequence.request.request_id, self._num_sent[sequence.request.request_id]
         path, num_certain = sequence.search.certain(known)
@@ -147,7 +148,7 @@ class EngineLoop:
             self._num_sent[request_id] = num_certain
         return True
 
-    def _begin_again(self, sequence: Sequence) -> None:
+    def _begin_again(self, sequence: Decoding) -> None:
         """Decodes a request anew and keeps its attention: an unknown symbol is replaced by what it was aligned to.
 
         It is rare, so nobody else pays for it; and attention changes no token, so what was sent stands.

@@ -47,3 +47,9 @@ def any_sampling(choose: Choose) -> Sampling:
         top_k=choose([0, 0, 1, 2, 5, VOCAB_SIZE - 1, VOCAB_SIZE, 1000]),
         top_p=choose([1.0, 1.0, 0.95, 0.6, 0.1]),
     )
+
+
+def plain_options(choose: Choose) -> DecodeOptions:
+    """Options of a search that needs nothing but the most probable tokens."""
+    beam_size = choose([1, 1, 2, 3, 5])
+    return DecodeOptions(beam_size, beam_size, length_penalty=choose([0.0, 1.0]), max_tokens=choose([1, 5, 20]))

@@ -15,7 +15,7 @@ from attnserve_server.engine.batch import RunningBatch
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
 from tests.reference.answer import reference_answer
 from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
-from tests.unit.engine.options import any_options
+from tests.unit.engine.options import any_options, plain_options
 
 NUM_SLOTS = 20
 MARGIN = 1e-5
@@ -29,6 +29,8 @@ class Driven:
     answers: dict[int, tuple[SequenceRequest, list[Hypothesis]]] = field(default_factory=dict)
     most_rows: int = 0
     num_released: int = 0
+    plain_widths: set[int] = field(default_factory=set)
+    """Rows of the searches that were decided all at once."""
 
     def __post_init__(self) -> None:
         self.batch = RunningBatch(self.runner)  # type: ignore[arg-type]
@@ -50,6 +52,7 @@ class Driven:
         if not self.batch.num_rows:
             return
         self.batch.step()
+        self.plain_widths |= {len(each.rows) for each in self.batch.sequences.values() if each.is_plain}
         self.check_trails()
         for sequence in list(self.batch.sequences.values()):
             if sequence.search.is_done:
@@ -121,7 +124,8 @@ def check_attention(request: SequenceRequest, one: Hypothesis) -> None:
 @st.composite
 def requests(draw: st.DrawFn, request_id: int) -> SequenceRequest:
     tokens = draw(st.lists(st.integers(4, VOCAB_SIZE - 1), min_size=1, max_size=7))
-    return SequenceRequest(request_id, tokens, any_options(lambda values: draw(st.sampled_from(values))))
+    options = draw(st.sampled_from([any_options, plain_options]))
+    return SequenceRequest(request_id, tokens, options(lambda values: draw(st.sampled_from(values))))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -143,12 +147,13 @@ def test_any_order_of_joining_forking_and_leaving(data: st.DataObject) -> None:
 
 
 def random_request(rng: random.Random, request_id: int) -> SequenceRequest:
-    return SequenceRequest(request_id, [rng.randint(4, VOCAB_SIZE - 1) for _ in range(rng.randint(1, 9))], any_options(rng.choice))
+    tokens = [rng.randint(4, VOCAB_SIZE - 1) for _ in range(rng.randint(1, 9))]
+    return SequenceRequest(request_id, tokens, rng.choice([any_options, plain_options])(rng.choice))
 
 
 def long_run(driven: Driven, seed: int) -> None:
     rng = random.Random(seed)
-    for request_id in range(0, 120, 3):
+    for request_id in range(0, 240, 3):
         driven.admit([random_request(rng, request_id + index) for index in range(rng.randint(1, 3))])
         for _ in range(rng.randint(0, 3)):
             driven.step()
@@ -162,6 +167,8 @@ def test_long_run(seed: int) -> None:
     driven = Driven()
     long_run(driven, seed)
     assert driven.most_rows > NUM_SLOTS * 3 // 4
+    assert len(driven.plain_widths) > 2
+    assert 1 in driven.plain_widths
     assert driven.num_released > 0
     compared = driven.check_answers()
     assert len(compared) > 40

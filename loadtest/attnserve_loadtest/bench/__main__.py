@@ -56,14 +56,15 @@ def bench(
         for each in chosen:
             with output.progress(each.name, offline.num_runs(each, rounds)) as note:
                 results.append(offline.measure(each, folders, bundle, sentences, rounds, note))
-            rows.append(report.point_row(results[-1]))
-        found_online = _online(folders, bundle, sentences, results, (rounds, requests)) if "online" in parts else None
-        found_wire = None
+            _add(rows, [report.point_row(results[-1])])
+        found_online = found_wire = None
+        if "online" in parts:
+            found_online = _online(folders, bundle, sentences, results, (rounds, requests))
+            _add(rows, report.online_rows(found_online))
         if "wire" in parts:
             with output.progress("through gRPC", 3 * rounds) as note:
                 found_wire = online.measure_wire(model, sentences, rounds, note)
-    rows += report.online_rows(found_online) if found_online else []
-    rows += report.wire_rows(found_wire) if found_wire else []
+            _add(rows, report.wire_rows(found_wire))
     out.mkdir(parents=True, exist_ok=True)
     workload = {"sentences": len(sentences.texts), "data": "multi30k test_2016_flickr" if data else "golden", "rounds": rounds}
     report.save_json(out / "bench.json", rows, results, found_online, found_wire, workload)
@@ -72,6 +73,13 @@ def bench(
         report.save_plot(out / "bench.png", found_online)
     Console(width=None if Console().is_terminal else 200).print(report.table(rows))
     print(f"written to {out}")
+
+
+def _add(rows: list[report.Row], new: list[report.Row]) -> None:
+    """Keeps rows, and shows them as they come: the whole takes many minutes."""
+    rows += new
+    for row in new:
+        print(f"{row.name}: {row.value.median:.2f} ({row.value.least:.2f}-{row.value.most:.2f}); {row.detail}", flush=True)
 
 
 def _online(

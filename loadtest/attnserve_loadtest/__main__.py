@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m attnserve_loadtest``, or ``make loadtest``: a server, Locust against it, and the sweep of the attention hot path."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attnserve_client.cli import output
+from attnserve_client.demo.server import DemoServer
+from attnserve_client.errors import ToolError
+from attnserve_loadtest import hot_path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+SHAPES = {path.stem: path for path in (HERE / "shapes").glob("*.py") if path.stem not in ("__init__", "stages")}
+
+
+def loadtest(
+    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A running server; else one is started.")] = "",
+    metrics_url: Annotated[str, typer.Option(metavar="URL", help="Metrics of the server at --address.")] = "",
+    users: Annotated[int, typer.Option(min=1, help="Users at once.")] = 16,
+    rate: Annotated[
+        float, typer.Option(min=0, help="Open loop: requests a second of all users together; 0 for a closed loop.")
+    ] = 0,
+    seconds: Annotated[int, typer.Option(min=1, help="How long Locust runs.")] = 30,
+    shape: Annotated[str, typer.Option(help=f"{', '.join(sorted(SHAPES))}; none by default.")] = "",
+    kind: Annotated[str, typer.Option(help="unary, stream or both.")] = "both",
+    workers: Annotated[int, typer.Option(min=0, help="Locust processes beside the master; 0 for one process in all.")] = 0,
+    slo: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Objective, such as Translate:p99<250; may be repeated.")
+    ] = None,
+    sweep: Annotated[bool, typer.Option(help="Sweep the attention hot path as well.")] = True,
+    quick: Annotated[bool, typer.Option(help="A small sweep.")] = False,
+    results: Annotated[Path, typer.Option(metavar="DIR", help="Where the reports go.")] = RESULTS,
+) -> None:
+    """Load a server and report; the exit code is 1 if an objective was not met."""
+    if shape and shape not in SHAPES:
+        raise typer.BadParameter(f"no shape {shape!r}: there are {', '.join(sorted(SHAPES))}")
+    classes = {"unary": ["TranslateUser"], "stream": ["TranslateStreamUser"], "both": ["TranslateUser", "TranslateStreamUser"]}
+    if kind not in classes:
+        raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(classes)}")
+    with _server(address, metrics_url) as (target, metrics):
+        files = [str(HERE / "locustfile.py"), *([str(SHAPES[shape])] if shape else [])]
+        command = [sys.executable, "-m", "locust", "-f", ",".join(files), "--headless", "--only-summary", "--skip-log"]
+        command += ["--host", target, "--users", str(users), "--spawn-rate", str(users), "--run-time", f"{seconds}s"]
+        command += ["--exit-code-on-error", "0", "--results", str(results), "--html", str(results / "locust.html")]
+        command += ["--csv", str(results / "locust"), "--rate", str(rate / users)]
+        command += ["--metrics-url", metrics] if metrics else []
+        command += ["--processes", str(workers)] if workers else []
+        command += [part for text in slo or [] for part in ("--slo", text)]
+        results.mkdir(parents=True, exist_ok=True)
+        code = subprocess.run([*command, *classes[kind]], check=False).returncode
+        if sweep:
+            hot_path.run(target, results, is_quick=quick)
+    raise typer.Exit(code)
+
+
+@contextlib.contextmanager
+def _server(address: str, metrics_url: str) -> Iterator[tuple[str, str]]:
+    """Address and metrics of a server: the one that was named, or one that lives as long as this."""
+    if address:
+        yield address, metrics_url
+        return
+    with DemoServer() as server:
+        print("starting a server", file=sys.stderr)
+        ports = server.wait_ready()
+        yield f"127.0.0.1:{ports.grpc}", f"http://127.0.0.1:{ports.http}/metrics"
+
+
+def main() -> None:
+    """Entry point."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(loadtest)
+    try:
+        app()
+    except ToolError as error:
+        output.report(error)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attention hot path: what a translation costs as the attended length grows, with its attention and without.
+
+Every request has exactly as many target pieces as any other, so that what differs is the source. Beside the latency stands the
+share of a decode step that self-attention and cross-attention take in ONNX Runtime's own profile of the same step.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from attnserve_client.cli import output
+from attnserve_client.client import Client
+from attnserve_loadtest import texts
+from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
+from attnserve_server.profiling.measure import Workload, profile_step
+
+SOURCE_PIECES = (4, 8, 16, 32, 64, 128)
+ATTENTION = ("none", "mean", "all")
+BEAMS = (1, 4)
+TARGET_PIECES = 24
+CONCURRENCY = 8
+MODELS = Path(__file__).resolve().parents[2] / "deploy" / "models"
+ATTENTION_PARTS = ("self-attention", "cross-attention")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A setting and what it costs.
+
+    Attributes:
+        source_pieces: of each request, the end symbol included.
+        attention: what was asked for.
+        beam_size: of each request.
+        p50_ms: latency of a request alone.
+        p95_ms: its 95th percentile.
+        loaded_p50_ms: latency with :data:`CONCURRENCY` of them at once.
+        step_ms: a step of one request, from the profile.
+        self_share: of that step, in self-attention.
+        cross_share: of that step, in cross-attention.
+    """
+
+    source_pieces: int
+    attention: str
+    beam_size: int
+    p50_ms: float
+    p95_ms: float
+    loaded_p50_ms: float
+    step_ms: float
+    self_share: float
+    cross_share: float
+
+
+def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
+    """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``."""
+    lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 12, 100)
+    settings = [(length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths]
+    points = []
+    with Client(address) as client, output.progress("attention hot path", len(settings)) as advance:
+        served = client.get_model("").manifest
+        bundle = load_bundle(max(path for path in find_bundles(MODELS) if path.parent.name == served.model_id))
+        for length, attention, beam in settings:
+            points.append(_measure(client, bundle, (length, attention, beam), repetitions, runs))
+            advance()
+    results.mkdir(parents=True, exist_ok=True)
+    rows = [asdict(point) for point in points]
+    (results / "hot-path.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    with (results / "hot-path.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    save_plot(results / "hot-path.png", points)
+    Console(width=None if Console().is_terminal else 120).print(table(points))
+    print(f"hot path: {results / 'hot-path.png'}")
+    return points
+
+
+def _measure(client: Client, bundle: Bundle, setting: tuple[int, str, int], repetitions: int, runs: int) -> Point:
+    length, attention, beam = setting
+    text = texts.of_length(length - 1)
+
+    def ask(_: int) -> float:
+        began = time.perf_counter()
+        answer = client.translate(
+            text,
+            beam_size=beam,
+            min_tokens=TARGET_PIECES,
+            max_tokens=TARGET_PIECES,
+            return_attention=None if attention == "none" else attention,
+        )
+        took = 1e3 * (time.perf_counter() - began)
+        if len(answer.source_pieces) != length:
+            raise RuntimeError(f"the text has {len(answer.source_pieces)} pieces, not {length}")
+        return took
+
+    ask(0)
+    alone = sorted(ask(index) for index in range(repetitions))
+    with ThreadPoolExecutor(CONCURRENCY) as pool:
+        together = list(pool.map(ask, range(2 * CONCURRENCY)))
+    workload = Workload(beam, beam, length, TARGET_PIECES // 2, attention != "none")
+    profile = profile_step(bundle, workload, runs)
+    shares = {part.name: part.seconds / profile.node_seconds for part in profile.parts}
+    return Point(
+        length,
+        attention,
+        beam,
+        statistics.median(alone),
+        alone[int(0.95 * (len(alone) - 1))],
+        statistics.median(together),
+        1e3 * profile.seconds,
+        *(shares.get(name, 0.0) for name in ATTENTION_PARTS),
+    )
+
+
+def table(points: Sequence[Point]) -> Table:
+    """All settings, for a terminal."""
+    heads = ("beam", "attention", "source pieces", "p50 ms", "p95 ms", f"p50 ms, {CONCURRENCY} at once", "step ms", "self", "cross")
+    found = Table(*heads, title=f"attention hot path: {TARGET_PIECES} target pieces a request")
+    for each in points:
+        times = (each.p50_ms, each.p95_ms, each.loaded_p50_ms, each.step_ms)
+        shares = (f"{each.self_share:.0%}", f"{each.cross_share:.0%}")
+        found.add_row(str(each.beam_size), each.attention, str(each.source_pieces), *(f"{time:.2f}" for time in times), *shares)
+    return found
+
+
+def save_plot(path: Path, points: Sequence[Point]) -> None:
+    """Draws latency and attention's share of a step over the attended length."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.8), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    colors = {"none": "#2a9d8f", "mean": "#4a6fd4", "all": "#e4572e"}
+    for beam, style in zip(BEAMS, ("-", "--"), strict=True):
+        for attention in ATTENTION:
+            line = [each for each in points if (each.beam_size, each.attention) == (beam, attention)]
+            lengths = [each.source_pieces for each in line]
+            label, color = f"beam {beam}, attention {attention}", colors[attention]
+            left.plot(lengths, [each.p50_ms for each in line], style, marker="o", color=color, label=label)
+            shares = [100 * (each.self_share + each.cross_share) for each in line]
+            right.plot(lengths, shares, style, marker="o", color=color, label=label)
+    for axes, title in (
+        (left, f"p50 of a request of {TARGET_PIECES} target pieces, ms"),
+        (right, "attention's share of a step, percent"),
+    ):
+        axes.set_xscale("log", base=2)
+        axes.set_xlabel("source pieces")
+        axes.set_title(title, fontsize=10)
+        axes.set_ylim(bottom=0)
+        axes.grid(color="#d9dee3", linewidth=0.7)
+    left.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``locust -f loadtest/attnserve_loadtest/locustfile.py --host 127.0.0.1:8001``: users, options, report and gate.
+
+Beside what Locust itself reports, the master writes ``loadtest.json``, ``.csv`` and ``.html`` into ``--results``, with the server's
+own percentiles beside the clients'; its exit code is 1 if an objective (``--slo``) was not met.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from locust import events
+from locust.env import Environment
+from locust.runners import WorkerRunner
+
+from attnserve_loadtest import server_side, slo
+from attnserve_loadtest.recording import RECORDER
+from attnserve_loadtest.report import Comparison, compare, save
+from attnserve_loadtest.users import ATTENTION, TranslateStreamUser, TranslateUser
+
+__all__ = ["TranslateStreamUser", "TranslateUser"]
+log = logging.getLogger(__name__)
+_before: dict[str, server_side.Reading] = {}
+USAGE = 2
+
+
+@events.init_command_line_parser.add_listener
+def add_options(parser: Any) -> None:
+    """The options of these users."""
+    group = parser.add_argument_group("attnserve")
+    group.add_argument(
+        "--rate", type=float, default=0.0, metavar="R", help="Open loop: requests a second of each user; 0 for a closed loop"
+    )
+    group.add_argument("--think-seconds", type=float, default=0.0, metavar="S", help="Pause of a user in a closed loop")
+    group.add_argument(
+        "--texts", type=Path, default=None, metavar="FILE", help="Lines to translate; else the project's own sentences"
+    )
+    group.add_argument("--model", default="", metavar="ID", help="Model id; else the server's default")
+    group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
+    group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")
+    group.add_argument("--metrics-url", default="", metavar="URL", help="The server's metrics, for its side of the report")
+    group.add_argument("--results", type=Path, default=None, metavar="DIR", help="Where loadtest.json, .csv and .html go")
+    group.add_argument(
+        "--slo", action="append", default=[], metavar="TEXT", help="Objective, such as Translate:p99<250; may be repeated"
+    )
+
+
+@events.init.add_listener
+def prepare(environment: Environment, **_: Any) -> None:
+    """Checks the options, and listens to what the users say."""
+    options: Any = environment.parsed_options
+    try:
+        objectives = [slo.parse(text) for text in options.slo]
+    except ValueError as error:
+        raise SystemExit(_refuse(str(error))) from error
+    environment.events.attnserve = Event()
+    environment.events.attnserve.add_listener(lambda name, value_ms: RECORDER.add(name, value_ms))
+    environment.events.request.add_listener(_record)
+    if isinstance(environment.runner, WorkerRunner):
+        environment.events.report_to_master.add_listener(lambda client_id, data: data.update(attnserve=RECORDER.take()))
+        return
+    environment.events.worker_report.add_listener(lambda client_id, data: RECORDER.merge(data["attnserve"]))
+    environment.events.test_start.add_listener(lambda environment, **_: _start(options))
+    environment.events.quitting.add_listener(lambda environment, **_: _finish(environment, objectives))
+
+
+class Event:
+    """What Locust's own event hooks do, for what is not a request."""
+
+    def __init__(self) -> None:
+        self._listeners: list[Any] = []
+
+    def add_listener(self, listener: Any) -> None:
+        """Calls it whenever the event is fired."""
+        self._listeners.append(listener)
+
+    def fire(self, **values: Any) -> None:
+        """Calls all listeners."""
+        for listener in self._listeners:
+            listener(**values)
+
+
+def _record(name: str, response_time: float, exception: Exception | None, **_: Any) -> None:
+    if exception is None:
+        RECORDER.add(name, response_time)
+    else:
+        RECORDER.fail(name, str(exception))
+
+
+def _start(options: Any) -> None:
+    RECORDER.clear()
+    _before.clear()
+    if options.metrics_url:
+        try:
+            _before[options.metrics_url] = server_side.read(options.metrics_url)
+        except OSError as error:
+            log.warning("the report will have the clients' side alone: %s", error)
+
+
+def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
+    options: Any = environment.parsed_options
+    verdicts = slo.judge(objectives, RECORDER)
+    comparisons = _comparisons(options.metrics_url)
+    if options.results is not None:
+        save(options.results, RECORDER, comparisons, verdicts)
+        print(f"report: {options.results / 'loadtest.html'}")
+    for each in comparisons:
+        print(each)
+    for verdict in verdicts:
+        measured = "nothing was measured" if verdict.value is None else f"{verdict.value:.4g}"
+        print(f"{'met' if verdict.is_met else 'MISSED'}: {verdict.objective.text} ({verdict.event}: {measured})")
+    if objectives and not all(verdict.is_met for verdict in verdicts):
+        environment.process_exit_code = 1
+    elif objectives:
+        environment.process_exit_code = 0
+
+
+def _comparisons(url: str) -> list[Comparison]:
+    if url not in _before:
+        return []
+    try:
+        return compare(RECORDER, _before[url], server_side.read(url))
+    except OSError as error:
+        log.warning("the report has the clients' side alone: %s", error)
+        return []
+
+
+def _refuse(message: str) -> int:
+    log.error("%s", message)
+    return USAGE

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a load test has seen, by event: latencies, and errors by status. Workers report to the master, which adds up."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from attnserve_loadtest.histogram import Histogram
+
+UNARY, STREAM = "Translate", "TranslateStream"
+FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
+REQUESTS = (UNARY, STREAM)
+"""Events that are whole requests; the others are parts of them."""
+OUTSIDE = " outside the server"
+"""Behind a request's name: what of its latency the server does not know of (client, gRPC, network)."""
+LATE = " late start"
+"""Behind a request's name: how long after its scheduled time it was sent."""
+
+
+class Recorder:
+    """Histograms and errors by event name; all times in milliseconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything."""
+        self.histograms: dict[str, Histogram] = {}
+        self.errors: dict[str, Counter[str]] = {}
+        self.began_at = self.ended_at = self._clock()
+
+    def add(self, name: str, value_ms: float) -> None:
+        """Takes the latency of what went well."""
+        self.histograms.setdefault(name, Histogram()).add(value_ms)
+        self.ended_at = self._clock()
+
+    def fail(self, name: str, status: str) -> None:
+        """Takes an error."""
+        self.errors.setdefault(name, Counter())[status] += 1
+        self.ended_at = self._clock()
+
+    @property
+    def seconds(self) -> float:
+        """From the beginning to the latest event."""
+        return max(self.ended_at - self.began_at, 1e-9)
+
+    def count(self, name: str) -> int:
+        """Events of this name that went well."""
+        return self.histograms[name].count if name in self.histograms else 0
+
+    def num_errors(self, name: str) -> int:
+        """Those that did not."""
+        return self.errors[name].total() if name in self.errors else 0
+
+    def take(self) -> dict[str, Any]:
+        """What was seen since the last call, for the master."""
+        report = {
+            "histograms": {name: each.to_dict() for name, each in self.histograms.items()},
+            "errors": {name: dict(each) for name, each in self.errors.items()},
+        }
+        self.histograms, self.errors = {}, {}
+        return report
+
+    def merge(self, report: Mapping[str, Any]) -> None:
+        """Adds a worker's report."""
+        for name, values in report["histograms"].items():
+            self.histograms.setdefault(name, Histogram()).merge(Histogram.from_dict(values))
+        for name, counts in report["errors"].items():
+            self.errors.setdefault(name, Counter()).update(counts)
+        if report["histograms"] or report["errors"]:
+            self.ended_at = self._clock()
+
+
+RECORDER = Recorder()
+"""This process's."""

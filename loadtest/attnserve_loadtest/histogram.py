@@ -41,7 +41,7 @@ class Histogram:
         for index in sorted(self._counts):
             left -= self._counts[index]
             if left <= 0:
-                return min(_LEAST_MS * GROWTH ** (index + 0.5), self.max)
+                return min(_LEAST_MS * math.exp(_LOG_GROWTH * (index + 0.5)), self.max)
         return self.max
 
     def merge(self, other: Histogram) -> None:

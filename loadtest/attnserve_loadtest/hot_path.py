@@ -21,12 +21,13 @@ from rich.table import Table
 
 from attnserve_client.cli import output
 from attnserve_client.client import Client
+from attnserve_client.options import AttentionDetail
 from attnserve_loadtest import texts
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
 from attnserve_server.profiling.measure import Workload, profile_step
 
 SOURCE_PIECES = (4, 8, 16, 32, 64, 128)
-ATTENTION = ("none", "mean", "all")
+ATTENTION: tuple[AttentionDetail, ...] = ("none", "mean", "all")
 BEAMS = (1, 4)
 TARGET_PIECES = 24
 CONCURRENCY = 8
@@ -51,7 +52,7 @@ class Point:
     """
 
     source_pieces: int
-    attention: str
+    attention: AttentionDetail
     beam_size: int
     p50_ms: float
     p95_ms: float
@@ -64,7 +65,9 @@ class Point:
 def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``."""
     lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 12, 100)
-    settings = [(length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths]
+    settings: list[tuple[int, AttentionDetail, int]] = [
+        (length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths
+    ]
     points = []
     with Client(address) as client, output.progress("attention hot path", len(settings)) as advance:
         served = client.get_model("").manifest
@@ -85,7 +88,7 @@ def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     return points
 
 
-def _measure(client: Client, bundle: Bundle, setting: tuple[int, str, int], repetitions: int, runs: int) -> Point:
+def _measure(client: Client, bundle: Bundle, setting: tuple[int, AttentionDetail, int], repetitions: int, runs: int) -> Point:
     length, attention, beam = setting
     text = texts.of_length(length - 1)
 
@@ -96,7 +99,7 @@ def _measure(client: Client, bundle: Bundle, setting: tuple[int, str, int], repe
             beam_size=beam,
             min_tokens=TARGET_PIECES,
             max_tokens=TARGET_PIECES,
-            return_attention=None if attention == "none" else attention,
+            return_attention=attention,
         )
         took = 1e3 * (time.perf_counter() - began)
         if len(answer.source_pieces) != length:

@@ -34,14 +34,12 @@ def add_options(parser: Any) -> None:
         "--rate", type=float, default=0.0, metavar="R", help="Open loop: requests a second of each user; 0 for a closed loop"
     )
     group.add_argument("--think-seconds", type=float, default=0.0, metavar="S", help="Pause of a user in a closed loop")
-    group.add_argument(
-        "--texts", type=Path, default=None, metavar="FILE", help="Lines to translate; else the project's own sentences"
-    )
+    group.add_argument("--texts", default="", metavar="FILE", help="Lines to translate; else the project's own sentences")
     group.add_argument("--model", default="", metavar="ID", help="Model id; else the server's default")
     group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
     group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")
     group.add_argument("--metrics-url", default="", metavar="URL", help="The server's metrics, for its side of the report")
-    group.add_argument("--results", type=Path, default=None, metavar="DIR", help="Where loadtest.json, .csv and .html go")
+    group.add_argument("--results", default="", metavar="DIR", help="Where loadtest.json, .csv and .html go")
     group.add_argument(
         "--slo", action="append", default=[], metavar="TEXT", help="Objective, such as Translate:p99<250; may be repeated"
     )
@@ -55,8 +53,6 @@ def prepare(environment: Environment, **_: Any) -> None:
         objectives = [slo.parse(text) for text in options.slo]
     except ValueError as error:
         raise SystemExit(_refuse(str(error))) from error
-    environment.events.attnserve = Event()
-    environment.events.attnserve.add_listener(lambda name, value_ms: RECORDER.add(name, value_ms))
     environment.events.request.add_listener(_record)
     if isinstance(environment.runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda client_id, data: data.update(attnserve=RECORDER.take()))
@@ -64,22 +60,6 @@ def prepare(environment: Environment, **_: Any) -> None:
     environment.events.worker_report.add_listener(lambda client_id, data: RECORDER.merge(data["attnserve"]))
     environment.events.test_start.add_listener(lambda environment, **_: _start(options))
     environment.events.quitting.add_listener(lambda environment, **_: _finish(environment, objectives))
-
-
-class Event:
-    """What Locust's own event hooks do, for what is not a request."""
-
-    def __init__(self) -> None:
-        self._listeners: list[Any] = []
-
-    def add_listener(self, listener: Any) -> None:
-        """Calls it whenever the event is fired."""
-        self._listeners.append(listener)
-
-    def fire(self, **values: Any) -> None:
-        """Calls all listeners."""
-        for listener in self._listeners:
-            listener(**values)
 
 
 def _record(name: str, response_time: float, exception: Exception | None, **_: Any) -> None:
@@ -103,9 +83,9 @@ def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
     options: Any = environment.parsed_options
     verdicts = slo.judge(objectives, RECORDER)
     comparisons = _comparisons(options.metrics_url)
-    if options.results is not None:
-        save(options.results, RECORDER, comparisons, verdicts)
-        print(f"report: {options.results / 'loadtest.html'}")
+    if options.results:
+        save(Path(options.results), RECORDER, comparisons, verdicts)
+        print(f"report: {Path(options.results, 'loadtest.html')}")
     for each in comparisons:
         print(each)
     for verdict in verdicts:

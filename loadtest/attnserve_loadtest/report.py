@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from attnserve_loadtest.recording import FIRST_PIECE, LATE, OUTSIDE, Recorder
+from attnserve_loadtest.recording import BETWEEN_PIECES, LATE, OUTSIDE, Recorder
 from attnserve_loadtest.server_side import METRICS, Quantile, Reading, difference, quantile
 from attnserve_loadtest.slo import Verdict
 
@@ -69,21 +69,20 @@ def _reason(event: str, share: float, client: float, server: Quantile, recorder:
         return ""
     if server.low * (1 - TOLERANCE) <= client <= server.high * (1 + TOLERANCE):
         return f"the server's histogram says no more than {server.low:g} to {server.high:g} ms"
+    request, _, part = event.partition(" ")
     parts = {
-        "late starts": recorder.histograms.get(event + LATE),
-        "client, gRPC and network (measured for each request)": recorder.histograms.get(event + OUTSIDE),
+        "late starts": recorder.histograms.get(request + LATE),
+        "client, gRPC and network (measured for each request)": recorder.histograms.get(request + OUTSIDE),
     }
     seen = {name: each.percentile(share) for name, each in parts.items() if each is not None and each.count}
     text = " and ".join(f"{value:.2f} ms of {name}" for name, value in seen.items())
+    if event == BETWEEN_PIECES:
+        return "both sides see how pieces are bundled on the way: the front joins what has piled up, the client what has arrived"
     if seen and server.low * (1 - TOLERANCE) <= client - sum(seen.values()) <= server.high * (1 + TOLERANCE):
         return f"{text} come on top"
-    if event == FIRST_PIECE:
-        return "the server counts to the first decode step, of whole translations too; a client sees its text, with the way to it"
-    return (
-        f"not explained by one cause; {text} at the same percentile"
-        if text
-        else "the server delivers pieces together when it is behind"
-    )
+    if part:
+        return f"the server counts to the first decode step, of whole translations too; {text} at the same percentile"
+    return f"not explained by one cause; {text} at the same percentile"
 
 
 def save(folder: Path, recorder: Recorder, comparisons: Sequence[Comparison], verdicts: Sequence[Verdict]) -> None:

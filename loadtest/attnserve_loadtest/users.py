@@ -12,6 +12,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -23,7 +24,7 @@ from locust.exception import StopUser
 
 from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 from attnserve_loadtest import texts
-from attnserve_loadtest.recording import BETWEEN_PIECES, FIRST_PIECE, LATE, OUTSIDE, STREAM, UNARY
+from attnserve_loadtest.recording import BETWEEN_PIECES, FIRST_PIECE, LATE, OUTSIDE, RECORDER, STREAM, UNARY
 
 grpc_gevent.init_gevent()
 
@@ -53,7 +54,7 @@ class TranslationUser(User):
         options = environment.parsed_options
         self._stub = stub_of((self.host or options.host or "127.0.0.1:8001").removeprefix("http://"))
         self._rate, self._think_s, self._model = options.rate, options.think_seconds, options.model
-        self._texts = _shuffled(texts.sentences(options.texts))
+        self._texts = _shuffled(texts.sentences(Path(options.texts) if options.texts else None))
         self._decode = decoding_pb2.DecodeOptions(beam_size=options.beam_size, return_attention=ATTENTION[options.attention])
         self._open = Group()
         self._rng = random.Random()
@@ -110,9 +111,9 @@ class TranslationUser(User):
             return
         ended = time.perf_counter()
         self.note(name, ended - scheduled)
-        self.environment.events.attnserve.fire(name=name + OUTSIDE, value_ms=1e3 * (ended - began - server_s))
+        RECORDER.add(name + OUTSIDE, 1e3 * (ended - began - server_s))
         if self._rate > 0:
-            self.environment.events.attnserve.fire(name=name + LATE, value_ms=1e3 * (began - scheduled))
+            RECORDER.add(name + LATE, 1e3 * (began - scheduled))
 
 
 class TranslateUser(TranslationUser):

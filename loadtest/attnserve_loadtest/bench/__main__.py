@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -109,7 +109,7 @@ def _sentences(bundle: Bundle, data: Path | None, limit: int | None) -> offline.
     return offline.Sentences(texts, Vocabulary.of(bundle).encode(texts), read_lines(reference, limit) if reference else None)
 
 
-def _module(folder: Path):
+def _module(folder: Path) -> Any:
     trained = trained_in_bundle(folder)
     vocab_size = load_bundle(folder, variant="fp32").manifest.vocabulary.size
     return stored_model(trained.recipe, trained.weights, vocab_size)

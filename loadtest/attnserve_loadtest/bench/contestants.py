@@ -8,9 +8,8 @@ import multiprocessing
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ctranslate2
 import sentencepiece
@@ -101,7 +100,7 @@ class Replicas:
 
     def __init__(self, folder: Path, variant: str, num_slots: int, beam_size: int, count: int) -> None:
         context = multiprocessing.get_context("spawn")
-        self._pipes: list[Connection] = []
+        self._pipes: list[Any] = []
         for _ in range(count):
             ours, theirs = context.Pipe()
             arguments = (theirs, folder, variant, num_slots, beam_size)
@@ -121,7 +120,7 @@ class Replicas:
         return [answers[index] for index in range(len(sources))]
 
 
-def _serve_replica(pipe: Connection, folder: Path, variant: str, num_slots: int, beam_size: int) -> None:
+def _serve_replica(pipe: Any, folder: Path, variant: str, num_slots: int, beam_size: int) -> None:
     engine = Engine(folder, variant, num_slots, beam_size)
     with contextlib.suppress(EOFError):
         while True:

@@ -36,9 +36,9 @@ def save_ctranslate2(model: Transformer, bundle: Bundle, folder: Path) -> None:
         stack.position_encodings.encodings = _array(model.positions)
     _set_norm(spec.encoder.layer_norm, model.encoder_norm)
     _set_norm(spec.decoder.layer_norm, model.decoder_norm)
-    for target, layer in zip(spec.encoder.layer, model.encoder_layers, strict=True):
-        _set_attention(target.self_attention, layer.self_norm, layer.self_attention.qkv, layer.self_attention.output)
-        _set_feed_forward(target.ffn, layer)
+    for target, encoder in zip(spec.encoder.layer, model.encoder_layers, strict=True):
+        _set_attention(target.self_attention, encoder.self_norm, encoder.self_attention.qkv, encoder.self_attention.output)
+        _set_feed_forward(target.ffn, encoder)
     for target, layer in zip(spec.decoder.layer, model.decoder_layers, strict=True):
         cross = layer.cross_attention
         _set_attention(target.self_attention, layer.self_norm, layer.self_attention.qkv, layer.self_attention.output)
@@ -47,10 +47,11 @@ def save_ctranslate2(model: Transformer, bundle: Bundle, folder: Path) -> None:
     spec.decoder.projection.weight = _array(model.output_weight)
     spec.register_source_vocabulary(pieces)
     spec.register_target_vocabulary(pieces)
-    spec.config.unk_token = pieces[vocabulary.unknown_id]
-    spec.config.bos_token = spec.config.decoder_start_token = pieces[vocabulary.begin_id]
-    spec.config.eos_token = pieces[vocabulary.end_id]
-    spec.config.add_source_eos = True
+    settings: Any = spec.config
+    settings.unk_token = pieces[vocabulary.unknown_id]
+    settings.bos_token = settings.decoder_start_token = pieces[vocabulary.begin_id]
+    settings.eos_token = pieces[vocabulary.end_id]
+    settings.add_source_eos = True
     spec.validate()
     spec.save(str(folder))
 

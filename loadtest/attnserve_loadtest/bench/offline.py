@@ -118,9 +118,7 @@ def num_runs(point: Point, num_rounds: int) -> int:
     return num_rounds * (2 if point.is_single or point.workers > 1 else len(NUM_SLOTS) + len(BATCH_SIZES))
 
 
-def _contestants(
-    point: Point, folders: tuple[Path, Path], bundle: Bundle
-) -> tuple[Mapping[str, Contestant], Mapping[str, Contestant]]:
+def _contestants(point: Point, folders: tuple[Path, Path], bundle: Bundle) -> tuple[dict[str, Contestant], dict[str, Contestant]]:
     folder, converted = folders
     if point.is_single:
         return (

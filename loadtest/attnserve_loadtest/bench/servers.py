@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -101,7 +102,7 @@ def open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed:
 async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed: int) -> Load:
     rng, latencies = random.Random(seed), list[float]()
     async with grpc.aio.insecure_channel(address) as channel:
-        ask = channel.unary_unary(UNARY)
+        ask: Any = channel.unary_unary(UNARY)
         for payload in _payloads(texts[:8], UNARY):
             await ask(payload)
 
@@ -132,7 +133,8 @@ def closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -
 async def _closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
     waiting, latencies = iter(_payloads(texts, method)), list[float]()
     async with grpc.aio.insecure_channel(address) as channel:
-        unary, stream = channel.unary_unary(UNARY), channel.unary_stream(STREAM)
+        unary: Any = channel.unary_unary(UNARY)
+        stream: Any = channel.unary_stream(STREAM)
 
         async def client() -> None:
             for payload in waiting:

@@ -32,7 +32,8 @@ class StagedShape(LoadTestShape):
         options: Any = self.runner.environment.parsed_options if self.runner else None
         users = getattr(options, "num_users", None) or DEFAULT_USERS
         seconds = _seconds(getattr(options, "run_time", None))
-        return at(self.stages, self.get_run_time() / seconds, users)
+        passed: float = self.get_run_time()  # type: ignore[no-untyped-call]
+        return at(self.stages, passed / seconds, users)
 
 
 def at(stages: tuple[Stage, ...], share: float, users: int) -> tuple[int, float] | None:

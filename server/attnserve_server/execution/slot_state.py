@@ -117,7 +117,7 @@ def _pool(buffers: Sequence[Buffer]) -> list[tuple[Array, list[Buffer]]]:
     pools = []
     for (dtype, shape), members in groups.items():
         pool = np.zeros((len(members), *shape), dtype)
-        for view, buffer in zip(pool, members, strict=True):
-            buffer.current = view
+        for index, buffer in enumerate(members):
+            buffer.current = pool[index]
         pools.append((pool, members))
     return pools

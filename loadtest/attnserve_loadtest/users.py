@@ -133,14 +133,17 @@ class TranslateStreamUser(TranslationUser):
         request = translation_pb2.TranslateStreamRequest(text=text, model=self._model, options=self._decode)
 
         def send() -> float:
-            latest = None
-            for message in self._stub.TranslateStream(request, timeout=_TIMEOUT_S):
+            latest, server_s = None, None
+            for message in self._stub.TranslateStream(request, timeout=_TIMEOUT_S):  # to its end, or the server sees a client leave
                 now = time.perf_counter()
                 if message.WhichOneof("event") == "result":
-                    return float(message.result.timings.total_seconds)
-                self.note(FIRST_PIECE, now - scheduled) if latest is None else self.note(BETWEEN_PIECES, now - latest)
-                latest = now
-            raise EndedEarly
+                    server_s = float(message.result.timings.total_seconds)
+                else:
+                    self.note(FIRST_PIECE, now - scheduled) if latest is None else self.note(BETWEEN_PIECES, now - latest)
+                    latest = now
+            if server_s is None:
+                raise EndedEarly
+            return server_s
 
         self.call(STREAM, scheduled, send)
 

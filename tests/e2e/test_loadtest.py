@@ -53,7 +53,9 @@ def events_of(results: Path) -> dict[str, dict[str, Any]]:
     return {row["event"]: row for row in json.loads((results / "loadtest.json").read_text())["events"]}
 
 
-@pytest.mark.parametrize("options", [(), ("--rate", "40"), ("--rate", "40", "--workers", "2", "--shape", "spike")])
+@pytest.mark.parametrize(
+    "options", [(), ("--rate", "40"), ("--rate", "60", "--users", "8", "--workers", "2", "--shape", "step_load")]
+)
 def test_both_sides_count_the_same(server: Server, tmp_path: Path, options: tuple[str, ...]) -> None:
     before = server.scrape()
     done = load(server, tmp_path, "--no-sweep", "--slo", "errors<0.1", "--slo", "Translate:p99<60000", *options)

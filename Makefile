@@ -80,6 +80,16 @@ parity: $(DEV) ## Batch invariance and PyTorch's own search over a data set: mak
 	@test -n "$(DATA)" || { echo "name the folder of the data sets: make parity DATA=DIR" >&2; exit 2; }
 	@PARITY_SENTENCES="$(DATA)/multi30k/$(SPLIT).en.gz" $(PY) -m pytest tests/parity --timeout 3600 -s $(ARGS)
 
+# --- Speed ------------------------------------------------------------------------------------------------------------
+
+.PHONY: loadtest
+loadtest: $(DEV) ## Load a server with Locust, and sweep the attention hot path: reports in loadtest/results
+	@$(PY) -m attnserve_loadtest $(ARGS)
+
+.PHONY: bench
+bench: $(DEV) ## Compare speed with CTranslate2, some 25 minutes: make bench [DATA=DIR] [ARGS="--part offline --point beam"]
+	@$(PY) -m attnserve_loadtest.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
+
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check

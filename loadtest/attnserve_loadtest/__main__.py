@@ -19,6 +19,7 @@ from attnserve_loadtest import hot_path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
+DEFAULT_OBJECTIVES = ("errors<0.1",)
 SHAPES = {path.stem: path for path in (HERE / "shapes").glob("*.py") if path.stem not in ("__init__", "stages")}
 
 
@@ -54,7 +55,7 @@ def loadtest(
         command += ["--csv", str(results / "locust"), "--rate", str(rate / users)]
         command += ["--metrics-url", metrics] if metrics else []
         command += ["--processes", str(workers)] if workers else []
-        command += [part for text in slo or [] for part in ("--slo", text)]
+        command += [part for text in slo or DEFAULT_OBJECTIVES for part in ("--slo", text)]
         results.mkdir(parents=True, exist_ok=True)
         code = subprocess.run([*command, *classes[kind]], check=False).returncode
         if sweep:

@@ -20,7 +20,7 @@ from onnx import TensorProto, numpy_helper
 from attnserve.v1 import manifest_pb2
 
 WEIGHTS_FILE = "weights.bin"
-_INLINE_BYTES = 1024
+_INLINE_BYTES = 256
 _ALIGNMENT = 64
 _PRODUCERS = ("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece")
 

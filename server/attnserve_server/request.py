@@ -54,6 +54,8 @@ class DecodeOptions(msgspec.Struct, frozen=True):
     sampling: Sampling | None = None
     prefix: tuple[int, ...] = ()
     attention: AttentionDetail = AttentionDetail.NONE
+    omit_score: bool = False
+    """The answer's score is 0: with greedy search nothing is computed for it."""
 
     @property
     def num_rows(self) -> int:

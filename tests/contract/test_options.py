@@ -36,6 +36,7 @@ CHANGES: dict[str, dict[str, Any]] = {
         "sampling": decoding_pb2.SamplingOptions(seed=1),
         "prefix": "X",
         "return_attention": decoding_pb2.ATTENTION_DETAIL_MEAN,
+        "omit_score": True,
     },
     "SamplingOptions": {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "seed": 4},
 }

@@ -43,6 +43,7 @@ class DecodeOptions:
         seed: the same seed gives the same answer; None draws anew at every call.
         prefix: text that the answer must begin with.
         return_attention: "none", "mean" (one matrix) or "all" (one for every layer and head); True for "mean".
+        omit_score: leave the score out (0): greedy search is up to a tenth cheaper without.
     """
 
     beam_size: int | None = None
@@ -59,6 +60,7 @@ class DecodeOptions:
     seed: int | None = None
     prefix: str | None = None
     return_attention: AttentionDetail | bool = "none"
+    omit_score: bool | None = None
 
 
 class DecodeKeywords(TypedDict, total=False):
@@ -78,6 +80,7 @@ class DecodeKeywords(TypedDict, total=False):
     seed: int | None
     prefix: str | None
     return_attention: AttentionDetail | bool
+    omit_score: bool | None
 
 
 class RequestKeywords(DecodeKeywords, total=False):

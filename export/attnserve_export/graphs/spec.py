@@ -80,15 +80,18 @@ def source_inputs() -> list[manifest_pb2.Tensor | None]:
     return [tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")]
 
 
-def scores(logits: Tensor, candidates: int) -> list[Tensor]:
+def scores(logits: Tensor, candidates: int, *, with_log_probs: bool = True) -> list[Tensor]:
     """A step's scores: logits (S, V), log-probabilities, and where asked for the best candidates with their tokens."""
+    if not with_log_probs:
+        return [logits]
     log_probs = logits.log_softmax(-1)
     return [logits, log_probs, *(log_probs.topk(candidates, dim=-1) if candidates else ())]
 
 
-def score_outputs(vocab_size: int, candidates: int) -> list[manifest_pb2.Tensor]:
+def score_outputs(vocab_size: int, candidates: int, *, with_log_probs: bool = True) -> list[manifest_pb2.Tensor]:
     """The declarations of what :func:`scores` gives."""
-    outputs = [tensor(name, FLOAT32, "row", str(vocab_size)) for name in ("logits", "log_probs")]
+    names = ("logits", "log_probs") if with_log_probs else ("logits",)
+    outputs = [tensor(name, FLOAT32, "row", str(vocab_size)) for name in names]
     if candidates:
         outputs += [
             tensor("top_log_probs", FLOAT32, "row", str(candidates)),

@@ -32,6 +32,8 @@ from attnserve_export.models.transformer import DecoderLayer, Transformer
 
 GROUPS = (1, 5, 8)
 """Step graphs are made for requests of at most so many hypotheses."""
+ATTENTION, BEST = "attention", "best"
+"""What a step graph gives beside the usual, or only: the attention too; or logits alone, which is all that greedy search needs."""
 
 
 class EncodeGraph(nn.Module):
@@ -60,9 +62,10 @@ class StepGraph(nn.Module):
     the requests' query heads and back.
     """
 
-    def __init__(self, model: Transformer, *, group: int, gives_attention: bool, candidates: int) -> None:
+    def __init__(self, model: Transformer, *, group: int, gives: str, candidates: int) -> None:
         super().__init__()
-        self.model, self.group, self.gives_attention, self.candidates = model, group, gives_attention, candidates
+        self.model, self.group, self.candidates = model, group, candidates
+        self.gives_attention, self.gives_log_probs = gives == ATTENTION, gives != BEST
 
     def forward(
         self,
@@ -94,7 +97,7 @@ class StepGraph(nn.Module):
             next_state += [*caches, *memory[:2]]
             weights += memory[2:]
         logits = model.project(model.decoder_norm(x)[:, 0]).float()  # (S, V)
-        outputs = scores(logits, self.candidates)
+        outputs = scores(logits, self.candidates, with_log_probs=self.gives_log_probs)
         if self.gives_attention:
             outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
         return (*outputs, *next_state)
@@ -165,9 +168,10 @@ def transformer_states(model: Transformer, max_source: int, max_target: int) -> 
 
 def transformer_variants(model: Transformer, states: list[manifest_pb2.State]) -> list[VariantSpec]:
     """fp32 for the CPU, and fp16 for CUDA from the half-precision module."""
-    cpu = [_step(model, states, FLOAT32, group, attention) for attention in (False, True) for group in GROUPS]
+    cpu = [_step(model, states, FLOAT32, 1, BEST)]
+    cpu += [_step(model, states, FLOAT32, group, gives) for gives in ("", ATTENTION) for group in GROUPS]
     half = _half(model)
-    cuda = [_step(half, states, FLOAT16, group, False, suffix="_cuda") for group in GROUPS]
+    cuda = [_step(half, states, FLOAT16, group, suffix="_cuda") for group in GROUPS]
     return [
         VariantSpec("fp32", manifest_pb2.DEVICE_CPU, _encode(model, FLOAT32), cpu),
         VariantSpec("fp16", manifest_pb2.DEVICE_CUDA, _encode(half, FLOAT16, suffix="_cuda"), cuda),
@@ -191,7 +195,7 @@ def _encode(model: Transformer, dtype: Any, suffix: str = "") -> GraphSpec:
 
 
 def _step(
-    model: Transformer, states: list[manifest_pb2.State], dtype: Any, group: int, gives_attention: bool, suffix: str = ""
+    model: Transformer, states: list[manifest_pb2.State], dtype: Any, group: int, gives: str = "", suffix: str = ""
 ) -> GraphSpec:
     config = model.config
     grouped = group > 1
@@ -208,17 +212,17 @@ def _step(
             axes[0] = "row"
         inputs.append(tensor(state.name, dtype, *axes))
     candidates = 2 * group if grouped or suffix else 0
-    outputs = score_outputs(config.vocab_size, candidates)
-    if gives_attention:
+    outputs = score_outputs(config.vocab_size, candidates, with_log_probs=gives != BEST)
+    if gives == ATTENTION:
         axes = ["row", str(config.num_decoder_layers), str(config.num_heads), str(_capacity(states, "source"))]
         outputs.append(tensor("attention", FLOAT32, *axes))
     outputs += [
         tensor(state.step_output, dtype, *source.axes)
         for state, source in zip(states, [each for each in inputs[5:] if each is not None], strict=True)
     ]
-    name = f"step_{group}{'_attention' if gives_attention else ''}{suffix}.onnx"
-    module = StepGraph(model, group=group, gives_attention=gives_attention, candidates=candidates)
-    return GraphSpec(name, module, inputs, outputs, max_rows_of_request=group, gives_attention=gives_attention)
+    name = f"step_{group}{f'_{gives}' if gives else ''}{suffix}.onnx"
+    module = StepGraph(model, group=group, gives=gives, candidates=candidates)
+    return GraphSpec(name, module, inputs, outputs, max_rows_of_request=group, gives_attention=gives == ATTENTION)
 
 
 def _capacity(states: list[manifest_pb2.State], axis: str) -> int:

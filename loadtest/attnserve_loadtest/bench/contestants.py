@@ -58,6 +58,8 @@ class Vocabulary:
 class Engine:
     """The engine loop of a worker, offline: all requests at once, the longest source first.
 
+    Greedy answers come without their score, as the peer's do unless one asks for it.
+
     Args:
         folder: of the bundle.
         variant: by name.
@@ -67,7 +69,10 @@ class Engine:
 
     def __init__(self, folder: Path, variant: str, num_slots: int, beam_size: int) -> None:
         bundle = load_bundle(folder, variant=variant)
-        self._end_id, self._options = bundle.manifest.vocabulary.end_id, DecodeOptions(beam_size=beam_size)
+        self._end_id, self._options = (
+            bundle.manifest.vocabulary.end_id,
+            DecodeOptions(beam_size=beam_size, omit_score=beam_size == 1),
+        )
         self._engine = EngineLoop(bundle, SchedulerConfig(num_slots), time.monotonic)
         self._engine.start()
 

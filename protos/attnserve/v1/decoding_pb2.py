@@ -24,29 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ttnserve/v1/decoding.proto\x12\x0c\x61ttnserve.v1\"\x93\x01\n\x0fSamplingOptions\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"\x87\x04\n\rDecodeOptions\x12\x16\n\tbeam_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10\x63overage_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x06 \x01(\rH\x05\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12/\n\x08sampling\x18\t \x01(\x0b\x32\x1d.attnserve.v1.SamplingOptions\x12\x0e\n\x06prefix\x18\n \x01(\t\x12\x37\n\x10return_attention\x18\x0b \x01(\x0e\x32\x1d.attnserve.v1.AttentionDetailB\x0c\n\n_beam_sizeB\x11\n\x0f_num_hypothesesB\x11\n\x0f_length_penaltyB\x13\n\x11_coverage_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x17\n\x15_no_repeat_ngram_sizeB\x15\n\x13_repetition_penalty\"[\n\x05Piece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x18\n\x0b\x63opied_from\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_copied_from\"~\n\tAttention\x12\x12\n\x05layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04head\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nnum_target\x18\x03 \x01(\r\x12\x12\n\nnum_source\x18\x04 \x01(\r\x12\x0f\n\x07weights\x18\x05 \x03(\x02\x42\x08\n\x06_layerB\x07\n\x05_head\"\xe6\x01\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12#\n\x06pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x37\n\rnormalization\x18\x04 \x01(\x0e\x32 .attnserve.v1.ScoreNormalization\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.attnserve.v1.FinishReason\x12*\n\tattention\x18\x06 \x03(\x0b\x32\x17.attnserve.v1.Attention\"g\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01*\x83\x01\n\x0f\x41ttentionDetail\x12 \n\x1c\x41TTENTION_DETAIL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTENTION_DETAIL_NONE\x10\x01\x12\x19\n\x15\x41TTENTION_DETAIL_MEAN\x10\x02\x12\x18\n\x14\x41TTENTION_DETAIL_ALL\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x98\x01\n\x12ScoreNormalization\x12#\n\x1fSCORE_NORMALIZATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCORE_NORMALIZATION_SUM\x10\x01\x12\x1e\n\x1aSCORE_NORMALIZATION_LENGTH\x10\x02\x12 \n\x1cSCORE_NORMALIZATION_COVERAGE\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1b\x61ttnserve/v1/decoding.proto\x12\x0c\x61ttnserve.v1\"\x93\x01\n\x0fSamplingOptions\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_k\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"\x9b\x04\n\rDecodeOptions\x12\x16\n\tbeam_size\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x1b\n\x0enum_hypotheses\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x1d\n\x10\x63overage_penalty\x18\x04 \x01(\x02H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\rH\x04\x88\x01\x01\x12\x17\n\nmin_tokens\x18\x06 \x01(\rH\x05\x88\x01\x01\x12!\n\x14no_repeat_ngram_size\x18\x07 \x01(\rH\x06\x88\x01\x01\x12\x1f\n\x12repetition_penalty\x18\x08 \x01(\x02H\x07\x88\x01\x01\x12/\n\x08sampling\x18\t \x01(\x0b\x32\x1d.attnserve.v1.SamplingOptions\x12\x0e\n\x06prefix\x18\n \x01(\t\x12\x37\n\x10return_attention\x18\x0b \x01(\x0e\x32\x1d.attnserve.v1.AttentionDetail\x12\x12\n\nomit_score\x18\x0c \x01(\x08\x42\x0c\n\n_beam_sizeB\x11\n\x0f_num_hypothesesB\x11\n\x0f_length_penaltyB\x13\n\x11_coverage_penaltyB\r\n\x0b_max_tokensB\r\n\x0b_min_tokensB\x17\n\x15_no_repeat_ngram_sizeB\x15\n\x13_repetition_penalty\"[\n\x05Piece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\r\n\x05\x62\x65gin\x18\x02 \x01(\r\x12\x0b\n\x03\x65nd\x18\x03 \x01(\r\x12\x18\n\x0b\x63opied_from\x18\x04 \x01(\rH\x00\x88\x01\x01\x42\x0e\n\x0c_copied_from\"~\n\tAttention\x12\x12\n\x05layer\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x11\n\x04head\x18\x02 \x01(\rH\x01\x88\x01\x01\x12\x12\n\nnum_target\x18\x03 \x01(\r\x12\x12\n\nnum_source\x18\x04 \x01(\r\x12\x0f\n\x07weights\x18\x05 \x03(\x02\x42\x08\n\x06_layerB\x07\n\x05_head\"\xe6\x01\n\nHypothesis\x12\x0c\n\x04text\x18\x01 \x01(\t\x12#\n\x06pieces\x18\x02 \x03(\x0b\x32\x13.attnserve.v1.Piece\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x37\n\rnormalization\x18\x04 \x01(\x0e\x32 .attnserve.v1.ScoreNormalization\x12\x31\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1a.attnserve.v1.FinishReason\x12*\n\tattention\x18\x06 \x03(\x0b\x32\x17.attnserve.v1.Attention\"g\n\x07Timings\x12\x15\n\rqueue_seconds\x18\x01 \x01(\x01\x12\x16\n\x0e\x65ncode_seconds\x18\x02 \x01(\x01\x12\x16\n\x0e\x64\x65\x63ode_seconds\x18\x03 \x01(\x01\x12\x15\n\rtotal_seconds\x18\x04 \x01(\x01*\x83\x01\n\x0f\x41ttentionDetail\x12 \n\x1c\x41TTENTION_DETAIL_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTENTION_DETAIL_NONE\x10\x01\x12\x19\n\x15\x41TTENTION_DETAIL_MEAN\x10\x02\x12\x18\n\x14\x41TTENTION_DETAIL_ALL\x10\x03*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02*\x98\x01\n\x12ScoreNormalization\x12#\n\x1fSCORE_NORMALIZATION_UNSPECIFIED\x10\x00\x12\x1b\n\x17SCORE_NORMALIZATION_SUM\x10\x01\x12\x1e\n\x1aSCORE_NORMALIZATION_LENGTH\x10\x02\x12 \n\x1cSCORE_NORMALIZATION_COVERAGE\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'attnserve.v1.decoding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ATTENTIONDETAIL']._serialized_start=1277
-  _globals['_ATTENTIONDETAIL']._serialized_end=1408
-  _globals['_FINISHREASON']._serialized_start=1410
-  _globals['_FINISHREASON']._serialized_end=1505
-  _globals['_SCORENORMALIZATION']._serialized_start=1508
-  _globals['_SCORENORMALIZATION']._serialized_end=1660
+  _globals['_ATTENTIONDETAIL']._serialized_start=1297
+  _globals['_ATTENTIONDETAIL']._serialized_end=1428
+  _globals['_FINISHREASON']._serialized_start=1430
+  _globals['_FINISHREASON']._serialized_end=1525
+  _globals['_SCORENORMALIZATION']._serialized_start=1528
+  _globals['_SCORENORMALIZATION']._serialized_end=1680
   _globals['_SAMPLINGOPTIONS']._serialized_start=46
   _globals['_SAMPLINGOPTIONS']._serialized_end=193
   _globals['_DECODEOPTIONS']._serialized_start=196
-  _globals['_DECODEOPTIONS']._serialized_end=715
-  _globals['_PIECE']._serialized_start=717
-  _globals['_PIECE']._serialized_end=808
-  _globals['_ATTENTION']._serialized_start=810
-  _globals['_ATTENTION']._serialized_end=936
-  _globals['_HYPOTHESIS']._serialized_start=939
-  _globals['_HYPOTHESIS']._serialized_end=1169
-  _globals['_TIMINGS']._serialized_start=1171
-  _globals['_TIMINGS']._serialized_end=1274
+  _globals['_DECODEOPTIONS']._serialized_end=735
+  _globals['_PIECE']._serialized_start=737
+  _globals['_PIECE']._serialized_end=828
+  _globals['_ATTENTION']._serialized_start=830
+  _globals['_ATTENTION']._serialized_end=956
+  _globals['_HYPOTHESIS']._serialized_start=959
+  _globals['_HYPOTHESIS']._serialized_end=1189
+  _globals['_TIMINGS']._serialized_start=1191
+  _globals['_TIMINGS']._serialized_end=1294
 # @@protoc_insertion_point(module_scope)

@@ -51,7 +51,7 @@ class SamplingOptions(_message.Message):
     def __init__(self, temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class DecodeOptions(_message.Message):
-    __slots__ = ("beam_size", "num_hypotheses", "length_penalty", "coverage_penalty", "max_tokens", "min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling", "prefix", "return_attention")
+    __slots__ = ("beam_size", "num_hypotheses", "length_penalty", "coverage_penalty", "max_tokens", "min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling", "prefix", "return_attention", "omit_score")
     BEAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     NUM_HYPOTHESES_FIELD_NUMBER: _ClassVar[int]
     LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
@@ -63,6 +63,7 @@ class DecodeOptions(_message.Message):
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     PREFIX_FIELD_NUMBER: _ClassVar[int]
     RETURN_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    OMIT_SCORE_FIELD_NUMBER: _ClassVar[int]
     beam_size: int
     num_hypotheses: int
     length_penalty: float
@@ -74,7 +75,8 @@ class DecodeOptions(_message.Message):
     sampling: SamplingOptions
     prefix: str
     return_attention: AttentionDetail
-    def __init__(self, beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., no_repeat_ngram_size: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., sampling: _Optional[_Union[SamplingOptions, _Mapping]] = ..., prefix: _Optional[str] = ..., return_attention: _Optional[_Union[AttentionDetail, str]] = ...) -> None: ...
+    omit_score: bool
+    def __init__(self, beam_size: _Optional[int] = ..., num_hypotheses: _Optional[int] = ..., length_penalty: _Optional[float] = ..., coverage_penalty: _Optional[float] = ..., max_tokens: _Optional[int] = ..., min_tokens: _Optional[int] = ..., no_repeat_ngram_size: _Optional[int] = ..., repetition_penalty: _Optional[float] = ..., sampling: _Optional[_Union[SamplingOptions, _Mapping]] = ..., prefix: _Optional[str] = ..., return_attention: _Optional[_Union[AttentionDetail, str]] = ..., omit_score: _Optional[bool] = ...) -> None: ...
 
 class Piece(_message.Message):
     __slots__ = ("text", "begin", "end", "copied_from")

@@ -69,7 +69,8 @@ class RunningBatch:
             search = make_search(options, self._symbols, self._coverage)
             keeps = bool(options.attention or options.coverage_penalty or request.request_id in aligned)
             may_be_plain = search.is_plain and not keeps and not request.terms.is_streamed
-            sequence = Decoding(request, search, 0, [], now, keeps, may_be_plain)
+            needs_scores = not (search.is_plain and options.omit_score)
+            sequence = Decoding(request, search, 0, [], now, keeps, may_be_plain, needs_scores)
             sequence.slot = _take(self._free_slots, self._slots, sequence)
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
@@ -117,8 +118,9 @@ class RunningBatch:
     def step(self) -> list[Decoding]:
         """One decode step of all live rows, and the search of every request. Returns the sequences that have something to say."""
         self.compact()
-        outputs = self._runner.step(self._inputs())
-        best_tokens, best_log_probs = outputs.best()
+        inputs = self._inputs()
+        outputs = self._runner.step(inputs)
+        best_tokens, best_log_probs = outputs.best(wants_scores=inputs.wants_scores)
         copies = Copies([], [])
         self._plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
         self._plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
@@ -154,7 +156,8 @@ class RunningBatch:
                 matrix = np.ascontiguousarray(np.stack([np.asarray(row) for row in found.path.attention]), dtype=np.float32)
                 weights = AttentionWeights(matrix.shape, matrix.tobytes())
             copied = self.copied_from(sequence, found.path, 0)
-            results.append(Hypothesis(found.path.tokens, found.score, found.reason, weights, copied, found.coverage))
+            score = 0.0 if sequence.request.options.omit_score else found.score
+            results.append(Hypothesis(found.path.tokens, score, found.reason, weights, copied, found.coverage))
         return results
 
     def lacks_alignment(self, sequence: Decoding, tokens: list[int]) -> bool:
@@ -178,6 +181,7 @@ class RunningBatch:
             rows_of_request=[sequence.rows for sequence in sequences],
             source_lengths=self._source_lengths[: len(sequences)],
             wants_attention=any(sequence.keeps_attention for sequence in sequences),
+            wants_scores=any(sequence.needs_scores for sequence in sequences),
         )
 
     def _live_sequences(self) -> list[Decoding]:

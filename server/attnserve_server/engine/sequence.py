@@ -23,6 +23,8 @@ class Decoding:
     """Whether every token's attention is kept: it was asked for, or something is made from it."""
     may_be_plain: bool
     """Whether it needs nothing but the most probable tokens of each step, and nobody asks before it ends."""
+    needs_scores: bool = True
+    """Whether it needs more than the best token of each step: log-probabilities, for its score or to choose by."""
     is_plain: bool = False
     """Whether its hypotheses are with :class:`PlainSearches` now, and not in ``search``."""
     encode_s: float = 0.0

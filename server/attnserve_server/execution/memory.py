@@ -111,6 +111,7 @@ class StepSession:
         self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
         self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}
         self.is_routed = bool(ROUTING & set(self.inputs))
+        self.gives_log_probs = bool({"log_probs", "top_log_probs"} & set(self.outputs))
         shared = {state.name for state in states if state.scope == manifest_pb2.SCOPE_REQUEST}
         shared |= {name for name, tensor in self.inputs.items() if tensor.axes[0] == "request"}
         self._of_request = shared | {"source_length"}

@@ -21,6 +21,8 @@ from attnserve_server.execution.session import NUMPY_TYPES
 
 log = logging.getLogger(__name__)
 Integers = Sequence[int] | npt.NDArray[np.integer]
+_DECIDING = ("top_tokens", "logits", "log_probs")
+"""Outputs by which the best token may be chosen, the cheapest first."""
 
 
 @dataclass(slots=True)
@@ -33,26 +35,32 @@ class StepInputs:
     rows_of_request: Sequence[Sequence[int]]
     source_lengths: Integers
     wants_attention: bool
+    wants_scores: bool = True
+    """Whether anybody needs more than the best token of each row."""
 
 
 class StepOutputs:
     """What a step gave for each row. Arrays are views of the runner's buffers: valid until the next step."""
 
-    def __init__(self, arrays: Mapping[str, Array], attention: Array | None) -> None:
-        self._arrays, self.attention = arrays, attention
+    def __init__(self, arrays: Mapping[str, Array], attention: Array | None, best_by: str = "log_probs") -> None:
+        self._arrays, self.attention, self._best_by = arrays, attention, best_by
 
     @property
     def gives_scores(self) -> bool:
         """Whether all tokens' scores are there, and not those of the best ones alone."""
         return "logits" in self._arrays or "log_probs" in self._arrays
 
-    def best(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The most probable token of every row and its log-probability."""
-        if "top_tokens" in self._arrays:
+    def best(self, *, wants_scores: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """The most probable token of every row, and its log-probability, or 0 where these are not wanted.
+
+        All graphs of a variant decide by the same output, so that a token does not depend on which of them runs.
+        """
+        if self._best_by == "top_tokens":
             return self._arrays["top_tokens"][:, 0].astype(np.int64), self._arrays["top_log_probs"][:, 0].astype(np.float32)
-        scores = self._log_probs(slice(None))
-        tokens = scores.argmax(-1)
-        return tokens, scores[np.arange(len(scores)), tokens]
+        tokens = self._arrays[self._best_by].argmax(-1)
+        if not wants_scores:
+            return tokens, np.zeros(len(tokens), np.float32)
+        return tokens, self._log_probs(slice(None))[np.arange(len(tokens)), tokens]
 
     def top(self, rows: Integers, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
@@ -95,7 +103,7 @@ class IterativeRunner:
         self.num_cold_shapes = 0
         self._is_warm = False
         self._slots = np.arange(num_slots)
-        self._choices: dict[tuple[int, bool, bool], StepSession] = {}
+        self._choices: dict[tuple[int, bool, bool, bool], StepSession] = {}
 
     def start(self) -> None:
         """Loads the graphs and allocates the slots."""
@@ -103,6 +111,8 @@ class IterativeRunner:
         self._encode_inputs = {tensor.name: NUMPY_TYPES[tensor.dtype] for tensor in variant.encode.inputs}
         self._memory = self._make_memory(self.bundle, self.num_slots)
         self._steps = self._memory.steps
+        self._have_log_probs = any(step.gives_log_probs for step in self._steps)
+        self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in self._steps))
         self.state: State = self._memory.state
         if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
             log.warning("variant %s of %s cannot give attention: no graph of it does", variant.name, manifest.model_id)
@@ -148,17 +158,19 @@ class IterativeRunner:
         """
         most = max(map(len, inputs.rows_of_request))
         is_aligned = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
-        key = most, is_aligned, inputs.wants_attention
+        key = most, is_aligned, inputs.wants_attention, inputs.wants_scores
         if key not in self._choices:
             self._choices[key] = self._fitting(*key)
         return self._choices[key]
 
-    def _fitting(self, most: int, is_aligned: bool, wants_attention: bool) -> StepSession:
+    def _fitting(self, most: int, is_aligned: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
         fitting = [
             step
             for step in self._steps
-            if (step.declared.max_rows_of_request or most) >= most and (step.is_routed or is_aligned)
-        ]  # fmt: skip
+            if (step.declared.max_rows_of_request or most) >= most
+            and (step.is_routed or is_aligned)
+            and (not wants_scores or step.gives_log_probs or not self._have_log_probs)
+        ]
         chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)
         if chosen is not None:
             return chosen
@@ -178,7 +190,7 @@ class IterativeRunner:
         _fill(binding.feeds(rows, requests), inputs)
         arrays = binding.run(rows)
         attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
-        return StepOutputs(arrays, attention)
+        return StepOutputs(arrays, attention, self._best_by)
 
     def _note_shape(self, step: StepSession, rows: int) -> None:
         if self._is_warm and rows not in step.seen_rows:

@@ -128,6 +128,8 @@ def _hypothesis(hypotheses: Sequence[Hypothesis], admitted: Admitted) -> decodin
 
 
 def _normalization(options: DecodeOptions) -> decoding_pb2.ScoreNormalization:
+    if options.omit_score:
+        return decoding_pb2.SCORE_NORMALIZATION_UNSPECIFIED
     if options.coverage_penalty != 0.0:
         return decoding_pb2.SCORE_NORMALIZATION_COVERAGE
     is_sum = options.length_penalty == 0.0  # any length to the power 0 is 1

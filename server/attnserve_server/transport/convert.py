@@ -121,6 +121,7 @@ def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> D
         repetition_penalty=_repetition_penalty(options),
         sampling=sampling,
         attention=_attention(options, model),
+        omit_score=_omit_score(options, beam_size),
     )
     _check_scores(converted, model)
     return converted
@@ -169,6 +170,12 @@ def _sampling(options: decoding_pb2.DecodeOptions, beam_size: int) -> Sampling |
         raise _refused("sampling.top_p", f"must be a number above 0 and at most 1; it is {top_p:g}")
     is_drawn = not asked.HasField("seed")
     return Sampling(secrets.randbits(64) if is_drawn else asked.seed, temperature, asked.top_k, top_p, is_drawn)
+
+
+def _omit_score(options: decoding_pb2.DecodeOptions, beam_size: int) -> bool:
+    if options.omit_score and (beam_size > 1 or options.HasField("sampling")):
+        raise _refused("omit_score", "needs options.beam_size 1 and no options.sampling")
+    return options.omit_score
 
 
 def _penalty(options: decoding_pb2.DecodeOptions, name: str, default: float) -> float:

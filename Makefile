@@ -90,6 +90,12 @@ loadtest: $(DEV) ## Load a server with Locust, and sweep the attention hot path:
 bench: $(DEV) ## Compare speed with CTranslate2, some 25 minutes: make bench [DATA=DIR] [ARGS="--part offline --point beam"]
 	@$(PY) -m attnserve_loadtest.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+# No set-up: a machine with a GPU is often offline, and brings its own interpreter, ONNX Runtime and PyTorch: make gpu-check PY=python3
+GPU_PATHS := protos:export:server:clients/python:loadtest
+.PHONY: gpu-check
+gpu-check: ## Check and measure the CUDA path on a machine with a GPU: one JSON report in loadtest/results
+	@PYTHONPATH=$(GPU_PATHS)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m attnserve_loadtest.gpu $(ARGS)
+
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check

@@ -123,6 +123,7 @@ def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str
             sampling=None if is_search else sampling,
             prefix=tuple(rng.choice(sources)[:-1][: min(max_tokens, rng.choice([0, 0, 0, 2, 4]))]) if index % 2 else (),
             attention=rng.choice(DETAILS[details]),
+            omit_score=is_search and beam_size == 1 and rng.random() < 0.5,
         )
         requests.append(SequenceRequest(index, tokens, options))
     return requests
@@ -152,6 +153,30 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: Al
     answers = run(idle, requests, num_joining=lambda: rng.randint(0, 3))
     assert len({step.num_rows for step in idle.stats().steps}) > 8, "hardly any different batches"
     assert_same(content(answers), alone[mode])
+
+
+def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tokens are those of greedy search with its scores, whichever graph runs: alone, among its like, among others."""
+    runner: Any = idle._runner
+    choose, graphs = runner.choose, set[bool]()
+    monkeypatch.setattr(runner, "choose", lambda inputs: (step := choose(inputs), graphs.add(step.gives_log_probs))[0])
+    expected = {request_id: answer[0][0] for request_id, answer in alone["greedy"].items()}
+    quick = requests_of(sources, DecodeOptions(omit_score=True))
+    mixed = [
+        SequenceRequest(each.request_id, each.tokens, MODES["greedy"] if index % 3 else each.options)
+        for index, each in enumerate(quick)
+    ]
+    company = [SequenceRequest(1000 + index, tokens, MODES["beam"]) for index, tokens in enumerate(sources[:20])]
+    found = [one_by_one(idle, quick[:20]), run(idle, quick), run(idle, [*mixed[:40], *company, *mixed[40:]])]
+    for answers in found:
+        tokens = {request_id: one.hypotheses[0].tokens for request_id, one in answers.items() if request_id < 1000}
+        assert tokens == {request_id: expected[request_id] for request_id in tokens}
+    assert {one.hypotheses[0].score for one in found[1].values()} == {0.0}
+    assert all(
+        (one.hypotheses[0].score == 0.0) == (request_id % 3 == 0) for request_id, one in found[2].items() if request_id < 1000
+    )
+    has_quick_graph = any("log_probs" not in {each.name for each in step.graph.outputs} for step in idle.bundle.variant.steps)
+    assert graphs == ({True, False} if has_quick_graph else {True})
 
 
 @pytest.mark.parametrize("details", DETAILS)

@@ -164,22 +164,21 @@ def check_state(bundle: Bundle) -> None:
 
 
 def insert(rng: random.Random, host: SlotState, device: DeviceState, on_host: Any, on_device: Any) -> None:
-    request, row, index = rng.randrange(NUM_SLOTS), rng.randrange(NUM_SLOTS), rng.randrange(4)
-    host.insert(request, row, on_host, index)
-    device.insert(request, row, on_device, index)
+    requests, rows = rng.sample(range(NUM_SLOTS), 4), rng.sample(range(NUM_SLOTS), 4)
+    host.insert(requests, rows, on_host)
+    device.insert(requests, rows, on_device)
 
 
 def move(rng: random.Random, host: SlotState, device: DeviceState, *_: Any) -> None:
     source, target = rng.randrange(NUM_SLOTS), rng.randrange(NUM_SLOTS)
-    host.move_request(source, target)
-    device.move_request(source, target)
+    host.move_request(source, target, 6)
+    device.move_request(source, target, 6)
 
 
 def copy(rng: random.Random, host: SlotState, device: DeviceState, *_: Any) -> None:
-    count = rng.randint(0, NUM_SLOTS)
-    sources, targets = rng.choices(range(NUM_SLOTS), k=count), rng.sample(range(NUM_SLOTS), count)
-    if rng.random() < 0.3:
-        sources = rng.sample(targets, count)  # nothing but cycles
+    rows = rng.sample(range(NUM_SLOTS), NUM_SLOTS)
+    count = rng.randint(0, NUM_SLOTS - 1)
+    sources, targets = rng.choices(rows[count:], k=count), rows[:count]
     host.copy_rows(sources, targets, 6)
     device.copy_rows(sources, targets, 6)
 

@@ -8,6 +8,7 @@ repository, and each check is a process. What the checks show is what ONNX Runti
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -62,3 +63,36 @@ def test_cuda(environment: tuple[Path, Path], check: str) -> None:
     )
     assert result.returncode == 0, result.stdout
     assert result.stdout.rstrip().endswith("ok"), result.stdout
+
+
+def test_gpu_check(environment: tuple[Path, Path], tmp_path: Path) -> None:
+    """All of ``make gpu-check`` that needs nothing but ONNX Runtime, with values that nobody looks at."""
+    python, libraries = environment
+    models, report = tmp_path / "models", tmp_path / "report.json"
+    models.mkdir()
+    (models / "transformer-en-de").symlink_to(ROOT / "deploy" / "models" / "transformer-en-de")
+    paths = os.pathsep.join(str(ROOT / each) for each in ("protos", "export", "server", "clients/python", "loadtest"))
+    command = [python, "-m", "attnserve_loadtest.gpu", "--without-values", "--models", models, "--sentences", "12", "--out", report]
+    result = subprocess.run(
+        command,
+        env={**os.environ, "LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + report.read_text()
+    found = {each["name"]: each for each in json.loads(report.read_text())}
+    statuses = {name: each["status"] for name, each in found.items()}
+    assert statuses == {
+        "environment": "passed",
+        "parity": "passed",
+        "graphs": "passed",
+        "steps": "passed",
+        "pytorch": "skipped",
+        "throughput": "passed",
+        "served": "skipped",
+    }, report.read_text()
+    steps = found["steps"]["figures"]["transformer-en-de fp16"]
+    assert all(steps[f"{rows} rows"]["graph_ms"] > 0 for rows in (1, 2, 4, 8, 16, 32, 64))

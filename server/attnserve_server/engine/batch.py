@@ -141,12 +141,6 @@ class RunningBatch:
         self._copy_rows(copies.sources, copies.targets)
         return heard
 
-    def tokens_of(self, sequence: Decoding) -> list[list[int]]:
-        """The tokens of each live hypothesis so far."""
-        if sequence.is_plain:
-            return [self._plain.paths.of(row) for row in sequence.rows]
-        return [path.tokens for path in sequence.search.live]
-
     def hypotheses(self, sequence: Decoding) -> list[Hypothesis]:
         """The answer of a finished search."""
         results = []

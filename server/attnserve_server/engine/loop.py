@@ -20,11 +20,18 @@ _DROPPED = {"client": Cancelled, "deadline": DeadlineExceeded}
 
 
 class EngineLoop:
-    """One model's engine. Runs inside a worker process, or in the caller's for tests; not thread-safe."""
+    """One model's engine. Runs inside a worker process, or in the caller's for tests; not thread-safe.
 
-    def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Callable[[], float]) -> None:
+    Args:
+        bundle: the model.
+        config: of the scheduler.
+        clock: monotonic.
+        captures: on CUDA, whether steps are replayed as graphs.
+    """
+
+    def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Callable[[], float], *, captures: bool = True) -> None:
         self.bundle, self._clock = bundle, clock
-        self._runner = make_runner(bundle, config.num_slots)
+        self._runner = make_runner(bundle, config.num_slots, captures=captures)
         self._scheduler = Scheduler(config, clock)
         self._requests: dict[int, SequenceRequest] = {}
         self._num_sent: dict[int, int] = {}

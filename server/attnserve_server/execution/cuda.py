@@ -43,13 +43,13 @@ def row_buckets(num_slots: int) -> list[int]:
 
 
 class CudaMemory:
-    """Sessions and slots of one bundle on the device."""
+    """Sessions and slots of one bundle on the device; without ``captures`` each step is launched node by node."""
 
-    def __init__(self, bundle: Bundle, num_slots: int) -> None:
+    def __init__(self, bundle: Bundle, num_slots: int, *, captures: bool = True) -> None:
         variant, states = bundle.variant, bundle.manifest.states
         self._num_slots, self._sizes = num_slots, Sizes(bundle)
         self._encode = make_session(bundle.folder / variant.encode.file, "cuda")
-        self.steps = [StepSession(step, states, bundle.folder, "cuda") for step in variant.steps]
+        self.steps = [StepSession(step, states, bundle.folder, "cuda", captures=captures) for step in variant.steps]
         self.state = DeviceState(states, state_dtypes(self.steps), num_slots, self._encode)
         self._encoded = {tensor.name: self._allocate(tensor, has_rows=True) for tensor in variant.encode.outputs}
         self._check_encoded()
@@ -174,7 +174,7 @@ class _Captured:
     def __init__(self, step: StepSession, binding: onnxruntime.IOBinding, graph_id: int, thread: int) -> None:
         self.step, self._binding, self._thread = step, binding, thread
         self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
+        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))  # without meaning where nothing is captured
 
     def run(self) -> None:
         if threading.get_ident() != self._thread:

@@ -18,7 +18,7 @@ def make_profiled_runner(bundle: Bundle, num_slots: int, folder: Path) -> Iterat
     return IterativeRunner(bundle, num_slots, functools.partial(HostMemory, profile=folder))
 
 
-def make_runner(bundle: Bundle, num_slots: int) -> IterativeRunner:
-    """A runner of a bundle's chosen variant, not yet started."""
+def make_runner(bundle: Bundle, num_slots: int, *, captures: bool = True) -> IterativeRunner:
+    """A runner of a bundle's chosen variant, not yet started; on CUDA its steps are replayed graphs where it ``captures``."""
     is_cuda = bundle.variant.device == manifest_pb2.DEVICE_CUDA
-    return IterativeRunner(bundle, num_slots, CudaMemory if is_cuda else HostMemory)
+    return IterativeRunner(bundle, num_slots, functools.partial(CudaMemory, captures=captures) if is_cuda else HostMemory)

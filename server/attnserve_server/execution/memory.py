@@ -103,10 +103,12 @@ class StepSession:
         folder: Path,
         device: str,
         profile: Path | None = None,
+        *,
+        captures: bool = True,
     ) -> None:
         self.declared = declared
         self.session: onnxruntime.InferenceSession = make_session(
-            folder / declared.graph.file, device, captures=device != "cpu", profile=profile
+            folder / declared.graph.file, device, captures=captures and device != "cpu", profile=profile
         )
         self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
         self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}

@@ -68,6 +68,7 @@ EVERY_OPTION: dict[str, Any] = {
     "seed": 2**64 - 1,
     "prefix": "Ein",
     "return_attention": "mean",
+    "omit_score": True,
 }
 
 
@@ -84,6 +85,7 @@ def test_every_option_is_sent(client: Any, server: FakeServer) -> None:
         sampling=decoding_pb2.SamplingOptions(temperature=0.75, top_k=7, top_p=0.5, seed=2**64 - 1),
         prefix="Ein",
         return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN,
+        omit_score=True,
     )
     assert {field.name for field, _ in expected.ListFields()} == set(decoding_pb2.DecodeOptions.DESCRIPTOR.fields_by_name)
     client.translate("x", **EVERY_OPTION)

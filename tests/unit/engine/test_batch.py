@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from attnserve_server.engine.batch import RunningBatch
+from attnserve_server.engine.sequence import Decoding
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
 from tests.reference.answer import reference_answer
 from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
@@ -87,8 +88,13 @@ class Driven:
         for sequence in self.batch.sequences.values():
             if sequence.search.is_done:
                 continue
-            for row, tokens in zip(sequence.rows, self.batch.tokens_of(sequence), strict=True):
+            for row, tokens in zip(sequence.rows, self.tokens_of(sequence), strict=True):
                 assert trail[row, : len(tokens)].tolist() == [BEGIN_ID, *tokens[:-1]]
+
+    def tokens_of(self, sequence: Decoding) -> list[list[int]]:
+        if sequence.is_plain:
+            return [self.batch._plain.paths.of(row) for row in sequence.rows]
+        return [path.tokens for path in sequence.search.live]
 
     def check_answers(self) -> list[DecodeOptions]:
         """Compares with the reference; returns the options of what could be."""

@@ -40,7 +40,7 @@ def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
 
 
 def make_engine(monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner) -> loop.EngineLoop:
-    monkeypatch.setattr(loop, "make_runner", lambda *_: runner)
+    monkeypatch.setattr(loop, "make_runner", lambda *_, **__: runner)
     started = loop.EngineLoop(runner.bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), clock)  # type: ignore[arg-type]
     started.start()
     return started

@@ -50,6 +50,11 @@ def test_a_sum_is_called_one() -> None:
     assert answer(DecodeOptions(length_penalty=0.0)).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_SUM
 
 
+def test_a_score_that_was_left_out_is_called_none() -> None:
+    options = DecodeOptions(omit_score=True)
+    assert answer(options).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_UNSPECIFIED
+
+
 def test_coverage_is_said() -> None:
     for length_penalty in (0.0, 1.0):
         options = DecodeOptions(length_penalty=length_penalty, coverage_penalty=0.2)

@@ -40,6 +40,11 @@ def test_everything_that_is_honoured() -> None:
     assert options == DecodeOptions(5, 4, 0.5, 0.25, 30, 3, 2, 1.5, attention=AttentionDetail.ALL)
 
 
+def test_a_score_may_be_left_out_of_greedy_search() -> None:
+    assert convert(omit_score=True, min_tokens=3).omit_score
+    assert not convert(beam_size=2).omit_score
+
+
 def test_sampling() -> None:
     options = convert(sampling=SAMPLING(temperature=0.5, top_k=2**32 - 1, top_p=0.75, seed=2**64 - 1), num_hypotheses=5)
     assert options.sampling == Sampling(2**64 - 1, 0.5, 2**32 - 1, 0.75)
@@ -136,6 +141,8 @@ def test_the_ends_of_the_ranges_are_taken(neutral: dict[str, Any]) -> None:
         ({"sampling": SAMPLING(top_p=-0.5)}, "sampling.top_p"),
         ({"sampling": SAMPLING(top_p=1.25)}, "sampling.top_p"),
         ({"sampling": SAMPLING(top_p=math.nan)}, "sampling.top_p"),
+        ({"omit_score": True, "beam_size": 2}, "omit_score"),
+        ({"omit_score": True, "sampling": SAMPLING()}, "omit_score"),
         ({"return_attention": 4}, "return_attention"),
         ({"return_attention": -1}, "return_attention"),
     ],

@@ -11,7 +11,7 @@ import csv
 import json
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ TARGET_PIECES = 24
 CONCURRENCY = 8
 MODELS = Path(__file__).resolve().parents[2] / "deploy" / "models"
 ATTENTION_PARTS = ("self-attention", "cross-attention")
+Setting = tuple[int, AttentionDetail, int]
+"""Source pieces, attention, beam size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,15 @@ class Point:
 
 def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``."""
-    lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 12, 100)
-    settings: list[tuple[int, AttentionDetail, int]] = [
-        (length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths
-    ]
+    lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 20, 100)
+    settings: list[Setting] = [(length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths]
     points = []
-    with Client(address) as client, output.progress("attention hot path", len(settings)) as advance:
+    with Client(address) as client, output.progress("attention hot path", (repetitions + 2) * len(settings)) as advance:
         served = client.get_model("").manifest
         bundle = load_bundle(max(path for path in find_bundles(MODELS) if path.parent.name == served.model_id))
-        for length, attention, beam in settings:
-            points.append(_measure(client, bundle, (length, attention, beam), repetitions, runs))
+        latencies = _latencies(client, settings, repetitions, advance)
+        for setting in settings:
+            points.append(_point(bundle, setting, latencies[setting], runs))
             advance()
     results.mkdir(parents=True, exist_ok=True)
     rows = [asdict(point) for point in points]
@@ -88,37 +89,51 @@ def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     return points
 
 
-def _measure(client: Client, bundle: Bundle, setting: tuple[int, AttentionDetail, int], repetitions: int, runs: int) -> Point:
-    length, attention, beam = setting
-    text = texts.of_length(length - 1)
+def _latencies(
+    client: Client, settings: Sequence[Setting], repetitions: int, advance: Callable[[], None]
+) -> dict[Setting, tuple[list[float], list[float]]]:
+    """Milliseconds of requests alone, and of :data:`CONCURRENCY` at once.
 
-    def ask(_: int) -> float:
-        began = time.perf_counter()
-        answer = client.translate(
-            text,
-            beam_size=beam,
-            min_tokens=TARGET_PIECES,
-            max_tokens=TARGET_PIECES,
-            return_attention=attention,
-        )
-        took = 1e3 * (time.perf_counter() - began)
-        if len(answer.source_pieces) != length:
-            raise RuntimeError(f"the text has {len(answer.source_pieces)} pieces, not {length}")
-        return took
-
-    ask(0)
-    alone = sorted(ask(index) for index in range(repetitions))
+    All settings take turns, so that a machine that is slow for a while is so for all of them.
+    """
+    found: dict[Setting, tuple[list[float], list[float]]] = {setting: ([], []) for setting in settings}
+    for _ in range(repetitions):
+        for setting in settings:
+            found[setting][0].append(_ask(client, setting))
+            advance()
     with ThreadPoolExecutor(CONCURRENCY) as pool:
-        together = list(pool.map(ask, range(2 * CONCURRENCY)))
-    workload = Workload(beam, beam, length, TARGET_PIECES // 2, attention != "none")
-    profile = profile_step(bundle, workload, runs)
+        for setting in settings:
+            found[setting][1].extend(pool.map(lambda _, setting=setting: _ask(client, setting), range(2 * CONCURRENCY)))
+            advance()
+    return found
+
+
+def _ask(client: Client, setting: Setting) -> float:
+    length, attention, beam = setting
+    began = time.perf_counter()
+    answer = client.translate(
+        texts.of_length(length - 1),
+        beam_size=beam,
+        min_tokens=TARGET_PIECES,
+        max_tokens=TARGET_PIECES,
+        return_attention=attention,
+    )
+    took = 1e3 * (time.perf_counter() - began)
+    if len(answer.source_pieces) != length:
+        raise RuntimeError(f"the text has {len(answer.source_pieces)} pieces, not {length}")
+    return took
+
+
+def _point(bundle: Bundle, setting: Setting, latencies: tuple[list[float], list[float]], runs: int) -> Point:
+    (length, attention, beam), (alone, together) = setting, latencies
+    profile = profile_step(bundle, Workload(beam, beam, length, TARGET_PIECES // 2, attention != "none"), runs)
     shares = {part.name: part.seconds / profile.node_seconds for part in profile.parts}
     return Point(
         length,
         attention,
         beam,
         statistics.median(alone),
-        alone[int(0.95 * (len(alone) - 1))],
+        sorted(alone)[int(0.95 * (len(alone) - 1))],
         statistics.median(together),
         1e3 * profile.seconds,
         *(shares.get(name, 0.0) for name in ATTENTION_PARTS),

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.serving import Samples, Server, serve
 
-SECONDS = "3"
+SECONDS = "2"
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def machine() -> dict[str, Any]:
     features = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")
     return {
         "processor": facts.get("model name", platform.processor()).strip(),
-        "cores": text.count("processor:"),
+        "cores": os.cpu_count(),
         "features": [name for name in features if name in facts.get("flags", "").split()],
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("onnxruntime", "ctranslate2", "numpy", "grpcio")},
@@ -147,5 +148,5 @@ def save_plot(path: Path, result: OnlineResult) -> None:
     axes.set_xlabel("offered load, percent of CTranslate2's offline throughput", color=_INK)
     axes.set_ylabel("latency, ms", color=_INK)
     axes.grid(color="#d9dee3", linewidth=0.7)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1.0))
     figure.savefig(path, dpi=110)

@@ -134,7 +134,8 @@ def steps(context: Context, figures: dict[str, Any]) -> None:
             bundle = load_bundle(path, "cuda", variant)
             began = time.perf_counter()
             runners = {captures: _started(bundle, captures=captures) for captures in (True, False)}
-            found = figures[f"{path.parent.name} {variant}"] = {"start_s": round(time.perf_counter() - began, 2)}
+            found: dict[str, Any] = {"start_s": round(time.perf_counter() - began, 2)}
+            figures[f"{path.parent.name} {variant}"] = found
             for rows in row_buckets(NUM_SLOTS)[:-1]:
                 inputs = Workload(rows, 1, SOURCE, POSITION).inputs()
                 times = {captures: step_s(runner, inputs) for captures, runner in runners.items()}

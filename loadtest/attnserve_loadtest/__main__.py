@@ -14,7 +14,7 @@ import typer
 
 from attnserve_client.cli import output
 from attnserve_client.demo.server import DemoServer
-from attnserve_client.errors import ToolError
+from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_loadtest import hot_path
 
 HERE = Path(__file__).resolve().parent
@@ -81,7 +81,7 @@ def main() -> None:
     app.command()(loadtest)
     try:
         app()
-    except ToolError as error:
+    except (AttnserveError, ToolError) as error:
         output.report(error)
         raise SystemExit(1) from error
 

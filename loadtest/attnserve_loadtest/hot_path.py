@@ -21,6 +21,7 @@ from rich.table import Table
 
 from attnserve_client.cli import output
 from attnserve_client.client import Client
+from attnserve_client.errors import ToolError
 from attnserve_client.options import AttentionDetail
 from attnserve_loadtest import texts
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
@@ -65,13 +66,18 @@ class Point:
 
 
 def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
-    """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``."""
+    """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``.
+
+    Raises:
+        AttnserveError: the server does not answer.
+        ToolError: its model is not in this checkout, or its vocabulary lacks the texts' words.
+    """
     lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 20, 100)
     settings: list[Setting] = [(length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths]
     points = []
     with Client(address) as client, output.progress("attention hot path", (repetitions + 2) * len(settings)) as advance:
         served = client.get_model("").manifest
-        bundle = load_bundle(max(path for path in find_bundles(MODELS) if path.parent.name == served.model_id))
+        bundle = load_bundle(_folder_of(served.model_id))
         latencies = _latencies(client, settings, repetitions, advance)
         for setting in settings:
             points.append(_point(bundle, setting, latencies[setting], runs))
@@ -87,6 +93,14 @@ def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     Console(width=None if Console().is_terminal else 120).print(table(points))
     print(f"hot path: {results / 'hot-path.png'}")
     return points
+
+
+def _folder_of(model_id: str) -> Path:
+    """The bundle whose steps are profiled: the same one as is served, found here."""
+    found = [path for path in find_bundles(MODELS) if path.parent.name == model_id]
+    if not found:
+        raise ToolError(f"the server's model {model_id} is not in {MODELS}: its steps cannot be profiled here")
+    return max(found, key=lambda path: int(path.name))
 
 
 def _latencies(
@@ -120,7 +134,7 @@ def _ask(client: Client, setting: Setting) -> float:
     )
     took = 1e3 * (time.perf_counter() - began)
     if len(answer.source_pieces) != length:
-        raise RuntimeError(f"the text has {len(answer.source_pieces)} pieces, not {length}")
+        raise ToolError(f"a text of {length - 1} common words has {len(answer.source_pieces)} pieces in this model, not {length}")
     return took
 
 

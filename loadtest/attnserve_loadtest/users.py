@@ -139,7 +139,8 @@ class TranslateStreamUser(TranslationUser):
                 if message.WhichOneof("event") == "result":
                     server_s = float(message.result.timings.total_seconds)
                 else:
-                    self.note(FIRST_PIECE, now - scheduled) if latest is None else self.note(BETWEEN_PIECES, now - latest)
+                    name, since = (FIRST_PIECE, scheduled) if latest is None else (BETWEEN_PIECES, latest)
+                    self.note(name, now - since)
                     latest = now
             if server_s is None:
                 raise EndedEarly

@@ -117,3 +117,11 @@ def test_sweep_of_the_hot_path(server: Server, tmp_path: Path) -> None:
     assert shares[32, "mean", 1] > shares[32, "none", 1], "the attention that is asked for costs nothing"
     assert (tmp_path / "hot-path.png").read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader((tmp_path / "hot-path.csv").open()))) == len(points)
+
+
+def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "attnserve_loadtest", "--address", "127.0.0.1:1", "--results", str(tmp_path), "--seconds", "1"]
+    done = subprocess.run([*command, "--kind", "unary"], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr

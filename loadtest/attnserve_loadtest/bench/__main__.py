@@ -19,6 +19,7 @@ from attnserve_loadtest.bench import offline, online, report
 from attnserve_loadtest.bench.contestants import Vocabulary
 from attnserve_loadtest.bench.ctranslate2_model import save_ctranslate2
 from attnserve_server.bundle.loader import Bundle, load_bundle
+from attnserve_server.errors import StartupError
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "loadtest" / "results"
@@ -121,7 +122,7 @@ def main() -> None:
     app.command()(bench)
     try:
         app(standalone_mode=True)
-    except ToolError as error:
+    except (StartupError, ToolError) as error:
         output.report(error)
         raise SystemExit(1) from error
 

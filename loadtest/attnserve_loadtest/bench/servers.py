@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -23,51 +21,43 @@ from typing import Any
 import grpc
 
 from attnserve.v1 import translation_pb2
+from attnserve_client.demo.server import DemoServer
+from attnserve_client.errors import ToolError
 
 UNARY, STREAM = "/attnserve.v1.TranslationService/Translate", "/attnserve.v1.TranslationService/TranslateStream"
-_START_S = 90.0
 
 
 @contextlib.contextmanager
 def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
-    """A server of one worker; yields its address."""
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.json"
-        command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready)]
-        command += ["--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags]
-        with _process(command) as process:
-            until = time.monotonic() + _START_S
-            while not ready.exists():
-                if process.poll() is not None or time.monotonic() > until:
-                    raise RuntimeError("the server did not start")
-                time.sleep(0.05)
-            yield f"127.0.0.1:{json.loads(ready.read_text())['grpc_port']}"
+    """A server of one worker; yields its address.
+
+    Raises:
+        ToolError: it does not start.
+    """
+    options = ("--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags)
+    with DemoServer(options) as server:
+        yield f"127.0.0.1:{server.wait_ready().grpc}"
 
 
 @contextlib.contextmanager
 def peer_server(folder: Path, converted: Path, variant: str, window_ms: float, batch_size: int) -> Iterator[str]:
-    """The peer's server; yields its address."""
+    """The peer's server; yields its address.
+
+    Raises:
+        ToolError: it does not start.
+    """
     command = [sys.executable, "-m", "attnserve_loadtest.bench.peer_server", str(folder), str(converted), "--variant", variant]
-    with _process([*command, "--window-ms", str(window_ms), "--batch-size", str(batch_size)]) as process:
+    command += ["--window-ms", str(window_ms), "--batch-size", str(batch_size)]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    try:
         assert process.stdout is not None
         port = process.stdout.readline().strip()
         if not port:
-            raise RuntimeError("the peer's server did not start")
+            raise ToolError("the peer's server did not start")
         yield f"127.0.0.1:{port}"
-
-
-@contextlib.contextmanager
-def _process(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a bundle: graphs whose weights stand once in ``weights.bin``, the other files, and the manifest that lists them all.
 
-A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the
-graph. Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
+A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the graph;
+one that is an integer of 8 bits times a scale of its channel is stored as these two (:mod:`attnserve_export.eight_bits`). Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
 """
 
 from __future__ import annotations
@@ -11,15 +11,21 @@ import hashlib
 import importlib.metadata
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from google.protobuf import json_format
 from onnx import TensorProto, numpy_helper
 
 from attnserve.v1 import manifest_pb2
+from attnserve_export import eight_bits
 
 WEIGHTS_FILE = "weights.bin"
+SCALES = ".scales"
+PACKED = (".half", ".integers", ".unscaled", SCALES)
+"""What ends the names of stored values from which a graph makes a weight."""
 _INLINE_BYTES = 256
 _ALIGNMENT = 64
 _PRODUCERS = ("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece")
@@ -42,11 +48,15 @@ class WeightStore:
         return self._places[key]
 
     def externalize(self, model: onnx.ModelProto) -> None:
-        """Moves the large initializers of ``model`` here, halved where that loses nothing."""
-        casts = []
-        for initializer in model.graph.initializer:
+        """Moves the large initializers of ``model`` here, in fewer bits where that loses nothing."""
+        folded: list[onnx.NodeProto] = []
+        for initializer in list(model.graph.initializer):
             array = numpy_helper.to_array(initializer)
             if array.nbytes < _INLINE_BYTES:
+                continue
+            quantised = eight_bits.split(array) if array.dtype == np.float32 else None
+            if quantised is not None:
+                folded += self._store_quantised(model, initializer, quantised)
                 continue
             if array.dtype == np.float32:
                 with np.errstate(over="ignore"):  # what is too large becomes infinite, and is kept in 32 bits
@@ -54,18 +64,37 @@ class WeightStore:
                 if np.array_equal(half.astype(np.float32), array):
                     name = initializer.name
                     initializer.name, initializer.data_type, array = f"{name}.half", TensorProto.FLOAT16, half
-                    casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
-            raw = np.ascontiguousarray(array).tobytes()
-            offset = self.place(raw)
-            for field in ("raw_data", "float_data", "int32_data", "int64_data"):
-                initializer.ClearField(field)
-            initializer.data_location = TensorProto.EXTERNAL
-            del initializer.external_data[:]
-            for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(len(raw)))):
-                initializer.external_data.add(key=key, value=value)
+                    folded.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT))
+            self._store(initializer, array)
         nodes = list(model.graph.node)
         del model.graph.node[:]
-        model.graph.node.extend([*casts, *nodes])
+        model.graph.node.extend([*folded, *nodes])
+
+    def _store_quantised(
+        self, model: onnx.ModelProto, initializer: onnx.TensorProto, quantised: tuple[eight_bits.Integers, eight_bits.Scales]
+    ) -> list[onnx.NodeProto]:
+        """Puts integers and scales in an initializer's place; returns the nodes that make its value of them."""
+        name, (integers, scales) = initializer.name, quantised
+        initializer.name, initializer.data_type = f"{name}.integers", TensorProto.INT8
+        self._store(initializer, integers)
+        scale = numpy_helper.from_array(scales, f"{name}{SCALES}")
+        if scales.nbytes >= _INLINE_BYTES:
+            self._store(scale, scales)
+        model.graph.initializer.append(scale)
+        return [
+            onnx.helper.make_node("Cast", [f"{name}.integers"], [f"{name}.unscaled"], to=TensorProto.FLOAT),
+            onnx.helper.make_node("Mul", [f"{name}.unscaled", f"{name}{SCALES}"], [name]),
+        ]
+
+    def _store(self, initializer: onnx.TensorProto, array: npt.NDArray[Any]) -> None:
+        raw = np.ascontiguousarray(array).tobytes()
+        offset = self.place(raw)
+        for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+            initializer.ClearField(field)
+        initializer.data_location = TensorProto.EXTERNAL
+        del initializer.external_data[:]
+        for key, value in (("location", WEIGHTS_FILE), ("offset", str(offset)), ("length", str(len(raw)))):
+            initializer.external_data.add(key=key, value=value)
 
 
 def strip_notes(model: onnx.ModelProto) -> None:

@@ -16,26 +16,21 @@ from rich.console import Console
 from torch import nn
 
 from attnserve.v1 import manifest_pb2
+from attnserve_export import eight_bits
 from attnserve_export.bundle_writer import write_bundle, write_manifest
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
-from attnserve_export.model_card import model_card
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
-from attnserve_export.recipe import Recipe
+from attnserve_export.recipe import AnyRecipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
+from attnserve_export.tasks import task_of
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
-from attnserve_export.training.data import END_ID, read_pairs
 
-MAX_BEAM_SIZE = 8
-NUM_PARITY_SENTENCES = 200
-DATA_TERMS = "Multi30K (Elliott et al. 2016): for non-commercial research and education; no open licence is stated."
-
-
-def stored_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
-    """The module with its weights as the bundle stores them: rounded to 16 bits. Its buffers are its own.
+def stored_model(recipe: AnyRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
+    """The module with its weights as the bundle stores them: rounded to so many bits. Its buffers are its own.
 
     Raises:
         ExportError: a parameter is missing.
@@ -46,17 +41,24 @@ def stored_model(recipe: Recipe, weights: dict[str, torch.Tensor], vocab_size: i
     missing = sorted(set(wanted) - set(weights))
     if missing:
         raise ExportError(f"{recipe.model_id}: the weights lack {', '.join(missing)}")
-    model.load_state_dict({name: weights[name].half().float() for name in wanted})
+    bits = ARCHITECTURES[recipe.architecture].stored_bits
+    model.load_state_dict({name: _stored(weights[name], bits) for name in wanted})
     return model.eval().requires_grad_(False)
 
 
-def described(recipe: Recipe, model: nn.Module) -> manifest_pb2.Manifest:
+def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    if bits == 8 and weight.dim() >= 2:
+        return torch.from_numpy(eight_bits.rounded(weight.numpy()))
+    return weight.half().float()
+
+
+def described(recipe: AnyRecipe, model: nn.Module) -> manifest_pb2.Manifest:
     """The part of the manifest that depends on the architecture, but for its variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
     return manifest_pb2.Manifest(
         architecture=recipe.architecture,
         paper=graphs.paper,
-        description="Translates image descriptions from English to German.",
+        description=task_of(recipe).description,
         states=graphs.states(model, MAX_TOKENS, MAX_TOKENS),
         attention=graphs.attention(model) if graphs.attention else None,
     )
@@ -76,7 +78,9 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     model = stored_model(recipe, weights, tokenizer.get_piece_size())
     manifest = described(recipe, model)
     choose_alignment(manifest, trained.summary)
-    _fill_common(manifest, recipe, version, tokenizer.get_piece_size())
+    task = task_of(recipe)
+    manifest.format_version, manifest.model_id, manifest.version = 1, recipe.model_id, version
+    task.describe(manifest, tokenizer.get_piece_size())
     graphs: dict[str, onnx.ModelProto] = {}
     architecture = ARCHITECTURES[recipe.architecture].graphs
     for variant in architecture.variants(model, list(manifest.states)):
@@ -86,16 +90,14 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
-    val = read_pairs(data_root, "val", recipe.data.source_language, recipe.data.target_language)
-    sources = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
-    destination = models / recipe.model_id / version
+    sources = task.parity_sources(data_root, tokenizer)
     return _write_checked(
-        destination,
+        models / recipe.model_id / version,
         manifest,
         graphs,
         {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: training_file(recipe, trained.summary)},
         lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
-        lambda full: model_card(full, recipe, trained.summary),
+        lambda full: task.card(full, trained.summary),
     )
 
 
@@ -109,7 +111,7 @@ def _write_checked(
 ) -> Path:
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
-        licence = f"Weights: {DATA_TERMS}\nCode: Apache-2.0.\n".encode()
+        licence = f"Weights: {manifest.data.terms}\nCode: Apache-2.0.\n".encode()
         full = write_bundle(folder, manifest, graphs, {**files, "LICENSE.txt": licence})
         full.parity.CopyFrom(check(folder, full))
         (folder / "MODEL_CARD.md").write_text(card(full), encoding="utf-8")
@@ -123,23 +125,3 @@ def _write_checked(
 def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _fill_common(manifest: manifest_pb2.Manifest, recipe: Recipe, version: str, vocab_size: int) -> None:
-    manifest.format_version = 1
-    manifest.model_id, manifest.version, manifest.task = recipe.model_id, version, manifest_pb2.TASK_TRANSLATION
-    limits = {"max_source_tokens": MAX_TOKENS - 1, "max_target_tokens": MAX_TOKENS, "max_beam_size": MAX_BEAM_SIZE}
-    manifest.limits.CopyFrom(manifest_pb2.Limits(**limits))
-    manifest.vocabulary.CopyFrom(
-        manifest_pb2.Vocabulary(
-            sentencepiece_file="tokenizer.model",
-            size=vocab_size,
-            pad_id=0,
-            unknown_id=1,
-            begin_id=2,
-            end_id=END_ID,
-            source_language=recipe.data.source_language,
-            target_language=recipe.data.target_language,
-        )
-    )
-    manifest.data.CopyFrom(manifest_pb2.Data(name="Multi30K task 1, training split (29,000 pairs)", terms=DATA_TERMS))

@@ -32,11 +32,18 @@ def train(
     keep_freed_memory()
     import torch
 
+    from attnserve_export.recipe import CaptionRecipe
+    from attnserve_export.training.captions.trainer import CaptionTrainer
     from attnserve_export.training.trainer import Trainer
 
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
     try:
         recipe = load_recipe(config)
+        if isinstance(recipe, CaptionRecipe):
+            if device != "cpu" or taught is not None:
+                raise RecipeError("a captioning model is trained on the CPU, and has no teacher: leave out --device and --taught")
+            CaptionTrainer(recipe, data, runs / recipe.model_id).run(epochs)
+            return
         Trainer(recipe, data, runs / recipe.model_id, device, taught).run(epochs)
     except (RecipeError, FileNotFoundError) as error:
         raise typer.Exit(_complain(error)) from error

@@ -24,6 +24,7 @@ _TORCH_TYPES = {
     manifest_pb2.DATA_TYPE_FLOAT16: torch.float16,
     manifest_pb2.DATA_TYPE_INT32: torch.int32,
     manifest_pb2.DATA_TYPE_INT64: torch.int64,
+    manifest_pb2.DATA_TYPE_UINT8: torch.uint8,
 }
 _EXAMPLE_SIZES = {"row": 6, "request": 4, "source": 5, "target": 7}
 
@@ -36,7 +37,7 @@ def example_input(tensor: manifest_pb2.Tensor) -> Tensor:
     """A tensor of the declared type, with a size for every named axis (no two alike, none 0 or 1)."""
     shape = [int(axis) if axis.isdigit() else _EXAMPLE_SIZES[axis] for axis in tensor.axes]
     dtype = _TORCH_TYPES[tensor.dtype]
-    return torch.ones(shape, dtype=dtype) if dtype in (torch.int32, torch.int64) else torch.rand(shape).to(dtype)
+    return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)
 
 
 def export_graph(spec: GraphSpec) -> onnx.ModelProto:

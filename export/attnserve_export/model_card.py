@@ -12,8 +12,7 @@ from attnserve_export.recipe import Recipe
 
 def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
     """Markdown from the manifest, the recipe and the training run's summary; ``pictures`` are those of the whole repository."""
-    parity, limits = manifest.parity, manifest.limits
-    worst = max((case.max_abs_difference for case in parity.cases), default=0.0)
+    limits = manifest.limits
     paper, has_lengths = manifest.paper, any(each.part for each in manifest.quality)
     lines = [
         f"# {manifest.model_id}, version {manifest.version}",
@@ -24,7 +23,7 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         f"- Vocabulary: {manifest.vocabulary.size} SentencePiece pieces ({recipe.tokenizer.model_type}), shared by both languages.",
         f"- Limits: {limits.max_source_tokens} source pieces, {limits.max_target_tokens} target pieces, "
         f"beams of {limits.max_beam_size}.",
-        f"- Variants: {', '.join(map(_variant, manifest.variants))}; weights stored once, in 16 bits.",
+        f"- Variants: {variant_names(manifest)}; weights stored once, in 16 bits.",
         "",
         "## Training",
         "",
@@ -40,20 +39,13 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         "## Quality",
         "",
-        *_quality([each for each in manifest.quality if not each.part]),
+        *quality_table(manifest),
         "",
         *_lengths([each for each in manifest.quality if each.part]),
-        *_picture("bleu-by-length.png", "BLEU by source length, all translation models", pictures if has_lengths else set()),
+        *picture("bleu-by-length.png", "BLEU by source length, all translation models", pictures if has_lengths else set()),
         *_alignment(summary),
-        *_picture("alignments.png", "Alignments of two models, side by side", pictures if "alignment" in summary else set()),
-        "## Parity with PyTorch",
-        "",
-        f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
-        f"{parity.num_sentences} sentences decoded greedily on both sides {parity.num_identical} have the same pieces, "
-        f"{parity.num_near_ties} part at a near-tie.",
-        *map(_approximate, parity.approximate),
-        "",
-        f"`attnserve export {manifest.model_id}` measures this anew and fails outside it.",
+        *picture("alignments.png", "Alignments of two models, side by side", pictures if "alignment" in summary else set()),
+        *parity_section(manifest, "sentences"),
         "",
         "## Use, limits, terms",
         "",
@@ -65,8 +57,26 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
     return "\n".join(lines) + "\n"
 
 
-def _variant(variant: manifest_pb2.Variant) -> str:
-    return f"{variant.name} ({'CUDA' if variant.device == manifest_pb2.DEVICE_CUDA else 'CPU'})"
+def variant_names(manifest: manifest_pb2.Manifest) -> str:
+    """All variants with their devices."""
+    names = {manifest_pb2.DEVICE_CUDA: "CUDA"}
+    return ", ".join(f"{each.name} ({names.get(each.device, 'CPU')})" for each in manifest.variants)
+
+
+def parity_section(manifest: manifest_pb2.Manifest, answers: str) -> list[str]:
+    """How far the graphs are from PyTorch; ``answers`` are what it decodes."""
+    parity = manifest.parity
+    worst = max((case.max_abs_difference for case in parity.cases), default=0.0)
+    return [
+        "## Parity with PyTorch",
+        "",
+        f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
+        f"{parity.num_sentences} {answers} decoded greedily on both sides {parity.num_identical} have the same pieces, "
+        f"{parity.num_near_ties} part at a near-tie.",
+        *(_approximate(each, answers) for each in parity.approximate),
+        "",
+        f"`attnserve export {manifest.model_id}` measures this anew and fails outside it.",
+    ]
 
 
 def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
@@ -115,7 +125,8 @@ def _schedule(recipe: Recipe) -> list[str]:
     return lines
 
 
-def _picture(name: str, text: str, pictures: Set[str]) -> list[str]:
+def picture(name: str, text: str, pictures: Set[str]) -> list[str]:
+    """A picture of the repository, where it is there."""
     return [f"![{text}](../../{name})", ""] if name in pictures else []
 
 
@@ -143,8 +154,9 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _quality(measured: list[manifest_pb2.Quality]) -> list[str]:
-    """A table with a column for every metric."""
+def quality_table(manifest: manifest_pb2.Manifest) -> list[str]:
+    """A table of what was measured on whole data sets, with a column for every metric."""
+    measured = [each for each in manifest.quality if not each.part]
     if not measured:
         return ["Not measured yet."]
     metrics = {metric: metric for metric in sorted({each.metric for each in measured})}
@@ -155,9 +167,9 @@ def _quality(measured: list[manifest_pb2.Quality]) -> list[str]:
     ]
 
 
-def _approximate(variant: manifest_pb2.ApproximateVariant) -> str:
+def _approximate(variant: manifest_pb2.ApproximateVariant, answers: str) -> str:
     return (
         f"{variant.variant}: largest difference of a logit {variant.max_abs_difference:.2g}; {variant.identical_share:.0%} of the "
-        f"sentences have the same pieces; its next token's distribution diverges by {variant.divergence:.2g} nats a token "
+        f"{answers} have the same pieces; its next token's distribution diverges by {variant.divergence:.2g} nats a token "
         f"(allowed: {variant.max_divergence:g}). What that costs is in the table above."
     )

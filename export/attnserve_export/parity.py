@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the bundle compute what the module computes? Compared over a grid of shapes, and over whole decoded sentences.
+"""Does the bundle compute what the module computes? Compared over a grid of shapes, and over whole decoded answers.
 
 The reference is the PyTorch module with the stored weights, run the slow way: the whole prefix at every step. The bundle is
 run by ONNX Runtime in the plainest way that its manifest allows (all state through the host, one static batch).
@@ -11,10 +11,10 @@ its next token's distribution is close to the module's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -33,9 +33,105 @@ EXACT = "fp32"
 MAX_DIVERGENCE = 0.01
 """Nats a token, of a variant of lower precision: a perplexity that is higher by one in a hundred at most."""
 GRID = [(rows, length) for rows in (1, 2, 5, 32) for length in (2, 7, 24, 61)]
+"""Sources of a batch, and their length; that of an image is always the same."""
+BATCH = 32
 POSITIONS = (0, 1, 9, 30)
 
 Array = npt.NDArray[Any]
+
+
+_NUMPY_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(uint8)": np.uint8,
+}
+
+
+class Sources(Protocol):
+    """What a model is asked: made-up sources for the grid, and real ones."""
+
+    @property
+    def grid(self) -> Sequence[tuple[int, int]]:
+        """Sources of a batch and their length, for every batch of the grid."""
+        ...
+
+    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
+        """A batch as the module's encoder takes it."""
+        ...
+
+    def batches(self) -> Iterator[Array]:
+        """All real sources, as the module's encoder takes them."""
+        ...
+
+    def feeds(self, source: Array) -> dict[str, Array]:
+        """A batch as the encode graph's inputs, by name."""
+        ...
+
+    def __len__(self) -> int:
+        """Real sources."""
+        ...
+
+
+class TextSources:
+    """Texts as tokens.
+
+    Args:
+        texts: each with its end symbol.
+        vocab_size: made-up ones have tokens below it.
+    """
+
+    grid: Sequence[tuple[int, int]] = GRID
+
+    def __init__(self, texts: list[list[int]], vocab_size: int) -> None:
+        self._texts, self._vocab_size = texts, vocab_size
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
+        """Random tokens, the last source half as long as the others."""
+        lengths = np.full(count, length)
+        lengths[-1] = max(1, length // 2)
+        source = rng.integers(4, self._vocab_size, (count, length))
+        source[np.arange(length)[None] >= lengths[:, None]] = 0
+        return source
+
+    def batches(self) -> Iterator[Array]:
+        """In their order."""
+        yield from (pad(self._texts[start : start + BATCH]).numpy() for start in range(0, len(self), BATCH))
+
+    def feeds(self, source: Array) -> dict[str, Array]:
+        """Tokens and lengths."""
+        return {"source": source, "source_length": (source != 0).sum(1)}
+
+
+class ImageSources:
+    """Images of the size that the model reads: uint8 (height, width, 3) each; ``num_cells`` of the grid that it makes of them."""
+
+    def __init__(self, images: Sequence[Array], num_cells: int) -> None:
+        self._images, self._num_cells = images, num_cells
+
+    @property
+    def grid(self) -> Sequence[tuple[int, int]]:
+        """As many images as there are texts in the other grid."""
+        return [(count, self._num_cells) for count in sorted({count for count, _ in GRID})]
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
+        """Noise of different contrasts."""
+        contrast = rng.integers(1, 256, (count, 1, 1, 1))
+        return (rng.integers(0, 256, (count, *self._images[0].shape)) * contrast // 255).astype(np.uint8)
+
+    def batches(self) -> Iterator[Array]:
+        """In their order."""
+        yield from (np.stack(self._images[start : start + BATCH]) for start in range(0, len(self), BATCH))
+
+    def feeds(self, source: Array) -> dict[str, Array]:
+        """The pixels."""
+        return {"image": source}
 
 
 @dataclass(slots=True)
@@ -63,15 +159,15 @@ class PlainRunner:
         )
         self.inputs = {tensor.name: tensor for tensor in self.step_graph.inputs}
 
-    def start(self, source: Array, lengths: Array) -> None:
-        """Encodes a right-padded batch (B, L) and repeats hypothesis state ``group`` times."""
-        encode = {value.name: value.type for value in self.encode_session.get_inputs()}
-        feeds = {"source": source, "source_length": lengths.astype(np.int32 if "int32" in encode["source_length"] else np.int64)}
+    def start(self, feeds: dict[str, Array]) -> None:
+        """Encodes a batch, given by the encode graph's inputs, and repeats hypothesis state ``group`` times."""
+        wanted = {value.name: _NUMPY_TYPES[value.type] for value in self.encode_session.get_inputs()}
         names = [value.name for value in self.encode_session.get_outputs()]
-        encoded: dict[str, Array] = dict(zip(names, _arrays(self.encode_session, names, feeds), strict=True))
-        rows = len(source) * self.group
+        typed = {name: feeds[name].astype(dtype, copy=False) for name, dtype in wanted.items()}
+        encoded: dict[str, Array] = dict(zip(names, _arrays(self.encode_session, names, typed), strict=True))
+        self.num_rows = rows = len(next(iter(feeds.values()))) * self.group
         self.fixed: dict[str, Array] = {
-            "source_length": lengths,
+            **{name: value for name, value in feeds.items() if name == "source_length"},
             "request_of_row": np.arange(rows) // self.group,
             "rows_of_request": np.arange(rows).reshape(-1, self.group),
             "place_of_row": np.arange(rows),
@@ -111,11 +207,17 @@ def _arrays(session: onnxruntime.InferenceSession, names: list[str], feeds: dict
 
 
 @torch.no_grad()
-def reference_logits(model: TranslationModel, source: torch.Tensor, target: torch.Tensor) -> Array:
-    """Logits at the last target position: (B, V)."""
-    hidden, _ = model.decode(model.encode(source), source, target)
-    logits: Array = model.project(hidden[:, -1]).numpy()
+def reference_logits(model: TranslationModel, memory: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> Array:
+    """Logits at the last target position, from what the module's encoder made of the sources: (B, V)."""
+    hidden, _ = model.decode(memory, source, target)
+    logits: Array = model.next_logits(hidden[:, -1]).numpy()
     return logits
+
+
+@torch.no_grad()
+def _encoded(model: TranslationModel, source: torch.Tensor, group: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """The module's memory of a batch, and the sources, each ``group`` times."""
+    return model.encode(source).repeat_interleave(group, 0), source.repeat_interleave(group, 0)
 
 
 def cpu_variants(manifest: manifest_pb2.Manifest) -> list[manifest_pb2.Variant]:
@@ -123,8 +225,10 @@ def cpu_variants(manifest: manifest_pb2.Manifest) -> list[manifest_pb2.Variant]:
     return [variant for variant in manifest.variants if variant.device == manifest_pb2.DEVICE_CPU]
 
 
-def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel) -> dict[str, list[manifest_pb2.ParityCase]]:
-    """Compares every CPU step graph over the grid, by variant; random tokens, the last row shorter than the others.
+def grid_cases(
+    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources
+) -> dict[str, list[manifest_pb2.ParityCase]]:
+    """Compares every CPU step graph over the grid, by variant; made-up sources and random target tokens.
 
     Graphs for requests of as many rows are asked the same, so that the module is asked once for all of them.
     """
@@ -138,8 +242,9 @@ def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: Translation
             for index, step in enumerate(variant.steps)
             if max(1, step.max_rows_of_request) == group
         ]
-        for shape in GRID:
-            found = _grid_case([runner for _, runner in runners], model, rng, shape)
+        for count, length in sources.grid:
+            asked = sources.made_up(rng, count, length)
+            found = _grid_case([runner for _, runner in runners], model, rng, (asked, sources.feeds(asked), length))
             for (name, runner), case in zip(runners, found, strict=True):
                 case.graph = f"{name}/{runner.step_graph.file}"
                 cases[name].append(case)
@@ -147,21 +252,17 @@ def grid_cases(folder: Path, manifest: manifest_pb2.Manifest, model: Translation
 
 
 def _grid_case(
-    runners: list[PlainRunner], model: TranslationModel, rng: np.random.Generator, shape: tuple[int, int]
+    runners: list[PlainRunner], model: TranslationModel, rng: np.random.Generator, asked: tuple[Array, dict[str, Array], int]
 ) -> list[manifest_pb2.ParityCase]:
-    requests, length = shape
+    source, feeds, length = asked
     group, vocab = runners[0].group, runners[0].manifest.vocabulary.size
-    lengths = np.full(requests, length)
-    lengths[-1] = max(1, length // 2)
-    source = rng.integers(4, vocab, (requests, length))
-    source[np.arange(length)[None] >= lengths[:, None]] = 0
-    rows = requests * group
+    rows = len(source) * group
     target = np.concatenate([np.full((rows, 1), BEGIN_ID), rng.integers(4, vocab, (rows, max(POSITIONS)))], 1)
-    repeated = torch.from_numpy(np.repeat(source, group, 0))
-    theirs = {last: reference_logits(model, repeated, torch.from_numpy(target[:, : last + 1])) for last in POSITIONS}
+    memory, repeated = _encoded(model, torch.from_numpy(source), group)
+    theirs = {last: reference_logits(model, memory, repeated, torch.from_numpy(target[:, : last + 1])) for last in POSITIONS}
     cases = []
     for runner in runners:
-        runner.start(source, lengths)
+        runner.start(feeds)
         differences = {}
         for position in range(max(POSITIONS) + 1):
             ours = runner.step(target[:, position], position).logits()
@@ -183,19 +284,18 @@ class Tally:
     total_divergence: float = 0.0
 
 
-def compare_sentences(
-    runners: dict[str, PlainRunner], model: TranslationModel, sources: list[list[int]], max_tokens: int = 60
+def compare_answers(
+    runners: dict[str, PlainRunner], model: TranslationModel, sources: Sources, max_tokens: int = 60
 ) -> dict[str, Tally]:
-    """Decodes whole sentences greedily by the module, and asks each variant for its next token at every step of that.
+    """Decodes whole answers greedily by the module, and asks each variant for its next token at every step of that.
 
-    Up to where it would have gone another way a variant does as it would by itself, so this counts its identical sentences too.
+    Up to where it would have gone another way a variant does as it would by itself, so this counts its identical answers too.
     """
     tallies = {name: Tally() for name in runners}
-    for start in range(0, len(sources), 32):
-        group = sources[start : start + 32]
-        trace = list(_trace(model, pad(group), max_tokens))
+    for source in sources.batches():
+        trace = list(_trace(model, torch.from_numpy(source), max_tokens))
         for name, runner in runners.items():
-            _compare_group(runner, group, trace, tallies[name])
+            _compare_group(runner, sources.feeds(source), trace, tallies[name])
     return tallies
 
 
@@ -203,8 +303,9 @@ def _trace(model: TranslationModel, source: torch.Tensor, max_tokens: int) -> It
     """The module's logits (B, V) at each position of its own greedy decoding."""
     target = torch.full((len(source), 1), BEGIN_ID)
     has_ended = np.zeros(len(source), bool)
+    memory, _ = _encoded(model, source)
     for _ in range(max_tokens):
-        logits = reference_logits(model, source, target)
+        logits = reference_logits(model, memory, source, target)
         yield logits
         best = logits.argmax(-1)
         has_ended |= best == END_ID
@@ -213,10 +314,10 @@ def _trace(model: TranslationModel, source: torch.Tensor, max_tokens: int) -> It
         target = torch.cat([target, torch.from_numpy(best)[:, None]], 1)
 
 
-def _compare_group(runner: PlainRunner, group: list[list[int]], trace: list[Array], tally: Tally) -> None:
-    runner.start(pad(group).numpy(), np.array([len(row) for row in group]))
-    tokens = np.full(len(group), BEGIN_ID)
-    has_ended, has_parted, is_near = (np.zeros(len(group), bool) for _ in range(3))
+def _compare_group(runner: PlainRunner, feeds: dict[str, Array], trace: list[Array], tally: Tally) -> None:
+    runner.start(feeds)
+    tokens = np.full(runner.num_rows, BEGIN_ID)
+    has_ended, has_parted, is_near = (np.zeros(runner.num_rows, bool) for _ in range(3))
     for position, theirs in enumerate(trace):
         ours, live = runner.step(tokens, position).logits(), ~has_ended
         tally.num_tokens += int(live.sum())
@@ -239,7 +340,7 @@ def _divergence(logits: Array, others: Array) -> Array:
 
 
 def check_parity(
-    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: list[list[int]]
+    folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources
 ) -> manifest_pb2.ParityReport:
     """The whole report.
 
@@ -250,8 +351,8 @@ def check_parity(
     variants = {variant.name: variant for variant in cpu_variants(manifest)}
     if EXACT not in variants:
         raise ExportError(f"parity: there is no variant {EXACT} for the CPU")
-    cases = grid_cases(folder, manifest, model)
-    tallies = compare_sentences(
+    cases = grid_cases(folder, manifest, model, sources)
+    tallies = compare_answers(
         {name: PlainRunner(folder, manifest, variant, 0) for name, variant in variants.items()}, model, sources
     )
     exact = tallies[EXACT]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -101,7 +101,84 @@ class Recipe(Section, frozen=True):
             raise ValueError("distillation.share must be above 0 and at most 1")
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+class CaptionData(Section, frozen=True):
+    """Which photos and captions, how many are held back to select by, and how often each photo is cut out anew."""
+
+    set: str
+    language: str
+    max_words: int
+    held_back: int
+    """Photos of the training split."""
+    views: int
+    """Of each photo: as it is, mirrored, and what else there is cut out at random."""
+
+
+class Words(Section, frozen=True):
+    """A vocabulary of the most frequent words of the captions that are trained on, special symbols counted."""
+
+    vocab_size: int
+
+
+class CaptionOptimizer(Section, frozen=True):
+    """AdamW; its rate rises in a straight line to its peak, and falls from there along half a cosine to 0."""
+
+    peak_learning_rate: float
+    warmup_updates: int
+    weight_decay: float
+    label_smoothing: float
+    clip_norm: float
+
+
+class CaptionSchedule(Section, frozen=True):
+    """How long, in which portions, and how wide the beam is that decides which epoch is kept."""
+
+    epochs: int
+    batch_captions: int
+    checkpoint_seconds: float
+    beam_size: int
+
+
+class AttentionLoss(Section, frozen=True):
+    """What is added to the loss for the attention's sake (Xu et al. 2015).
+
+    ``doubly_stochastic`` is lambda of equation 14. The others are of section 4.1, for hard attention alone: lambda_r, lambda_e, and
+    how much of the baseline a batch leaves as it is.
+    """
+
+    doubly_stochastic: float
+    reward: float = 1.0
+    entropy: float = 0.002
+    baseline_decay: float = 0.9
+
+
+class CaptionRecipe(Section, frozen=True):
+    """One captioning model's training. ``model`` holds the sizes that the architecture's own config takes."""
+
+    task: Literal["caption"]
+    model_id: str
+    architecture: str
+    seed: int
+    data: CaptionData
+    words: Words
+    model: dict[str, Any]
+    optimizer: CaptionOptimizer
+    schedule: CaptionSchedule
+    attention: AttentionLoss
+
+
+AnyRecipe = Recipe | CaptionRecipe
+
+
+def recipe_from(content: dict[str, Any]) -> AnyRecipe:
+    """A recipe out of its parsed form: of a captioning model if it says so, else of a translation model.
+
+    Raises:
+        msgspec.ValidationError: a key is missing, unknown or of the wrong type.
+    """
+    return msgspec.convert(content, CaptionRecipe if content.get("task") == "caption" else Recipe)
+
+
+def load_recipe(name_or_path: str) -> AnyRecipe:
     """A recipe by the name of a shipped one (``transformer-en-de``) or by the path of a TOML file.
 
     Raises:
@@ -114,6 +191,6 @@ def load_recipe(name_or_path: str) -> Recipe:
         shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
         raise RecipeError(f"no recipe {name_or_path!r}: give the path of a .toml file, or one of {shipped}")
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), Recipe)
+        return recipe_from(tomllib.loads(path.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RecipeError(f"{path}: {error}") from error

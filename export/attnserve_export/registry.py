@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from attnserve_export.graphs import rnnsearch, seq2seq, transformer
+from attnserve_export.graphs import rnnsearch, seq2seq, show_attend_tell, transformer
 from attnserve_export.graphs.spec import Graphs
 from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
 from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
+from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from attnserve_export.models.transformer import Transformer, TransformerConfig
 
 MAX_TOKENS = 128
@@ -31,11 +32,14 @@ class Architecture:
     graphs: Graphs
     bundle_sizes: Mapping[str, Any] = field(default_factory=dict)
     """What a bundle's module has otherwise than the trained one, the weights being the same."""
+    stored_bits: int = 16
+    """Of a weight in the bundle; with 8, matrices and kernels have a scale for each of their outputs, and vectors have 16."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
     "seq2seq": Architecture(Seq2SeqConfig, Seq2Seq, seq2seq.GRAPHS),
+    "show-attend-tell": Architecture(ShowAttendTellConfig, ShowAttendTell, show_attend_tell.GRAPHS, stored_bits=8),
     "transformer": Architecture(TransformerConfig, Transformer, transformer.GRAPHS, {"max_positions": MAX_TOKENS + 1}),
 }
 

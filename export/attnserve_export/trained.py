@@ -21,9 +21,9 @@ import torch
 from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.bundle_writer import read_manifest
+from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import Recipe
+from attnserve_export.recipe import AnyRecipe, recipe_from
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -36,19 +36,19 @@ Array = npt.NDArray[Any]
 class Trained:
     """A trained model, before it is exported."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     weights: dict[str, torch.Tensor]
     tokenizer: bytes
     summary: dict[str, Any]
 
 
-def training_file(recipe: Recipe, summary: dict[str, Any]) -> bytes:
+def training_file(recipe: AnyRecipe, summary: dict[str, Any]) -> bytes:
     """What a bundle keeps of the training: how it was asked for, and how it went."""
     content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def trained_in_run(recipe: Recipe, run: Path) -> Trained:
+def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
     """What a folder holds that `attnserve train` filled.
 
     Raises:
@@ -75,14 +75,14 @@ def trained_in_bundle(folder: Path) -> Trained:
     return Trained(recipe, restored, (folder / TOKENIZER_FILE).read_bytes(), summary)
 
 
-def read_training(folder: Path) -> tuple[Recipe, dict[str, Any]]:
+def read_training(folder: Path) -> tuple[AnyRecipe, dict[str, Any]]:
     """The recipe and the summary that a bundle keeps.
 
     Raises:
         FileNotFoundError: it keeps none.
     """
     content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return msgspec.convert(content["recipe"], Recipe), content["summary"]
+    return recipe_from(content["recipe"]), content["summary"]
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:
@@ -93,15 +93,15 @@ def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str
         for parameter, value in _constants(onnx.load(folder / name)).items():
             is_matrix = parameter.endswith(TRANSPOSED)
             found[parameter.removeprefix(PREFIX).removesuffix(TRANSPOSED)] = value.T if is_matrix else value
-    return {name: value for name, value in found.items() if ".half" not in name}
+    return {name: value for name, value in found.items() if not name.endswith(PACKED)}
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Array]:
-    """Initializers under the names that the graph's nodes use: those that are stored in 16 bits stand behind a Cast."""
+    """Initializers under the names that the graph's nodes use: those of 16 and of 8 bits stand behind a Cast, and a Mul."""
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
-    casts = {
-        node.output[0]: stored[node.input[0]].astype(np.float32)
-        for node in model.graph.node
-        if node.op_type == "Cast" and node.input[0] in stored
-    }
-    return stored | casts
+    for node in model.graph.node:
+        if node.op_type == "Cast" and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]].astype(np.float32)
+        elif node.op_type == "Mul" and node.input[1].endswith(SCALES) and node.input[0] in stored:
+            stored[node.output[0]] = stored[node.input[0]] * stored[node.input[1]]
+    return stored

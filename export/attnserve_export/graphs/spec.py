@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from attnserve.v1 import manifest_pb2
 
 FLOAT32, FLOAT16 = manifest_pb2.DATA_TYPE_FLOAT32, manifest_pb2.DATA_TYPE_FLOAT16
-INT32, INT64 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64
+INT32, INT64, UINT8 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64, manifest_pb2.DATA_TYPE_UINT8
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 MASKED_SCORE = -1e9
 
 
-def additive_attention(query: Tensor, key: Tensor, score: Tensor, value: Tensor, is_hidden: Tensor) -> tuple[Tensor, Tensor]:
+def additive_attention(
+    query: Tensor, key: Tensor, score: Tensor, value: Tensor, is_hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The alignment model of Bahdanau et al. 2015, appendix A.1.2, and the context of its equations 5 and 6.
 
     e_ij = v_a^T tanh(W_a s_{i-1} + U_a h_j), alpha_i = softmax(e_i), c_i = sum_j alpha_ij h_j. The score is computed as
@@ -28,14 +30,14 @@ def additive_attention(query: Tensor, key: Tensor, score: Tensor, value: Tensor,
         key: 2 U_a h_j, (B, T_src, A); it depends on the source alone.
         score: v_a, (A).
         value: the annotations h_j, (B, T_src, D).
-        is_hidden: bool (B, T_src); true where there is only padding.
+        is_hidden: bool (B, T_src); true where there is only padding. None for nowhere.
 
     Returns:
         The contexts (B, D) and the weights (B, T_src), whose rows sum to one and are exactly 0 where hidden.
     """
     energies: Tensor = torch.sigmoid((2 * query).unsqueeze(1) + key)  # (B, T_src, A)
     scores = (energies @ (2 * score).unsqueeze(-1)).squeeze(-1)  # by a column: ONNX Runtime takes 8 times as long for a vector
-    weights: Tensor = scores.masked_fill(is_hidden, MASKED_SCORE).softmax(-1)
+    weights: Tensor = (scores if is_hidden is None else scores.masked_fill(is_hidden, MASKED_SCORE)).softmax(-1)
     context: Tensor = (weights.unsqueeze(1) @ value).squeeze(1)
     return context, weights
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the translation models share: one embedding matrix that serves source, target and output (Press & Wolf 2017)."""
+"""What the models share: one embedding matrix that serves source, target and output (Press & Wolf 2017)."""
 
 from __future__ import annotations
 
@@ -79,6 +79,10 @@ class TiedModel(nn.Module):
         """Logits over the vocabulary: (..., d) -> (..., V)."""
         logits: Tensor = self.output_layer(hidden, self.embedding.weight)
         return logits
+
+    def next_logits(self, hidden: Tensor) -> Tensor:
+        """Logits as they are served, (..., d) -> (..., V): :meth:`project`, where a model does not rule out some tokens."""
+        return self.project(hidden)
 
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:
         """Hidden states (B, T_tgt, d) of the target; :meth:`project` gives their logits."""

@@ -27,3 +27,7 @@ class TranslationModel(Protocol):
     def project(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., d) -> logits (..., V)."""
         ...
+
+    def next_logits(self, hidden: Tensor) -> Tensor:
+        """Hidden states (..., d) -> logits as they are served (..., V)."""
+        ...

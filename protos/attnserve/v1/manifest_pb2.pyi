@@ -11,6 +11,7 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     TASK_UNSPECIFIED: _ClassVar[Task]
     TASK_TRANSLATION: _ClassVar[Task]
+    TASK_CAPTION: _ClassVar[Task]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -19,6 +20,7 @@ class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     DATA_TYPE_FLOAT16: _ClassVar[DataType]
     DATA_TYPE_INT32: _ClassVar[DataType]
     DATA_TYPE_INT64: _ClassVar[DataType]
+    DATA_TYPE_UINT8: _ClassVar[DataType]
 
 class Device(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,11 +35,13 @@ class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCOPE_HYPOTHESIS: _ClassVar[Scope]
 TASK_UNSPECIFIED: Task
 TASK_TRANSLATION: Task
+TASK_CAPTION: Task
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
 DATA_TYPE_INT32: DataType
 DATA_TYPE_INT64: DataType
+DATA_TYPE_UINT8: DataType
 DEVICE_UNSPECIFIED: Device
 DEVICE_CPU: Device
 DEVICE_CUDA: Device
@@ -46,7 +50,7 @@ SCOPE_REQUEST: Scope
 SCOPE_HYPOTHESIS: Scope
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity")
+    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity", "image")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +68,7 @@ class Manifest(_message.Message):
     DATA_FIELD_NUMBER: _ClassVar[int]
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_id: str
     version: str
@@ -81,7 +86,8 @@ class Manifest(_message.Message):
     data: Data
     quality: _containers.RepeatedCompositeFieldContainer[Quality]
     parity: ParityReport
-    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ...) -> None: ...
+    image: ImageInput
+    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ..., image: _Optional[_Union[ImageInput, _Mapping]] = ...) -> None: ...
 
 class Paper(_message.Message):
     __slots__ = ("title", "authors", "year", "url")
@@ -94,6 +100,18 @@ class Paper(_message.Message):
     year: int
     url: str
     def __init__(self, title: _Optional[str] = ..., authors: _Optional[str] = ..., year: _Optional[int] = ..., url: _Optional[str] = ...) -> None: ...
+
+class ImageInput(_message.Message):
+    __slots__ = ("height", "width", "grid_height", "grid_width")
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    GRID_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    GRID_WIDTH_FIELD_NUMBER: _ClassVar[int]
+    height: int
+    width: int
+    grid_height: int
+    grid_width: int
+    def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., grid_height: _Optional[int] = ..., grid_width: _Optional[int] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_source_tokens", "max_target_tokens", "max_beam_size")

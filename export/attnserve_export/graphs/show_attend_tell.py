@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encode and step graphs of Show, Attend and Tell in float32: the trunk and the annotations, and the module's own step.
+
+A request's state is its annotations and what the alignment model makes of them, a hypothesis' state h and c. All images have as many
+annotations, so nothing is padded. What depends on the last token alone is looked up in a table, see :class:`TokenTable`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.graphs.spec import (
+    FLOAT32,
+    INT64,
+    UINT8,
+    Graphs,
+    GraphSpec,
+    VariantSpec,
+    score_outputs,
+    scores,
+    tensor,
+)
+from attnserve_export.layers import efficientnet
+from attnserve_export.layers.output import TokenTable
+from attnserve_export.models.show_attend_tell import NUM_CELLS, Annotations, ShowAttendTell
+
+MAX_BEAM = 8
+
+
+class EncodeGraph(nn.Module):
+    """``image`` uint8 (B, 224, 224, 3) -> annotations, alignment keys, and the decoder's first state."""
+
+    def __init__(self, model: ShowAttendTell) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Returns memory (B, L, D), key (B, L, A), hidden and cell (B, n)."""
+        source = self.model.source(self.model.encode(image))
+        return source.memory, source.key, *self.model.initial_state(source.memory)
+
+
+class StepGraph(nn.Module):
+    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i.
+
+    Args:
+        model: the module.
+        candidates: of each row; 0 for none.
+    """
+
+    def __init__(self, model: ShowAttendTell, *, candidates: int) -> None:
+        super().__init__()
+        self.model, self.candidates = model, candidates
+        self.of_token = TokenTable(
+            torch.cat([model.token_gates.weight, model.deep_token.weight]), torch.cat([model.token_gates.bias, model.deep_token.bias])
+        )
+
+    def forward(
+        self, token: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, hidden: Tensor, cell: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Takes memory (R, L, D), key (R, L, A), hidden and cell (S, n); outputs in the order of the spec."""
+        model = self.model
+        if request_of_row is not None:
+            memory, key = memory.index_select(0, request_of_row), key.index_select(0, request_of_row)
+        token_gates, deep_token = self.of_token(model.embedding.weight, token).split(
+            [4 * model.config.d_hidden, model.config.d_embedding], 1
+        )
+        step = model.step(token_gates, hidden, cell, Annotations(memory, key))
+        logits = model.next_logits(model.readout(deep_token, step.hidden, step.context))
+        return (*scores(logits, self.candidates), step.weights, step.hidden, step.cell)
+
+
+def show_attend_tell_states(model: ShowAttendTell, max_source: int, max_target: int) -> list[manifest_pb2.State]:
+    """The declared state: annotations and alignment keys of each request, h and c of each hypothesis."""
+    shared = [
+        manifest_pb2.State(
+            name=name, scope=manifest_pb2.SCOPE_REQUEST, axes=["request", str(NUM_CELLS), str(size)], encode_output=name
+        )
+        for name, size in (("memory", efficientnet.WIDTH), ("key", model.config.d_alignment))
+    ]
+    own = [
+        manifest_pb2.State(
+            name=name,
+            scope=manifest_pb2.SCOPE_HYPOTHESIS,
+            axes=["row", str(model.config.d_hidden)],
+            encode_output=name,
+            step_output=f"next_{name}",
+        )
+        for name in ("hidden", "cell")
+    ]
+    return [*shared, *own]
+
+
+def show_attend_tell_variants(model: ShowAttendTell, states: list[manifest_pb2.State]) -> list[VariantSpec]:
+    """fp32 for the CPU and for CUDA: a step graph for greedy batches, and one with candidates for beams; CUDA has the latter for both.
+
+    All give the attention, which a step needs anyhow.
+    """
+    size = str(efficientnet.IMAGE_SIZE)
+    outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
+    encode = GraphSpec("encode.onnx", EncodeGraph(model), [tensor("image", UINT8, "request", size, size, "3")], outputs)
+    greedy, beam = (_step(model, states, group) for group in (1, MAX_BEAM))
+    return [
+        VariantSpec("fp32", manifest_pb2.DEVICE_CPU, encode, [greedy, beam]),
+        VariantSpec("fp32", manifest_pb2.DEVICE_CUDA, encode, [beam]),
+    ]
+
+
+def _step(model: ShowAttendTell, states: list[manifest_pb2.State], group: int) -> GraphSpec:
+    is_routed = group > 1
+    candidates, first = (2 * group, "request") if is_routed else (0, "row")
+    inputs: list[manifest_pb2.Tensor | None] = [
+        tensor("token", INT64, "row"),
+        tensor("request_of_row", INT64, "row") if is_routed else None,
+        *(tensor(state.name, FLOAT32, first, *state.axes[1:]) for state in states[:2]),
+        *(tensor(state.name, FLOAT32, *state.axes) for state in states[2:]),
+    ]
+    outputs = [
+        *score_outputs(model.config.vocab_size, candidates),
+        tensor("attention", FLOAT32, "row", str(NUM_CELLS)),
+        *(tensor(state.step_output, FLOAT32, *state.axes) for state in states[2:]),
+    ]
+    module = StepGraph(model, candidates=candidates)
+    return GraphSpec(f"step_{group}.onnx", module, inputs, outputs, max_rows_of_request=group, gives_attention=True)
+
+
+def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes the token table's layers apart again: see :class:`StepGraph`."""
+    gates = 4 * stored["state_gates.weight"].shape[1]
+    for kind in ("weight", "bias"):
+        stored[f"token_gates.{kind}"], stored[f"deep_token.{kind}"] = stored[f"of_token.{kind}"].tensor_split([gates])
+    return stored
+
+
+def _attention(model: ShowAttendTell) -> manifest_pb2.AttentionOutput:
+    del model
+    return manifest_pb2.AttentionOutput(
+        output="attention", meaning="alpha_ti of equation 4: where the decoder looks in the image before it writes the word"
+    )
+
+
+GRAPHS = Graphs(
+    paper=manifest_pb2.Paper(
+        title="Show, Attend and Tell: Neural Image Caption Generation with Visual Attention",
+        authors="Xu et al.",
+        year=2015,
+        url="https://arxiv.org/abs/1502.03044",
+    ),
+    states=show_attend_tell_states,
+    variants=show_attend_tell_variants,
+    parts={
+        "encoder": "encoder",
+        "annotation_norm": "encoder",
+        "align_memory": "alignment",
+        "align_state": "alignment",
+        "initial": "recurrence",
+        "of_token": "embedding",
+        "gate": "recurrence",
+        "state_gates": "recurrence",
+        "context_gates": "recurrence",
+        "deep_state": "deep output",
+        "deep_context": "deep output",
+        "output_layer": "output",
+    },
+    restore=_restore,
+    is_bounded=lambda name: name in ("hidden", "next_hidden"),
+    attention=_attention,
+)

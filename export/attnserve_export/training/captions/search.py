@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beam search in PyTorch over a batch of photos, to select by. What is served is searched by the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from attnserve_export.models.show_attend_tell import Annotations, ShowAttendTell
+from attnserve_export.training.data import BEGIN_ID, END_ID
+
+@torch.no_grad()
+def caption_tokens(
+    model: ShowAttendTell, features: Tensor, beam_size: int, *, length_penalty: float = 1.0, max_tokens: int = 30
+) -> list[list[int]]:
+    """The best caption of each photo, without its end symbol; the score is the mean log-probability, by length to a power.
+
+    Args:
+        model: in evaluation mode.
+        features: (B, L, D), of :meth:`ShowAttendTell.features`.
+        beam_size: hypotheses that are followed.
+        length_penalty: the power.
+        max_tokens: what has not ended by then ends there.
+    """
+    source = model.source(model.annotate(features))
+    found = [
+        _search(model, Annotations(memory[None], key[None]), beam_size, length_penalty, max_tokens)
+        for memory, key in zip(source.memory, source.key, strict=True)
+    ]
+    return found
+
+
+def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_penalty: float, max_tokens: int) -> list[int]:
+    hidden, cell = model.initial_state(source.memory)
+    tokens, scores, ended = [[BEGIN_ID]], torch.zeros(1), list[tuple[float, list[int]]]()
+    for length in range(1, max_tokens + 2):
+        rows = Annotations(source.memory.expand(len(tokens), -1, -1), source.key.expand(len(tokens), -1, -1))
+        embedded = model.embed(torch.tensor([[row[-1]] for row in tokens]))[:, 0]
+        step = model.step(model.token_gates(embedded), hidden, cell, rows)
+        logits = model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
+        total = scores[:, None] + logits.log_softmax(-1)
+        best, places = total.flatten().topk(2 * beam_size)
+        parents, following = places // logits.shape[1], places % logits.shape[1]
+        live: list[tuple[float, int, int]] = []
+        for score, parent, token in zip(best.tolist(), parents.tolist(), following.tolist(), strict=True):
+            if token == END_ID or length > max_tokens:
+                ended.append((score / length**length_penalty, tokens[parent][1:]))
+            elif len(live) < beam_size:
+                live.append((score, parent, token))
+            if len(ended) >= beam_size:
+                return max(ended)[1]
+        index = torch.tensor([parent for _, parent, _ in live])
+        hidden, cell = step.hidden[index], step.cell[index]
+        tokens = [[*tokens[parent], token] for _, parent, token in live]
+        scores = torch.tensor([score for score, _, _ in live])
+    return max(ended)[1]
+
+
+@torch.no_grad()
+def greedy_tokens(model: ShowAttendTell, features: Tensor, max_tokens: int = 30) -> list[list[int]]:
+    """The caption of each photo that has the likeliest token at each place, without its end symbol."""
+    source = model.source(model.annotate(features))
+    hidden, cell = model.initial_state(source.memory)
+    token, rows = torch.full((len(features),), BEGIN_ID), list[Tensor]()
+    for _ in range(max_tokens):
+        embedded = model.embed(token[:, None])[:, 0]
+        step = model.step(model.token_gates(embedded), hidden, cell, source)
+        logits = model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
+        token, hidden, cell = logits.argmax(-1), step.hidden, step.cell
+        rows.append(token)
+    return [until_end(row) for row in torch.stack(rows, 1).tolist()]
+
+
+def until_end(tokens: Sequence[int]) -> list[int]:
+    """What stands before the first end symbol."""
+    row = list(tokens)
+    return row[: row.index(END_ID)] if END_ID in row else row

@@ -18,7 +18,7 @@ from attnserve_server import __version__
 from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
 from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.engine.front import Front, FrontConfig
-from attnserve_server.engine.models import ModelRegistry, ServedModel
+from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.engine.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
@@ -26,8 +26,9 @@ from attnserve_server.execution.session import resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
+from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.transport.health import HealthBoard
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.transport.server import GrpcServer, Limits
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +48,7 @@ class App:
         """
         config, engine = self.config, self.config.engine
         device = resolve_device(engine.device)
-        default = config.default_models.translation or repository_defaults(self._repository).translation
-        registry = ModelRegistry(self._load_models(device), default)
+        registry = ModelRegistry(self._load_models(device), self._defaults())
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         metrics.build_info(__version__, _onnxruntime_version())
@@ -64,7 +64,8 @@ class App:
         )
         for model in registry.all():
             metrics.register_model(model.id, model.version)
-        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, config.max_text_chars)
+        limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
+        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, limits)
         self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
@@ -127,6 +128,14 @@ class App:
     @property
     def _repository(self) -> Path:
         return Path(self.config.models) if self.config.models else default_models()
+
+    def _defaults(self) -> dict[int, str]:
+        """The model that an empty id means, by task: the configuration's before the repository's."""
+        own, repository = self.config.default_models, repository_defaults(self._repository)
+        return {
+            TRANSLATION: own.translation or repository.translation,
+            CAPTION: own.caption or repository.caption,
+        }
 
     def _load_models(self, device: str) -> list[ServedModel]:
         engine = self.config.engine

@@ -37,8 +37,8 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     host: Name = "127.0.0.1"
     port: Port = 8001
-    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 4 * 1024 * 1024
-    """Larger requests are refused."""
+    max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 12 * 1024 * 1024
+    """Larger requests are refused; an image file must fit in."""
     max_concurrent_streams: Count = 4096
     """RPCs at a time on one connection; further ones wait in the client."""
     keepalive_seconds: PositiveSeconds = 60.0
@@ -93,6 +93,7 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     """
 
     translation: str = ""
+    caption: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -102,6 +103,10 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Folder of the model repository; empty for the one that comes with attnserve."""
     max_text_chars: Count = 10_000
     """Longer texts are refused before they are tokenized."""
+    max_image_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 10_000_000
+    """Larger image files are refused before they are opened."""
+    max_image_pixels: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 40_000_000
+    """Images of more pixels are refused before they are decoded."""
     drain_seconds: Seconds = 30.0
     """How long a stopping server works on for what it has admitted."""
     log_format: Literal["text", "json"] = "text"

@@ -76,13 +76,42 @@ class Terms(msgspec.Struct, frozen=True):
     """Whose request it is: clients share the engine fairly."""
 
 
+class ImageSource(msgspec.Struct, frozen=True):
+    """An image as an encode graph reads it: uint8 (height, width, 3) row by row, and the cells that attention is over."""
+
+    pixels: bytes
+    num_cells: int
+
+
+Source = list[int] | ImageSource
+"""What a model is asked: token ids, their end symbol included, or an image."""
+
+
 class SequenceRequest(msgspec.Struct):
-    """One request as the engine sees it: source token ids, their end symbol included, options and terms."""
+    """One request as the engine sees it: source token ids, their end symbol included, or an image; options and terms."""
 
     request_id: int
     tokens: list[int]
     options: DecodeOptions = DecodeOptions()
     terms: Terms = Terms()
+    image: ImageSource | None = None
+
+    @classmethod
+    def of(cls, request_id: int, source: Source, options: DecodeOptions, terms: Terms) -> SequenceRequest:
+        """A request for either kind of source."""
+        if isinstance(source, ImageSource):
+            return cls(request_id, [], options, terms, source)
+        return cls(request_id, source, options, terms)
+
+    @property
+    def source(self) -> Source:
+        """The tokens, or the image."""
+        return self.tokens if self.image is None else self.image
+
+    @property
+    def source_length(self) -> int:
+        """What attention is over: tokens, or cells."""
+        return len(self.tokens) if self.image is None else self.image.num_cells
 
 
 class AttentionWeights(msgspec.Struct):

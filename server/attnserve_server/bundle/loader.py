@@ -17,6 +17,7 @@ from attnserve_server.errors import BundleError, ConfigError
 FORMAT_VERSION = 1
 STEP_INPUTS = {"token", "position", "source_length", "request_of_row", "rows_of_request", "place_of_row"}
 STEP_SCORES = {"logits", "log_probs", "top_log_probs"}
+_TASKS = (manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION)
 _ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
 
 
@@ -32,6 +33,14 @@ class Bundle:
     def key(self) -> tuple[str, str]:
         """Model id and version."""
         return self.manifest.model_id, self.manifest.version
+
+    @property
+    def max_encoded(self) -> int:
+        """Sources that one encoder run takes at most, 0 for any number.
+
+        On a CPU two images take twice as long as one, and all others would wait that long.
+        """
+        return 1 if self.manifest.HasField("image") and self.variant.device == manifest_pb2.DEVICE_CPU else 0
 
     def read(self, name: str) -> bytes:
         """A file of the bundle."""
@@ -96,11 +105,15 @@ def _identity_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[st
         problems.append(f"manifest says {manifest.model_id}/{manifest.version}, the folders {folder.parent.name}/{folder.name}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", manifest.model_id) or not manifest.version.isdigit():
         problems.append("model_id must be lower case letters, digits, dots and dashes; version a decimal number")
-    if manifest.task not in (manifest_pb2.TASK_TRANSLATION,):
+    if manifest.task not in _TASKS:
         problems.append(f"task {manifest.task} is not served")
-    for name in ("max_source_tokens", "max_target_tokens", "max_beam_size"):
-        if not getattr(manifest.limits, name):
-            problems.append(f"limits.{name} is missing")
+    reads_image = manifest.task == manifest_pb2.TASK_CAPTION
+    if manifest.HasField("image") != reads_image:
+        problems.append("image: a captioning model has it, and no other")
+    wanted = ["max_target_tokens", "max_beam_size", *([] if reads_image else ["max_source_tokens"])]
+    problems += [f"limits.{name} is missing" for name in wanted if not getattr(manifest.limits, name)]
+    wanted = ["height", "width", "grid_height", "grid_width"] if reads_image else []
+    problems += [f"image.{name} is missing" for name in wanted if not getattr(manifest.image, name)]
     return problems
 
 
@@ -167,6 +180,9 @@ def _most_rows(step: manifest_pb2.StepGraph) -> float:
 def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Variant) -> list[str]:
     problems = []
     where = f"variant {variant.name}"
+    inputs = {tensor.name for tensor in variant.encode.inputs}
+    known = {"image"} if manifest.HasField("image") else {"source", "source_length"}
+    problems += [f"{where}: encode has the unknown input {name}" for name in sorted(inputs - known)]
     encoded = {tensor.name for tensor in variant.encode.outputs}
     missing = {state.encode_output for state in manifest.states} - encoded - {""}
     problems += [f"{where}: encode gives no {name}" for name in sorted(missing)]

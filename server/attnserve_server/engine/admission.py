@@ -72,7 +72,7 @@ class Admission:
 
     def answered(self, job: Job, answer: RequestFinished) -> None:
         """Takes the times of an answer."""
-        service_s, num_source = answer.finished_at - answer.admitted_at, len(job.request.tokens)
+        service_s, num_source = answer.finished_at - answer.admitted_at, job.request.source_length
         self._estimator.answered(job.cost, service_s, answer.num_steps, num_source)
 
     def settle(self) -> int:
@@ -81,7 +81,7 @@ class Admission:
         return len(self._queue)
 
     def _service_s(self, job: Job) -> float:
-        return self._estimator.service_s(job.request.options.max_tokens, len(job.request.tokens))
+        return self._estimator.service_s(job.request.options.max_tokens, job.request.source_length)
 
     def _overloaded(self, client: str) -> Overloaded:
         num_own, num_all = self._queue.num_waiting(client), len(self._queue)

@@ -61,7 +61,7 @@ class RunningBatch:
             now: when, by the engine's clock.
             aligned: ids of requests whose attention is kept though they did not ask for it.
         """
-        encoded = self._runner.encode([request.tokens for request in requests])
+        encoded = self._runner.encode([request.source for request in requests])
         slots, rows = [], []
         num_sequences = len(self.sequences) + len(requests)
         for request in requests:
@@ -74,7 +74,7 @@ class RunningBatch:
             sequence.slot = _take(self._free_slots, self._slots, sequence)
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
-            self._source_lengths[sequence.slot] = len(request.tokens)
+            self._source_lengths[sequence.slot] = request.source_length
             self._plain.begin(sequence, num_sequences)
             self.sequences[request.request_id] = sequence
             slots.append(sequence.slot)
@@ -162,7 +162,7 @@ class RunningBatch:
         """For each unknown symbol from index ``start`` on: its index from there, and the source token that it attended to most."""
         num_source = len(sequence.request.tokens) - 1  # the end symbol stands for no characters
         unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
-        if not unknown or not num_source or not sequence.keeps_attention:
+        if not unknown or num_source < 1 or not sequence.keeps_attention:
             return {}
         return {index: int(self._mean(path.attention[start + index])[:num_source].argmax()) for index in unknown}
 
@@ -245,7 +245,7 @@ class RunningBatch:
     def _note_attention(self, sequence: Decoding, outputs: StepOutputs) -> None:
         if outputs.attention is None:
             return
-        num_source = len(sequence.request.tokens)
+        num_source = sequence.request.source_length
         keeps_all = sequence.request.options.attention == AttentionDetail.ALL
         for row, path in zip(sequence.rows, sequence.search.live, strict=True):
             weights = outputs.attention[row, ..., :num_source]

@@ -7,6 +7,7 @@ is approximate. The terms of a request are not in it: they shape when it is answ
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from cachetools import LRUCache
 from attnserve_server.engine.job import Job
 from attnserve_server.engine.models import ServedModel
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.request import DecodeOptions, Hypothesis, Terms
+from attnserve_server.request import DecodeOptions, Hypothesis, Source, Terms
 
 LARGEST_SHARE = 8
 """An answer that takes more than this part of the cache is not kept: it would push out too many others."""
@@ -72,12 +73,13 @@ class Sharing:
         self._cache, self._max_tickets, self._metrics = ResponseCache(max_bytes), max_tickets, metrics
         self._under_way: dict[bytes, Job] = {}
 
-    def key(self, model: ServedModel, tokens: list[int], options: DecodeOptions) -> bytes | None:
+    def key(self, model: ServedModel, source: Source, options: DecodeOptions) -> bytes | None:
         """What shapes the answer; None where nothing is shared."""
         if not self._cache.max_bytes or (options.sampling is not None and options.sampling.is_drawn):
             return None
-        parts: tuple[Any, ...] = (model.id, model.version, model.variant, tokens, options)
-        return _ENCODER.encode(parts)
+        parts: tuple[Any, ...] = (model.id, model.version, model.variant, source, options)
+        key = _ENCODER.encode(parts)
+        return key if isinstance(source, list) else hashlib.sha256(key).digest()  # pixels are many
 
     def answer(self, model: ServedModel, key: bytes | None) -> list[Hypothesis] | None:
         """The answer, if it is known."""

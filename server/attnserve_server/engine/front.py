@@ -20,7 +20,7 @@ from attnserve_server.engine.admission import Admission
 from attnserve_server.engine.cache import Sharing
 from attnserve_server.engine.job import Job
 from attnserve_server.engine.messages import Progress
-from attnserve_server.engine.models import ModelRegistry, ServedModel
+from attnserve_server.engine.models import TRANSLATION, ModelRegistry, ServedModel
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.engine.ticket import Ticket
 from attnserve_server.engine.workers import Listener, Workers, WorkersConfig
@@ -32,6 +32,7 @@ from attnserve_server.request import (
     RequestFailed,
     RequestFinished,
     SequenceRequest,
+    Source,
     Terms,
     TokensProduced,
 )
@@ -98,30 +99,30 @@ class Front:
         """All models and versions."""
         return self._registry.all()
 
-    def resolve(self, model: str, version: str) -> ServedModel:
+    def resolve(self, model: str, version: str, task: int = TRANSLATION) -> ServedModel:
         """See :meth:`ModelRegistry.resolve`."""
-        return self._registry.resolve(model, version)
+        return self._registry.resolve(model, version, task)
 
-    def submit(self, model: ServedModel, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: ServedModel, source: Source, options: DecodeOptions, terms: Terms) -> Ticket:
         """Takes a request, or refuses it at once.
 
         Args:
             model: from :meth:`resolve`.
-            tokens: source tokens with their end symbol.
+            source: tokens with their end symbol, or an image.
             options: validated options.
             terms: deadline, streaming, priority and whose request it is.
 
         Raises:
             SequenceTooLong, Overloaded, DeadlineUnreachable, ShuttingDown, ModelNotReady: see ``errors``.
         """
-        now, key = time.monotonic(), self._sharing.key(model, tokens, options)
+        now, key = time.monotonic(), self._sharing.key(model, source, options)
         job: Job | None = None
         try:
-            self._check(model, tokens)
+            self._check(model, source)
             known = self._sharing.answer(model, key)
             if known is None:
                 job = self._sharing.job_for(key, terms) or self._queue(
-                    model, SequenceRequest(next(self._ids), tokens, options, terms), key
+                    model, SequenceRequest.of(next(self._ids), source, options, terms), key
                 )
         except errors.ServiceError as error:
             self._metrics.request_rejected(model.id, model.version, error.reason.lower())
@@ -134,12 +135,12 @@ class Front:
             _answer_from_cache(ticket, known)
         return ticket
 
-    def _check(self, model: ServedModel, tokens: list[int]) -> None:
+    def _check(self, model: ServedModel, source: Source) -> None:
         if self.is_draining:
             raise errors.ShuttingDown("the server is shutting down")
-        if len(tokens) - 1 > model.max_source_tokens:
+        if isinstance(source, list) and len(source) - 1 > model.max_source_tokens:
             raise errors.SequenceTooLong(
-                f"the text has {len(tokens) - 1} pieces; {model.id} takes {model.max_source_tokens}", field="text"
+                f"the text has {len(source) - 1} pieces; {model.id} takes {model.max_source_tokens}", field="text"
             )
 
     def _queue(self, model: ServedModel, request: SequenceRequest, key: bytes | None) -> Job:

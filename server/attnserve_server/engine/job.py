@@ -50,7 +50,7 @@ class Job:
     @property
     def cost(self) -> float:
         """What it takes to serve it, in rows times source tokens: translations are about as long as what they translate."""
-        return self.num_rows * len(self.request.tokens)
+        return self.num_rows * self.request.source_length
 
     def attach(self, ticket: Ticket) -> None:
         """One more waits for it, and gets at once what was delivered already."""
@@ -93,7 +93,7 @@ class Job:
             encode_s=answer.encode_s,
             decode_s=max(0.0, answer.finished_at - answer.admitted_at - answer.encode_s),
             time_to_first_token_s=max(0.0, answer.first_token_at - self.queued_at),
-            num_source_tokens=len(self.request.tokens),
+            num_source_tokens=self.request.source_length,
             num_generated_tokens=len(answer.hypotheses[0].tokens),
             inter_token_s=[after - before for before, after in itertools.pairwise(self.delivered_at)],
         )

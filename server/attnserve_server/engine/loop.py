@@ -167,7 +167,7 @@ class EngineLoop:
         self._scheduler.add(self._waiting(request), is_first=True)
 
     def _waiting(self, request: SequenceRequest) -> Waiting:
-        return Waiting(request.request_id, request.options.num_rows, len(request.tokens), request.terms.deadline, self._clock())
+        return Waiting(request.request_id, request.options.num_rows, request.source_length, request.terms.deadline, self._clock())
 
     def _step(self, ids: list[int]) -> None:
         try:

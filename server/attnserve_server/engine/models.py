@@ -4,12 +4,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import ConfigError, ModelNotFound
+from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.translation import TranslationTask
 
+TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
+_TASKS = {TRANSLATION: TranslationTask, CAPTION: CaptionTask}
 _SCORES = {"logits", "log_probs"}
 
 
@@ -30,7 +35,7 @@ class ServedModel:
         self.max_beam_size = min(max_beam_size, limits.max_beam_size)
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
-        self.translator = TranslationTask(bundle)
+        self.task: TranslationTask | CaptionTask = _TASKS[bundle.manifest.task](bundle)
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""
@@ -66,36 +71,48 @@ class ModelRegistry:
 
     Args:
         models: the entries.
-        default: id of the model that an empty id means; "" for the only one, or the first by name.
+        defaults: of a task: id of the model that an empty id means; the only one, or the first by name, where there is none.
 
     Raises:
-        ConfigError: ``default`` is not among them.
+        ConfigError: a default is not among the models of its task.
     """
 
-    def __init__(self, models: list[ServedModel], default: str) -> None:
+    def __init__(self, models: list[ServedModel], defaults: Mapping[int, str]) -> None:
         self._models = models
         self._versions: dict[str, dict[str, ServedModel]] = {}
+        of_task: dict[int, set[str]] = {}
         for model in models:
             self._versions.setdefault(model.id, {})[model.version] = model
-        self._default = default or sorted(self._versions)[0]
-        if self._default not in self._versions:
-            known = ", ".join(sorted(self._versions))
-            raise ConfigError(f"default_models.translation: {default!r} is not served; there are {known}")
+            of_task.setdefault(model.manifest.task, set()).add(model.id)
+        self._defaults = {task: min(ids) for task, ids in of_task.items()}
+        for task, default in defaults.items():
+            if default and default not in of_task.get(task, ()):
+                known = ", ".join(sorted(of_task.get(task, ()))) or "none"
+                raise ConfigError(f"default_models.{_name(task)}: {default!r} is not served; there are {known}")
+            if default:
+                self._defaults[task] = default
 
     def all(self) -> list[ServedModel]:
         """Every entry, in the workers' order."""
         return list(self._models)
 
-    def resolve(self, model: str, version: str) -> ServedModel:
-        """The entry for an id ("" for the default) and a version ("" for the newest).
+    def resolve(self, model: str, version: str, task: int = TRANSLATION) -> ServedModel:
+        """The entry for an id ("" for the default of a task) and a version ("" for the newest).
 
         Raises:
-            ModelNotFound: no such id, or no such version of it.
+            ModelNotFound: no such id, no such version of it, or no model at all for the task.
         """
-        versions = self._versions.get(model or self._default)
+        wanted = model or self._defaults.get(task, "")
+        if not wanted:
+            raise ModelNotFound(f"no model for {_name(task)} is served", field="model")
+        versions = self._versions.get(wanted)
         if versions is None:
-            raise ModelNotFound(f"no model {model!r}; there are {', '.join(sorted(self._versions))}", field="model")
+            raise ModelNotFound(f"no model {wanted!r}; there are {', '.join(sorted(self._versions))}", field="model")
         found = versions.get(version) if version else versions[max(versions, key=int)]
         if found is None:
-            raise ModelNotFound(f"no version {version!r} of {model!r}; there are {', '.join(sorted(versions))}", field="version")
+            raise ModelNotFound(f"no version {version!r} of {wanted!r}; there are {', '.join(sorted(versions))}", field="version")
         return found
+
+
+def _name(task: int) -> str:
+    return manifest_pb2.Task.Name(cast(Any, task)).removeprefix("TASK_").lower()

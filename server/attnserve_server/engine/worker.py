@@ -102,11 +102,12 @@ class Worker:
                 self._is_stopping = True
 
     def _configure(self, message: Configure) -> None:
-        config = SchedulerConfig(message.num_slots, message.admit_wait_s)
         try:
             for index, model in enumerate(message.models):
                 started = time.monotonic()
-                engine = EngineLoop(load_bundle(Path(model.folder), model.device, model.variant), config, time.monotonic)
+                bundle = load_bundle(Path(model.folder), model.device, model.variant)
+                config = SchedulerConfig(message.num_slots, message.admit_wait_s, max_encoded=bundle.max_encoded)
+                engine = EngineLoop(bundle, config, time.monotonic)
                 engine.start()
                 self._engines.append(engine)
                 self._pending.append([])

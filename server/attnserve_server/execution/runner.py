@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy.typing as npt
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.execution.memory import Array, Encoded, Memory, State, StepSession
 from attnserve_server.execution.session import NUMPY_TYPES
+from attnserve_server.request import ImageSource, Source
 
 log = logging.getLogger(__name__)
 Integers = Sequence[int] | npt.NDArray[np.integer]
@@ -128,19 +129,36 @@ class IterativeRunner:
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]
                 self._run(step, StepInputs([end] * rows, [0] * rows, of_row, members, [1] * requests, False))
-        for count, length in self._memory.warm_sources():
-            self.encode([[end] * length] * count)
+        for sources in self._made_up_sources():
+            self.encode(sources)
         self._is_warm = True
         log.info("warm-up of %s took %.2f s", self.bundle.manifest.model_id, time.monotonic() - started)
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> Encoded:
-        """Runs the encoder on a group of sources (token lists with their end symbol); for ``state.insert``, before the next run."""
-        lengths = np.array([len(source) for source in sources])
-        source = np.full((len(sources), self._memory.source_size(int(lengths.max()))), self.bundle.manifest.vocabulary.pad_id)
-        for row, tokens in zip(source, sources, strict=True):
-            row[: len(tokens)] = tokens
-        feeds = {"source": source, "source_length": lengths}
+    def encode(self, sources: Sequence[Source]) -> Encoded:
+        """Runs the encoder on a group of sources, all of one kind; for ``state.insert``, before the next run."""
+        feeds = self._image_feeds(sources) if "image" in self._encode_inputs else self._token_feeds(sources)
         return self._memory.encode({name: feeds[name].astype(dtype, copy=False) for name, dtype in self._encode_inputs.items()})
+
+    def _token_feeds(self, sources: Sequence[Source]) -> dict[str, Array]:
+        texts = [source for source in sources if isinstance(source, list)]
+        lengths = np.array([len(source) for source in texts])
+        source = np.full((len(texts), self._memory.source_size(int(lengths.max()))), self.bundle.manifest.vocabulary.pad_id)
+        for row, tokens in zip(source, texts, strict=True):
+            row[: len(tokens)] = tokens
+        return {"source": source, "source_length": lengths}
+
+    def _image_feeds(self, sources: Sequence[Source]) -> dict[str, Array]:
+        shape, pixels = self.bundle.manifest.image, [source.pixels for source in sources if isinstance(source, ImageSource)]
+        return {"image": np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), shape.height, shape.width, 3)}
+
+    def _made_up_sources(self) -> Iterator[list[Source]]:
+        """Groups to warm the encoder up with."""
+        image, end = self.bundle.manifest.image, self.bundle.manifest.vocabulary.end_id
+        if "image" in self._encode_inputs:
+            cells = ImageSource(bytes(3 * image.height * image.width), image.grid_height * image.grid_width)
+            yield from ([cells] * count for count in range(1, (self.bundle.max_encoded or 4) + 1))
+        else:
+            yield from ([[end] * length] * count for count, length in self._memory.warm_sources())
 
     def step(self, inputs: StepInputs) -> StepOutputs:
         """One decode step of all live rows; the state has advanced when it returns.

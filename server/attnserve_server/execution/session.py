@@ -20,6 +20,7 @@ NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
     manifest_pb2.DATA_TYPE_FLOAT16: np.dtype(np.float16),
     manifest_pb2.DATA_TYPE_INT32: np.dtype(np.int32),
     manifest_pb2.DATA_TYPE_INT64: np.dtype(np.int64),
+    manifest_pb2.DATA_TYPE_UINT8: np.dtype(np.uint8),
 }
 
 

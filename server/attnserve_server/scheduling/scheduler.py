@@ -23,12 +23,14 @@ class SchedulerConfig:
         admit_wait_s: how long an admissible request may wait for company while others decode.
         busy_share: a group is large enough at one request plus this share of the live rows.
         max_encode_tokens: source tokens that one encoder run may take while others decode, so that they are not starved.
+        max_encoded: sources that it may take at all, 0 for any number.
     """
 
     num_slots: int
     admit_wait_s: float = 0.002
     busy_share: float = 0.125
     max_encode_tokens: int = 1024
+    max_encoded: int = 0
 
 
 @dataclass(slots=True)
@@ -134,6 +136,8 @@ class Scheduler:
                 break
             group.append(each)
             rows += each.num_rows
+            if len(group) == self.config.max_encoded:
+                break
         if not group or not self._is_worth_it(group, now):
             return
         for each in group:
@@ -143,6 +147,6 @@ class Scheduler:
         self._num_rows = rows
 
     def _is_worth_it(self, group: list[Waiting], now: float) -> bool:
-        if len(group) >= 1 + self.config.busy_share * self._num_rows:
+        if len(group) == self.config.max_encoded or len(group) >= 1 + self.config.busy_share * self._num_rows:
             return True
         return now - max(group[0].queued_at, self._freed_at) >= self.config.admit_wait_s

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, decoding_pb2, model_pb2, translation_pb2
 from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis, RequestFinished
 from attnserve_server.transport import joining
-from attnserve_server.transport.interface import ServedModel, Span
+from attnserve_server.transport.interface import Picture, ServedModel, Span
 from attnserve_server.transport.joining import Part
 
 _FINISH_REASON = {
@@ -27,7 +27,7 @@ _WEIGHTS_TAG = bytes([decoding_pb2.Attention.WEIGHTS_FIELD_NUMBER << 3 | 2])
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """One translation that the front has taken: what is needed to make its answer.
+    """One request that the front has taken: what is needed to make its answer.
 
     It has one part for each sentence where the text was split; all have these options, but for the prefix and the seed.
     """
@@ -68,6 +68,33 @@ def translate_response(admitted: Admitted, finished: Sequence[RequestFinished]) 
         version=model.version,
         timings=admitted.timings(joining.whole(finished)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class NoText:
+    """In a part's place of a source text, where the source is an image."""
+
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[Span] = field(default_factory=list)
+
+
+def caption_response(admitted: Admitted, finished: RequestFinished, picture: Picture) -> caption_pb2.CaptionResponse:
+    """Returns the whole answer, best hypothesis first; the one part of ``admitted`` has no text."""
+    model, image = admitted.model, admitted.model.manifest.image
+    return caption_pb2.CaptionResponse(
+        hypotheses=[_hypothesis([each], admitted) for each in finished.hypotheses],
+        grid=caption_pb2.ImageGrid(
+            rows=image.grid_height, columns=image.grid_width, image_width=picture.width, image_height=picture.height
+        ),
+        model=model.id,
+        version=model.version,
+        timings=admitted.timings(finished),
+    )
+
+
+def caption_delta(text: str, pieces: Sequence[Span]) -> caption_pb2.CaptionStreamResponse:
+    """Returns the message for what a renderer gave."""
+    return caption_pb2.CaptionStreamResponse(delta=caption_pb2.CaptionDelta(text=text, pieces=_pieces(pieces)))
 
 
 class Deltas:
@@ -111,7 +138,7 @@ def _hypothesis(hypotheses: Sequence[Hypothesis], admitted: Admitted) -> decodin
     """Returns the message of one hypothesis, given as one for each part."""
     text, pieces, first_source = "", list[decoding_pb2.Piece](), 0
     for part, hypothesis in zip(admitted.parts, hypotheses, strict=True):
-        rendered, spans = admitted.model.translator.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+        rendered, spans = admitted.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
         text += part.gap
         pieces += _pieces(spans, len(text), first_source)
         text += rendered

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.request import DecodeOptions, RequestFinished, Terms, TokensProduced
+from attnserve_server.request import DecodeOptions, ImageSource, RequestFinished, Terms, TokensProduced
 
 
 class Span(Protocol):
@@ -96,16 +96,8 @@ class StreamRenderer(Protocol):
         ...
 
 
-class TranslationTask(Protocol):
-    """The text side of a translation model. Its methods are pure and may be called from any thread."""
-
-    def split(self, text: str) -> Sequence[Sentence]:
-        """Returns the sentences of a source text: itself where there are no two."""
-        ...
-
-    def encode(self, text: str) -> Source:
-        """Tokenizes a source text."""
-        ...
+class TextTask(Protocol):
+    """The text that a model writes. Its methods are pure and may be called from any thread."""
 
     def encode_prefix(self, text: str) -> Prefix:
         """Tokenizes what an answer must begin with."""
@@ -122,6 +114,49 @@ class TranslationTask(Protocol):
 
     def stream(self, source: Sequence[Any] = ()) -> StreamRenderer:
         """Returns a renderer for one streamed answer to a source."""
+        ...
+
+
+class TranslationTask(TextTask, Protocol):
+    """Both sides of a translation model."""
+
+    def split(self, text: str) -> Sequence[Sentence]:
+        """Returns the sentences of a source text: itself where there are no two."""
+        ...
+
+    def encode(self, text: str) -> Source:
+        """Tokenizes a source text."""
+        ...
+
+
+class Picture(Protocol):
+    """An image that was decoded."""
+
+    @property
+    def source(self) -> ImageSource:
+        """It as the model reads it."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Pixels, as it is seen."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Pixels, as it is seen."""
+        ...
+
+
+class CaptionTask(TextTask, Protocol):
+    """Both sides of a captioning model."""
+
+    def read(self, data: bytes, limits: Any) -> Picture:
+        """Decodes an image file.
+
+        Raises:
+            InvalidRequest: it is beyond the limits, or none that can be decoded.
+        """
         ...
 
 
@@ -179,8 +214,8 @@ class ServedModel(Protocol):
         ...
 
     @property
-    def translator(self) -> TranslationTask:
-        """Its tokenizer and renderer."""
+    def task(self) -> Any:
+        """What it adds around the engine: a :class:`TranslationTask` or :class:`CaptionTask`, as its manifest says."""
         ...
 
 
@@ -224,15 +259,15 @@ class Front(Protocol[ModelT]):
         """Returns all models and versions, in any order."""
         ...
 
-    def resolve(self, model: str, version: str) -> ModelT:
-        """Returns the model; an empty id means the default or only one, an empty version the newest.
+    def resolve(self, model: str, version: str, task: int = ...) -> ModelT:
+        """Returns the model; an empty id means the default or only one of a task, an empty version the newest.
 
         Raises:
             ModelNotFound: there is none.
         """
         ...
 
-    def submit(self, model: ModelT, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: ModelT, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> Ticket:
         """Takes a request.
 
         Raises:

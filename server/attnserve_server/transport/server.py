@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -11,21 +12,32 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection
 
-from attnserve.v1 import model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.health import HealthBoard, HealthServicer
 from attnserve_server.transport.interface import AnyFront, RequestRecorder
+from attnserve_server.transport.offload import Offload
 from attnserve_server.transport.rpc import service_handler
+from attnserve_server.transport.servicers.captions import CaptionServicer
 from attnserve_server.transport.servicers.models import ModelServicer
 from attnserve_server.transport.servicers.translation import TranslationServicer
 from attnserve_server.transport.tokenizing import Tokenizing
 
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
+CAPTION = caption_pb2.DESCRIPTOR.services_by_name["CaptionService"]
 MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may have at most: characters of text, and what the models' ``read`` takes as limits of an image file."""
+
+    max_text_chars: int
+    image: Any
 
 
 class GrpcServer:
@@ -36,15 +48,15 @@ class GrpcServer:
         recorder: counts the RPCs.
         board: the states that ``grpc.health.v1`` shows.
         config: where it listens, and its limits.
-        max_text_chars: longer texts are refused.
+        limits: of what a request may have.
     """
 
     def __init__(
-        self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, max_text_chars: int
+        self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, limits: Limits
     ) -> None:
         self._config, self._front, self._recorder, self._board = config, front, recorder, board
-        self._max_text_chars = max_text_chars
-        self._tokenizing = Tokenizing()
+        self._limits = limits
+        self._tokenizing, self._decoding = Tokenizing(), Offload("decoder", "images")
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -56,7 +68,7 @@ class GrpcServer:
         server = grpc.aio.server(options=_options(self._config))
         server.add_generic_rpc_handlers(self._handlers())
         if self._config.reflection:
-            names = [service.full_name for service in (TRANSLATION, MODEL, HEALTH)]
+            names = [service.full_name for service in (TRANSLATION, CAPTION, MODEL, HEALTH)]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         address = _address(self._config.host, self._config.port)
         try:
@@ -74,11 +86,14 @@ class GrpcServer:
         if self._server is not None:
             await self._server.stop(grace_s)
         self._tokenizing.close()
+        self._decoding.close()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        translation = TranslationServicer(self._front, self._tokenizing, self._max_text_chars)
+        translation = TranslationServicer(self._front, self._tokenizing, self._limits.max_text_chars)
+        captions = CaptionServicer(self._front, self._decoding, self._limits.image, self._limits.max_text_chars)
         return (
             self._handler(TRANSLATION, translation, self._recorder),
+            self._handler(CAPTION, captions, self._recorder),
             self._handler(MODEL, ModelServicer(self._front), self._recorder),
             self._handler(HEALTH, HealthServicer(self._board), None),
         )

@@ -60,7 +60,7 @@ class TranslationServicer:
             deltas = Deltas()
             for part, ticket in zip(admitted.parts, tickets, strict=True):
                 deltas.begin(part)
-                renderer = admitted.model.translator.stream(part.source.pieces)
+                renderer = admitted.model.task.stream(part.source.pieces)
                 async for event in ticket.deltas():
                     text, pieces = renderer.push(event.tokens, event.copied_from)
                     if text or pieces:
@@ -74,7 +74,7 @@ class TranslationServicer:
             results.cancel()
 
     def _check(self, request: AnyRequest, call: Call) -> _Checked:
-        model: ServedModel = self._front.resolve(request.model, request.version)
+        model: ServedModel = self._front.resolve(request.model, request.version, manifest_pb2.TASK_TRANSLATION)
         call.model = model
         if model.manifest.task != manifest_pb2.TASK_TRANSLATION:
             raise InvalidRequest(f"the model {model.id} does not translate", field="model")
@@ -85,7 +85,7 @@ class TranslationServicer:
     async def _submit(self, request: AnyRequest, call: Call, is_streamed: bool) -> tuple[Admitted, list[Ticket]]:
         checked = self._check(request, call)
         model, options, asked = checked.model, checked.options, request.options.prefix
-        read = functools.partial(_read, model.translator, request.text, asked, request.split_sentences)
+        read = functools.partial(_read, model.task, request.text, asked, request.split_sentences)
         parts, prefix = await self._tokenizing.run(len(request.text) + len(asked), read)
         if prefix is not None:
             options = convert.with_prefix(options, prefix, model)

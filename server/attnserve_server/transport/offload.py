@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work beside the event loop: a few threads, and a bounded number of those who wait for one. Must not import grpc."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from attnserve_server.errors import Overloaded
+
+T = TypeVar("T")
+
+MAX_PENDING = 64
+"""That may wait for a thread or have one; more are refused, for no queue grows without bound."""
+
+_NUM_THREADS = 2
+_RETRY_S = 0.1
+
+
+class Offload:
+    """Runs what would hold up the event loop. Its threads start with the first work.
+
+    Args:
+        name: of its threads.
+        what: is too many, in the plural, when it refuses.
+    """
+
+    def __init__(self, name: str, what: str) -> None:
+        self._what = what
+        self._threads = ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix=name)
+        self._places = threading.BoundedSemaphore(MAX_PENDING)
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Returns what ``work`` returns.
+
+        Raises:
+            Overloaded: too much waits.
+        """
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(f"too many {self._what} at once; try again", retry_after_s=_RETRY_S)
+        future = self._threads.submit(work)
+        future.add_done_callback(lambda _: self._places.release())  # also where the client left before its turn
+        return await asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        """Drops what waits, and lets the threads end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a bundle: graphs whose weights stand once in ``weights.bin``, the other files, and the manifest that lists them all.
 
-A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the graph;
-one that is an integer of 8 bits times a scale of its channel is stored as these two (:mod:`attnserve_export.eight_bits`). Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
+A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the
+graph; one that is an integer of 8 bits times a scale of its channel is stored as these two (``eight_bits.py``), behind a Cast and a
+Mul. Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
 
+
 def stored_model(recipe: AnyRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
     """The module with its weights as the bundle stores them: rounded to so many bits. Its buffers are its own.
 

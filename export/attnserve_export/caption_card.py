@@ -19,12 +19,13 @@ def caption_card(
     lines = [
         f"# {name}, version {manifest.version}",
         "",
-        f"{manifest.description} After [{paper.title}]({paper.url}) ({paper.authors} {paper.year}), with {recipe.model['attention']} "
-        "attention, the gate beta and the doubly stochastic penalty.",
+        f"{manifest.description} After [{paper.title}]({paper.url}) ({paper.authors} {paper.year}), with "
+        f"{recipe.model['attention']} attention, the gate beta and the doubly stochastic penalty.",
         "",
-        f"- Image: EfficientNet-Lite0 (ImageNet, not trained further) reads {image.height} × {image.width} pixels; attention is over "
-        f"the {image.grid_height} × {image.grid_width} cells of its last grid. A photo of any shape is scaled to a square.",
-        f"- Sizes: {', '.join(f'{key} {value}' for key, value in recipe.model.items())}; {summary['parameters']:,} parameters, "
+        f"- Image: EfficientNet-Lite0 (ImageNet, not trained further) reads {image.height} × {image.width} pixels; attention is "
+        f"over the {image.grid_height} × {image.grid_width} cells of its last grid. A photo of any shape is scaled to a square.",
+        f"- Sizes: {', '.join(f'{key} {value}' for key, value in recipe.model.items())}; "
+        f"{summary['parameters']:,} parameters, "
         f"{summary['learned_parameters']:,} of them trained.",
         f"- Vocabulary: the {manifest.vocabulary.size:,} most frequent words of its training captions, in lower case.",
         f"- Limits: {limits.max_target_tokens} words, beams of {limits.max_beam_size}.",
@@ -32,16 +33,18 @@ def caption_card(
         "",
         "## Training",
         "",
-        f"`attnserve train {name} --data DIR` (seed {recipe.seed}), one core: {summary['epochs']} epochs, {summary['updates']:,} "
-        f"updates, {summary['train_seconds'] / 60:.0f} minutes, from features that are computed once of {recipe.data.views} views of "
-        f"each photo. {recipe.data.held_back} of the 6,000 training photos are held back to select by: BLEU-4 there, beams of "
+        f"`attnserve train {name} --data DIR` (seed {recipe.seed}), one core: {summary['epochs']} epochs, "
+        f"{summary['updates']:,} updates, {summary['train_seconds'] / 60:.0f} minutes, from features that are computed once of "
+        f"{recipe.data.views} views of each photo (but for two they are cut, blurred, recoloured or compressed anew, at random). "
+        f"{recipe.data.held_back} of the 6,000 training photos are held back to select by: BLEU-4 there, beams of "
         f"{summary['beam_size']}, by epoch: {summary['held_back_bleu_4_by_epoch']}; epoch {summary['kept_epoch']} was kept.",
         "",
         "| epoch | training loss | loss, held back | BLEU-4, held back, greedy |",
         "| --- | --- | --- | --- |",
         *(_epoch(line) for line in summary["log"]),
         "",
-        "Losses are nats a word. Texts of other data sets played no part: many photos and captions of Multi30K are those of Flickr8k.",
+        "Losses are nats a word. Texts of other data sets played no part: many photos and captions of Multi30K are those of "
+        "Flickr8k.",
         "",
         "## Quality",
         "",
@@ -54,10 +57,10 @@ def caption_card(
         "",
         "## Use, limits, terms",
         "",
-        "Trained on 6,000 photos of people and dogs, mostly outdoors, and on nothing else: it describes such photos, and sees people and "
-        "dogs in anything else. It counts badly, guesses colours, mixes up what people do with what is near them, and says "
-        '"man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and reads no writing. Its maps '
-        "show which cells it read, which is not the same as why it said a word.",
+        "Trained on 6,000 photos of people and dogs, mostly outdoors, and on nothing else: it describes such photos, and sees "
+        "people and dogs in anything else. It counts badly, guesses colours, mixes up what people do with what is near them, and says "
+        '"man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and reads no writing. Its '
+        "maps show which cells it read, which is not the same as why it said a word.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]

@@ -24,7 +24,8 @@ def rounded(weights: npt.NDArray[Any], axis: int = 0) -> Weights:
     """The nearest weights that are integers from -127 to 127 times one scale for each index of ``axis``."""
     array = np.asarray(weights, np.float32)
     scales = _scales(array, axis)
-    return (np.clip(np.rint(array / scales), -LEVELS, LEVELS) * scales).astype(np.float32)
+    result: Weights = (np.clip(np.rint(array / scales), -LEVELS, LEVELS) * scales).astype(np.float32)
+    return result
 
 
 def split(weights: Weights) -> tuple[Integers, Scales] | None:
@@ -45,4 +46,5 @@ def _scales(array: Weights, axis: int) -> Scales:
     exact = np.maximum(np.abs(array).max(others, keepdims=True) / np.float32(LEVELS), np.float32(1e-30)).astype(np.float32)
     bits = exact.view(np.uint32)
     mask = np.uint32((1 << _SPARE_BITS) - 1)
-    return ((bits + mask) & ~mask).view(np.float32)
+    scales: Scales = ((bits + mask) & ~mask).view(np.float32)
+    return scales

@@ -175,7 +175,9 @@ def recipe_from(content: dict[str, Any]) -> AnyRecipe:
     Raises:
         msgspec.ValidationError: a key is missing, unknown or of the wrong type.
     """
-    return msgspec.convert(content, CaptionRecipe if content.get("task") == "caption" else Recipe)
+    if content.get("task") == "caption":
+        return msgspec.convert(content, CaptionRecipe)
+    return msgspec.convert(content, Recipe)
 
 
 def load_recipe(name_or_path: str) -> AnyRecipe:

@@ -11,12 +11,13 @@ import msgspec
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_manifest
 from attnserve_export.exporter import ExportError
-from attnserve_export.model_card import model_card
 from attnserve_export.parity import EXACT
+from attnserve_export.tasks import task_of
 from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 
 MAX_LOSS = 0.3
-"""Of a variant of lower precision against fp32, in bleu_lc."""
+"""Of a variant of lower precision against fp32, in the first of these."""
+TRANSLATION_METRICS, CAPTION_METRICS = ("bleu_lc", "bleu", "chrf"), ("bleu_4", "bleu_1")
 ALIGNMENT = "alignment"
 """Where the summary of a training keeps which layers and heads align best."""
 
@@ -47,6 +48,21 @@ class _Translation(_Evaluation, frozen=True, tag="translation"):
     seconds: float
     tokens: int
     sentences: int
+
+
+class _Caption(_Evaluation, frozen=True, tag="caption"):
+    """Of `attnserve evaluate caption`; another decode option than these is unknown here, and refused."""
+
+    model: str
+    variant: str
+    beam_size: int | None
+    length_penalty: float | None
+    bleu_1: float
+    bleu_4: float
+    signature: str
+    seconds: float
+    tokens: int
+    photos: int
 
 
 class _ScoresByLength(msgspec.Struct, frozen=True):
@@ -97,7 +113,7 @@ def record(folder: Path, text: bytes) -> Path:
 
     Args:
         folder: the bundle's.
-        text: the JSON object that `attnserve evaluate translation`, `lengths` or `alignment` printed.
+        text: the JSON object that `attnserve evaluate translation`, `caption`, `lengths` or `alignment` printed.
 
     Returns:
         The bundle's folder.
@@ -107,14 +123,16 @@ def record(folder: Path, text: bytes) -> Path:
             a variant of lower precision loses too much against fp32. Nothing is written then.
     """
     try:
-        evaluation = msgspec.json.decode(text, type=_Translation | _Lengths | _Alignment)
+        evaluation = msgspec.json.decode(text, type=_Translation | _Caption | _Lengths | _Alignment)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"this is no evaluation that is recorded: {error}") from error
     evaluation.check()
     manifest = read_manifest(folder)
     recipe, summary = read_training(folder)
     if isinstance(evaluation, _Translation):
-        _record_translation(manifest, evaluation, recipe.data.set)
+        _record_scores(manifest, evaluation, recipe.data.set, ("translation", TRANSLATION_METRICS))
+    elif isinstance(evaluation, _Caption):
+        _record_scores(manifest, evaluation, recipe.data.set, ("caption", CAPTION_METRICS))
     elif isinstance(evaluation, _Lengths):
         _record_lengths(manifest, evaluation, recipe.data.set)
     else:
@@ -124,7 +142,7 @@ def record(folder: Path, text: bytes) -> Path:
     _replace(manifest, figures)
     (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
     pictures = frozenset(path.name for path in folder.parent.parent.glob("*.png"))
-    (folder / "MODEL_CARD.md").write_text(model_card(manifest, recipe, summary, pictures), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(task_of(recipe).card(manifest, summary, pictures), encoding="utf-8")
     write_manifest(folder, manifest)
     return folder
 
@@ -137,17 +155,20 @@ def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -
         manifest.attention.mean_heads[:] = best["heads"]
 
 
-def _record_translation(manifest: manifest_pb2.Manifest, evaluation: _Translation, data: str) -> None:
+def _record_scores(
+    manifest: manifest_pb2.Manifest, evaluation: _Translation | _Caption, data: str, measured: tuple[str, tuple[str, ...]]
+) -> None:
+    """Takes the scores of a whole split; ``measured`` is the name of the evaluation, and its metrics."""
     if evaluation.length_penalty is not None:
         raise ExportError("only what is measured with the default length penalty is recorded")
     _check_model(manifest, evaluation.model, evaluation.variant)
-    options = f"--beam-size {evaluation.beam_size or 1}"
-    command = _command("translation", f"--model {manifest.model_id}", evaluation.split, options)
+    name, metrics = measured
+    command = _command(name, f"--model {manifest.model_id}", evaluation.split, f"--beam-size {evaluation.beam_size or 1}")
     kept = _others(manifest, command, evaluation.variant)
     common = {"dataset": f"{data} {evaluation.split}", "command": command, "variant": evaluation.variant}
-    for metric in ("bleu", "bleu_lc", "chrf"):
+    for metric in sorted(metrics):
         kept.append(manifest_pb2.Quality(metric=metric, value=round(getattr(evaluation, metric), 2), **common))
-    _refuse_loss(kept)
+    _refuse_loss(kept, metrics[0])
     _replace(manifest, kept)
 
 
@@ -196,10 +217,10 @@ def _replace(manifest: manifest_pb2.Manifest, figures: list[manifest_pb2.Quality
     manifest.quality.extend(figures)
 
 
-def _refuse_loss(figures: list[manifest_pb2.Quality]) -> None:
-    whole = [each for each in figures if each.metric == "bleu_lc" and not each.part]
+def _refuse_loss(figures: list[manifest_pb2.Quality], metric: str) -> None:
+    whole = [each for each in figures if each.metric == metric and not each.part]
     exact = {each.command: each.value for each in whole if each.variant == EXACT}
     for each in whole:
         loss = exact.get(each.command, 0.0) - each.value
         if loss > MAX_LOSS:
-            raise ExportError(f"{each.variant} loses {loss:.2f} bleu_lc on {each.dataset} (allowed: {MAX_LOSS})")
+            raise ExportError(f"{each.variant} loses {loss:.2f} {metric} on {each.dataset} (allowed: {MAX_LOSS})")

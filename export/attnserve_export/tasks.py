@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle says of its task, by recipe: the manifest's limits, vocabulary and data, what parity is checked on, and the card."""
+"""What a bundle says of its task: the manifest's limits, vocabulary and data, what parity is checked on, and the card."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ class Caption:
         size, cells = efficientnet.IMAGE_SIZE, efficientnet.grid_size()
         manifest.image.CopyFrom(manifest_pb2.ImageInput(height=size, width=size, grid_height=cells, grid_width=cells))
         terms = (
-            "Flickr8k (Hodosh, Young and Hockenmaier 2013): given out for non-commercial research and education; the photos belong to "
-            "their authors. The trunk: EfficientNet-Lite0, trained on ImageNet, Apache-2.0."
+            "Flickr8k (Hodosh, Young and Hockenmaier 2013): given out for non-commercial research and education; the photos belong "
+            "to their authors. The trunk: EfficientNet-Lite0, trained on ImageNet, Apache-2.0."
         )
         manifest.data.CopyFrom(manifest_pb2.Data(name="Flickr8k, training split (6,000 photos, 5 captions each)", terms=terms))
 

@@ -17,6 +17,14 @@ from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_loadtest import hot_path
 
+KINDS = {
+    "unary": ["TranslateUser"],
+    "stream": ["TranslateStreamUser"],
+    "both": ["TranslateUser", "TranslateStreamUser"],
+    "caption": ["CaptionUser"],
+    "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
+}
+"""Users by what they ask for."""
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 DEFAULT_OBJECTIVES = ("errors<0.1",)
@@ -32,7 +40,7 @@ def loadtest(
     ] = 0,
     seconds: Annotated[int, typer.Option(min=1, help="How long Locust runs.")] = 30,
     shape: Annotated[str, typer.Option(help=f"{', '.join(sorted(SHAPES))}; none by default.")] = "",
-    kind: Annotated[str, typer.Option(help="unary, stream or both.")] = "both",
+    kind: Annotated[str, typer.Option(help=f"{', '.join(KINDS)}.")] = "both",
     workers: Annotated[int, typer.Option(min=0, help="Locust processes beside the master; 0 for one process in all.")] = 0,
     slo: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Objective, such as Translate:p99<250; may be repeated.")
@@ -44,9 +52,8 @@ def loadtest(
     """Load a server and report; the exit code is 1 if an objective was not met."""
     if shape and shape not in SHAPES:
         raise typer.BadParameter(f"no shape {shape!r}: there are {', '.join(sorted(SHAPES))}")
-    classes = {"unary": ["TranslateUser"], "stream": ["TranslateStreamUser"], "both": ["TranslateUser", "TranslateStreamUser"]}
-    if kind not in classes:
-        raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(classes)}")
+    if kind not in KINDS:
+        raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(KINDS)}")
     with _server(address, metrics_url) as (target, metrics):
         files = [str(HERE / "locustfile.py"), *([str(SHAPES[shape])] if shape else [])]
         command = [sys.executable, "-m", "locust", "-f", ",".join(files), "--headless", "--only-summary", "--skip-log"]
@@ -57,7 +64,7 @@ def loadtest(
         command += ["--processes", str(workers)] if workers else []
         command += [part for text in slo or DEFAULT_OBJECTIVES for part in ("--slo", text)]
         results.mkdir(parents=True, exist_ok=True)
-        code = subprocess.run([*command, *classes[kind]], check=False).returncode
+        code = subprocess.run([*command, *KINDS[kind]], check=False).returncode
         if sweep:
             hot_path.run(target, results, is_quick=quick)
     raise typer.Exit(code)

@@ -18,9 +18,9 @@ from locust.runners import WorkerRunner
 from attnserve_loadtest import server_side, slo
 from attnserve_loadtest.recording import RECORDER
 from attnserve_loadtest.report import Comparison, compare, save
-from attnserve_loadtest.users import ATTENTION, TranslateStreamUser, TranslateUser
+from attnserve_loadtest.users import ATTENTION, CaptionUser, TranslateStreamUser, TranslateUser
 
-__all__ = ["TranslateStreamUser", "TranslateUser"]
+__all__ = ["CaptionUser", "TranslateStreamUser", "TranslateUser"]
 log = logging.getLogger(__name__)
 _before: dict[str, server_side.Reading] = {}
 USAGE = 2
@@ -35,7 +35,9 @@ def add_options(parser: Any) -> None:
     )
     group.add_argument("--think-seconds", type=float, default=0.0, metavar="S", help="Pause of a user in a closed loop")
     group.add_argument("--texts", default="", metavar="FILE", help="Lines to translate; else the project's own sentences")
-    group.add_argument("--model", default="", metavar="ID", help="Model id; else the server's default")
+    group.add_argument("--images", default="", metavar="DIR", help="Images to describe; else the project's own, in many sizes")
+    group.add_argument("--model", default="", metavar="ID", help="Model id for translations; else the server's default")
+    group.add_argument("--caption-model", default="", metavar="ID", help="Model id for captions; else the server's default")
     group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
     group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")
     group.add_argument("--metrics-url", default="", metavar="URL", help="The server's metrics, for its side of the report")

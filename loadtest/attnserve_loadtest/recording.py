@@ -10,9 +10,9 @@ from typing import Any
 
 from attnserve_loadtest.histogram import Histogram
 
-UNARY, STREAM = "Translate", "TranslateStream"
+UNARY, STREAM, CAPTION = "Translate", "TranslateStream", "Caption"
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
-REQUESTS = (UNARY, STREAM)
+REQUESTS = (UNARY, STREAM, CAPTION)
 """Events that are whole requests; the others are parts of them."""
 OUTSIDE = " outside the server"
 """Behind a request's name: what of its latency the server does not know of (client, gRPC, network)."""

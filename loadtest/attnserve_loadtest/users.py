@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locust users of the translation service.
+"""Locust users of the translation and the caption service.
 
 In a closed loop a user asks, waits for the answer, thinks, and asks again: when the server is slow, it is asked less. In an open
 loop (``--rate``) each user asks at random times, a Poisson process of its own, whether or not earlier answers have come; latency
@@ -22,9 +22,9 @@ from gevent.pool import Group
 from locust import User, task
 from locust.exception import StopUser
 
-from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
-from attnserve_loadtest import texts
-from attnserve_loadtest.recording import BETWEEN_PIECES, FIRST_PIECE, LATE, OUTSIDE, RECORDER, STREAM, UNARY
+from attnserve.v1 import caption_pb2, caption_pb2_grpc, decoding_pb2, translation_pb2, translation_pb2_grpc
+from attnserve_loadtest import images, texts
+from attnserve_loadtest.recording import BETWEEN_PIECES, CAPTION, FIRST_PIECE, LATE, OUTSIDE, RECORDER, STREAM, UNARY
 
 grpc_gevent.init_gevent()
 
@@ -34,49 +34,55 @@ ATTENTION = {
     "all": decoding_pb2.ATTENTION_DETAIL_ALL,
 }
 _TIMEOUT_S = 60.0
-_stubs: dict[str, translation_pb2_grpc.TranslationServiceStub] = {}
+_channels: dict[str, grpc.Channel] = {}
+_images: dict[str, list[bytes]] = {}
+"""By folder; users share them, for they are large."""
 
 
-def stub_of(address: str) -> translation_pb2_grpc.TranslationServiceStub:
+def channel_to(address: str) -> grpc.Channel:
     """The connection that all users of a process share: a server takes connections for clients, and shares itself between them."""
-    if address not in _stubs:
-        _stubs[address] = translation_pb2_grpc.TranslationServiceStub(grpc.insecure_channel(address))
-    return _stubs[address]
+    if address not in _channels:
+        _channels[address] = grpc.insecure_channel(address)
+    return _channels[address]
 
 
-class TranslationUser(User):
-    """What both kinds of users share."""
+class LoadUser(User):
+    """What all kinds of users share: when they ask, and what is noted of it."""
 
     abstract = True
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         options = environment.parsed_options
-        self._stub = stub_of((self.host or options.host or "127.0.0.1:8001").removeprefix("http://"))
+        self.address = (self.host or options.host or "127.0.0.1:8001").removeprefix("http://")
         self._rate, self._think_s, self._model = options.rate, options.think_seconds, options.model
-        self._texts = _shuffled(texts.sentences(Path(options.texts) if options.texts else None))
+        self._items = _shuffled(self.items(options))
         self._decode = decoding_pb2.DecodeOptions(beam_size=options.beam_size, return_attention=ATTENTION[options.attention])
         self._open = Group()
         self._rng = random.Random()
+
+    def items(self, options: Any) -> list[Any]:
+        """What is asked about, one after the other in a random order."""
+        raise NotImplementedError
 
     @task
     def requests(self) -> None:
         """One request in a closed loop; in an open one, all there ever are."""
         if self._rate <= 0:
-            self.ask(next(self._texts), time.perf_counter())
+            self.ask(next(self._items), time.perf_counter())
             gevent.sleep(self._think_s)
             return
         scheduled = time.perf_counter()
         while True:
             scheduled += self._rng.expovariate(self._rate)
             gevent.sleep(max(0.0, scheduled - time.perf_counter()))
-            self._open.spawn(self.ask, next(self._texts), scheduled)
+            self._open.spawn(self.ask, next(self._items), scheduled)
 
     def on_stop(self) -> None:
         """Waits for the answers that are under way in an open loop."""
         self._open.join(timeout=_TIMEOUT_S)
 
-    def ask(self, text: str, scheduled: float) -> None:
+    def ask(self, item: Any, scheduled: float) -> None:
         """One request; its latency counts from ``scheduled``, by ``time.perf_counter``."""
         raise NotImplementedError
 
@@ -116,21 +122,35 @@ class TranslationUser(User):
             RECORDER.add(name + LATE, 1e3 * (began - scheduled))
 
 
+class TranslationUser(LoadUser):
+    """Asks for translations."""
+
+    abstract = True
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = translation_pb2_grpc.TranslationServiceStub(channel_to(self.address))
+
+    def items(self, options: Any) -> list[str]:
+        """Sentences."""
+        return texts.sentences(Path(options.texts) if options.texts else None)
+
+
 class TranslateUser(TranslationUser):
     """Asks for whole translations."""
 
-    def ask(self, text: str, scheduled: float) -> None:
-        """See :class:`TranslationUser`."""
-        request = translation_pb2.TranslateRequest(text=text, model=self._model, options=self._decode)
+    def ask(self, item: str, scheduled: float) -> None:
+        """See :class:`LoadUser`."""
+        request = translation_pb2.TranslateRequest(text=item, model=self._model, options=self._decode)
         self.call(UNARY, scheduled, lambda: self._stub.Translate(request, timeout=_TIMEOUT_S).timings.total_seconds)
 
 
 class TranslateStreamUser(TranslationUser):
     """Asks for translations piece by piece."""
 
-    def ask(self, text: str, scheduled: float) -> None:
-        """See :class:`TranslationUser`."""
-        request = translation_pb2.TranslateStreamRequest(text=text, model=self._model, options=self._decode)
+    def ask(self, item: str, scheduled: float) -> None:
+        """See :class:`LoadUser`."""
+        request = translation_pb2.TranslateStreamRequest(text=item, model=self._model, options=self._decode)
 
         def send() -> float:
             latest, server_s = None, None
@@ -149,6 +169,26 @@ class TranslateStreamUser(TranslationUser):
         self.call(STREAM, scheduled, send)
 
 
+class CaptionUser(LoadUser):
+    """Asks for captions of images."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = caption_pb2_grpc.CaptionServiceStub(channel_to(self.address))
+        self._model = environment.parsed_options.caption_model
+
+    def items(self, options: Any) -> list[bytes]:
+        """Image files."""
+        if options.images not in _images:
+            _images[options.images] = images.photos(Path(options.images) if options.images else None)
+        return _images[options.images]
+
+    def ask(self, item: bytes, scheduled: float) -> None:
+        """See :class:`LoadUser`."""
+        request = caption_pb2.CaptionRequest(image=item, model=self._model, options=self._decode)
+        self.call(CAPTION, scheduled, lambda: self._stub.Caption(request, timeout=_TIMEOUT_S).timings.total_seconds)
+
+
 class RpcFailed(Exception):
     """A call that ended without an answer; its text is the status."""
 
@@ -161,7 +201,7 @@ class EndedEarly(grpc.RpcError):
         return grpc.StatusCode.DATA_LOSS
 
 
-def _shuffled(lines: list[str]) -> Iterator[str]:
-    order = list(lines)
+def _shuffled(items: list[Any]) -> Iterator[Any]:
+    order = list(items)
     random.shuffle(order)
     return itertools.cycle(order)

@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_said(server: Server, tmp_path: Path) -> None:
     assert bad.returncode == 2
     assert "no measure 'latency'" in bad.stderr + bad.stdout
     assert load(server, tmp_path, "--shape", "wave").returncode == 2
-    assert load(server, tmp_path, "--kind", "caption").returncode == 2
+    assert load(server, tmp_path, "--kind", "pictures").returncode == 2
 
 
 def test_a_server_that_is_not_there_is_counted(tmp_path: Path) -> None:

@@ -27,8 +27,11 @@ from attnserve_client.errors import (
 from attnserve_client.options import DecodeOptions
 from attnserve_client.retry import RetryPolicy
 from attnserve_client.types import (
+    Caption,
+    CaptionDelta,
     FinishReason,
     Hypothesis,
+    ImageGrid,
     Model,
     ModelDetails,
     ModelState,
@@ -38,6 +41,7 @@ from attnserve_client.types import (
     Timings,
     Translation,
     TranslationDelta,
+    WordMap,
 )
 
 try:
@@ -49,6 +53,8 @@ __all__ = [
     "AsyncClient",
     "AttnserveError",
     "Cancelled",
+    "Caption",
+    "CaptionDelta",
     "Client",
     "DeadlineExceeded",
     "DeadlineUnreachable",
@@ -56,6 +62,7 @@ __all__ = [
     "ExecutionFailed",
     "FinishReason",
     "Hypothesis",
+    "ImageGrid",
     "InvalidRequest",
     "Model",
     "ModelDetails",
@@ -73,5 +80,6 @@ __all__ = [
     "Timings",
     "Translation",
     "TranslationDelta",
+    "WordMap",
     "WorkerLost",
 ]

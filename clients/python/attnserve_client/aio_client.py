@@ -14,14 +14,15 @@ import grpc
 import grpc.aio
 from google.protobuf.wrappers_pb2 import StringValue
 
-from attnserve.v1 import model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_client import convert, health, methods
 from attnserve_client.aio_calls import AioCalls
 from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
+from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import DecodeOptions, OnError, RequestKeywords, asked, is_raising
+from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
-from attnserve_client.types import Model, ModelDetails, Translation, TranslationDelta
+from attnserve_client.types import Caption, CaptionDelta, Model, ModelDetails, Translation, TranslationDelta
 
 
 class AsyncClient:
@@ -150,6 +151,50 @@ class AsyncClient:
         requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
         return self._outcomes(requests, raising, timeout, max_in_flight)
 
+    async def caption(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> Caption:
+        """Describes one image; see ``Client.caption``."""
+        request = convert.caption_request(caption_pb2.CaptionRequest, image, model, version, asked(options, keywords))
+        return convert.caption_from_proto(await self._calls.unary(methods.CAPTION, request, timeout))
+
+    def caption_stream(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> AsyncGenerator[CaptionDelta | Caption]:
+        """Describes one image, and returns an iterator over the caption's parts, then the whole; see ``Client.caption_stream``."""
+        request = convert.caption_request(caption_pb2.CaptionStreamRequest, image, model, version, asked(options, keywords))
+        return self._caption_events(request, timeout)
+
+    def caption_many(
+        self,
+        images: Iterable[ImageFile],
+        *,
+        max_in_flight: int = 16,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> AsyncGenerator[Caption | AttnserveError]:
+        """Describes many images at once; returns an iterator over their captions or errors; see ``Client.caption_many``."""
+        wanted, kind = asked(options, keywords), caption_pb2.CaptionRequest
+        requests = (convert.caption_request(kind, image, model, version, wanted) for image in images)
+        return self._caption_outcomes(requests, timeout, max_in_flight)
+
     async def list_models(self, *, timeout: float | None = None) -> list[Model]:
         """Returns all models and versions that the server has, sorted by id, then by version."""
         request = model_pb2.ListModelsRequest()
@@ -191,9 +236,25 @@ class AsyncClient:
                 if event is not None:
                     yield event
 
+    async def _caption_events(
+        self, request: caption_pb2.CaptionStreamRequest, timeout: float | None
+    ) -> AsyncGenerator[CaptionDelta | Caption]:
+        async with contextlib.aclosing(self._calls.stream(methods.CAPTION_STREAM, request, timeout)) as messages:
+            async for message in messages:
+                event = convert.caption_event_from_proto(message)
+                if event is not None:
+                    yield event
+
+    async def _caption_outcomes(
+        self, requests: Iterable[caption_pb2.CaptionRequest], timeout: float | None, max_in_flight: int
+    ) -> AsyncGenerator[Caption | AttnserveError]:
+        async with contextlib.aclosing(self._calls.many(methods.CAPTION, requests, timeout, max_in_flight)) as outcomes:
+            async for outcome in outcomes:
+                yield convert.value_of_outcome(outcome, convert.caption_from_proto, is_raising=False)
+
     async def _outcomes(
         self, requests: Iterable[translation_pb2.TranslateRequest], raising: bool, timeout: float | None, max_in_flight: int
     ) -> AsyncGenerator[Translation | AttnserveError, None]:
         async with contextlib.aclosing(self._calls.many(methods.TRANSLATE, requests, timeout, max_in_flight)) as outcomes:
             async for outcome in outcomes:
-                yield convert.translation_of_outcome(outcome, raising)
+                yield convert.value_of_outcome(outcome, convert.translation_from_proto, raising)

@@ -12,14 +12,15 @@ from typing import Literal, Self, Unpack, overload
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
 
-from attnserve.v1 import model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_client import convert, health, methods
 from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
+from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import DecodeOptions, OnError, RequestKeywords, asked, is_raising
+from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.sync_calls import SyncCalls
-from attnserve_client.types import Model, ModelDetails, Translation, TranslationDelta
+from attnserve_client.types import Caption, CaptionDelta, Model, ModelDetails, Translation, TranslationDelta
 
 
 class Client:
@@ -175,6 +176,81 @@ class Client:
         requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
         return self._outcomes(requests, raising, timeout, max_in_flight)
 
+    def caption(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> Caption:
+        """Describes one image.
+
+        Args:
+            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts together.
+            keywords: single options, over those of ``options``, and ``priority``.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        request = convert.caption_request(caption_pb2.CaptionRequest, image, model, version, asked(options, keywords))
+        return convert.caption_from_proto(self._calls.unary(methods.CAPTION, request, timeout))
+
+    def caption_stream(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> Generator[CaptionDelta | Caption, None, None]:
+        """Describes one image, and returns an iterator over the caption's parts as they come, then the whole; see ``caption``.
+
+        The call starts with the first ``next()``; closing the iterator cancels it.
+        """
+        request = convert.caption_request(caption_pb2.CaptionStreamRequest, image, model, version, asked(options, keywords))
+        return self._caption_events(request, timeout)
+
+    def caption_many(
+        self,
+        images: Iterable[ImageFile],
+        *,
+        max_in_flight: int = 16,
+        model: str = "",
+        version: str = "",
+        options: DecodeOptions | None = None,
+        timeout: float | None = None,
+        **keywords: Unpack[CaptionKeywords],
+    ) -> Generator[Caption | AttnserveError, None, None]:
+        """Describes many images at once over the one connection; returns an iterator over their captions or errors, in their order.
+
+        Files are read as room comes free, so that there may be any number; ``timeout`` holds for each from then on. Closing the
+        iterator cancels what is under way.
+
+        Args:
+            images: as for ``caption``.
+            max_in_flight: calls under way at once, at least 1.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts of one image.
+            keywords: single options, over those of ``options``, and ``priority``.
+
+        Raises:
+            OSError: while iterating: a file cannot be read.
+        """
+        wanted, kind = asked(options, keywords), caption_pb2.CaptionRequest
+        requests = (convert.caption_request(kind, image, model, version, wanted) for image in images)
+        return self._caption_outcomes(requests, timeout, max_in_flight)
+
     def list_models(self, *, timeout: float | None = None) -> list[Model]:
         """Returns all models and versions that the server has, sorted by id, then by version."""
         request = model_pb2.ListModelsRequest()
@@ -216,9 +292,25 @@ class Client:
                 if event is not None:
                     yield event
 
+    def _caption_events(
+        self, request: caption_pb2.CaptionStreamRequest, timeout: float | None
+    ) -> Generator[CaptionDelta | Caption, None, None]:
+        with contextlib.closing(self._calls.stream(methods.CAPTION_STREAM, request, timeout)) as messages:
+            for message in messages:
+                event = convert.caption_event_from_proto(message)
+                if event is not None:
+                    yield event
+
+    def _caption_outcomes(
+        self, requests: Iterable[caption_pb2.CaptionRequest], timeout: float | None, max_in_flight: int
+    ) -> Generator[Caption | AttnserveError, None, None]:
+        with contextlib.closing(self._calls.many(methods.CAPTION, requests, timeout, max_in_flight)) as outcomes:
+            for outcome in outcomes:
+                yield convert.value_of_outcome(outcome, convert.caption_from_proto, is_raising=False)
+
     def _outcomes(
         self, requests: Iterable[translation_pb2.TranslateRequest], raising: bool, timeout: float | None, max_in_flight: int
     ) -> Generator[Translation | AttnserveError, None, None]:
         with contextlib.closing(self._calls.many(methods.TRANSLATE, requests, timeout, max_in_flight)) as outcomes:
             for outcome in outcomes:
-                yield convert.translation_of_outcome(outcome, raising)
+                yield convert.value_of_outcome(outcome, convert.translation_from_proto, raising)

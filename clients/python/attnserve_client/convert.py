@@ -5,18 +5,24 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
-from attnserve.v1 import decoding_pb2, manifest_pb2, model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
 from attnserve_client.errors import AttnserveError, InvalidRequest
 from attnserve_client.options import Asked
 from attnserve_client.types import (
+    Caption,
+    CaptionDelta,
     FinishReason,
     Hypothesis,
+    ImageGrid,
     Model,
     ModelDetails,
     ModelState,
@@ -28,7 +34,13 @@ from attnserve_client.types import (
     TranslationDelta,
 )
 
+ImageFile = bytes | str | os.PathLike[str]
+"""An image file's bytes, or its path."""
+
 _E = TypeVar("_E", bound=enum.StrEnum)
+_M = TypeVar("_M", bound=Message)
+_V = TypeVar("_V")
+_C = TypeVar("_C", caption_pb2.CaptionRequest, caption_pb2.CaptionStreamRequest)
 _R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
 
 
@@ -42,12 +54,29 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
         request = kind(text=text, model=model, version=version, options=asked.options)
     except ValueError as error:
         raise InvalidRequest(f"the text cannot be sent: {error}", field="text") from error
+    _set_fields(request, asked)
+    return request
+
+
+def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, asked: Asked) -> _C:
+    """Returns a request of the given type, with a file's bytes or those of the file of that name.
+
+    Raises:
+        InvalidRequest: a field has a value that cannot be sent.
+        OSError: the file cannot be read.
+    """
+    data = image if isinstance(image, bytes) else Path(image).read_bytes()
+    request = kind(image=data, model=model, version=version, options=asked.options)
+    _set_fields(request, asked)
+    return request
+
+
+def _set_fields(request: Message, asked: Asked) -> None:
     for name, value in asked.fields.items():
         try:
             setattr(request, name, value)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=name) from error
-    return request
 
 
 def translation_from_proto(message: translation_pb2.TranslateResponse) -> Translation:
@@ -56,28 +85,51 @@ def translation_from_proto(message: translation_pb2.TranslateResponse) -> Transl
     Raises:
         AttnserveError: the response breaks the contract.
     """
-    if not message.hypotheses:
-        raise AttnserveError("the server's answer has no hypothesis", code="INTERNAL")
     return Translation(
-        hypotheses=tuple(_hypothesis(hypothesis) for hypothesis in message.hypotheses),
+        hypotheses=_hypotheses(message.hypotheses),
         source_pieces=_pieces(message.source_pieces),
         model=message.model,
         version=message.version,
-        timings=Timings(
-            queue_s=message.timings.queue_seconds,
-            encode_s=message.timings.encode_seconds,
-            decode_s=message.timings.decode_seconds,
-            total_s=message.timings.total_seconds,
-        ),
+        timings=_timings(message.timings),
     )
 
 
-def translation_of_outcome(
-    outcome: translation_pb2.TranslateResponse | AttnserveError, is_raising: bool
-) -> Translation | AttnserveError:
-    """Returns the translation or the error that one of many calls ended with; raises the error where that is asked for."""
+def caption_from_proto(message: caption_pb2.CaptionResponse) -> Caption:
+    """Returns the caption that a response carries.
+
+    Raises:
+        AttnserveError: the response breaks the contract.
+    """
+    grid = message.grid
+    caption = Caption(
+        hypotheses=_hypotheses(message.hypotheses),
+        grid=ImageGrid(grid.rows, grid.columns, grid.image_width, grid.image_height),
+        model=message.model,
+        version=message.version,
+        timings=_timings(message.timings),
+    )
+    for each in caption.hypotheses:
+        if each.attention is not None and each.attention.shape[-1] != grid.rows * grid.columns:
+            text = f"an attention over {each.attention.shape[-1]} cells for a grid of {grid.rows} × {grid.columns}"
+            raise AttnserveError(f"the server's answer has {text}", code="INTERNAL")
+    return caption
+
+
+def caption_event_from_proto(message: caption_pb2.CaptionStreamResponse) -> CaptionDelta | Caption | None:
+    """Returns what a stream's message carries; None for an event that this client does not know."""
+    match message.WhichOneof("event"):
+        case "delta":
+            return CaptionDelta(message.delta.text, _pieces(message.delta.pieces))
+        case "result":
+            return caption_from_proto(message.result)
+        case _:
+            return None
+
+
+def value_of_outcome(outcome: _M | AttnserveError, make: Callable[[_M], _V], is_raising: bool) -> _V | AttnserveError:
+    """Returns the value or the error that one of many calls ended with; raises the error where that is asked for."""
     if not isinstance(outcome, AttnserveError):
-        return translation_from_proto(outcome)
+        return make(outcome)
     if is_raising:
         raise outcome
     return outcome
@@ -123,6 +175,21 @@ def models_from_proto(message: model_pb2.ListModelsResponse) -> list[Model]:
 def details_from_proto(message: model_pb2.GetModelResponse) -> ModelDetails:
     """Returns one model with its manifest."""
     return ModelDetails(_model(message.model), message.manifest)
+
+
+def _timings(message: decoding_pb2.Timings) -> Timings:
+    return Timings(
+        queue_s=message.queue_seconds,
+        encode_s=message.encode_seconds,
+        decode_s=message.decode_seconds,
+        total_s=message.total_seconds,
+    )
+
+
+def _hypotheses(messages: Sequence[decoding_pb2.Hypothesis]) -> tuple[Hypothesis, ...]:
+    if not messages:
+        raise AttnserveError("the server's answer has no hypothesis", code="INTERNAL")
+    return tuple(_hypothesis(message) for message in messages)
 
 
 def _hypothesis(message: decoding_pb2.Hypothesis) -> Hypothesis:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores translations against references with sacreBLEU. Needs the extra ``evaluate``; asks no server itself."""
+"""Scores translations and captions against references with sacreBLEU. Needs the extra ``evaluate``; asks no server itself."""
 
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,48 @@ def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:
     bleu, bleu_lc = (BLEU(lowercase=lowercase, tokenize="13a") for lowercase in (False, True))
     value, value_lc, chrf = (metric.corpus_score(hypotheses, [references]).score for metric in (bleu, bleu_lc, CHRF()))
     return Scores(bleu=value, bleu_lc=value_lc, chrf=chrf, signature=str(bleu.get_signature()))
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionScores:
+    """Corpus scores of captions, from 0 to 100, in lower case and without punctuation.
+
+    Attributes:
+        bleu_1: precision of single words, with the penalty of brevity.
+        bleu_4: BLEU of up to four words in a row.
+        signature: sacreBLEU's signature of ``bleu_4``.
+    """
+
+    bleu_1: float
+    bleu_4: float
+    signature: str
+
+
+_WORD = re.compile(r"[a-z0-9]+(?:['-][a-z0-9]+)*")
+_APART = re.compile(r"\s+'s\b")
+
+
+def caption_words(text: str) -> str:
+    """Returns a caption's words in lower case, without punctuation; a genitive's "'s" belongs to its word."""
+    return " ".join(_WORD.findall(_APART.sub("'s", text.lower())))
+
+
+def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]]) -> CaptionScores:
+    """Returns the scores of captions against any number of references each.
+
+    Raises:
+        ToolError: sacreBLEU is not installed.
+    """
+    require_sacrebleu()
+    from sacrebleu.metrics.bleu import BLEU
+
+    words = [caption_words(each) for each in captions]
+    count = max(map(len, references))
+    # A caption that is missing repeats the first one, which changes no n-gram's count in any of them.
+    by_rank = [[caption_words(each[rank if rank < len(each) else 0]) for each in references] for rank in range(count)]
+    unigrams, bleu = (BLEU(tokenize="none", force=True, max_ngram_order=order) for order in (1, 4))
+    value_1, value_4 = (metric.corpus_score(words, by_rank).score for metric in (unigrams, bleu))
+    return CaptionScores(bleu_1=value_1, bleu_4=value_4, signature=str(bleu.get_signature()))
 
 
 @dataclass(frozen=True, slots=True)

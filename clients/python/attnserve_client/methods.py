@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from attnserve.v1 import model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -37,6 +37,16 @@ TRANSLATE_STREAM = Method(
     "/attnserve.v1.TranslationService/TranslateStream",
     translation_pb2.TranslateStreamRequest,
     translation_pb2.TranslateStreamResponse,
+)
+CAPTION = Method(
+    "/attnserve.v1.CaptionService/Caption",
+    caption_pb2.CaptionRequest,
+    caption_pb2.CaptionResponse,
+)
+CAPTION_STREAM = Method(
+    "/attnserve.v1.CaptionService/CaptionStream",
+    caption_pb2.CaptionStreamRequest,
+    caption_pb2.CaptionStreamResponse,
 )
 LIST_MODELS = Method(
     "/attnserve.v1.ModelService/ListModels",

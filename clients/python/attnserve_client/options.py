@@ -95,6 +95,16 @@ class RequestKeywords(DecodeKeywords, total=False):
     priority: int
 
 
+class CaptionKeywords(DecodeKeywords, total=False):
+    """What else a request for a caption may say.
+
+    Attributes:
+        priority: from -2 to 2, higher is sooner.
+    """
+
+    priority: int
+
+
 _OF_REQUEST = ("split_sentences", "priority")
 _OF_SAMPLING = frozenset(decoding_pb2.SamplingOptions.DESCRIPTOR.fields_by_name)
 
@@ -107,7 +117,7 @@ class Asked:
     fields: dict[str, Any]
 
 
-def asked(options: DecodeOptions | None, keywords: RequestKeywords) -> Asked:
+def asked(options: DecodeOptions | None, keywords: RequestKeywords | CaptionKeywords) -> Asked:
     """Returns what options and keywords ask for.
 
     Raises:

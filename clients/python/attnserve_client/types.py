@@ -39,6 +39,7 @@ class Task(enum.StrEnum):
     """What a model does; ``UNSPECIFIED`` for tasks that this client does not know."""
 
     TRANSLATION = "translation"
+    CAPTION = "caption"
     UNSPECIFIED = "unspecified"
 
 
@@ -140,8 +141,90 @@ class TranslationDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageGrid:
+    """The cells of an image that attention is over, row by row from the top left of the whole image as it is seen.
+
+    Attributes:
+        rows: of cells.
+        columns: of cells.
+        image_width: pixels.
+        image_height: pixels.
+    """
+
+    rows: int
+    columns: int
+    image_width: int
+    image_height: int
+
+
+@dataclass(frozen=True, slots=True)
+class WordMap:
+    """A word of a caption, and where the model looked for it: float32 (rows, columns), summing to one."""
+
+    word: str
+    weights: NDArray[np.float32] = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A finished caption.
+
+    Attributes:
+        hypotheses: best first, at least one; the sources of their attention are the grid's cells.
+        grid: what attention is over.
+        model: id of the model that answered.
+        version: its version.
+        timings: where the time went; what decoding the image took is in none but the total.
+    """
+
+    hypotheses: tuple[Hypothesis, ...]
+    grid: ImageGrid
+    model: str
+    version: str
+    timings: Timings = field(compare=False)
+
+    @property
+    def best(self) -> Hypothesis:
+        """The best hypothesis."""
+        return self.hypotheses[0]
+
+    @property
+    def text(self) -> str:
+        """The best hypothesis' text."""
+        return self.best.text
+
+    def word_maps(self) -> list[WordMap]:
+        """The best hypothesis' words with their maps: of a word of several pieces, the mean of theirs.
+
+        Raises:
+            ValueError: it has no attention of one map.
+        """
+        best = self.best
+        if best.attention is None or best.attention.ndim != 2:
+            raise ValueError("the caption has no attention of one map: ask for it with return_attention='mean'")
+        words: list[tuple[str, list[int]]] = []
+        for index, piece in enumerate(best.pieces):
+            if piece.begin == piece.end:
+                continue
+            if words and not best.text[piece.begin - 1].isspace():
+                words[-1] = words[-1][0] + piece.text, [*words[-1][1], index]
+            else:
+                words.append((piece.text, [index]))
+        shape = self.grid.rows, self.grid.columns
+        return [WordMap(word, best.attention[indices].mean(0).reshape(shape)) for word, indices in words]
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionDelta:
+    """Text to append to what a stream sent before, and the pieces behind it with spans in the whole text so far."""
+
+    text: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
-    """A model on a server; sizes are in pieces, the end symbol not counted."""
+    """A model on a server; sizes are in pieces, the end symbol not counted. One that reads images has no source tokens."""
 
     id: str
     version: str

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of Show, Attend and Tell in float32: the trunk and the annotations, and the module's own step.
 
-A request's state is its annotations and what the alignment model makes of them, a hypothesis' state h and c. All images have as many
-annotations, so nothing is padded. What depends on the last token alone is looked up in a table, see :class:`TokenTable`.
+A request's state is its annotations and what the alignment model makes of them, a hypothesis' state h and c. All images have as
+many annotations, so nothing is padded. What depends on the last token alone is looked up in a table, see :class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class StepGraph(nn.Module):
         super().__init__()
         self.model, self.candidates = model, candidates
         self.of_token = TokenTable(
-            torch.cat([model.token_gates.weight, model.deep_token.weight]), torch.cat([model.token_gates.bias, model.deep_token.bias])
+            torch.cat([model.token_gates.weight, model.deep_token.weight]),
+            torch.cat([model.token_gates.bias, model.deep_token.bias]),
         )
 
     def forward(
@@ -94,7 +95,7 @@ def show_attend_tell_states(model: ShowAttendTell, max_source: int, max_target: 
 
 
 def show_attend_tell_variants(model: ShowAttendTell, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32 for the CPU and for CUDA: a step graph for greedy batches, and one with candidates for beams; CUDA has the latter for both.
+    """fp32: a step graph for greedy batches, and one with candidates for beams; CUDA has the latter for both.
 
     All give the attention, which a step needs anyhow.
     """

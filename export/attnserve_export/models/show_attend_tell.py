@@ -63,7 +63,7 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One decoder step: h_t and c_t (B, n), the gated context (B, D), the weights (B, L), and log p(s_t) (B) where s_t was drawn."""
+    """One step: h_t and c_t (B, n), the gated context (B, D), the weights (B, L), and log p(s_t) (B) where s_t was drawn."""
 
     hidden: Tensor
     cell: Tensor
@@ -161,7 +161,7 @@ class ShowAttendTell(TiedModel):
         return Step(following, following_cell, context, weights, log_drawn)
 
     def readout(self, deep_token: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """What L_o reads in equation 7: the last token's share (..., m), h_t (..., n) and the gated context (..., D) -> (..., m)."""
+        """What L_o reads in equation 7: the last token's share (..., m), h_t (..., n), the gated context (..., D) -> (..., m)."""
         out: Tensor = deep_token + self.deep_state(hidden) + self.deep_context(context)
         return out
 

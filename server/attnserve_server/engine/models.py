@@ -14,7 +14,7 @@ from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.translation import TranslationTask
 
 TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
-_TASKS = {TRANSLATION: TranslationTask, CAPTION: CaptionTask}
+_TASKS: Mapping[int, type[TranslationTask] | type[CaptionTask]] = {TRANSLATION: TranslationTask, CAPTION: CaptionTask}
 _SCORES = {"logits", "log_probs"}
 
 

@@ -151,7 +151,7 @@ class IterativeRunner:
         shape, pixels = self.bundle.manifest.image, [source.pixels for source in sources if isinstance(source, ImageSource)]
         return {"image": np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), shape.height, shape.width, 3)}
 
-    def _made_up_sources(self) -> Iterator[list[Source]]:
+    def _made_up_sources(self) -> Iterator[Sequence[Source]]:
         """Groups to warm the encoder up with."""
         image, end = self.bundle.manifest.image, self.bundle.manifest.vocabulary.end_id
         if "image" in self._encode_inputs:

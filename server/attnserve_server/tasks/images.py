@@ -109,7 +109,7 @@ def _orientation(image: Image.Image) -> int:
     """What EXIF says of how the picture lies, 1 to 8; 1, upright, where it says nothing that makes sense."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # broken metadata is no reason to refuse a picture
+    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse a picture
         return 1
     return value if value in _TURNS else 1
 

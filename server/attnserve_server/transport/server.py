@@ -51,9 +51,7 @@ class GrpcServer:
         limits: of what a request may have.
     """
 
-    def __init__(
-        self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, limits: Limits
-    ) -> None:
+    def __init__(self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, limits: Limits) -> None:
         self._config, self._front, self._recorder, self._board = config, front, recorder, board
         self._limits = limits
         self._tokenizing, self._decoding = Tokenizing(), Offload("decoder", "images")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
-from attnserve_client.cli import compare, output, sentences
+from attnserve_client.cli import compare, output, photos, sentences
 from attnserve_client.cli.options import (
     Address,
     AsJson,
@@ -34,7 +35,9 @@ from attnserve_client.cli.options import (
     TopP,
 )
 from attnserve_client.client import Client
-from attnserve_client.options import RequestKeywords
+from attnserve_client.errors import AttnserveError
+from attnserve_client.options import CaptionKeywords, RequestKeywords
+from attnserve_client.types import Caption
 
 app = typer.Typer(help="Score a model's answers through a running server.", no_args_is_help=True)
 app.command("lengths")(compare.evaluate_lengths)
@@ -116,3 +119,65 @@ def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight
     always = ("beam_size", "length_penalty")
     options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
     return {**dataclasses.asdict(evaluation.score(sentences.texts_of(answers), pairs.references)), **counts, **options}
+
+
+@app.command("caption")
+def evaluate_caption(
+    data: photos.DataFolder = None,
+    split: photos.SplitName = "dev",
+    address: Address = DEFAULT_ADDRESS,
+    model: ModelId = "",
+    beam_size: BeamSize = None,
+    length_penalty: LengthPenalty = None,
+    max_tokens: MaxTokens = None,
+    min_tokens: MinTokens = None,
+    no_repeat_ngram: NoRepeatNgram = None,
+    repetition_penalty: RepetitionPenalty = None,
+    limit: photos.Limit = None,
+    as_json: AsJson = False,
+    max_in_flight: Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")] = 16,
+    timeout: Timeout = DEFAULT_TIMEOUT_S,
+) -> None:
+    """Describe the photos of a data set and score the captions: one JSON object, indented unless --json asks for one line.
+
+    bleu_4 and bleu_1 are of the corpus, in lower case and without punctuation, against all captions of each photo; tokens counts
+    the pieces of the best answers, end symbols included.
+    """
+    evaluation.require_sacrebleu()
+    keywords: CaptionKeywords = {
+        "beam_size": beam_size,
+        "length_penalty": length_penalty,
+        "max_tokens": max_tokens,
+        "min_tokens": min_tokens,
+        "no_repeat_ngram_size": no_repeat_ngram,
+        "repetition_penalty": repetition_penalty,
+    }
+    found = photos.read_split(data, split, limit)
+    with Client(address, timeout=timeout) as client:
+        start, captions = time.monotonic(), list[Caption]()
+        answers = client.caption_many((each.data for each in found), model=model, max_in_flight=max_in_flight, **keywords)
+        with contextlib.closing(answers), output.progress(f"describing {split}", len(found)) as advance:
+            for photo, answer in zip(found, answers, strict=True):
+                if isinstance(answer, AttnserveError):
+                    answer.add_note(photo.name)
+                    raise answer
+                captions.append(answer)
+                advance()
+        seconds = time.monotonic() - start
+        variant = client.get_model(captions[0].model).model.variant
+    scores = evaluation.score_captions([each.text for each in captions], [each.captions for each in found])
+    always = ("beam_size", "length_penalty")
+    options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
+    result = {
+        "evaluation": "caption",
+        **dataclasses.asdict(scores),
+        "seconds": round(seconds, 3),
+        "tokens": sum(len(each.best.pieces) for each in captions),
+        "photos": len(captions),
+        "model": captions[0].model,
+        **options,
+        "variant": variant,
+        "split": split,
+        "limit": limit,
+    }
+    output.print_json(result, indent=None if as_json else 2)

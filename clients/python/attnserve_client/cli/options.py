@@ -13,6 +13,9 @@ Address = Annotated[
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="For each answer, retries included.")]
 ModelId = Annotated[str, typer.Option("--model", metavar="ID", help="The model; the server's default unless given.")]
 BeamSize = Annotated[int | None, typer.Option("--beam-size", metavar="N", help="Hypotheses kept at each step; 1 is greedy.")]
+NumHypotheses = Annotated[
+    int | None, typer.Option("--num-hypotheses", metavar="N", help="Answers to each: rank, score and text of each.")
+]
 LengthPenalty = Annotated[
     float | None,
     typer.Option("--length-penalty", metavar="X", help="Exponent of the length that scores are divided by."),

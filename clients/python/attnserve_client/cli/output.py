@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from attnserve_client.errors import AttnserveError
-from attnserve_client.types import Translation
+from attnserve_client.types import Caption, Translation
 
 
 def report(error: Exception) -> None:
@@ -33,7 +33,7 @@ def report(error: Exception) -> None:
 def json_of(value: Any) -> Any:
     """Returns what ``json.dumps`` takes for a dataclass of ``types.py``, arrays as nested lists."""
     fields = dataclasses.asdict(value)
-    return {"text": value.text, **fields} if isinstance(value, Translation) else fields
+    return {"text": value.text, **fields} if isinstance(value, Caption | Translation) else fields
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:

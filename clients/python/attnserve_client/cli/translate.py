@@ -26,6 +26,7 @@ from attnserve_client.cli.options import (
     MinTokens,
     ModelId,
     NoRepeatNgram,
+    NumHypotheses,
     Prefix,
     Priority,
     RepetitionPenalty,
@@ -51,9 +52,7 @@ def translate(
     address: Address = DEFAULT_ADDRESS,
     model: ModelId = "",
     beam_size: BeamSize = None,
-    num_hypotheses: Annotated[
-        int | None, typer.Option("--num-hypotheses", metavar="N", help="Answers to each text: rank, score and text of each.")
-    ] = None,
+    num_hypotheses: NumHypotheses = None,
     length_penalty: LengthPenalty = None,
     coverage_penalty: CoveragePenalty = None,
     max_tokens: MaxTokens = None,

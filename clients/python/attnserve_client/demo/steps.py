@@ -6,17 +6,18 @@ A task's default model goes through all of its steps. Others of the task are sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from attnserve_client.caption_plot import save_stories
 from attnserve_client.cli import attention
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
-from attnserve_client.types import ModelDetails, Task, Translation, TranslationDelta
+from attnserve_client.types import CaptionDelta, ModelDetails, Task, Translation, TranslationDelta
 
 _SENTENCES = {
     "en": (
@@ -28,6 +29,8 @@ _SENTENCES = {
     ),
 }
 """Of each source language, a text for each step below."""
+PHOTO = Path(__file__).with_name("astronaut.jpg")
+"""What is described: Eileen Collins, 1999; NASA, in the public domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,20 +143,47 @@ def translate_paragraphs(stage: Stage) -> None:
 
 
 def _print_stream(stage: Stage, text: str, beam_size: int) -> None:
-    """Prints the parts of one stream with dots between them.
+    events = stage.client.translate_stream(text, model=stage.model_id, beam_size=beam_size)
+    _print_parts(stage, (event.text for event in events if isinstance(event, TranslationDelta)), beam_size)
+
+
+def _print_parts(stage: Stage, parts: Iterable[str], beam_size: int) -> None:
+    """Prints the parts of one stream, as they come, with dots between them.
 
     Raises:
         ToolError: there are none.
     """
     stage.console.print(Text(" → ", "dim"), end="")
     num_parts = 0
-    for event in stage.client.translate_stream(text, model=stage.model_id, beam_size=beam_size):
-        if isinstance(event, TranslationDelta) and event.text:
-            stage.console.print(Text(event.text, "bold green"), Text("·", "dim"), end="", sep="")
+    for part in parts:
+        if part:
+            stage.console.print(Text(part, "bold green"), Text("·", "dim"), end="", sep="")
             num_parts += 1
     stage.console.print(Text(f"  {num_parts} parts, beam {beam_size}", "dim"))
     if not num_parts:
         raise ToolError(f"{stage.model_id} streamed nothing")
+
+
+def caption_with_attention(stage: Stage) -> None:
+    """A photo and its captions, best first, drawn once for each word with what the model looked at."""
+    photo = PHOTO.read_bytes()
+    caption = stage.client.caption(
+        photo, model=stage.model_id, beam_size=5, num_hypotheses=3, return_attention=_has_attention(stage.model)
+    )
+    stage.console.print(Text(f"   {PHOTO.name}: {caption.grid.image_width} × {caption.grid.image_height} pixels", "dim"))
+    for hypothesis in caption.hypotheses:
+        stage.console.print(Text.assemble((f"   {hypothesis.score:.3f} ", "dim"), (hypothesis.text, "bold green")))
+    if caption.best.attention is not None:
+        path = stage.results / f"caption-{stage.model_id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_stories(path, [(caption, photo)])
+        stage.console.print(Text(f"   drawn in {path}", "dim"))
+
+
+def caption_streamed(stage: Stage) -> None:
+    """The words of a caption as they become certain."""
+    events = stage.client.caption_stream(PHOTO, model=stage.model_id, beam_size=1)
+    _print_parts(stage, (event.text for event in events if isinstance(event, CaptionDelta)), beam_size=1)
 
 
 STEPS = (
@@ -164,6 +194,8 @@ STEPS = (
     Step(Task.TRANSLATION, "streamed, piece by piece", translate_streamed),
     Step(Task.TRANSLATION, "drawn at random, with a seed", translate_sampled),
     Step(Task.TRANSLATION, "two paragraphs, sentence by sentence", translate_paragraphs),
+    Step(Task.CAPTION, "a photo, and where the model looked for each word", caption_with_attention),
+    Step(Task.CAPTION, "streamed, word by word", caption_streamed),
 )
 
 

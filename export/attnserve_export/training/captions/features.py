@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trunk makes of each photo, computed once: the photos as they are, mirrored, and cut out at random.
+"""What the trunk makes of each photo, computed once: the photos as they are, mirrored, and altered at random.
 
 ONNX Runtime runs the trunk, since on a CPU it takes a fifth of PyTorch's time. A view is one file of 16-bit numbers, photos ×
 cells × channels; views that are there already are not computed again.
@@ -7,6 +7,7 @@ cells × channels; views that are there already are not computed again.
 
 from __future__ import annotations
 
+import io
 import random
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from rich.progress import Progress
 from torch import Tensor, nn
 
@@ -55,7 +56,11 @@ def trunk_session(model: ShowAttendTell) -> onnxruntime.InferenceSession:
 
 
 def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
-    """A photo's view: 0 as it is, 1 mirrored, others cut out and mirrored or not, by the seed; always of the trunk's size."""
+    """A photo's view, of the trunk's size: 0 as it is, 1 mirrored, others cut out, mirrored or not, and altered, by the seed.
+
+    All photos of the data set are small JPEGs of one quality. A model that sees nothing else takes the traces of that for a part of
+    every photo, and is lost without them; so the other views are blurred, or compressed anew, or darker, or paler.
+    """
     if view == 0:
         return _resized(photo)
     if view == 1:
@@ -65,7 +70,22 @@ def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
     width, height = (min(1.0, side) for side in ((area * stretch) ** 0.5, (area / stretch) ** 0.5))
     left, top = rng.uniform(0, 1 - width) * photo.width, rng.uniform(0, 1 - height) * photo.height
     box = left, top, left + width * photo.width, top + height * photo.height
-    cut = photo.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC, box)
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    cut = photo.resize(size, Image.Resampling.BICUBIC, box)
+    kind = rng.randrange(4)
+    if kind == 0:
+        cut = cut.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
+    elif kind == 1:
+        smaller = round(IMAGE_SIZE * rng.uniform(0.45, 0.9))
+        cut = cut.resize((smaller, smaller), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
+    elif kind == 2:
+        cut = cut.filter(ImageFilter.MedianFilter(3))
+    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        cut = enhance(cut).enhance(rng.uniform(0.75, 1.25))
+    if rng.random() < 0.4:
+        file = io.BytesIO()
+        cut.save(file, "JPEG", quality=rng.randint(30, 95))
+        cut = Image.open(file).convert("RGB")
     return ImageOps.mirror(cut) if rng.random() < 0.5 else cut
 
 
@@ -74,28 +94,41 @@ def _resized(photo: Image.Image) -> Image.Image:
     return photo if photo.size == size else photo.resize(size, Image.Resampling.BICUBIC)
 
 
-def cached_view(
-    model: ShowAttendTell, root: Path, split: str, view: int, folder: Path, count: int, seed: int, progress: Progress
-) -> Features:
-    """A view of a split, (photos, cells, channels), mapped from its file; computed first if it is not there."""
-    path = folder / f"{split}-{view}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        session, task = trunk_session(model), progress.add_task(f"features of {split}, view {view}", total=count)
-        features = np.empty((count, NUM_CELLS, WIDTH), np.float16)
-        done = 0
-        photos = (view_of(photo, view, f"{seed}/{index}") for index, photo in enumerate(read_pixels(root, split)))
+class FeatureCache:
+    """Views of a split, each computed when it is first asked for.
+
+    Args:
+        model: in evaluation mode.
+        root: of the data sets.
+        folder: of the cache.
+        seed: of what is drawn.
+    """
+
+    def __init__(self, model: ShowAttendTell, root: Path, folder: Path, seed: int) -> None:
+        self._model, self._root, self._folder, self._seed = model, root, folder, seed
+
+    def view(self, split: str, count: int, view: int, progress: Progress) -> Features:
+        """A view of a split of ``count`` photos, (photos, cells, channels), mapped from its file."""
+        path = self._folder / f"{split}-{view}.npy"
+        if not path.exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp.npy")
+            np.save(temporary, self._computed(split, count, view, progress))
+            temporary.replace(path)
+        loaded: Features = np.load(path, mmap_mode="r")
+        return loaded
+
+    def _computed(self, split: str, count: int, view: int, progress: Progress) -> Features:
+        session, task = trunk_session(self._model), progress.add_task(f"features of {split}, view {view}", total=count)
+        features, done = np.empty((count, NUM_CELLS, WIDTH), np.float16), 0
+        photos = (view_of(photo, view, f"{self._seed}/{index}") for index, photo in enumerate(read_pixels(self._root, split)))
         for batch in _batches(photos):
             found = cast(list[npt.NDArray[np.float32]], session.run(None, {"image": np.stack(batch)}))[0]
             features[done : done + len(batch)] = found
             done += len(batch)
             progress.update(task, completed=done)
         progress.remove_task(task)
-        temporary = path.with_suffix(".tmp.npy")
-        np.save(temporary, features)
-        temporary.replace(path)
-    loaded: Features = np.load(path, mmap_mode="r")
-    return loaded
+        return features
 
 
 def _batches(photos: Iterator[Image.Image]) -> Iterator[list[npt.NDArray[Any]]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from attnserve_export.models.show_attend_tell import Annotations, ShowAttendTell
 from attnserve_export.training.data import BEGIN_ID, END_ID
 
+
 @torch.no_grad()
 def caption_tokens(
     model: ShowAttendTell, features: Tensor, beam_size: int, *, length_penalty: float = 1.0, max_tokens: int = 30

@@ -28,7 +28,7 @@ from attnserve_export.layers import efficientnet
 from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from attnserve_export.recipe import CaptionRecipe
 from attnserve_export.training.captions.data import Photo, hold_back, read_photos, train_vocabulary
-from attnserve_export.training.captions.features import Features, cached_view
+from attnserve_export.training.captions.features import FeatureCache, Features
 from attnserve_export.training.captions.search import caption_tokens, greedy_tokens
 from attnserve_export.training.data import BEGIN_ID, END_ID, pad
 from attnserve_export.training.trainer import save_atomically
@@ -67,7 +67,9 @@ class CaptionTrainer:
         self.trained, self.held = hold_back(self.photos, recipe.data.held_back, recipe.seed)
         vocabulary = self.folder / "tokenizer.model"
         if not vocabulary.exists():
-            train_vocabulary([each for index in self.trained for each in self.photos[index].captions], vocabulary, recipe.words.vocab_size)
+            train_vocabulary(
+                [each for index in self.trained for each in self.photos[index].captions], vocabulary, recipe.words.vocab_size
+            )
         self.tokenizer = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary))
         self.pairs = self._pairs()
         torch.manual_seed(recipe.seed)
@@ -89,14 +91,9 @@ class CaptionTrainer:
         return [(index, tokens) for index, tokens in encoded if 0 < len(tokens) <= self.recipe.data.max_words]
 
     def _features(self) -> list[Features]:
-        model = self.model.eval()
+        cache = FeatureCache(self.model.eval(), self._data_root, self.folder / "features", self.recipe.seed)
         with Progress(console=self._console) as progress:
-            return [
-                cached_view(
-                    model, self._data_root, "train", view, self.folder / "features", len(self.photos), self.recipe.seed, progress
-                )
-                for view in range(self.recipe.data.views)
-            ]
+            return [cache.view("train", len(self.photos), view, progress) for view in range(self.recipe.data.views)]
 
     def _batches(self, epoch: int) -> list[_Batch]:
         """All captions, each with a drawn view of its photo, in an order that depends on seed and epoch alone."""
@@ -111,7 +108,9 @@ class CaptionTrainer:
         ]
 
     def _features_of(self, photos: Sequence[int], views: Sequence[int]) -> Tensor:
-        return torch.stack([torch.from_numpy(self.views[view][photo].astype("float32")) for photo, view in zip(photos, views, strict=True)])
+        return torch.stack(
+            [torch.from_numpy(self.views[view][photo].astype("float32")) for photo, view in zip(photos, views, strict=True)]
+        )
 
     def _run_epoch(self) -> None:
         batches, started = self._batches(self.epoch), time.monotonic()
@@ -164,7 +163,9 @@ class CaptionTrainer:
         """The loss of equation 14, or of section 4.1; the plain negative log-likelihood in nats; and the number of tokens."""
         terms, given, wanted = self.recipe.attention, batch.tgt[:, :-1], batch.tgt[:, 1:]
         source = self.model.source(self.model.annotate(self._features_of(batch.photos, batch.views)))
-        is_drawn = self.model.config.attention == "hard" and random.Random(f"{self.recipe.seed}/{self.update}").random() < _DRAWN_SHARE
+        is_drawn = (
+            self.model.config.attention == "hard" and random.Random(f"{self.recipe.seed}/{self.update}").random() < _DRAWN_SHARE
+        )
         hidden, weights, log_drawn = self.model.unroll(source, given, draw=is_drawn)
         log_probs, is_token = self.model.project(hidden).log_softmax(-1), wanted != 0
         own = log_probs.gather(-1, wanted.unsqueeze(-1)).squeeze(-1) * is_token  # (B, T)
@@ -267,5 +268,5 @@ class CaptionTrainer:
 def bleu(captions: list[str], photos: Sequence[Photo]) -> float:
     """Corpus BLEU-4 (Papineni et al. 2002) of one caption a photo against all of its own, word by word."""
     count = max(len(photo.captions) for photo in photos)
-    references = [[photo.captions[k] if k < len(photo.captions) else None for photo in photos] for k in range(count)]
+    references = [[photo.captions[k if k < len(photo.captions) else 0] for photo in photos] for k in range(count)]
     return sacrebleu.corpus_bleu(captions, references, tokenize="none", force=True).score

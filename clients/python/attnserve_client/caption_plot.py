@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Draws a caption as a story: the photo, then once for every word, lit where the model looked for it (Xu et al. 2015, figure 2)."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from attnserve_client.attention_plot import INK
+from attnserve_client.types import Caption
+
+_TILE_IN = 1.7
+_GAP_IN = 0.12
+_WORD_IN = 0.28
+_TITLE_IN = 0.42
+_COLUMNS = 6
+_DPI = 100
+_TILE_PIXELS = 320
+_DARKEST = 0.22
+"""Of a pixel that the model does not look at."""
+
+
+def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[int, int]:
+    """Writes a picture of stories, one below the other; the file's ending names the format (PNG unless it says otherwise).
+
+    Args:
+        path: the file to write; its folder exists.
+        stories: captions that were asked for with ``return_attention="mean"``, each with the image file that it describes.
+
+    Returns:
+        Width and height in pixels (of a PNG).
+
+    Raises:
+        ValueError: a caption has no attention of one map.
+        OSError: the file cannot be written, or an image not be opened.
+    """
+    figure = draw_stories(stories)
+    figure.savefig(path, dpi=_DPI)
+    width, height = figure.get_size_inches() * _DPI
+    return int(width), int(height)
+
+
+def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
+    """Returns a figure of stories, one below the other."""
+    tiles = [_tiles(caption, image) for caption, image in stories]
+    rows = [math.ceil(len(each) / _COLUMNS) for each in tiles]
+    cell = _TILE_IN + _WORD_IN + _GAP_IN
+    columns = min(_COLUMNS, max(map(len, tiles)))
+    size = columns * (_TILE_IN + _GAP_IN) + _GAP_IN, sum(_TITLE_IN + count * cell for count in rows) + _GAP_IN
+    figure = Figure(figsize=size, facecolor="white")
+    FigureCanvasAgg(figure)
+    top = size[1] - _GAP_IN / 2
+    for (caption, _), story, count in zip(stories, tiles, rows, strict=True):
+        figure.text(_GAP_IN / size[0], (top - 0.27) / size[1], caption.text, fontsize=11, fontweight="bold", color=INK)
+        top -= _TITLE_IN
+        for index, (word, picture) in enumerate(story):
+            row, column = divmod(index, _COLUMNS)
+            left, bottom = _GAP_IN + column * (_TILE_IN + _GAP_IN), top - (row + 1) * cell + _GAP_IN
+            figure.text(left / size[0], (bottom + _TILE_IN + 0.06) / size[1], word, fontsize=9, color=INK)
+            axes = figure.add_axes((left / size[0], bottom / size[1], _TILE_IN / size[0], _TILE_IN / size[1]))
+            axes.imshow(picture, aspect="equal")
+            axes.set_axis_off()
+            axes.set_anchor("NW")
+        top -= count * cell
+    return figure
+
+
+def _tiles(caption: Caption, image: bytes) -> list[tuple[str, NDArray[np.uint8]]]:
+    """The photo, and the photo lit by each word's map, with their words."""
+    file = Image.open(io.BytesIO(image))
+    file.draft("RGB", (2 * _TILE_PIXELS, 2 * _TILE_PIXELS))
+    photo = ImageOps.exif_transpose(file).convert("RGB")
+    photo.thumbnail((_TILE_PIXELS, _TILE_PIXELS))
+    pixels = np.asarray(photo)
+    return [("", pixels), *((each.word, _lit(pixels, each.weights)) for each in caption.word_maps())]
+
+
+def _lit(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
+    scaled = Image.fromarray(weights / max(float(weights.max()), 1e-6)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
+    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(scaled), 0, 1)[..., None]
+    lit: NDArray[np.uint8] = (pixels * light).astype(np.uint8)
+    return lit

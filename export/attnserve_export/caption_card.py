@@ -58,9 +58,9 @@ def caption_card(
         "## Use, limits, terms",
         "",
         "Trained on 6,000 photos of people and dogs, mostly outdoors, and on nothing else: it describes such photos, and sees "
-        "people and dogs in anything else. It counts badly, guesses colours, mixes up what people do with what is near them, and says "
-        '"man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and reads no writing. Its '
-        "maps show which cells it read, which is not the same as why it said a word.",
+        "people and dogs in anything else. It counts badly, guesses colours, mixes up what people do with what is near them, "
+        'and says "man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and reads no '
+        "writing. Its maps show which cells it read, which is not the same as why it said a word.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]

@@ -81,10 +81,13 @@ class TextSources:
         vocab_size: made-up ones have tokens below it.
     """
 
-    grid: Sequence[tuple[int, int]] = GRID
-
     def __init__(self, texts: list[list[int]], vocab_size: int) -> None:
         self._texts, self._vocab_size = texts, vocab_size
+
+    @property
+    def grid(self) -> Sequence[tuple[int, int]]:
+        """Short and long ones."""
+        return GRID
 
     def __len__(self) -> int:
         return len(self._texts)

@@ -103,9 +103,9 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Folder of the model repository; empty for the one that comes with attnserve."""
     max_text_chars: Count = 10_000
     """Longer texts are refused before they are tokenized."""
-    max_image_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 10_000_000
+    max_image_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 10_000_000
     """Larger image files are refused before they are opened."""
-    max_image_pixels: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 40_000_000
+    max_image_pixels: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 40_000_000
     """Images of more pixels are refused before they are decoded."""
     drain_seconds: Seconds = 30.0
     """How long a stopping server works on for what it has admitted."""

@@ -14,7 +14,8 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attnserve_server.tasks.translation import Span, TranslationTask, begins_word
+from attnserve_server.tasks.text import Span, begins_word
+from attnserve_server.tasks.translation import TranslationTask
 from tests.foreign import common
 from tests.unit.engine.fakes import manifest
 

@@ -20,7 +20,7 @@ from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
-from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
+from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, TextSources, check_parity
 from attnserve_export.recipe import load_recipe
 from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -82,7 +82,7 @@ def fp32_of(manifest: manifest_pb2.Manifest) -> manifest_pb2.Variant:
 
 def test_sound_export_passes(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "b")
-    report = check_parity(tmp_path / "b", manifest, made.model, SOURCES)
+    report = check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
     files = [step.graph.file for step in fp32_of(manifest).steps]
     assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in parity.GRID)
     assert {case.source_tokens for case in report.cases} == {2, 7, 24}
@@ -117,7 +117,7 @@ def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:
                 each.CopyFrom(numpy_helper.from_array(np.float32(2.0), each.name))
     manifest = write_bundle(tmp_path / "b", made.manifest, graphs, {})
     with pytest.raises(ExportError, match=r"^parity: int8 diverges by .* nats a token$"):
-        check_parity(tmp_path / "b", manifest, made.model, SOURCES)
+        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
 
 
 def test_no_number_is_refused() -> None:
@@ -136,7 +136,7 @@ def test_one_wrong_weight_is_refused(made: Made, tmp_path: Path, name: str) -> N
     wrong = copy.deepcopy(made.model)
     dict(wrong.named_parameters())[name].flatten()[5] += 0.5
     with pytest.raises(ExportError, match=r"parity: .* differs by .* rows, position"):
-        check_parity(tmp_path / "b", manifest, wrong, SOURCES)
+        check_parity(tmp_path / "b", manifest, wrong, TextSources(SOURCES, VOCAB_SIZE))
 
 
 def test_tampered_weights_are_refused(made: Made, tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_tampered_weights_are_refused(made: Made, tmp_path: Path) -> None:
     data[1::128] = bytes(value ^ 0x80 for value in data[1::128])  # the signs of some float16
     (tmp_path / "b" / WEIGHTS_FILE).write_bytes(bytes(data))
     with pytest.raises(ExportError, match="parity"):
-        check_parity(tmp_path / "b", manifest, made.model, SOURCES)
+        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
 
 
 def test_other_sentences_are_counted(made: Made, tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_other_sentences_are_counted(made: Made, tmp_path: Path) -> None:
     wrong = copy.deepcopy(made.model)
     wrong.decoder_norm.bias.copy_(wrong.embedding.weight[7] * 10)
     runner = PlainRunner(tmp_path / "b", manifest, fp32_of(manifest), 0)
-    tally = parity.compare_sentences({"fp32": runner}, wrong, SOURCES)["fp32"]
+    tally = parity.compare_answers({"fp32": runner}, wrong, TextSources(SOURCES, VOCAB_SIZE))["fp32"]
     assert tally.num_identical + tally.num_near_ties < len(SOURCES)
     assert tally.total_divergence / tally.num_tokens > MAX_DIVERGENCE
 

@@ -23,7 +23,7 @@ from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.graphs.spec import Graphs, VariantSpec
 from attnserve_export.int8_variant import add_int8_variant
-from attnserve_export.parity import check_parity
+from attnserve_export.parity import TextSources, check_parity
 from attnserve_export.recipe import Recipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
@@ -155,7 +155,7 @@ def bits(array: Array) -> bytes:
 
 @pytest.mark.timeout(400)  # the graphs are made here
 def test_sound_export_passes(made: Made) -> None:
-    report = check_parity(made.folder, made.manifest, made.model, SOURCES)
+    report = check_parity(made.folder, made.manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
     assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in made.steps("fp32")}
     differences = {each.variant: each.max_abs_difference for each in report.approximate}
     assert differences.pop("fixed", 0.0) <= 1e-5, "the graphs for CUDA compute the same"
@@ -171,7 +171,7 @@ def test_one_wrong_weight_is_refused(made: Made) -> None:
             wrong = copy.deepcopy(made.model)
             dict(wrong.named_parameters())[name].flatten()[5] += 2.0
             with pytest.raises(ExportError, match=r"parity: .* differs by .* rows, position"):
-                check_parity(made.folder, made.manifest, wrong, SOURCES)
+                check_parity(made.folder, made.manifest, wrong, TextSources(SOURCES, VOCAB_SIZE))
 
 
 def test_description_is_what_a_server_needs(made: Made) -> None:

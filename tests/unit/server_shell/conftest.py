@@ -13,8 +13,9 @@ import pytest
 
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
 from attnserve_server.config import GrpcConfig
+from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.transport.health import HealthBoard
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.transport.server import GrpcServer, Limits
 from tests.unit.server_shell.fakes import Front, Recorder
 
 
@@ -48,7 +49,8 @@ async def make_shell() -> AsyncIterator[ShellFactory]:
     async def make(front: Front | None = None, max_text_chars: int = 10_000, **settings: Any) -> Shell:
         front, recorder = front or Front(), Recorder()
         board = HealthBoard(model.id for model in front.models())
-        server = GrpcServer(front, recorder, board, GrpcConfig(port=0, **settings), max_text_chars)
+        limits = Limits(max_text_chars, ImageLimits(max_bytes=1_000_000, max_pixels=4_000_000))
+        server = GrpcServer(front, recorder, board, GrpcConfig(port=0, **settings), limits)
         port = await server.start()
         made.append(Shell(front, recorder, board, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
         return made[-1]

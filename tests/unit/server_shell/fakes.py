@@ -67,7 +67,7 @@ class Renderer:
     """Keeps the end symbol for the end, so that there is always something to finish."""
 
     def __init__(self, translator: Translator, source: Sequence[Span]) -> None:
-        self.translator, self.source = translator, source
+        self.task, self.source = translator, source
         self.tokens: list[int] = []
         self.copied: dict[int, int] = {}
         self.sent: tuple[str, list[Span]] = ("", [])
@@ -83,7 +83,7 @@ class Renderer:
         return self._delta(list(tokens))
 
     def _delta(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        before, (text, pieces) = self.sent, self.translator.render(tokens, self.copied, self.source)
+        before, (text, pieces) = self.sent, self.task.render(tokens, self.copied, self.source)
         self.sent = text, pieces
         return text[len(before[0]) :], pieces[len(before[1]) :]
 
@@ -137,7 +137,7 @@ class Model:
     max_beam_size: int = 5
     gives_attention: bool = True
     gives_scores: bool = True
-    translator: Translator = field(default_factory=Translator)
+    task: Translator = field(default_factory=Translator)
 
     def __post_init__(self) -> None:
         self.manifest = manifest_pb2.Manifest(model_id=self.id, task=manifest_pb2.TASK_TRANSLATION, architecture="letters")
@@ -233,7 +233,7 @@ class Front:
     def models(self) -> list[Model]:
         return self._models
 
-    def resolve(self, model: str, version: str) -> Model:
+    def resolve(self, model: str, version: str, task: int = manifest_pb2.TASK_TRANSLATION) -> Model:
         for each in self._models:
             if model in ("", each.id) and version in ("", each.version):
                 return each

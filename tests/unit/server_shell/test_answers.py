@@ -20,7 +20,7 @@ TOKENS = [ord("a"), ord("b"), END]
 def answer(options: DecodeOptions, answered: RequestFinished | None = None) -> translation_pb2.TranslateResponse:
     model = Model()
     now = time.monotonic()
-    admitted = Admitted(model, [Part(model.translator.encode("ab"))], options, now - 2.0, now - 1.0)
+    admitted = Admitted(model, [Part(model.task.encode("ab"))], options, now - 2.0, now - 1.0)
     response = translate_response(admitted, [answered or finished(TOKENS, options)])
     return translation_pb2.TranslateResponse.FromString(response.SerializeToString())
 

@@ -131,7 +131,7 @@ async def test_prefix(shell: Shell) -> None:
 async def test_prefix_counts_as_text(make_shell: ShellFactory) -> None:
     shell = await make_shell(Front(Model(max_target_tokens=2000)), max_text_chars=1000)
     await shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 600)))
-    assert shell.front.models()[0].translator.threads[0].startswith("tokenizer")
+    assert shell.front.models()[0].task.threads[0].startswith("tokenizer")
     error = await failure(shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 601))))
     assert error.details() == "options.prefix must have at most 600 characters beside this text; it has 601"
 
@@ -139,7 +139,7 @@ async def test_prefix_counts_as_text(make_shell: ShellFactory) -> None:
 async def test_long_texts_are_tokenized_in_a_thread(shell: Shell) -> None:
     for text in ("x" * 512, "x" * 513):
         await shell.translation.Translate(Request(text=text))
-    inline, threaded = shell.front.models()[0].translator.threads
+    inline, threaded = shell.front.models()[0].task.threads
     assert inline == "MainThread"
     assert threaded.startswith("tokenizer")
 
@@ -214,7 +214,7 @@ async def test_failures_after_the_submission(shell: Shell) -> None:
 
 
 async def test_unknown_exceptions_show_nothing_of_the_inside(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
-    shell.front.models()[0].translator.error = RuntimeError("secret: /etc/passwd")
+    shell.front.models()[0].task.error = RuntimeError("secret: /etc/passwd")
     with caplog.at_level(logging.ERROR):
         error = await failure(shell.translation.Translate(Request(text="a")))
     assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "INTERNAL")

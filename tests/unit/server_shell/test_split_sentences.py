@@ -146,7 +146,7 @@ async def test_a_sentence_that_is_too_long_is_named(shell: Shell) -> None:
 
 async def test_long_texts_are_split_in_a_thread(shell: Shell) -> None:
     await split(shell, "\n".join(["x" * 90] * 10))
-    assert all(name.startswith("tokenizer") for name in shell.front.models()[0].translator.threads)
+    assert all(name.startswith("tokenizer") for name in shell.front.models()[0].task.threads)
 
 
 async def test_attention_that_is_too_large(make_shell: ShellFactory) -> None:
@@ -162,7 +162,7 @@ async def test_attention_that_is_too_large(make_shell: ShellFactory) -> None:
 
 def test_attention_that_turns_out_too_large() -> None:
     model = Model()
-    parts = [Part(model.translator.encode("x" * 500)), Part(model.translator.encode("x" * 500), 500)]
+    parts = [Part(model.task.encode("x" * 500)), Part(model.task.encode("x" * 500), 500)]
     options = DecodeOptions(attention=AttentionDetail.MEAN)
     check_attention(parts, options, model)
     with pytest.raises(InvalidRequest):
@@ -240,7 +240,7 @@ def test_score_of_the_whole(penalty: float) -> None:
 
 def answer(hypotheses: list[list[Hypothesis]], times: list[tuple[float, float]]) -> translation_pb2.TranslateResponse:
     model, now = Model(), time.monotonic()
-    parts = [Part(model.translator.encode("a"), 2 * index, "\n" if index else "") for index in range(len(hypotheses))]
+    parts = [Part(model.task.encode("a"), 2 * index, "\n" if index else "") for index in range(len(hypotheses))]
     finished = [
         RequestFinished(1, each, now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)
         for each, (begin, end) in zip(hypotheses, times, strict=True)

@@ -32,14 +32,20 @@ MAX_BEAM = 8
 class EncodeGraph(nn.Module):
     """``image`` uint8 (B, 224, 224, 3) -> annotations, alignment keys, and the decoder's first state."""
 
+    mean_of: Tensor
+
     def __init__(self, model: ShowAttendTell) -> None:
         super().__init__()
         self.model = model
+        self.register_buffer("mean_of", torch.full((1, 1, NUM_CELLS), 1 / NUM_CELLS))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Returns memory (B, L, D), key (B, L, A), hidden and cell (B, n)."""
         source = self.model.source(self.model.encode(image))
-        return source.memory, source.key, *self.model.initial_state(source.memory)
+        mean = (self.mean_of @ source.memory).squeeze(
+            1
+        )  # a product for each image: a reduction's last bits depend on how many there are
+        return source.memory, source.key, *self.model.initial_state(mean)
 
 
 class StepGraph(nn.Module):
@@ -128,7 +134,9 @@ def _step(model: ShowAttendTell, states: list[manifest_pb2.State], group: int) -
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes the token table's layers apart again: see :class:`StepGraph`."""
+    """Takes apart again what the graphs have put together: see :class:`StepGraph` and ``additive_attention``."""
+    (doubled,) = (value for name, value in stored.items() if name.startswith("unsqueeze") and value.shape[1:] == (1,))
+    stored["align_score"] = doubled[:, 0] / 2
     gates = 4 * stored["state_gates.weight"].shape[1]
     for kind in ("weight", "bias"):
         stored[f"token_gates.{kind}"], stored[f"deep_token.{kind}"] = stored[f"of_token.{kind}"].tensor_split([gates])

@@ -132,9 +132,9 @@ class ShowAttendTell(TiedModel):
         """Computes what the alignment model makes of annotations, doubled as :func:`additive_attention` wants it."""
         return Annotations(memory, 2 * self.align_memory(memory))
 
-    def initial_state(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """h_0 and c_0, from the mean annotation (section 3.1.2): (B, L, D) -> twice (B, n)."""
-        hidden, cell = torch.tanh(self.initial(memory.mean(1))).chunk(2, -1)
+    def initial_state(self, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """h_0 and c_0, from the mean annotation (section 3.1.2): (B, D) -> twice (B, n)."""
+        hidden, cell = torch.tanh(self.initial(mean)).chunk(2, -1)
         return hidden, cell
 
     def step(self, token_gates: Tensor, hidden: Tensor, cell: Tensor, source: Annotations, *, draw: bool = False) -> Step:
@@ -177,7 +177,7 @@ class ShowAttendTell(TiedModel):
             What the output layer reads (B, T, m), the weights (B, T, L), and log p(s_t) (B, T) if drawn.
         """
         embedded = self.embed(tgt)
-        (hidden, cell), steps = self.initial_state(source.memory), list[Step]()
+        (hidden, cell), steps = self.initial_state(source.memory.mean(1)), list[Step]()
         for token_gates in self.token_gates(embedded).unbind(1):
             steps.append(self.step(token_gates, hidden, cell, source, draw=draw))
             hidden, cell = steps[-1].hidden, steps[-1].cell

@@ -34,7 +34,7 @@ def caption_tokens(
 
 
 def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_penalty: float, max_tokens: int) -> list[int]:
-    hidden, cell = model.initial_state(source.memory)
+    hidden, cell = model.initial_state(source.memory.mean(1))
     tokens, scores, ended = [[BEGIN_ID]], torch.zeros(1), list[tuple[float, list[int]]]()
     for length in range(1, max_tokens + 2):
         rows = Annotations(source.memory.expand(len(tokens), -1, -1), source.key.expand(len(tokens), -1, -1))
@@ -63,7 +63,7 @@ def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_p
 def greedy_tokens(model: ShowAttendTell, features: Tensor, max_tokens: int = 30) -> list[list[int]]:
     """The caption of each photo that has the likeliest token at each place, without its end symbol."""
     source = model.source(model.annotate(features))
-    hidden, cell = model.initial_state(source.memory)
+    hidden, cell = model.initial_state(source.memory.mean(1))
     token, rows = torch.full((len(features),), BEGIN_ID), list[Tensor]()
     for _ in range(max_tokens):
         embedded = model.embed(token[:, None])[:, 0]

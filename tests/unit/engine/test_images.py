@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image files to pixels: every kind that clients send, and every kind of file that is none."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from attnserve_server.errors import InvalidRequest
+from attnserve_server.tasks.images import MIN_SIDE, ImageLimits, Picture, read_picture
+
+PHOTO = Path(__file__).parents[2] / "golden" / "photos" / "astronaut.jpg"
+LIMITS = ImageLimits(max_bytes=10_000_000, max_pixels=40_000_000)
+SIZE = (224, 224)
+
+
+def read(data: bytes, limits: ImageLimits = LIMITS) -> Picture:
+    return read_picture(data, limits, SIZE, 49)
+
+
+def pixels(picture: Picture) -> NDArray[np.float64]:
+    return np.frombuffer(picture.source.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    return Image.open(PHOTO).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def wide(photo: Image.Image) -> Image.Image:
+    """Not a square, and no two of its corners alike."""
+    image = photo.resize((300, 200))
+    for box, colour in (((0, 0, 60, 60), "red"), ((240, 0, 300, 60), "green"), ((0, 140, 60, 200), "blue")):
+        image.paste(colour, box)
+    return image
+
+
+def expected(image: Image.Image) -> NDArray[np.float64]:
+    return np.asarray(image.convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)).astype(float)
+
+
+@pytest.mark.parametrize(("kind", "options"), [("JPEG", {"quality": 95}), ("PNG", {}), ("WEBP", {"lossless": True})])
+def test_formats(photo: Image.Image, kind: str, options: dict[str, Any]) -> None:
+    picture = read(encoded(photo, kind, **options))
+    assert np.abs(pixels(picture) - expected(photo)).mean() < 2.0
+    assert (picture.width, picture.height, picture.source.num_cells) == (*photo.size, 49)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation(wide: Image.Image, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encoded(wide, "JPEG", quality=95, exif=exif)
+    seen = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    assert seen is not None
+    picture = read(data)
+    assert (picture.width, picture.height) == seen.size
+    assert np.abs(pixels(picture) - expected(seen)).mean() < 1.0
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [b"Exif\0\0nonsense", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0"],
+)
+def test_broken_orientation_is_passed_over(wide: Image.Image, exif: bytes) -> None:
+    picture = read(encoded(wide, "JPEG", quality=95, exif=exif))
+    assert np.abs(pixels(picture) - expected(wide)).mean() < 2.0
+
+
+def test_grey(photo: Image.Image) -> None:
+    grey = photo.convert("L")
+    for data in (encoded(grey, "JPEG", quality=95), encoded(grey, "PNG"), encoded(grey.convert("1"), "PNG")):
+        found = pixels(read(data))
+        assert (found[..., 0] == found[..., 1]).all()
+        assert (found[..., 0] == found[..., 2]).all()
+    assert np.abs(pixels(read(encoded(grey, "PNG"))) - expected(grey)).mean() < 1.0
+
+
+def test_sixteen_bits(photo: Image.Image) -> None:
+    grey = np.asarray(photo.convert("L")).astype(np.uint16)
+    data = encoded(Image.fromarray(grey * 257), "PNG")
+    assert np.abs(pixels(read(data)) - expected(photo.convert("L"))).mean() < 1.5
+
+
+def test_cmyk(photo: Image.Image) -> None:
+    assert np.abs(pixels(read(encoded(photo.convert("CMYK"), "JPEG", quality=95))) - expected(photo)).mean() < 4.0
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_what_is_transparent_is_white(photo: Image.Image, kind: str) -> None:
+    see_through = photo.convert("RGBA")
+    see_through.paste((255, 0, 0, 0), (0, 0, photo.width // 2, photo.height))
+    found = pixels(read(encoded(see_through, kind, lossless=True) if kind == "WEBP" else encoded(see_through, kind)))
+    assert (found[:, :100] == 255).all()
+    assert np.abs(found[:, 124:] - expected(photo)[:, 124:]).mean() < 2.0
+
+
+def test_palettes_with_transparency() -> None:
+    image = Image.new("P", (64, 64), 1)
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.paste(0, (0, 0, 32, 64))
+    found = pixels(read(encoded(image, "PNG", transparency=0)))
+    assert (found[:, :100] == 255).all()
+    assert (found[:, 124:] == [0, 0, 255]).all()
+
+
+def test_a_phones_photo_is_decoded_small(photo: Image.Image) -> None:
+    data = encoded(photo.resize((4032, 3024)), "JPEG", quality=90)
+    started = time.process_time()
+    picture = read(data)
+    seconds = time.process_time() - started
+    assert (picture.width, picture.height) == (4032, 3024)
+    assert np.abs(pixels(picture) - expected(photo)).mean() < 3.0
+    whole = time.process_time()
+    Image.open(io.BytesIO(data)).convert("RGB").resize(SIZE, Image.Resampling.BICUBIC)
+    assert seconds < 0.7 * (time.process_time() - whole)
+
+
+def test_photos_with_more_pictures_in_them_are_photos(photo: Image.Image) -> None:
+    data = encoded(photo, "MPO", save_all=True, append_images=[photo.resize((100, 100))])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert np.abs(pixels(read(data)) - expected(photo)).mean() < 6.0
+
+
+def png_of(width: int, height: int) -> bytes:
+    """A few bytes that claim to be a picture of that size."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def frames(kind: str) -> bytes:
+    images = [Image.new("RGB", (64, 64), colour) for colour in ("red", "green", "blue")]
+    return encoded(images[0], kind, save_all=True, append_images=images[1:], duration=50)
+
+
+BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (lambda: b"", "must not be empty"),
+    "text": (lambda: b"A dog runs across the grass.\n" * 100, "no JPEG, PNG or WebP"),
+    "half a header": (lambda: PHOTO.read_bytes()[:10], "no JPEG, PNG or WebP"),
+    "truncated JPEG": (lambda: PHOTO.read_bytes()[:8_000], "cannot be decoded"),
+    "truncated PNG": (lambda: encoded(Image.open(PHOTO), "PNG")[:-5_000], "cannot be decoded"),
+    "truncated WebP": (lambda: encoded(Image.open(PHOTO), "WEBP")[:-5_000], "broken|cannot be decoded"),
+    "GIF": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "no JPEG, PNG or WebP"),
+    "TIFF": (lambda: encoded(Image.new("RGB", (64, 64)), "TIFF"), "no JPEG, PNG or WebP"),
+    "one pixel": (lambda: encoded(Image.new("RGB", (1, 1)), "PNG"), f"at least {MIN_SIDE} pixels in each direction; it has 1 x 1"),
+    "a line": (lambda: encoded(Image.new("RGB", (20_000, 1)), "PNG"), f"at least {MIN_SIDE} pixels .* 20000 x 1"),
+    "bomb": (lambda: png_of(50_000, 50_000), "pixels"),
+    "smaller bomb": (lambda: png_of(7_000, 7_000), "must have at most 40,000,000 pixels; it has 7000 x 7000"),
+    "fewer rows than it says": (lambda: png_of(5_000, 5_000), "cannot be decoded"),
+    "animated WebP": (lambda: frames("WEBP"), "is an animation"),
+    "animated PNG": (lambda: frames("PNG"), "is an animation"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_picture_is_refused(name: str) -> None:
+    make, text = BROKEN[name]
+    data, started = make(), time.monotonic()
+    with pytest.raises(InvalidRequest, match=f"^image .*({text})") as caught:
+        read(data)
+    assert caught.value.field == "image"
+    assert time.monotonic() - started < 2.0
+
+
+def test_limits_come_before_the_decoder(photo: Image.Image) -> None:
+    data = encoded(photo, "PNG")
+    with pytest.raises(InvalidRequest, match=f"must have at most 1,000 bytes; it has {len(data):,}"):
+        read(data, ImageLimits(1_000, 40_000_000))
+    with pytest.raises(InvalidRequest, match="must have at most 159,999 pixels; it has 400 x 400"):
+        read(data, ImageLimits(10_000_000, 159_999))
+    read(data, ImageLimits(len(data), 160_000))

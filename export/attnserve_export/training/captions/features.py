@@ -7,6 +7,7 @@ cells × channels; views that are there already are not computed again.
 
 from __future__ import annotations
 
+import functools
 import io
 import random
 import tempfile
@@ -118,12 +119,16 @@ class FeatureCache:
         loaded: Features = np.load(path, mmap_mode="r")
         return loaded
 
+    @functools.cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return trunk_session(self._model)
+
     def _computed(self, split: str, count: int, view: int, progress: Progress) -> Features:
-        session, task = trunk_session(self._model), progress.add_task(f"features of {split}, view {view}", total=count)
+        task = progress.add_task(f"features of {split}, view {view}", total=count)
         features, done = np.empty((count, NUM_CELLS, WIDTH), np.float16), 0
         photos = (view_of(photo, view, f"{self._seed}/{index}") for index, photo in enumerate(read_pixels(self._root, split)))
         for batch in _batches(photos):
-            found = cast(list[npt.NDArray[np.float32]], session.run(None, {"image": np.stack(batch)}))[0]
+            found = cast(list[npt.NDArray[np.float32]], self._session.run(None, {"image": np.stack(batch)}))[0]
             features[done : done + len(batch)] = found
             done += len(batch)
             progress.update(task, completed=done)

@@ -45,7 +45,10 @@ def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_p
         best, places = total.flatten().topk(2 * beam_size)
         parents, following = places // logits.shape[1], places % logits.shape[1]
         live: list[tuple[float, int, int]] = []
-        for score, parent, token in zip(best.tolist(), parents.tolist(), following.tolist(), strict=True):
+        found = zip(best.tolist(), parents.tolist(), following.tolist(), strict=True)
+        for rank, (score, parent, token) in enumerate(found):
+            if rank >= beam_size and token == END_ID:
+                continue  # it ends outside the beam
             if token == END_ID or length > max_tokens:
                 ended.append((score / length**length_penalty, tokens[parent][1:]))
             elif len(live) < beam_size:

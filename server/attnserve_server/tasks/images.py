@@ -75,7 +75,8 @@ def read_picture(data: bytes, limits: ImageLimits, size: tuple[int, int], num_ce
             image.draft("RGB", (_DRAFT * size[0], _DRAFT * size[1]))  # of a large JPEG a smaller picture is decoded
             image.load()
             colours = _coloured(image)
-            scaled = colours.resize(size if orientation not in _LYING else size[::-1], Image.Resampling.BICUBIC)
+            width_height = (size[1], size[0]) if orientation in _LYING else size
+            scaled = colours.resize(width_height, Image.Resampling.BICUBIC)
         except Exception as error:  # of a broken file Pillow's decoders may raise anything
             raise _refused(f"cannot be decoded: {_in_short(error)}") from error
     turned = scaled.transpose(_TURNS[orientation]) if orientation in _TURNS else scaled

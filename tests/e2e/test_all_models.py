@@ -25,7 +25,8 @@ from tests.e2e.serving import (
     texts,
 )
 
-ARCHITECTURES = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
+TRANSLATORS = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
+ARCHITECTURES = {**TRANSLATORS, "show-attend-tell-flickr8k": "show-attend-tell"}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_a_default_that_is_not_there_is_named(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("model", ARCHITECTURES)
+@pytest.mark.parametrize("model", TRANSLATORS)
 def test_every_model_translates(channel: grpc.Channel, model: str) -> None:
     options = DecodeOptions(beam_size=5, num_hypotheses=2)
     answers = [start_unary(channel, text, options, model=model) for text in SENTENCES[:30]]
@@ -80,13 +81,13 @@ def test_every_model_translates(channel: grpc.Channel, model: str) -> None:
 
 
 def test_models_share_the_worker(channel: grpc.Channel) -> None:
-    alone = {model: [texts(ask(channel, text, model=model)) for text in SENTENCES[:8]] for model in ARCHITECTURES}
-    mixed = {model: [start_unary(channel, text, model=model) for text in SENTENCES[:8]] for model in ARCHITECTURES}
+    alone = {model: [texts(ask(channel, text, model=model)) for text in SENTENCES[:8]] for model in TRANSLATORS}
+    mixed = {model: [start_unary(channel, text, model=model) for text in SENTENCES[:8]] for model in TRANSLATORS}
     assert {model: [texts(future.result()) for future in futures] for model, futures in mixed.items()} == alone
-    assert len({str(answers) for answers in alone.values()}) == len(ARCHITECTURES), "different models say different things"
+    assert len({str(answers) for answers in alone.values()}) == len(TRANSLATORS), "different models say different things"
 
 
-@pytest.mark.parametrize("model", ARCHITECTURES)
+@pytest.mark.parametrize("model", TRANSLATORS)
 def test_attention_is_what_the_manifest_says(channel: grpc.Channel, model: str) -> None:
     options = DecodeOptions(return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN)
     if not manifest(channel, model).HasField("attention"):

@@ -19,8 +19,13 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 DEFAULT_MODEL = "transformer-en-de"
-BUNDLES = {path.parent.name: path for path in find_bundles(Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")))}
+ALL_BUNDLES = {
+    path.parent.name: path for path in find_bundles(Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")))
+}
 """By model id, all that are served."""
+BUNDLES = {model: path for model, path in ALL_BUNDLES.items() if load_bundle(path).manifest.task == manifest_pb2.TASK_TRANSLATION}
+"""Those that translate."""
+CAPTION_BUNDLE = ALL_BUNDLES["show-attend-tell-flickr8k"]
 DEFAULT_BUNDLE = BUNDLES[DEFAULT_MODEL]
 NUM_SLOTS = 32
 

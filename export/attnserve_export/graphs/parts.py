@@ -8,13 +8,15 @@ what reads it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import onnx
 from onnx import NodeProto
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch.onnx notes the modules that a node was traced in, as the text of a list: outermost first, then the node itself."""
+
+_CONVOLVING = ("Conv", "Clip")
 
 
 def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelProto:
@@ -44,7 +46,22 @@ def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelPr
         read_by |= dict.fromkeys(nodes[index].input, found[index])
     for index, (node, part) in enumerate(zip(nodes, found, strict=True)):
         node.name = f"{part}/{node.op_type}_{index}"
+    _name_values(nodes, dict.fromkeys(each.name for each in model.graph.output))
     return model
+
+
+def _name_values(nodes: list[NodeProto], outputs: Container[str]) -> None:
+    """Gives what convolutions and their activations make a name with their part: ONNX Runtime names its own nodes after it."""
+    renamed = {
+        name: f"{part_of(node)}/{name}"
+        for node in nodes
+        if node.op_type in _CONVOLVING
+        for name in node.output
+        if name not in outputs
+    }
+    for node in nodes:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
 
 
 def part_of(node: NodeProto) -> str:

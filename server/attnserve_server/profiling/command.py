@@ -24,7 +24,7 @@ def profile(
     variant: Annotated[str, typer.Option(help="Variant of the bundle for the CPU, by name.")] = "auto",
     rows: Annotated[int, typer.Option(min=1, max=1024, help="Rows of a step, or sources of the encoder.")] = 32,
     beam_size: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
-    source_tokens: Annotated[int, typer.Option(min=1, help="Length of each source in pieces.")] = 16,
+    source_tokens: Annotated[int, typer.Option(min=1, help="Length of each source in pieces; of images it is not asked.")] = 16,
     position: Annotated[int, typer.Option(min=0, help="Pieces that stand before the step's.")] = 12,
     attention: Annotated[bool, typer.Option("--attention", help="With the attention as an output.")] = False,
     encode: Annotated[bool, typer.Option("--encode", help="The encoder instead of a step.")] = False,
@@ -38,7 +38,7 @@ def profile(
         limits = bundle.manifest.limits
         for name, value, most in (
             ("--beam-size", beam_size, limits.max_beam_size),
-            ("--source-tokens", source_tokens, limits.max_source_tokens + 1),
+            ("--source-tokens", source_tokens, limits.max_source_tokens + 1 if limits.max_source_tokens else source_tokens),
             ("--position", position, limits.max_target_tokens - 1),
         ):
             if value > most:

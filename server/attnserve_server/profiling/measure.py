@@ -20,6 +20,8 @@ from attnserve_server.execution.factory import make_profiled_runner, make_runner
 from attnserve_server.execution.runner import StepInputs
 from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times
 
+_FUSED = "fused "
+"""What ONNX Runtime puts before the name of a node that it has fused with another."""
 OTHER = "other"
 """Part of a node whose name says none: one that ONNX Runtime made by itself."""
 
@@ -101,9 +103,13 @@ def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
 
 
 def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_runs: int) -> Profile:
-    """Profiles the encode graph for a group of sources of one length."""
-    graph = bundle.variant.encode
-    values = {"source": np.full((num_sources, source_tokens), 5), "source_length": np.full(num_sources, source_tokens)}
+    """Profiles the encode graph for a group of sources of one length (of images of the one size that it reads)."""
+    graph, image = bundle.variant.encode, bundle.manifest.image
+    values = {
+        "source": np.full((num_sources, source_tokens), 5),
+        "source_length": np.full(num_sources, source_tokens),
+        "image": np.zeros((num_sources, image.height, image.width, 3)),
+    }
     feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
     plain = make_session(bundle.folder / graph.file, "cpu")
     seconds = _median(lambda: plain.run(None, feeds), num_runs)
@@ -129,7 +135,7 @@ def _added_up(graph: str, seconds: float, nodes: list[NodeTimes]) -> Profile:
 
 
 def _part(node: NodeTimes) -> str:
-    return node.name.partition("/")[0] if "/" in node.name else OTHER
+    return node.name.partition("/")[0].removeprefix(_FUSED) if "/" in node.name else OTHER
 
 
 def _shares(nodes: list[NodeTimes], kind: Callable[[NodeTimes], str]) -> list[Share]:

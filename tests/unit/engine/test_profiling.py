@@ -19,6 +19,7 @@ PARTS = {
     "transformer-en-de": {"embedding", "self-attention", "cross-attention", "feed-forward", "output"},
     "rnnsearch-en-de": {"embedding", "alignment", "recurrence", "deep output", "output"},
     "seq2seq-en-de": {"embedding", "decoder", "output"},
+    "show-attend-tell-flickr8k": {"embedding", "alignment", "recurrence", "deep output", "output"},
 }
 RUNS = 3
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,14 @@ MAX_PENDING = 64
 """That may wait for a thread or have one; more are refused, for no queue grows without bound."""
 
 _NUM_THREADS = 2
+_NICE = 5
 _RETRY_S = 0.1
+
+
+def _step_back() -> None:
+    """Lets this thread run after the event loop and the workers, where the system has priorities of threads."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Offload:
@@ -30,7 +39,7 @@ class Offload:
 
     def __init__(self, name: str, what: str) -> None:
         self._what = what
-        self._threads = ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix=name)
+        self._threads = ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix=name, initializer=_step_back)
         self._places = threading.BoundedSemaphore(MAX_PENDING)
 
     async def run(self, work: Callable[[], T]) -> T:

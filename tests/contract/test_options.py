@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 
-from attnserve.v1 import decoding_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, translation_pb2
 from attnserve_server.errors import ServiceError
+from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
+from attnserve_server.transport.offload import Offload
 from attnserve_server.transport.rpc import Call
+from attnserve_server.transport.servicers.captions import CaptionServicer
 from attnserve_server.transport.servicers.translation import TranslationServicer
 from attnserve_server.transport.tokenizing import Tokenizing
-from tests.unit.server_shell.fakes import Front, Model
+from tests.e2e.captioning import PHOTOS
+from tests.unit.server_shell.fakes import Front, Model, Translator
 
 TEXT = "ab\ncd"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -87,3 +91,56 @@ async def test_no_field_is_ignored(message: str, name: str) -> None:
 async def test_a_field_that_is_ignored_is_seen() -> None:
     """What the comparison rests on: two requests that differ in nothing that matters reach the front alike."""
     assert await submitted() == await submitted(options=decoding_pb2.DecodeOptions(return_attention=1))
+
+
+CAPTION_CHANGES: dict[str, Any] = {
+    "image": PHOTOS[1].read_bytes(),
+    "model": "second",
+    "version": "2",
+    "options": decoding_pb2.DecodeOptions(beam_size=2),
+    "priority": 1,
+}
+
+
+class Captioner(Translator):
+    """Reads images as the real one does."""
+
+    def read(self, data: bytes, limits: ImageLimits) -> Picture:
+        return read_picture(data, limits, (224, 224), 49)
+
+
+async def submitted_caption(**fields: Any) -> list[Any]:
+    """As :func:`submitted`, of a captioning model."""
+    models = [Model(task=Captioner()), Model(version="2", task=Captioner()), Model("second", task=Captioner())]
+    for model in models:
+        model.manifest.task = manifest_pb2.TASK_CAPTION
+    front, decoding = Front(*models), Offload("decoder", "images")
+    servicer, call = CaptionServicer(front, decoding, ImageLimits(1_000_000, 1_000_000), 1000), Call("id")
+    try:
+        await servicer.caption(caption_pb2.CaptionRequest(**{"image": PHOTOS[0].read_bytes(), **fields}), call)
+    except ServiceError as error:
+        return [error.field]
+    finally:
+        decoding.close()
+    assert call.model is not None
+    return [(call.model.id, call.model.version, ticket.tokens, ticket.options, ticket.terms) for ticket in front.tickets]
+
+
+@pytest.mark.parametrize("name", CAPTION_CHANGES)
+async def test_no_field_of_a_caption_is_ignored(name: str) -> None:
+    assert set(CAPTION_CHANGES) == set(caption_pb2.CaptionRequest.DESCRIPTOR.fields_by_name)
+    before = await submitted_caption()
+    assert len(before) == 1
+    assert before == await submitted_caption()
+    assert before != await submitted_caption(**{name: CAPTION_CHANGES[name]})
+
+
+@pytest.mark.parametrize("name", CHANGES["DecodeOptions"])
+async def test_no_option_of_a_caption_is_ignored(name: str) -> None:
+    options = decoding_pb2.DecodeOptions(**{name: CHANGES["DecodeOptions"][name]})
+    assert await submitted_caption() != await submitted_caption(options=options)
+
+
+def test_a_stream_of_captions_takes_what_a_single_one_takes() -> None:
+    unary, stream = caption_pb2.CaptionRequest.DESCRIPTOR, caption_pb2.CaptionStreamRequest.DESCRIPTOR
+    assert [(f.name, f.number, f.type) for f in unary.fields] == [(f.name, f.number, f.type) for f in stream.fields]

@@ -45,7 +45,7 @@ def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[
     figure = draw_stories(stories)
     figure.savefig(path, dpi=_DPI)
     width, height = figure.get_size_inches() * _DPI
-    return int(width), int(height)
+    return round(width), round(height)
 
 
 def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:

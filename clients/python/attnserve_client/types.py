@@ -206,10 +206,11 @@ class Caption:
         for index, piece in enumerate(best.pieces):
             if piece.begin == piece.end:
                 continue
-            if words and not best.text[piece.begin - 1].isspace():
+            begins_word = piece.text[:1].isspace() or best.text[piece.begin - 1].isspace()
+            if words and not begins_word:
                 words[-1] = words[-1][0] + piece.text, [*words[-1][1], index]
             else:
-                words.append((piece.text, [index]))
+                words.append((piece.text.strip(), [index]))
         shape = self.grid.rows, self.grid.columns
         return [WordMap(word, best.attention[indices].mean(0).reshape(shape)) for word, indices in words]
 

@@ -42,6 +42,12 @@ class BlockingAsyncClient:
     def translate_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         return self._drive(self._client.translate_many(*args, **kwargs))
 
+    def caption_stream(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.caption_stream(*args, **kwargs))
+
+    def caption_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.caption_many(*args, **kwargs))
+
     def _drive(self, events: Any) -> Iterator[Any]:
         async def advance() -> Any:
             return await anext(events, None)

@@ -17,6 +17,8 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attnserve.v1 import (
+    caption_pb2,
+    caption_pb2_grpc,
     decoding_pb2,
     manifest_pb2,
     model_pb2,
@@ -156,6 +158,41 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
             failure.abort(context)
 
 
+def caption_answer(request: Any) -> caption_pb2.CaptionResponse:
+    """Says how many bytes the image has; a file that begins with "bad" is refused. The map of word i lights cell i."""
+    response = caption_pb2.CaptionResponse(model=request.model or "fake-captions", version="1")
+    response.grid.rows, response.grid.columns, response.grid.image_width, response.grid.image_height = 2, 3, 60, 40
+    for rank in range(max(1, request.options.num_hypotheses)):
+        text = f"a picture of {len(request.image)} bytes" + " indeed" * rank
+        hypothesis = response.hypotheses.add(text=text, pieces=pieces_of(text), score=-0.5 - rank)
+        hypothesis.finish_reason = decoding_pb2.FINISH_REASON_STOP
+        if request.options.return_attention == decoding_pb2.ATTENTION_DETAIL_MEAN:
+            hypothesis.attention.append(attention_of(len(hypothesis.pieces), 6))
+    return response
+
+
+@dataclass
+class FakeCaptions(caption_pb2_grpc.CaptionServiceServicer):
+    """Answers with ``caption_answer``, altered as a test wants it."""
+
+    alter: Callable[[Any], None] = lambda response: None
+    requests: list[Any] = field(default_factory=list)
+
+    def Caption(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        if request.image.startswith(b"bad"):
+            Failure(grpc.StatusCode.INVALID_ARGUMENT, "image is bad", "INVALID_REQUEST", "image").abort(context)
+        response = caption_answer(request)
+        self.alter(response)
+        return response
+
+    def CaptionStream(self, request: Any, context: Any) -> Iterator[Any]:
+        result = self.Caption(request, context)
+        for piece in result.hypotheses[0].pieces[:-1]:
+            yield caption_pb2.CaptionStreamResponse(delta=caption_pb2.CaptionDelta(text=piece.text, pieces=[piece]))
+        yield caption_pb2.CaptionStreamResponse(result=result)
+
+
 @dataclass
 class FakeModels(model_pb2_grpc.ModelServiceServicer):
     """Lists ``models``; every manifest says English to German."""
@@ -203,6 +240,8 @@ class FakeServer:
         self.translation, self.models, self.health = FakeTranslation(), FakeModels(), health.HealthServicer()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(self.translation, self._server)
+        self.captions = FakeCaptions()
+        caption_pb2_grpc.add_CaptionServiceServicer_to_server(self.captions, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")

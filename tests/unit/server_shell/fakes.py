@@ -22,6 +22,7 @@ from attnserve_server.request import (
     DecodeOptions,
     FinishReason,
     Hypothesis,
+    ImageSource,
     RequestFinished,
     Terms,
     TokensProduced,
@@ -149,9 +150,10 @@ class Model:
 class Ticket:
     """Answers with the source in capitals, unless its front is told to hang or to fail, or it is cancelled."""
 
-    def __init__(self, front: Front, tokens: list[int], options: DecodeOptions, terms: Terms) -> None:
+    def __init__(self, front: Front, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> None:
         self.received_at = time.monotonic()
-        self.tokens, self.options, self.terms = tokens, options, terms
+        self.tokens, self.options, self.terms = source, options, terms
+        self._letters = source if isinstance(source, list) else [ord("x"), END]
         self.cancelled: list[str] = []
         self.cancelled_event = asyncio.Event()
         self._front = front
@@ -160,18 +162,18 @@ class Ticket:
         await self._ended()
         if (error := self.error) is not None:
             raise error
-        return finished(self.tokens, self.options)
+        return finished(self._letters, self.options)
 
     async def deltas(self) -> AsyncIterator[TokensProduced]:
         if self.text not in self._front.sentence_errors:
-            tokens, copied = answer_to(self.tokens)
+            tokens, copied = answer_to(self._letters)
             for index, token in enumerate(tokens):
                 yield TokensProduced(1, [token], {0: copied[index]} if index in copied else {})
         await self._ended()
 
     @property
     def text(self) -> str:
-        return "".join(map(chr, self.tokens[:-1]))
+        return "".join(map(chr, self._letters[:-1]))
 
     @property
     def error(self) -> BaseException | None:
@@ -239,12 +241,12 @@ class Front:
                 return each
         raise ModelNotFound(f"no model {model}", field="model")
 
-    def submit(self, model: Model, tokens: list[int], options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: Model, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> Ticket:
         if self.submit_error is not None:
             raise self.submit_error
         if len(self.tickets) >= self.max_tickets:
             raise Overloaded("full", retry_after_s=0.1)
-        self.tickets.append(Ticket(self, tokens, options, terms))
+        self.tickets.append(Ticket(self, source, options, terms))
         self.submitted.set()
         return self.tickets[-1]
 

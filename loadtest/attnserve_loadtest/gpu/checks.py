@@ -25,7 +25,16 @@ from attnserve_server.execution.cuda import row_buckets
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.execution.runner import IterativeRunner, StepInputs
 from attnserve_server.profiling.measure import Workload
-from attnserve_server.request import DecodeOptions, Hypothesis, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.request import (
+    DecodeOptions,
+    Hypothesis,
+    ImageSource,
+    RequestFailed,
+    RequestFinished,
+    SequenceRequest,
+    Source,
+    Terms,
+)
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 NUM_SLOTS = 64
@@ -181,7 +190,7 @@ def throughput(context: Context, figures: dict[str, Any]) -> None:
             speed = sum(len(each.tokens) for each in answers) / (time.perf_counter() - began)
             figures[f"beam {beam}, {'graphs' if captures else 'plain'}"] = round(speed)
     try:
-        figures["CTranslate2 float16"] = _ctranslate2(path, sources)
+        figures["CTranslate2 float16"] = _ctranslate2(path, [each for each in sources if isinstance(each, list)])
     except Exception as error:  # noqa: BLE001  it may be missing, or want other libraries
         figures["CTranslate2 float16"] = f"not brought: {type(error).__name__}: {str(error)[:200]}"
 
@@ -209,11 +218,11 @@ def served(context: Context, figures: dict[str, Any]) -> None:
 
 
 def translate(
-    engine: EngineLoop, sources: Sequence[list[int]], options: DecodeOptions | Sequence[DecodeOptions], joining: int = 0
+    engine: EngineLoop, sources: Sequence[Source], options: DecodeOptions | Sequence[DecodeOptions], joining: int = 0
 ) -> list[Hypothesis]:
     """The best hypothesis of each source; ``joining`` of them come before each step, or all at once."""
     several = [options] if isinstance(options, DecodeOptions) else options
-    waiting = [SequenceRequest(index, list(tokens), several[index % len(several)]) for index, tokens in enumerate(sources)]
+    waiting = [SequenceRequest.of(index, each, several[index % len(several)], Terms()) for index, each in enumerate(sources)]
     answers: dict[int, Hypothesis] = {}
     while waiting or engine.has_work:
         count = joining or len(waiting)
@@ -258,8 +267,13 @@ def _started(bundle: Bundle, *, captures: bool) -> IterativeRunner:
     return runner
 
 
-def _sources(bundle: Bundle, sentences: Sequence[str]) -> list[list[int]]:
-    vocabulary = bundle.manifest.vocabulary
+def _sources(bundle: Bundle, sentences: Sequence[str]) -> list[Source]:
+    """The sentences; for a model that reads images, as many of smooth noise."""
+    vocabulary, shape = bundle.manifest.vocabulary, bundle.manifest.image
+    if bundle.manifest.HasField("image"):
+        rng, times = np.random.default_rng(0), (shape.height // 7, shape.width // 7)
+        images = (np.kron(rng.integers(0, 256, (7, 7, 3), np.uint8), np.ones((*times, 1), np.uint8)) for _ in sentences)
+        return [ImageSource(image.tobytes(), shape.grid_height * shape.grid_width) for image in images]
     processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(vocabulary.sentencepiece_file))
     return [[*processor.encode(text), vocabulary.end_id] for text in sentences]
 

@@ -72,7 +72,7 @@ class CudaMemory:
         binding = self._encode.io_binding()
         for name, value in feeds.items():
             binding.bind_cpu_input(name, value)
-        count = len(feeds["source"])
+        count = len(next(iter(feeds.values())))
         for name, tensor in self._encoded.items():
             binding.bind_output(name, "cuda", 0, tensor.dtype.type, [count, *tensor.shape[1:]], tensor.address)
         self._encode.run_with_iobinding(binding)

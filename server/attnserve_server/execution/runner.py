@@ -156,7 +156,8 @@ class IterativeRunner:
         image, end = self.bundle.manifest.image, self.bundle.manifest.vocabulary.end_id
         if "image" in self._encode_inputs:
             cells = ImageSource(bytes(3 * image.height * image.width), image.grid_height * image.grid_width)
-            yield from ([cells] * count for count in range(1, (self.bundle.max_encoded or 4) + 1))
+            counts = {min(count, self.bundle.max_encoded or count) for count, _ in self._memory.warm_sources()}
+            yield from ([cells] * count for count in sorted(counts, reverse=True))
         else:
             yield from ([[end] * length] * count for count, length in self._memory.warm_sources())
 

@@ -28,7 +28,8 @@ from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.transport.health import HealthBoard
-from attnserve_server.transport.server import GrpcServer, Limits
+from attnserve_server.transport.interface import Limits
+from attnserve_server.transport.server import GrpcServer
 
 log = logging.getLogger(__name__)
 

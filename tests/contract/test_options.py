@@ -10,13 +10,14 @@ import pytest
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, translation_pb2
 from attnserve_server.errors import ServiceError
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
+from attnserve_server.transport.interface import Limits
 from attnserve_server.transport.offload import Offload
 from attnserve_server.transport.rpc import Call
 from attnserve_server.transport.servicers.captions import CaptionServicer
 from attnserve_server.transport.servicers.translation import TranslationServicer
 from attnserve_server.transport.tokenizing import Tokenizing
 from tests.e2e.captioning import PHOTOS
-from tests.unit.server_shell.fakes import Front, Model, Translator
+from tests.unit.server_shell.fakes import Front, Model, Recorder, Translator
 
 TEXT = "ab\ncd"
 CHANGES: dict[str, dict[str, Any]] = {
@@ -115,7 +116,7 @@ async def submitted_caption(**fields: Any) -> list[Any]:
     for model in models:
         model.manifest.task = manifest_pb2.TASK_CAPTION
     front, decoding = Front(*models), Offload("decoder", "images")
-    servicer, call = CaptionServicer(front, decoding, ImageLimits(1_000_000, 1_000_000), 1000), Call("id")
+    servicer, call = CaptionServicer(front, decoding, Limits(1000, ImageLimits(1_000_000, 1_000_000)), Recorder()), Call("id")
     try:
         await servicer.caption(caption_pb2.CaptionRequest(**{"image": PHOTOS[0].read_bytes(), **fields}), call)
     except ServiceError as error:

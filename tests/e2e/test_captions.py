@@ -34,7 +34,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield running
 
 
-def test_an_answer_says_what_was_seen_and_where(channel: grpc.Channel) -> None:
+def test_an_answer_says_what_was_seen_and_where(server: Server, channel: grpc.Channel) -> None:
     answer = caption(channel, options=DecodeOptions(beam_size=5, return_attention=MEAN))
     best = answer.hypotheses[0]
     assert (answer.model, answer.version, len(answer.hypotheses)) == (MODEL, "1", 1)
@@ -50,6 +50,8 @@ def test_an_answer_says_what_was_seen_and_where(channel: grpc.Channel) -> None:
     assert weights.std(0).max() > 1e-3, "it looks elsewhere for each word"
     times = answer.timings
     assert 0 < times.encode_seconds <= times.total_seconds
+    prepared = server.scrape().total("attnserve_image_preparation_duration_seconds_sum", model=MODEL)
+    assert prepared > 0
     assert times.queue_seconds + times.encode_seconds + times.decode_seconds <= times.total_seconds
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.captioning import serve_captions
 from tests.e2e.serving import Samples, Server, serve
 
 SECONDS = "2"
@@ -125,3 +126,15 @@ def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_captions_and_translations_at_once(tmp_path: Path) -> None:
+    with serve_captions(tmp_path / "server", "--log-level", "warning") as server:
+        before = server.scrape()
+        objectives = ("--slo", "errors<0.1", "--slo", "Caption:p99<10000")
+        done = load(server, tmp_path, "--no-sweep", "--kind", "mixed", "--users", "6", "--seconds", "4", *objectives)
+        assert done.returncode == 0
+        events = events_of(tmp_path)
+        for name in ("Translate", "TranslateStream", "Caption"):
+            assert events[name]["errors"] == 0
+            assert 5 < events[name]["count"] <= answered(before, server.scrape(), name) <= events[name]["count"] + 6

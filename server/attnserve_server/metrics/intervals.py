@@ -14,7 +14,7 @@ class Event(enum.Enum):
     """A moment in the life of a request or of a step; the value says when it is."""
 
     RECEIVED = "the server's handler gets the request's bytes"
-    QUEUED = "the front takes the request: parsed, validated and tokenized"
+    QUEUED = "the front takes the request: parsed, validated and tokenized, or its image decoded"
     ADMITTED = "an engine takes it out of the queue, for the encoder's next run"
     ENCODED = "the encoder's run is over and the request has its slots"
     FIRST_TOKEN = "the first step that it took part in is over"
@@ -47,6 +47,12 @@ INTERVALS = (
         Event.RECEIVED,
         Event.ANSWERED,
         "An RPC that was refused before anything was done for it",
+    ),
+    Interval(
+        "attnserve_image_preparation_duration_seconds",
+        Event.RECEIVED,
+        Event.QUEUED,
+        "A request with an image before its queue: the wait for a decoder, decoding and scaling",
     ),
     Interval("attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots"),
     Interval(

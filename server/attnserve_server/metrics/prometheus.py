@@ -57,6 +57,10 @@ class Metrics:
         """Takes the time that a refusal took; ``reason`` as in :meth:`request_rejected`."""
         self._refusal_duration.labels(model or UNKNOWN, version, reason).observe(duration_s)
 
+    def image_prepared(self, model: str, version: str, duration_s: float) -> None:
+        """Takes the time that a request with an image took before it was queued."""
+        self._image_preparation.labels(model, version).observe(duration_s)
+
     def request_rejected(self, model: str, version: str, reason: str) -> None:
         """Counts one request that was refused before it was queued; ``reason`` is the error's, in lower case."""
         self._rejected.labels(model or UNKNOWN, version, reason).inc()
@@ -148,6 +152,7 @@ class Metrics:
         )
         self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
         self._refusal_duration = self._duration("refusal_duration_seconds", (*_MODEL, "reason"))
+        self._image_preparation = self._duration("image_preparation_duration_seconds")
         self.queue_duration = self._duration("queue_duration_seconds")
         self.encode_duration = self._duration("encode_duration_seconds")
         self.decode_duration = self._duration("decode_duration_seconds")

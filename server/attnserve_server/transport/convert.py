@@ -49,14 +49,14 @@ def check_text(text: str, max_chars: int) -> str:
     return text
 
 
-def check_prefix(prefix: str, max_chars: int) -> str:
+def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text") -> str:
     """Returns the prefix, which may be empty.
 
     Raises:
         InvalidRequest: it is only white space, or longer than the text has left of the server's limit.
     """
     if len(prefix) > max_chars:
-        raise _refused("prefix", f"must have at most {max_chars} characters beside this text; it has {len(prefix)}")
+        raise _refused("prefix", f"must have at most {max_chars} characters{beside}; it has {len(prefix)}")
     if prefix.isspace():
         raise _refused("prefix", "must not be only white space; leave it empty for none")
     return prefix

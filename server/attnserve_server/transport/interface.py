@@ -7,6 +7,7 @@ The engine ring implements them; tests put fakes in their place. Nothing here im
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
@@ -127,6 +128,14 @@ class TranslationTask(TextTask, Protocol):
     def encode(self, text: str) -> Source:
         """Tokenizes a source text."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may have at most: characters of text, and what the models' ``read`` takes as limits of an image file."""
+
+    max_text_chars: int
+    image: Any
 
 
 class Picture(Protocol):
@@ -300,6 +309,10 @@ class RequestRecorder(Protocol):
 
     def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
         """Takes the time of an RPC that was refused before anything was done for it, by the front or before."""
+        ...
+
+    def image_prepared(self, model: str, version: str, duration_s: float) -> None:
+        """Takes the time that an RPC with an image took before the front was asked."""
         ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:

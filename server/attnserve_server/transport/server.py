@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from typing import Any
 
 import grpc
@@ -16,7 +15,7 @@ from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.health import HealthBoard, HealthServicer
-from attnserve_server.transport.interface import AnyFront, RequestRecorder
+from attnserve_server.transport.interface import AnyFront, Limits, RequestRecorder
 from attnserve_server.transport.offload import Offload
 from attnserve_server.transport.rpc import service_handler
 from attnserve_server.transport.servicers.captions import CaptionServicer
@@ -30,14 +29,6 @@ MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may have at most: characters of text, and what the models' ``read`` takes as limits of an image file."""
-
-    max_text_chars: int
-    image: Any
 
 
 class GrpcServer:
@@ -88,7 +79,7 @@ class GrpcServer:
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         translation = TranslationServicer(self._front, self._tokenizing, self._limits.max_text_chars)
-        captions = CaptionServicer(self._front, self._decoding, self._limits.image, self._limits.max_text_chars)
+        captions = CaptionServicer(self._front, self._decoding, self._limits, self._recorder)
         return (
             self._handler(TRANSLATION, translation, self._recorder),
             self._handler(CAPTION, captions, self._recorder),

@@ -269,5 +269,8 @@ class Recorder:
         assert 0 <= duration_s < 60
         self.refusals.append((model, version, reason))
 
+    def image_prepared(self, model: str, version: str, duration_s: float) -> None:
+        assert 0 <= duration_s < 60
+
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("cancelled", model, version, reason))

@@ -6,14 +6,13 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from typing import Any
 
 from attnserve.v1 import caption_pb2, manifest_pb2
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import DecodeOptions
 from attnserve_server.transport import convert
 from attnserve_server.transport.answers import Admitted, NoText, caption_delta, caption_response
-from attnserve_server.transport.interface import AnyFront, Picture, ServedModel, Ticket
+from attnserve_server.transport.interface import AnyFront, Limits, Picture, RequestRecorder, ServedModel, Ticket
 from attnserve_server.transport.joining import Part
 from attnserve_server.transport.offload import Offload
 from attnserve_server.transport.rpc import Call
@@ -37,12 +36,12 @@ class CaptionServicer:
     Args:
         front: takes the requests.
         decoding: runs the image decoders.
-        limits: of an image file, as the models' ``read`` takes them.
-        max_prefix_chars: longer prefixes are refused.
+        limits: of what a request may have.
+        recorder: takes the times of preparation.
     """
 
-    def __init__(self, front: AnyFront, decoding: Offload, limits: Any, max_prefix_chars: int) -> None:
-        self._front, self._decoding, self._limits, self._max_prefix_chars = front, decoding, limits, max_prefix_chars
+    def __init__(self, front: AnyFront, decoding: Offload, limits: Limits, recorder: RequestRecorder) -> None:
+        self._front, self._decoding, self._limits, self._recorder = front, decoding, limits, recorder
 
     async def caption(self, request: caption_pb2.CaptionRequest, call: Call) -> caption_pb2.CaptionResponse:
         """Answers when the whole caption stands."""
@@ -67,8 +66,9 @@ class CaptionServicer:
     async def _submit(self, request: AnyRequest, call: Call, is_streamed: bool) -> _Submitted:
         model, options = self._check(request, call)
         terms = call.terms(is_streamed=is_streamed, priority=convert.check_priority(request.priority))
-        picture: Picture = await self._decoding.run(functools.partial(model.task.read, request.image, self._limits))
+        picture: Picture = await self._decoding.run(functools.partial(model.task.read, request.image, self._limits.image))
         ticket = call.submit(self._front, model, picture.source, options, terms)
+        self._recorder.image_prepared(model.id, model.version, ticket.received_at - call.received_at)
         admitted = Admitted(model, [Part(NoText())], options, call.received_at, ticket.received_at)
         return _Submitted(admitted, picture, ticket)
 
@@ -78,6 +78,6 @@ class CaptionServicer:
         call.model = model
         if model.manifest.task != manifest_pb2.TASK_CAPTION:
             raise InvalidRequest(f"the model {model.id} does not describe images", field="model")
-        prefix = convert.check_prefix(request.options.prefix, self._max_prefix_chars)
+        prefix = convert.check_prefix(request.options.prefix, self._limits.max_text_chars, "")
         options = convert.decode_options(request.options, model)
         return model, convert.with_prefix(options, model.task.encode_prefix(prefix), model) if prefix else options

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +20,8 @@ from attnserve_client.types import Caption
 
 _TILE_IN = 1.7
 _GAP_IN = 0.12
-_WORD_IN = 0.28
+_WORD_IN = 0.32
+_LETTER_IN = 0.1
 _TITLE_IN = 0.42
 _COLUMNS = 6
 _DPI = 100
@@ -51,25 +53,26 @@ def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[
 def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
     """Returns a figure of stories, one below the other."""
     tiles = [_tiles(caption, image) for caption, image in stories]
+    heights = [_TILE_IN * each[0][1].shape[0] / each[0][1].shape[1] for each in tiles]
     rows = [math.ceil(len(each) / _COLUMNS) for each in tiles]
-    cell = _TILE_IN + _WORD_IN + _GAP_IN
     columns = min(_COLUMNS, max(map(len, tiles)))
-    size = columns * (_TILE_IN + _GAP_IN) + _GAP_IN, sum(_TITLE_IN + count * cell for count in rows) + _GAP_IN
-    figure = Figure(figsize=size, facecolor="white")
+    width = columns * (_TILE_IN + _GAP_IN) + _GAP_IN
+    tall = sum(_TITLE_IN + count * (height + _WORD_IN) for count, height in zip(rows, heights, strict=True)) + _GAP_IN
+    figure = Figure(figsize=(width, tall), facecolor="white")
     FigureCanvasAgg(figure)
-    top = size[1] - _GAP_IN / 2
-    for (caption, _), story, count in zip(stories, tiles, rows, strict=True):
-        figure.text(_GAP_IN / size[0], (top - 0.27) / size[1], caption.text, fontsize=11, fontweight="bold", color=INK)
+    top = tall - _GAP_IN / 2
+    for (caption, _), story, height, count in zip(stories, tiles, heights, rows, strict=True):
+        title = textwrap.shorten(caption.text, int(width / _LETTER_IN), placeholder=" …")
+        figure.text(_GAP_IN / width, (top - 0.27) / tall, title, fontsize=11, fontweight="bold", color=INK)
         top -= _TITLE_IN
         for index, (word, picture) in enumerate(story):
             row, column = divmod(index, _COLUMNS)
-            left, bottom = _GAP_IN + column * (_TILE_IN + _GAP_IN), top - (row + 1) * cell + _GAP_IN
-            figure.text(left / size[0], (bottom + _TILE_IN + 0.06) / size[1], word, fontsize=9, color=INK)
-            axes = figure.add_axes((left / size[0], bottom / size[1], _TILE_IN / size[0], _TILE_IN / size[1]))
-            axes.imshow(picture, aspect="equal")
+            left, bottom = _GAP_IN + column * (_TILE_IN + _GAP_IN), top - (row + 1) * (height + _WORD_IN)
+            figure.text(left / width, (bottom + height + 0.06) / tall, word, fontsize=9, color=INK)
+            axes = figure.add_axes((left / width, bottom / tall, _TILE_IN / width, height / tall))
+            axes.imshow(picture, aspect="auto")
             axes.set_axis_off()
-            axes.set_anchor("NW")
-        top -= count * cell
+        top -= count * (height + _WORD_IN)
     return figure
 
 

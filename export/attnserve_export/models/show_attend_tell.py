@@ -6,7 +6,8 @@ What differs from the paper:
 * The annotations are the last 7 x 7 grid of EfficientNet-Lite0 instead of VGG's 14 x 14, each normalised (Ba et al. 2016).
 * One embedding matrix serves input and output (L_o), scaled by the square root of its width where it reads; so the last token's
   share of equation 7, E y, passes a layer of its own first, or it would say the same word again.
-* f_init are single layers with tanh. Dropout on annotations, embeddings and the output layer's input.
+* f_init are single layers with tanh. Dropout on annotations (whole channels of them), embeddings and the output layer's input.
+* The output has a bias for each word, which begins as the logarithm of its share of the training captions.
 * Hard attention is trained by the rule of section 4.1; what is served of it looks at the likeliest place instead of drawing one.
 * Sizes: the paper's embeddings and states have up to 1000 dimensions.
 
@@ -95,6 +96,7 @@ class ShowAttendTell(TiedModel):
         self.deep_token = nn.Linear(config.d_embedding, config.d_embedding)
         self.deep_state = nn.Linear(config.d_hidden, config.d_embedding, bias=False)
         self.deep_context = nn.Linear(width, config.d_embedding, bias=False)
+        self.output_bias = nn.Parameter(torch.zeros(config.vocab_size))
         self._initialise()
         no_words = torch.zeros(config.vocab_size, dtype=torch.bool)
         no_words[list(NO_WORDS)] = True
@@ -121,8 +123,9 @@ class ShowAttendTell(TiedModel):
 
     def annotate(self, features: Tensor) -> Tensor:
         """The annotations a_i of a grid: (B, L, D), and the same of each."""
-        out: Tensor = self.annotation_dropout(self.annotation_norm(features))
-        return out
+        normed: Tensor = self.annotation_norm(features)
+        # All cells of an image lose the same channels: else a mean of many would be worth more than a look at one.
+        return normed * self.annotation_dropout(torch.ones_like(normed[:, :1])) if self.training else normed
 
     def encode(self, src: Tensor) -> Tensor:
         """Pixels as for :meth:`features` -> annotations (B, L, D)."""
@@ -192,6 +195,14 @@ class ShowAttendTell(TiedModel):
         """As :meth:`unroll`, from annotations (B, L, D); ``src`` is not read. The attention is (B, 1, T, L)."""
         hidden, weights, _ = self.unroll(self.source(memory), tgt)
         return hidden, [weights.unsqueeze(1)]
+
+    def start_from(self, counts: Tensor) -> None:
+        """Sets the output's bias to the logarithm of each word's share, (V): what is said of an image that tells nothing."""
+        self.output_bias.data = (counts.clamp(min=0.5) / counts.sum()).log()
+
+    def project(self, hidden: Tensor) -> Tensor:
+        """Logits over the vocabulary: (..., m) -> (..., V)."""
+        return super().project(hidden) + self.output_bias
 
     def next_logits(self, hidden: Tensor) -> Tensor:
         """Logits of what a caption may have next: those of what is no word are so low that no other ever is."""

@@ -12,6 +12,7 @@ import json
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,8 @@ class CaptionTrainer:
         self.model = ShowAttendTell(ShowAttendTellConfig(recipe.words.vocab_size, **recipe.model))
         self.model.encoder.load_state_dict(efficientnet.imagenet_weights())
         self.model.encoder.requires_grad_(False)
+        counts = Counter(token for _, tokens in self.pairs for token in (*tokens, END_ID))
+        self.model.start_from(torch.tensor([float(counts[token]) for token in range(recipe.words.vocab_size)]))
         self.views = self._features()
         options = recipe.optimizer
         self._learned = [each for each in self.model.parameters() if each.requires_grad]

@@ -85,6 +85,7 @@ class ModelRegistry:
             self._versions.setdefault(model.id, {})[model.version] = model
             of_task.setdefault(model.manifest.task, set()).add(model.id)
         self._defaults = {task: min(ids) for task, ids in of_task.items()}
+        self._first = min(of_task, default=TRANSLATION)
         for task, default in defaults.items():
             if default and default not in of_task.get(task, ()):
                 known = ", ".join(sorted(of_task.get(task, ()))) or "none"
@@ -97,12 +98,12 @@ class ModelRegistry:
         return list(self._models)
 
     def resolve(self, model: str, version: str, task: int = TRANSLATION) -> ServedModel:
-        """The entry for an id ("" for the default of a task) and a version ("" for the newest).
+        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version ("" for the newest).
 
         Raises:
             ModelNotFound: no such id, no such version of it, or no model at all for the task.
         """
-        wanted = model or self._defaults.get(task, "")
+        wanted = model or self._defaults.get(task or self._first, "")
         if not wanted:
             raise ModelNotFound(f"no model for {_name(task)} is served", field="model")
         versions = self._versions.get(wanted)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a served model says about its variant's graphs."""
+"""What a served model says about its variant's graphs, and which model an empty id means."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.models import ServedModel
+from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.errors import ConfigError, ModelNotFound
 
 
 def served(*outputs: list[str]) -> ServedModel:
@@ -31,3 +32,48 @@ def served(*outputs: list[str]) -> ServedModel:
 )
 def test_gives_scores(outputs: list[list[str]], expected: bool) -> None:
     assert served(*outputs).gives_scores is expected
+
+
+def named(name: str, version: str, task: int) -> ServedModel:
+    model = ServedModel.__new__(ServedModel)
+    model.id, model.version = name, version
+    model.bundle = SimpleNamespace(manifest=manifest_pb2.Manifest(task=task))  # type: ignore[assignment]
+    return model
+
+
+MODELS = [
+    named("b-en-de", "9", TRANSLATION),
+    named("b-en-de", "10", TRANSLATION),
+    named("a-en-de", "1", TRANSLATION),
+    named("z-photos", "1", CAPTION),
+    named("y-photos", "1", CAPTION),
+]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "task", "expected"),
+    [
+        ({}, TRANSLATION, "a-en-de"),
+        ({TRANSLATION: "b-en-de"}, TRANSLATION, "b-en-de"),
+        ({TRANSLATION: "b-en-de"}, CAPTION, "y-photos"),
+        ({CAPTION: "z-photos"}, CAPTION, "z-photos"),
+        ({CAPTION: "z-photos"}, 0, "a-en-de"),
+    ],
+)
+def test_each_task_has_its_default(defaults: dict[int, str], task: int, expected: str) -> None:
+    registry = ModelRegistry(MODELS, defaults)
+    assert registry.resolve("", "", task).id == expected
+    assert registry.resolve("b-en-de", "", task).version == "10", "an id is an id, whatever the task"
+
+
+def test_what_is_not_served() -> None:
+    captions_alone = ModelRegistry(MODELS[3:], {})
+    with pytest.raises(ModelNotFound, match="no model for translation is served"):
+        captions_alone.resolve("", "", TRANSLATION)
+    assert captions_alone.resolve("", "", 0).id == "y-photos"
+    with pytest.raises(ModelNotFound, match="no version '3' of 'z-photos'; there are 1"):
+        captions_alone.resolve("z-photos", "3", CAPTION)
+    with pytest.raises(ConfigError, match="default_models.caption: 'b-en-de' is not served; there are y-photos, z-photos"):
+        ModelRegistry(MODELS, {CAPTION: "b-en-de"})
+    with pytest.raises(ConfigError, match="default_models.translation: 'x' is not served; there are none"):
+        ModelRegistry(MODELS[3:], {TRANSLATION: "x"})

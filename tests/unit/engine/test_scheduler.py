@@ -141,6 +141,13 @@ def test_idle_engine_encodes_any_number_of_tokens(clock: Clock) -> None:
     assert len(queue.schedule().admitted) == 8
 
 
+def test_one_at_a_time_where_an_encoder_run_takes_no_more(clock: Clock) -> None:
+    queue = scheduler(clock, num_slots=16, max_encoded=1)
+    add(queue, clock, *range(12))
+    admitted = [queue.schedule().admitted for _ in range(12)]
+    assert admitted == [[each] for each in range(12)], "a full group waits for nobody, however many decode"
+
+
 def test_deadline_drops_in_the_queue_and_in_the_batch(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=2)
     add(queue, clock, 1, deadline=clock.now + 3)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from attnserve.v1 import model_pb2
+from attnserve.v1 import manifest_pb2, model_pb2
 from attnserve_server.transport.answers import model_message
 from attnserve_server.transport.interface import AnyFront, ServedModel
 from attnserve_server.transport.rpc import Call
@@ -26,7 +26,7 @@ class ModelServicer:
 
     async def get_model(self, request: model_pb2.GetModelRequest, call: Call) -> model_pb2.GetModelResponse:
         """Answers with one model and the manifest of its bundle."""
-        model: ServedModel = self._front.resolve(request.model, request.version)
+        model: ServedModel = self._front.resolve(request.model, request.version, manifest_pb2.TASK_UNSPECIFIED)
         call.model = model
         return model_pb2.GetModelResponse(model=model_message(model), manifest=model.manifest)
 

@@ -73,7 +73,7 @@ def test_what_is_not_served() -> None:
     assert captions_alone.resolve("", "", 0).id == "y-photos"
     with pytest.raises(ModelNotFound, match="no version '3' of 'z-photos'; there are 1"):
         captions_alone.resolve("z-photos", "3", CAPTION)
-    with pytest.raises(ConfigError, match="default_models.caption: 'b-en-de' is not served; there are y-photos, z-photos"):
+    with pytest.raises(ConfigError, match=r"default_models\.caption: 'b-en-de' is not served; there are y-photos, z-photos"):
         ModelRegistry(MODELS, {CAPTION: "b-en-de"})
-    with pytest.raises(ConfigError, match="default_models.translation: 'x' is not served; there are none"):
+    with pytest.raises(ConfigError, match=r"default_models\.translation: 'x' is not served; there are none"):
         ModelRegistry(MODELS[3:], {TRANSLATION: "x"})

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
@@ -39,12 +39,13 @@ def caption_card(
         f"{recipe.data.held_back} of the 6,000 training photos are held back to select by: BLEU-4 there, beams of "
         f"{summary['beam_size']}, by epoch: {summary['held_back_bleu_4_by_epoch']}; epoch {summary['kept_epoch']} was kept.",
         "",
+        *_chart("Loss in nats a word: training (with dropout) and held back", summary["log"], ("train_nll", "held_back_nll")),
+        *_chart("BLEU-4 held back, greedy", summary["log"], ("held_back_bleu_greedy",)),
         "| epoch | training loss | loss, held back | BLEU-4, held back, greedy |",
         "| --- | --- | --- | --- |",
         *(_epoch(line) for line in summary["log"]),
         "",
-        "Losses are nats a word. Texts of other data sets played no part: many photos and captions of Multi30K are those of "
-        "Flickr8k.",
+        "Texts of other data sets played no part: many photos and captions of Multi30K are those of Flickr8k.",
         "",
         "## Quality",
         "",
@@ -65,6 +66,22 @@ def caption_card(
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _chart(title: str, log: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """A line for each column of the log over the epochs, as a chart that Markdown viewers draw; the first epoch is off the scale."""
+    lines = log[1:]
+    if not lines:
+        return []
+    return [
+        "```mermaid",
+        "xychart-beta",
+        f'    title "{title}"',
+        f'    x-axis "epoch" [{", ".join(str(line["epoch"]) for line in lines)}]',
+        *(f"    line [{', '.join(str(line[name]) for line in lines)}]" for name in names),
+        "```",
+        "",
+    ]
 
 
 def _epoch(line: dict[str, Any]) -> str:

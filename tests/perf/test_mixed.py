@@ -20,7 +20,7 @@ from tests.e2e.serving import OPTIONS, SENTENCES, Server
 
 READERS, VIEWERS = 8, 4
 """Clients in a closed loop: of streamed translations, and of captions."""
-RAMP_S, SECONDS, ROUNDS = 0.5, 4.0, 3
+RAMP_S, SECONDS, ROUNDS = 0.5, 3.0, 3
 MOST_WAITING, LEAST_TOGETHER = 3.0, 0.9
 
 

@@ -69,7 +69,7 @@ def caption_card(
 
 
 def _chart(title: str, log: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """A line for each column of the log over the epochs, as a chart that Markdown viewers draw; the first epoch is off the scale."""
+    """A line for each column of the log over the epochs, as a chart that Markdown viewers draw; the first is off the scale."""
     lines = log[1:]
     if not lines:
         return []

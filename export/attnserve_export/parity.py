@@ -11,10 +11,10 @@ its next token's distribution is close to the module's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ import torch
 from attnserve.v1 import manifest_pb2
 from attnserve_export.exporter import ExportError
 from attnserve_export.models.interface import TranslationModel
-from attnserve_export.training.data import BEGIN_ID, END_ID, pad
+from attnserve_export.parity_sources import Sources
+from attnserve_export.training.data import BEGIN_ID, END_ID
 
 TOLERANCE = 1e-4
 MAX_NEAR_TIES = 0.01
@@ -32,9 +33,6 @@ EXACT = "fp32"
 """Name of the variant that the tolerance is for."""
 MAX_DIVERGENCE = 0.01
 """Nats a token, of a variant of lower precision: a perplexity that is higher by one in a hundred at most."""
-GRID = [(rows, length) for rows in (1, 2, 5, 32) for length in (2, 7, 24, 61)]
-"""Sources of a batch, and their length; that of an image is always the same."""
-BATCH = 32
 POSITIONS = (0, 1, 9, 30)
 
 Array = npt.NDArray[Any]
@@ -46,95 +44,6 @@ _NUMPY_TYPES = {
     "tensor(int64)": np.int64,
     "tensor(uint8)": np.uint8,
 }
-
-
-class Sources(Protocol):
-    """What a model is asked: made-up sources for the grid, and real ones."""
-
-    @property
-    def grid(self) -> Sequence[tuple[int, int]]:
-        """Sources of a batch and their length, for every batch of the grid."""
-        ...
-
-    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
-        """A batch as the module's encoder takes it."""
-        ...
-
-    def batches(self) -> Iterator[Array]:
-        """All real sources, as the module's encoder takes them."""
-        ...
-
-    def feeds(self, source: Array) -> dict[str, Array]:
-        """A batch as the encode graph's inputs, by name."""
-        ...
-
-    def __len__(self) -> int:
-        """Real sources."""
-        ...
-
-
-class TextSources:
-    """Texts as tokens.
-
-    Args:
-        texts: each with its end symbol.
-        vocab_size: made-up ones have tokens below it.
-    """
-
-    def __init__(self, texts: list[list[int]], vocab_size: int) -> None:
-        self._texts, self._vocab_size = texts, vocab_size
-
-    @property
-    def grid(self) -> Sequence[tuple[int, int]]:
-        """Short and long ones."""
-        return GRID
-
-    def __len__(self) -> int:
-        return len(self._texts)
-
-    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
-        """Random tokens, the last source half as long as the others."""
-        lengths = np.full(count, length)
-        lengths[-1] = max(1, length // 2)
-        source = rng.integers(4, self._vocab_size, (count, length))
-        source[np.arange(length)[None] >= lengths[:, None]] = 0
-        return source
-
-    def batches(self) -> Iterator[Array]:
-        """In their order."""
-        yield from (pad(self._texts[start : start + BATCH]).numpy() for start in range(0, len(self), BATCH))
-
-    def feeds(self, source: Array) -> dict[str, Array]:
-        """Tokens and lengths."""
-        return {"source": source, "source_length": (source != 0).sum(1)}
-
-
-class ImageSources:
-    """Images of the size that the model reads: uint8 (height, width, 3) each; ``num_cells`` of the grid that it makes of them."""
-
-    def __init__(self, images: Sequence[Array], num_cells: int) -> None:
-        self._images, self._num_cells = images, num_cells
-
-    @property
-    def grid(self) -> Sequence[tuple[int, int]]:
-        """As many images as there are texts in the other grid."""
-        return [(count, self._num_cells) for count in sorted({count for count, _ in GRID})]
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def made_up(self, rng: np.random.Generator, count: int, length: int) -> Array:
-        """Noise of different contrasts."""
-        contrast = rng.integers(1, 256, (count, 1, 1, 1))
-        return (rng.integers(0, 256, (count, *self._images[0].shape)) * contrast // 255).astype(np.uint8)
-
-    def batches(self) -> Iterator[Array]:
-        """In their order."""
-        yield from (np.stack(self._images[start : start + BATCH]) for start in range(0, len(self), BATCH))
-
-    def feeds(self, source: Array) -> dict[str, Array]:
-        """The pixels."""
-        return {"image": source}
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from attnserve_export.caption_card import caption_card
 from attnserve_export.layers import efficientnet
 from attnserve_export.model_card import model_card
 from attnserve_export.models.show_attend_tell import NUM_CELLS
-from attnserve_export.parity import ImageSources, Sources, TextSources
+from attnserve_export.parity_sources import ImageSources, Sources, TextSources
 from attnserve_export.recipe import AnyRecipe, CaptionRecipe, Recipe
 from attnserve_export.registry import MAX_TOKENS
 from attnserve_export.training.captions.data import hold_back, read_pixels

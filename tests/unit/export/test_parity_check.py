@@ -14,13 +14,14 @@ import torch
 from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, parity
+from attnserve_export import bundles, parity_sources
 from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
-from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, TextSources, check_parity
+from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
+from attnserve_export.parity_sources import TextSources
 from attnserve_export.recipe import load_recipe
 from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -44,7 +45,7 @@ class Made:
 
 @pytest.fixture(autouse=True)
 def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "GRID", [(1, 2), (2, 7), (5, 24)])
+    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (2, 7), (5, 24)])
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_sound_export_passes(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "b")
     report = check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
     files = [step.graph.file for step in fp32_of(manifest).steps]
-    assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in parity.GRID)
+    assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in parity_sources.GRID)
     assert {case.source_tokens for case in report.cases} == {2, 7, 24}
     assert {case.position for case in report.cases} <= set(parity.POSITIONS)
     assert max(case.max_abs_difference for case in report.cases) <= report.tolerance == 1e-4

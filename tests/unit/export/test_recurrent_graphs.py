@@ -17,13 +17,14 @@ import pytest
 import torch
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, parity
+from attnserve_export import bundles, parity_sources
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.graphs.spec import Graphs, VariantSpec
 from attnserve_export.int8_variant import add_int8_variant
-from attnserve_export.parity import TextSources, check_parity
+from attnserve_export.parity import check_parity
+from attnserve_export.parity_sources import TextSources
 from attnserve_export.recipe import Recipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
@@ -101,7 +102,7 @@ class Made:
 
 @pytest.fixture(autouse=True)
 def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "GRID", [(1, 2), (2, 7), (3, 40)])
+    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (2, 7), (3, 40)])
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, eight_bits, parity
+from attnserve_export import bundles, eight_bits, parity_sources
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.layers import efficientnet
 from attnserve_export.models.show_attend_tell import NO_WORDS, NUM_CELLS, Annotations, ShowAttendTell, ShowAttendTellConfig
-from attnserve_export.parity import ImageSources, check_parity
+from attnserve_export.parity import check_parity
+from attnserve_export.parity_sources import ImageSources
 from attnserve_export.recipe import CaptionRecipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
@@ -183,7 +184,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, recipe: CaptionRecipe) -> Mad
 
 @pytest.fixture(autouse=True)
 def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity, "GRID", [(1, 2), (3, 7)])
+    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (3, 7)])
 
 
 @pytest.mark.timeout(400)  # the graphs are made here

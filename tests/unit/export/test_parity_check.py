@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, parity_sources
+from attnserve_export import bundles, parity, parity_sources
 from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants

@@ -146,7 +146,7 @@ def test_not_found(channel: grpc.Channel, kind: str, field: str, model: str, ver
 
 @both
 def test_message_over_the_limit(channel: grpc.Channel, kind: str) -> None:
-    assert refused(channel, "a" * (4 * 1024 * 1024 + 1), kind=kind).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert refused(channel, "a" * (12 * 1024 * 1024 + 1), kind=kind).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 @both

@@ -53,7 +53,7 @@ def caption_card(
         "",
         "BLEU-4 is that of the corpus, in lower case, without punctuation, against all five captions of each photo.",
         "",
-        *picture("captions.png", "Captions of photos, good ones and bad ones, with their maps", pictures),
+        *picture("captions.jpg", "Captions of photos, good ones and bad ones, with their maps", pictures),
         *parity_section(manifest, "captions"),
         "",
         "## Use, limits, terms",

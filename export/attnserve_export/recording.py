@@ -141,7 +141,7 @@ def record(folder: Path, text: bytes) -> Path:
     figures = sorted(manifest.quality, key=lambda each: (each.command, order.index(each.variant)))  # else as they were measured
     _replace(manifest, figures)
     (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
-    pictures = frozenset(path.name for path in folder.parent.parent.glob("*.png"))
+    pictures = frozenset(path.name for path in folder.parent.parent.iterdir() if path.suffix in (".png", ".jpg"))
     (folder / "MODEL_CARD.md").write_text(task_of(recipe).card(manifest, summary, pictures), encoding="utf-8")
     write_manifest(folder, manifest)
     return folder

@@ -27,6 +27,7 @@ PHOTOS = sorted((Path(__file__).parents[2] / "golden" / "photos").glob("*.jpg"))
 CAPTIONS = {
     "astronaut": "A woman in an orange suit smiles before a flag .",
     "chelsea": "A brown cat looks into the camera .",
+    "dog": "A german shepherd stands on dry grass .",
     "coffee": "A cup of coffee stands on a wooden table .",
     "rocket": "A rocket rises into the sky with fire and smoke .",
 }
@@ -103,9 +104,9 @@ def test_words() -> None:
 
 def test_photos_are_held_back_by_the_seed(data: Path) -> None:
     photos = read_photos(data, "train")
-    assert len(photos) == 8
+    assert len(photos) == 2 * len(PHOTOS)
     kept, held = hold_back(photos, 2, 1)
-    assert sorted([*kept, *held]) == list(range(8))
+    assert sorted([*kept, *held]) == list(range(len(photos)))
     assert (kept, held) == hold_back(photos, 2, 1) != hold_back(photos, 2, 2)
 
 

@@ -29,8 +29,9 @@ _SENTENCES = {
     ),
 }
 """Of each source language, a text for each step below."""
-PHOTO = Path(__file__).with_name("astronaut.jpg")
-"""What is described: Eileen Collins, 1999; NASA, in the public domain."""
+PHOTO = Path(__file__).with_name("dog.jpg")
+"""What is described: a German shepherd; Hans Kemperman, public domain,
+https://commons.wikimedia.org/wiki/File:German-shepherd-4040871920._(2).jpg."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,7 +84,7 @@ class CaptionTrainer:
         self._learned = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(self._learned, lr=1.0, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=True)
         self.epoch = self.update = self._batch = 0
-        self._running, self._baseline = (0.0, 0), 0.0
+        self._running, self._baseline, self._log = (0.0, 0), 0.0, list[dict[str, Any]]()
         if (self.folder / "checkpoint.pt").exists():
             self._resume()
 
@@ -136,7 +136,6 @@ class CaptionTrainer:
         self.epoch, self._batch = self.epoch + 1, 0
         train_nll, self._running = self._running[0] / self._running[1], (0.0, 0)
         save_atomically(self._own_weights(), self.folder / "epochs" / f"{self.epoch:03d}.pt")
-        self._save_checkpoint()
         line = {
             "epoch": self.epoch,
             "updates": self.update,
@@ -145,8 +144,9 @@ class CaptionTrainer:
             "held_back_bleu_greedy": round(self._bleu(greedy_tokens(self.model, self._held_back_features())), 2),
             "seconds": round(seconds, 1),
         }
-        with (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        self._log.append(line)
+        self._save_checkpoint()
+        (self.folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in self._log), encoding="utf-8")
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
     def _one_update(self, batch: _Batch, total: int) -> tuple[float, int]:
@@ -212,7 +212,7 @@ class CaptionTrainer:
 
         Only the five epochs that are best with greedy search are looked at.
         """
-        log = [json.loads(line) for line in (self.folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        log = self._log
         likely = sorted(log, key=lambda line: -line["held_back_bleu_greedy"])[:5]
         features, scores = self._held_back_features(), dict[int, float]()
         for line in likely:
@@ -255,6 +255,7 @@ class CaptionTrainer:
             "running": list(self._running),
             "baseline": self._baseline,
             "rng": torch.get_rng_state(),
+            "log": self._log,
         }
         save_atomically(state, self.folder / "checkpoint.pt")
 
@@ -265,6 +266,7 @@ class CaptionTrainer:
         self.epoch, self.update, self._batch = state["epoch"], state["update"], state["batch"]
         self._running, self._baseline = (state["running"][0], state["running"][1]), state["baseline"]
         torch.set_rng_state(state["rng"])
+        self._log = state["log"]
         self._console.print(f"resumed at epoch {self.epoch + 1}, batch {self._batch}")
 
 

@@ -89,7 +89,8 @@ class Server:
         """Process ids of the workers that live now."""
         found = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            found += [int(pid) for pid in (task / "children").read_text().split()]
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+                found += [int(pid) for pid in (task / "children").read_text().split()]
         return sorted(pid for pid in found if is_alive(pid))
 
     def assert_unharmed(self) -> None:

@@ -135,7 +135,7 @@ def test_deadline_while_decoding(server: Server, channel: grpc.Channel, kind: st
             others.callback(start_unary(channel, LONG_TEXT, wide).cancel)
         for _ in range(10):
             with pytest.raises(grpc.RpcError) as raised:
-                ask(channel, LONG_TEXT, wide if kind == "unary" else None, kind=kind, timeout=0.05)
+                ask(channel, LONG_TEXT, wide, kind=kind, timeout=0.03)
             assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     eventually(lambda: used(server) == 0, "slots free")
     after, name = server.scrape(), "attnserve_requests_cancelled_total"

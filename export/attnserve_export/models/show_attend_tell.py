@@ -148,7 +148,8 @@ class ShowAttendTell(TiedModel):
             hidden: h_{t-1}, (B, n).
             cell: c_{t-1}, (B, n).
             source: of each row.
-            draw: look at a place that is drawn from the weights (equation 8), not at the mean or the likeliest.
+            draw: look at a place that is drawn from the weights (equation 8). Else a model of hard attention looks at the likeliest
+                place, but in training at the mean, as all others do (section 4.1: a half of the time, against noisy gradients).
         """
         context, weights = additive_attention(self.align_state(hidden), source.key, self.align_score, source.memory)
         log_drawn = None
@@ -156,7 +157,7 @@ class ShowAttendTell(TiedModel):
             place = torch.multinomial(weights.detach(), 1)
             log_drawn = weights.gather(1, place).squeeze(1).log()
             context = _look_at(source.memory, place)
-        elif self.config.attention == "hard":
+        elif self.config.attention == "hard" and not self.training:
             context = _look_at(source.memory, weights.argmax(-1, keepdim=True))
         context = torch.sigmoid(self.gate(hidden)) * context
         gates = token_gates + self.state_gates(hidden) + self.context_gates(context)

@@ -165,7 +165,7 @@ def test_hard_attention_is_trained_by_its_own_rule(data: Path, tmp_path: Path) -
     trainer = CaptionTrainer(recipe(tmp_path, "hard"), data, tmp_path / "hard")
     trainer.run()
     drawn = [trainer._loss(trainer._batches(0)[0]) for trainer.update in range(1, 9)]
-    assert len({round(nll, 3) for _, nll, _ in drawn}) > 1, "some batches look at drawn places, others at the likeliest"
+    assert len({round(nll, 3) for _, nll, _ in drawn}) > 1, "some batches look at drawn places, others at the mean"
     assert trainer._baseline < 0, "a mean log-likelihood"
 
 

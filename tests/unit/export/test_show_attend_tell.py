@@ -126,6 +126,19 @@ def test_hard_attention_looks_at_one_place() -> None:
     assert float(distance.min(1).values.max()) < 1e-6
 
 
+def test_hard_attention_learns_from_the_mean_too() -> None:
+    """Half of the batches of section 4.1: what is not drawn is the mean, so that the alignment has a gradient."""
+    model = small(attention="hard", annotation_dropout=0.0).train()
+    source = model.source(model.annotate(torch.randn(2, NUM_CELLS, efficientnet.WIDTH)))
+    hidden, cell = model.initial_state(source.memory.mean(1))
+    step = model.step(torch.zeros(2, 160), hidden, cell, source)
+    mean = torch.sigmoid(model.gate(hidden)) * torch.einsum("bl,bld->bd", step.weights, source.memory)
+    assert torch.allclose(step.context, mean, atol=1e-5)
+    step.context.sum().backward()
+    assert model.align_score.grad is not None
+    assert float(model.align_score.grad.abs().max()) > 0
+
+
 def test_an_unknown_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="attention must be soft or hard, not 'loud'"):
         ShowAttendTellConfig(VOCAB_SIZE, attention="loud")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

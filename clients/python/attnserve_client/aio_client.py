@@ -6,9 +6,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 import grpc.aio
@@ -20,9 +20,12 @@ from attnserve_client.aio_calls import AioCalls
 from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
+from attnserve_client.methods import Method, RequestT, ResponseT
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.types import Caption, CaptionDelta, Model, ModelDetails, Translation, TranslationDelta
+
+EventT = TypeVar("EventT")
 
 
 class AsyncClient:
@@ -103,7 +106,7 @@ class AsyncClient:
         """Translates one text, and returns an iterator over its parts, then the whole; see ``Client.translate_stream``."""
         wanted = asked(options, keywords)
         request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, wanted)
-        return self._events(request, timeout)
+        return self._events(methods.TRANSLATE_STREAM, request, convert.event_from_proto, timeout)
 
     @overload
     def translate_many(
@@ -177,7 +180,7 @@ class AsyncClient:
     ) -> AsyncGenerator[CaptionDelta | Caption]:
         """Describes one image, and returns an iterator over the caption's parts, then the whole; see ``Client.caption_stream``."""
         request = convert.caption_request(caption_pb2.CaptionStreamRequest, image, model, version, asked(options, keywords))
-        return self._caption_events(request, timeout)
+        return self._events(methods.CAPTION_STREAM, request, convert.caption_event_from_proto, timeout)
 
     def caption_many(
         self,
@@ -228,20 +231,15 @@ class AsyncClient:
             await asyncio.sleep(health.POLL_S)
 
     async def _events(
-        self, request: translation_pb2.TranslateStreamRequest, timeout: float | None
-    ) -> AsyncGenerator[TranslationDelta | Translation, None]:
-        async with contextlib.aclosing(self._calls.stream(methods.TRANSLATE_STREAM, request, timeout)) as messages:
+        self,
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        make: Callable[[ResponseT], EventT | None],
+        timeout: float | None,
+    ) -> AsyncGenerator[EventT]:
+        async with contextlib.aclosing(self._calls.stream(method, request, timeout)) as messages:
             async for message in messages:
-                event = convert.event_from_proto(message)
-                if event is not None:
-                    yield event
-
-    async def _caption_events(
-        self, request: caption_pb2.CaptionStreamRequest, timeout: float | None
-    ) -> AsyncGenerator[CaptionDelta | Caption]:
-        async with contextlib.aclosing(self._calls.stream(methods.CAPTION_STREAM, request, timeout)) as messages:
-            async for message in messages:
-                event = convert.caption_event_from_proto(message)
+                event = make(message)
                 if event is not None:
                     yield event
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from types import TracebackType
-from typing import Literal, Self, Unpack, overload
+from typing import Literal, Self, TypeVar, Unpack, overload
 
 import grpc
 from google.protobuf.wrappers_pb2 import StringValue
@@ -17,10 +17,13 @@ from attnserve_client import convert, health, methods
 from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
+from attnserve_client.methods import Method, RequestT, ResponseT
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.sync_calls import SyncCalls
 from attnserve_client.types import Caption, CaptionDelta, Model, ModelDetails, Translation, TranslationDelta
+
+EventT = TypeVar("EventT")
 
 
 class Client:
@@ -114,7 +117,7 @@ class Client:
         """
         wanted = asked(options, keywords)
         request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, wanted)
-        return self._events(request, timeout)
+        return self._events(methods.TRANSLATE_STREAM, request, convert.event_from_proto, timeout)
 
     @overload
     def translate_many(
@@ -217,7 +220,7 @@ class Client:
         The call starts with the first ``next()``; closing the iterator cancels it.
         """
         request = convert.caption_request(caption_pb2.CaptionStreamRequest, image, model, version, asked(options, keywords))
-        return self._caption_events(request, timeout)
+        return self._events(methods.CAPTION_STREAM, request, convert.caption_event_from_proto, timeout)
 
     def caption_many(
         self,
@@ -284,20 +287,15 @@ class Client:
             time.sleep(health.POLL_S)
 
     def _events(
-        self, request: translation_pb2.TranslateStreamRequest, timeout: float | None
-    ) -> Generator[TranslationDelta | Translation, None, None]:
-        with contextlib.closing(self._calls.stream(methods.TRANSLATE_STREAM, request, timeout)) as messages:
+        self,
+        method: Method[RequestT, ResponseT],
+        request: RequestT,
+        make: Callable[[ResponseT], EventT | None],
+        timeout: float | None,
+    ) -> Generator[EventT, None, None]:
+        with contextlib.closing(self._calls.stream(method, request, timeout)) as messages:
             for message in messages:
-                event = convert.event_from_proto(message)
-                if event is not None:
-                    yield event
-
-    def _caption_events(
-        self, request: caption_pb2.CaptionStreamRequest, timeout: float | None
-    ) -> Generator[CaptionDelta | Caption, None, None]:
-        with contextlib.closing(self._calls.stream(methods.CAPTION_STREAM, request, timeout)) as messages:
-            for message in messages:
-                event = convert.caption_event_from_proto(message)
+                event = make(message)
                 if event is not None:
                     yield event
 

@@ -17,6 +17,7 @@ from attnserve_client.cli.options import (
     AsJson,
     BeamSize,
     CoveragePenalty,
+    ImagesInFlight,
     LengthPenalty,
     MaxTokens,
     MinTokens,
@@ -67,7 +68,7 @@ def caption(
     ] = None,
     stream: Annotated[bool, typer.Option("--stream", help="Print words as they come.")] = False,
     as_json: AsJson = False,
-    max_in_flight: Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")] = 16,
+    max_in_flight: ImagesInFlight = 16,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Describe photos: the caption of one, or a line with name and caption for each of several.

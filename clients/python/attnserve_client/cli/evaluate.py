@@ -19,6 +19,7 @@ from attnserve_client.cli.options import (
     AsJson,
     BeamSize,
     CoveragePenalty,
+    ImagesInFlight,
     LengthPenalty,
     MaxInFlight,
     MaxTokens,
@@ -108,6 +109,12 @@ def evaluate_translation(
     output.print_json(result, indent=None if as_json else 2)
 
 
+def _asked(keywords: RequestKeywords | CaptionKeywords) -> dict[str, Any]:
+    """Returns the options that were given, and always those that every evaluation tells."""
+    always = ("beam_size", "length_penalty")
+    return {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
+
+
 def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight: int, keywords: RequestKeywords) -> dict[str, Any]:
     """Translates and scores; returns the command's result."""
     start = time.monotonic()
@@ -116,9 +123,7 @@ def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight
     given = [answer for answer in answers if answer is not None]
     num_tokens, answered_by = sum(len(answer.best.pieces) for answer in given), given[-1].model if given else model
     counts = {"seconds": round(seconds, 3), "tokens": num_tokens, "sentences": len(answers), "model": answered_by}
-    always = ("beam_size", "length_penalty")
-    options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
-    return {**dataclasses.asdict(evaluation.score(sentences.texts_of(answers), pairs.references)), **counts, **options}
+    return {**dataclasses.asdict(evaluation.score(sentences.texts_of(answers), pairs.references)), **counts, **_asked(keywords)}
 
 
 @app.command("caption")
@@ -135,7 +140,7 @@ def evaluate_caption(
     repetition_penalty: RepetitionPenalty = None,
     limit: photos.Limit = None,
     as_json: AsJson = False,
-    max_in_flight: Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")] = 16,
+    max_in_flight: ImagesInFlight = 16,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
     """Describe the photos of a data set and score the captions: one JSON object, indented unless --json asks for one line.
@@ -166,8 +171,6 @@ def evaluate_caption(
         seconds = time.monotonic() - start
         variant = client.get_model(captions[0].model).model.variant
     scores = evaluation.score_captions([each.text for each in captions], [each.captions for each in found])
-    always = ("beam_size", "length_penalty")
-    options = {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
     result = {
         "evaluation": "caption",
         **dataclasses.asdict(scores),
@@ -175,7 +178,7 @@ def evaluate_caption(
         "tokens": sum(len(each.best.pieces) for each in captions),
         "photos": len(captions),
         "model": captions[0].model,
-        **options,
+        **_asked(keywords),
         "variant": variant,
         "split": split,
         "limit": limit,

@@ -48,4 +48,5 @@ Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same 
 Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="What each answer must begin with.")]
 Priority = Annotated[int, typer.Option("--priority", metavar="N", help="From -2 to 2, higher is sooner.")]
 MaxInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Texts under way at once.")]
+ImagesInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from attnserve_export.models.show_attend_tell import Annotations, ShowAttendTell
+from attnserve_export.models.show_attend_tell import Annotations, ShowAttendTell, Step
 from attnserve_export.training.data import BEGIN_ID, END_ID
 
 
@@ -38,9 +38,7 @@ def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_p
     tokens, scores, ended = [[BEGIN_ID]], torch.zeros(1), list[tuple[float, list[int]]]()
     for length in range(1, max_tokens + 2):
         rows = Annotations(source.memory.expand(len(tokens), -1, -1), source.key.expand(len(tokens), -1, -1))
-        embedded = model.embed(torch.tensor([[row[-1]] for row in tokens]))[:, 0]
-        step = model.step(model.token_gates(embedded), hidden, cell, rows)
-        logits = model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
+        step, logits = _step(model, torch.tensor([row[-1] for row in tokens]), (hidden, cell), rows)
         total = scores[:, None] + logits.log_softmax(-1)
         best, places = total.flatten().topk(2 * beam_size)
         parents, following = places // logits.shape[1], places % logits.shape[1]
@@ -69,12 +67,17 @@ def greedy_tokens(model: ShowAttendTell, features: Tensor, max_tokens: int = 30)
     hidden, cell = model.initial_state(source.memory.mean(1))
     token, rows = torch.full((len(features),), BEGIN_ID), list[Tensor]()
     for _ in range(max_tokens):
-        embedded = model.embed(token[:, None])[:, 0]
-        step = model.step(model.token_gates(embedded), hidden, cell, source)
-        logits = model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
+        step, logits = _step(model, token, (hidden, cell), source)
         token, hidden, cell = logits.argmax(-1), step.hidden, step.cell
         rows.append(token)
     return [until_end(row) for row in torch.stack(rows, 1).tolist()]
+
+
+def _step(model: ShowAttendTell, token: Tensor, state: tuple[Tensor, Tensor], source: Annotations) -> tuple[Step, Tensor]:
+    """One step from the last tokens (B) and h and c (B, n) of each row, and the logits of what comes next (B, V)."""
+    embedded = model.embed(token[:, None])[:, 0]
+    step = model.step(model.token_gates(embedded), *state, source)
+    return step, model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
 
 
 def until_end(tokens: Sequence[int]) -> list[int]:

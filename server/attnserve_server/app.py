@@ -56,7 +56,7 @@ class App:
         self.board = HealthBoard([model.id for model in registry.all()])
         self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
         front_config = FrontConfig(
-            WorkersConfig(engine.slots, engine.admit_wait_seconds, device),
+            WorkersConfig(engine.slots, engine.admit_wait_seconds, engine.stream_interval_seconds, device),
             QueueConfig(engine.queue_limit, engine.ageing_seconds),
             config.cache.max_bytes,
         )

@@ -29,6 +29,9 @@ def serve(
     slots: Annotated[int | None, typer.Option(help="Rows that decode at once in a worker [32].")] = None,
     queue_limit: Annotated[int | None, typer.Option(help="Requests that may wait, per model [512].")] = None,
     ageing_seconds: Annotated[float | None, typer.Option(help="A request's wait for one more level of priority [1].")] = None,
+    stream_interval_seconds: Annotated[
+        float | None, typer.Option(help="Pieces of a stream that come within this time go together; 0 for each by itself [0.01].")
+    ] = None,
     cache_bytes: Annotated[int | None, typer.Option(help="Memory for answers to repeated requests; 0 for none [0].")] = None,
     max_beam_size: Annotated[int | None, typer.Option(help="Largest beam that is accepted [8].")] = None,
     max_source_tokens: Annotated[int | None, typer.Option(help="Longest source in pieces [the model's limit].")] = None,
@@ -44,7 +47,8 @@ def serve(
         "grpc": {"port": grpc_port, "host": host}, "http": {"port": http_port, "host": host},
         "engine": {
             "device": device, "variant": variant, "workers": workers, "slots": slots, "queue_limit": queue_limit,
-            "ageing_seconds": ageing_seconds, "max_beam_size": max_beam_size, "max_source_tokens": max_source_tokens,
+            "ageing_seconds": ageing_seconds, "stream_interval_seconds": stream_interval_seconds,
+            "max_beam_size": max_beam_size, "max_source_tokens": max_source_tokens,
         },
         "cache": {"max_bytes": cache_bytes},
     }  # fmt: skip

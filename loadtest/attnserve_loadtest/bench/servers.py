@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from attnserve.v1 import translation_pb2
+from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import ToolError
 
@@ -143,4 +143,5 @@ async def _closed_loop(address: str, texts: Sequence[str], method: str, clients:
 
 def _payloads(texts: Sequence[str], method: str) -> list[bytes]:
     kind = translation_pb2.TranslateRequest if method == UNARY else translation_pb2.TranslateStreamRequest
-    return [kind(text=text).SerializeToString() for text in texts]
+    options = decoding_pb2.DecodeOptions(omit_score=True)  # as offline: the peer gives none either
+    return [kind(text=text, options=options).SerializeToString() for text in texts]

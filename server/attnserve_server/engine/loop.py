@@ -26,15 +26,26 @@ class EngineLoop:
         bundle: the model.
         config: of the scheduler.
         clock: monotonic.
+        stream_interval_s: tokens of a stream that come within so long go together; 0 for each at once. The first one never waits.
         captures: on CUDA, whether steps are replayed as graphs.
     """
 
-    def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Callable[[], float], *, captures: bool = True) -> None:
-        self.bundle, self._clock = bundle, clock
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: SchedulerConfig,
+        clock: Callable[[], float],
+        *,
+        stream_interval_s: float = 0.0,
+        captures: bool = True,
+    ) -> None:
+        self.bundle, self._clock, self._stream_interval_s = bundle, clock, stream_interval_s
         self._runner = make_runner(bundle, config.num_slots, captures=captures)
         self._scheduler = Scheduler(config, clock)
         self._requests: dict[int, SequenceRequest] = {}
         self._num_sent: dict[int, int] = {}
+        self._sent_in: dict[int, int] = {}
+        """The interval in which each stream was last sent something."""
         self._aligned: set[int] = set()
         self._events: list[RequestEvent] = []
         self._heard: list[Decoding] = []
@@ -122,7 +133,7 @@ class EngineLoop:
             self._events.append(RequestFailed(request.request_id, ExecutionFailed.reason, "the model gave no answer"))
             self._forget(request.request_id)
             return
-        if request.terms.is_streamed and not self._stream(sequence):
+        if request.terms.is_streamed and (search.is_done or self._is_due(request.request_id, now)) and not self._stream(sequence):
             return
         if not search.is_done:
             return
@@ -141,6 +152,16 @@ class EngineLoop:
             )
         )
         self._forget(request.request_id)
+
+    def _is_due(self, request_id: int, now: float) -> bool:
+        """Whether a stream may be sent something in this step: once an interval, all streams in the same step."""
+        if not self._stream_interval_s:
+            return True
+        interval = int(now / self._stream_interval_s)
+        if self._num_sent[request_id] and self._sent_in.get(request_id) == interval:
+            return False
+        self._sent_in[request_id] = interval
+        return True
 
     def _stream(self, sequence: Decoding) -> bool:
         """Reports the tokens that have become certain; false where the sequence was begun again for them."""
@@ -197,6 +218,7 @@ class EngineLoop:
 
     def _strike(self, request_id: int) -> None:
         del self._requests[request_id], self._num_sent[request_id]
+        self._sent_in.pop(request_id, None)
         self._aligned.discard(request_id)
 
     def _guarded(self, ids: list[int], call: Callable[[list[int]], None]) -> None:

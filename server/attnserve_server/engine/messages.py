@@ -23,6 +23,7 @@ class Configure(msgspec.Struct, tag="configure"):
     models: list[ModelToLoad]
     num_slots: int
     admit_wait_s: float
+    stream_interval_s: float
 
 
 class Submit(msgspec.Struct, tag="submit"):

@@ -107,7 +107,7 @@ class Worker:
                 started = time.monotonic()
                 bundle = load_bundle(Path(model.folder), model.device, model.variant)
                 config = SchedulerConfig(message.num_slots, message.admit_wait_s, max_encoded=bundle.max_encoded)
-                engine = EngineLoop(bundle, config, time.monotonic)
+                engine = EngineLoop(bundle, config, time.monotonic, stream_interval_s=message.stream_interval_s)
                 engine.start()
                 self._engines.append(engine)
                 self._pending.append([])

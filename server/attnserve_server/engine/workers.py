@@ -28,6 +28,7 @@ class WorkersConfig:
 
     num_slots: int
     admit_wait_s: float
+    stream_interval_s: float
     device: str
 
 
@@ -121,8 +122,9 @@ class Workers:
                 self._metrics.engine(worker, message.stats)
                 self._listener.progress(message)
             case Hello():
-                folders = [ModelToLoad(str(m.bundle.folder), self._config.device, m.variant) for m in self._models]
-                self._pool.send(worker, Configure(folders, self._config.num_slots, self._config.admit_wait_s))
+                config = self._config
+                folders = [ModelToLoad(str(m.bundle.folder), config.device, m.variant) for m in self._models]
+                self._pool.send(worker, Configure(folders, config.num_slots, config.admit_wait_s, config.stream_interval_s))
             case Ready(model, load_s):
                 self._on_model_ready(worker, self._models[model], load_s)
             case Failed(text):

@@ -70,7 +70,7 @@ class Bench:
         self.pool = Pool()
         registry: Any = SimpleNamespace(all=lambda: list(self.models))
         pool: Any = self.pool
-        config = FrontConfig(WorkersConfig(slots, 0.0, "cpu"), QueueConfig(limit, ageing_s), cache_bytes)
+        config = FrontConfig(WorkersConfig(slots, 0.0, 0.0, "cpu"), QueueConfig(limit, ageing_s), cache_bytes)
         self.front = Front(registry, pool, config, Metrics(self.registry), lambda *_: None)
 
     async def start(self, *workers: str) -> Bench:

@@ -39,9 +39,13 @@ def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
     return make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS))
 
 
-def make_engine(monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner) -> loop.EngineLoop:
+def make_engine(
+    monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner, stream_interval_s: float = 0.0
+) -> loop.EngineLoop:
     monkeypatch.setattr(loop, "make_runner", lambda *_, **__: runner)
-    started = loop.EngineLoop(runner.bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), clock)  # type: ignore[arg-type]
+    config: Any = SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0)
+    bundle: Any = runner.bundle
+    started = loop.EngineLoop(bundle, config, clock, stream_interval_s=stream_interval_s)
     started.start()
     return started
 
@@ -130,6 +134,28 @@ def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clo
         if kind in ("greedy", "sampled"):
             assert {len(part) for part in parts(events)} == {1}
     assert num_early > 2, "nothing was sent before the end"
+    assert_idle(engine)
+
+
+def test_tokens_of_one_interval_go_together_but_the_first_at_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    """A step takes a second, an interval four: streams that begin in different steps are sent something in the same ones."""
+    engine, sent, answers = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS), 4.0), dict[int, list[tuple[float, int]]](), 0
+    waiting = [request(number, is_streamed=True) for number in range(NUM_SLOTS)]
+    while waiting or engine.has_work:
+        if waiting:
+            engine.submit(waiting.pop(0))
+        for event in engine.step():
+            if isinstance(event, TokensProduced):
+                sent.setdefault(event.request_id, []).append((clock.now, len(event.tokens)))
+            answers += isinstance(event, RequestFinished)
+        clock.now += 1
+    assert answers == len(sent) == NUM_SLOTS
+    for number, parts_sent in sent.items():
+        assert parts_sent[0] == (100.0 + number, 1), "the first one waits for nothing"
+        assert all(time % 4 == 0 for time, _ in parts_sent[1:-1])
+        assert all(size == 4 for _, size in parts_sent[2:-1])
+    assert any(len(parts_sent) > 3 for parts_sent in sent.values()), "no answer was long enough"
+    assert not engine._sent_in
     assert_idle(engine)
 
 

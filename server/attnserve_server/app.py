@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
 from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
+from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.engine.front import Front, FrontConfig
 from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
@@ -104,6 +105,7 @@ class App:
             with contextlib.suppress(Exception):
                 await self.stop_what_started()
             raise
+        quiet_collector()
         if ready_file is not None:
             ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": self.pool.pids()}
             temporary = ready_file.with_suffix(".tmp")

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +57,6 @@ def serve(
             typer.echo(to_toml(effective), nl=False)
             return
         configure_logging(effective.log_format, effective.log_level)
-        gc.set_threshold(50_000, 20, 20)
         asyncio.run(App(effective).run(ready_file))
     except StartupError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)

@@ -78,11 +78,13 @@ class Job:
         """The answer has come."""
         for ticket in self.tickets:
             ticket.finish(answer if ticket.received_at <= self.queued_at else _seen_from(ticket.received_at, answer))
+        self.tickets.clear()  # which know the job: the two would wait for the garbage collector, and it holds up everybody
 
     def fail(self, error: ServiceError) -> None:
         """No answer will come."""
         for ticket in self.tickets:
             ticket.fail(error)
+        self.tickets.clear()
 
     def stats(self, answer: RequestFinished) -> RequestStats:
         """What was measured of it."""

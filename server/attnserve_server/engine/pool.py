@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker processes: started, watched, started again when one dies; and the local socket that reaches them.
+"""The worker processes: started, watched, started again when one dies; and the sockets that reach them.
 
-A worker's name has the number of its start in it, so that nothing a dead process said is taken for its successor's.
+Each start has a name of its own, with its number in it, and sockets of its own, so that nothing a dead process said is taken for
+its successor's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-import zmq
-import zmq.asyncio
-
+from attnserve_server.engine.channel import FrontEnd
 from attnserve_server.engine.messages import ENCODER, FROM_WORKER, FromWorker, Stop, ToWorker
 
 _MAX_BACKOFF_S = 5.0
@@ -27,36 +25,29 @@ log = logging.getLogger(__name__)
 
 
 class WorkerPool:
-    """``num_workers`` processes and the socket to them; belongs to the front's event loop."""
+    """``num_workers`` processes and the sockets to them; belongs to the front's event loop."""
 
     def __init__(self, num_workers: int, log_level: str = "INFO") -> None:
         self.num_workers = num_workers
         self._log_level = log_level
         self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._ends: dict[str, FrontEnd] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._is_stopping = False
 
     async def start(self, on_message: Callable[[str, FromWorker], None], on_lost: Callable[[str], None]) -> None:
-        """Opens the socket and starts the processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
+        """Starts the processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
         self._on_message, self._on_lost = on_message, on_lost
-        self._folder = tempfile.TemporaryDirectory(prefix="attnserve-")
-        self._endpoint = f"ipc://{Path(self._folder.name) / 'front'}"
-        self._context = zmq.asyncio.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.setsockopt(zmq.RCVHWM, 0)
-        self._socket.bind(self._endpoint)
-        self._tasks = [asyncio.create_task(self._receive())]
-        self._tasks += [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers)]
+        self._tasks = [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers)]
 
     def send(self, worker: str, message: ToWorker) -> None:
         """Sends to a worker; what is sent to one that has died is lost with it."""
-        if worker in self._processes:
-            self._socket.send_multipart([worker.encode(), ENCODER.encode(message)])
+        if worker in self._ends:
+            self._ends[worker].send(ENCODER.encode(message))
 
     @property
     def is_started(self) -> bool:
-        """The socket is open."""
+        """Workers were started."""
         return bool(self._tasks)
 
     def pids(self) -> dict[str, int]:
@@ -77,38 +68,38 @@ class WorkerPool:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._socket.close(linger=0)
-        self._context.term()
-        self._folder.cleanup()
+        for end in self._ends.values():
+            end.close()
 
-    async def _receive(self) -> None:
-        while True:
-            name, data = await self._socket.recv_multipart()
-            worker = name.decode()
-            if worker in self._processes:
-                try:
-                    self._on_message(worker, FROM_WORKER.decode(data))
-                except Exception:
-                    log.exception("a message of worker %s could not be handled", worker)
+    def _receive(self, worker: str, data: bytes) -> None:
+        if worker in self._ends:
+            try:
+                self._on_message(worker, FROM_WORKER.decode(data))
+            except Exception:
+                log.exception("a message of worker %s could not be handled", worker)
 
     async def _keep_alive(self, index: int) -> None:
         backoff, number = 0.0, 0
         while True:
             name = f"worker-{index}.{number}"
             started = time.monotonic()
-            process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "attnserve_server.engine.worker",
-                self._endpoint,
-                name,
-                start_new_session=True,
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, "ATTNSERVE_LOG_LEVEL": self._log_level},
-            )
+            self._ends[name], theirs = await FrontEnd.open(functools.partial(self._receive, name))
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "attnserve_server.engine.worker",
+                    str(theirs.fileno()),
+                    name,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env={**os.environ, "ATTNSERVE_LOG_LEVEL": self._log_level},
+                )
             self._processes[name] = process
             code = await process.wait()
             del self._processes[name]
+            self._ends.pop(name).close()
             if self._is_stopping:
                 return
             log.error("%s (pid %d) ended with code %d; starting another", name, process.pid, code)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process: owns the sessions, the slots and the engine loops, and does nothing but step them.
 
-Started by the front as ``python -m attnserve_server.engine.worker ENDPOINT IDENTITY``. Between two steps it takes what the
-socket has for it, without waiting while there is work. Its models share its time fairly (``scheduling/sharing.py``).
+Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME``: of the socket that it inherits, and what it is
+called. Between two steps it takes what the socket has for it, without waiting while there is work. Its models share its time fairly
+(``scheduling/sharing.py``).
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
-import gc
 import logging
 import os
 import signal
@@ -17,9 +18,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import zmq
-
 from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.collector import quiet_collector
+from attnserve_server.engine.channel import WorkerEnd
 from attnserve_server.engine.loop import EngineLoop
 from attnserve_server.engine.messages import (
     ENCODER,
@@ -47,8 +48,8 @@ log = logging.getLogger(__name__)
 class Worker:
     """The loop of one worker process."""
 
-    def __init__(self, endpoint: str, identity: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._endpoint, self._identity, self._clock = endpoint, identity, clock
+    def __init__(self, channel: WorkerEnd, clock: Callable[[], float] = time.monotonic) -> None:
+        self._channel, self._clock = channel, clock
         self._sharing = TimeSharing()
         self._engines: list[EngineLoop] = []
         self._reported_at: list[float] = []
@@ -56,18 +57,12 @@ class Worker:
         self._is_stopping = False
 
     def run(self) -> None:
-        """Connects, loads what the front names, and serves until it is told to stop."""
-        context = zmq.Context()
-        self._socket = context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.IDENTITY, self._identity.encode())
-        self._socket.setsockopt(zmq.LINGER, 1000)
-        self._socket.connect(self._endpoint)
+        """Loads what the front names, and serves until it is told to stop."""
         self._send(Hello())
         while not self._is_stopping:
             self._receive(wait=not any(engine.has_work for engine in self._engines))
             self._step()
-        self._socket.close()
-        context.term()
+        self._channel.close()
 
     def _step(self) -> None:
         """One step of the model whose turn it is, if there is work at all."""
@@ -81,14 +76,8 @@ class Worker:
         self._report(index, self._engines[index])
 
     def _receive(self, *, wait: bool) -> None:
-        flags = 0 if wait else zmq.NOBLOCK
-        while not self._is_stopping:
-            try:
-                message = TO_WORKER.decode(self._socket.recv(flags))
-            except zmq.Again:
-                return
-            self._handle(message)
-            flags = zmq.NOBLOCK
+        for data in self._channel.receive(wait=wait):
+            self._handle(TO_WORKER.decode(data))
 
     def _handle(self, message: ToWorker) -> None:
         match message:
@@ -117,8 +106,7 @@ class Worker:
             log.exception("a model could not be loaded")
             self._send(Failed(f"{type(error).__name__}: {error}"))
             self._is_stopping = True
-        gc.collect()
-        gc.freeze()  # what is loaded now lives as long as the process: later collections need not walk it
+        quiet_collector()
 
     def _report(self, index: int, engine: EngineLoop) -> None:
         now = self._clock()
@@ -127,7 +115,7 @@ class Worker:
             self._pending[index], self._reported_at[index] = [], now
 
     def _send(self, message: FromWorker) -> None:
-        self._socket.send(ENCODER.encode(message))
+        self._channel.send(ENCODER.encode(message))
 
 
 def main() -> None:
@@ -141,7 +129,8 @@ def main() -> None:
     logging.basicConfig(
         level=os.environ.get("ATTNSERVE_LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
     )
-    Worker(sys.argv[1], sys.argv[2]).run()
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
+        Worker(WorkerEnd(int(sys.argv[1]))).run()
 
 
 if __name__ == "__main__":

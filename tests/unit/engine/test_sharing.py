@@ -80,10 +80,10 @@ class MadeUpEngine:
 
 
 def make_worker(clock: Clock, *engines: MadeUpEngine) -> Any:
-    worker: Any = Worker("nowhere", "worker-0.0", clock)
+    channel: Any = SimpleNamespace(send=lambda _: None)
+    worker: Any = Worker(channel, clock)
     worker._engines, worker._pending = list(engines), [[] for _ in engines]
     worker._reported_at = [clock.now for _ in engines]
-    worker._socket = SimpleNamespace(send=lambda _: None)
     return worker
 
 

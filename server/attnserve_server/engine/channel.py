@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pair of sockets between the front and one worker: each message is its length in four bytes, then itself.
+
+Between two processes and a kernel there is nothing else: a message broker's own threads would be woken twice on each way, and where
+all cores are busy, every one that is to be woken waits its turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from typing import cast
+
+_LENGTH = struct.Struct("<I")
+_CHUNK = 1 << 18
+
+
+def _framed(message: bytes) -> bytes:
+    return _LENGTH.pack(len(message)) + message
+
+
+class _Frames:
+    """Puts messages together from what a stream gives."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that are whole now."""
+        buffer, begin, messages = self._buffer, 0, list[bytes]()
+        buffer += data
+        while len(buffer) - begin >= _LENGTH.size:
+            start = begin + _LENGTH.size
+            end = start + cast(int, _LENGTH.unpack_from(buffer, begin)[0])
+            if end > len(buffer):
+                break
+            messages.append(bytes(buffer[start:end]))
+            begin = end
+        del buffer[:begin]
+        return messages
+
+
+class FrontEnd(asyncio.Protocol):
+    """The front's end, on its event loop.
+
+    Args:
+        on_message: called with each message of the worker.
+    """
+
+    def __init__(self, on_message: Callable[[bytes], None]) -> None:
+        self._on_message, self._frames = on_message, _Frames()
+        self._transport: asyncio.WriteTransport | None = None
+
+    @classmethod
+    async def open(cls, on_message: Callable[[bytes], None]) -> tuple[FrontEnd, socket.socket]:
+        """A new pair: the front's end, and the socket that a worker is to inherit."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
+        return end, theirs
+
+    def send(self, message: bytes) -> None:
+        """Sends a message; what is sent to a worker that has died is lost with it."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(_framed(message))
+
+    def close(self) -> None:
+        """Closes this end."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See :class:`asyncio.BaseProtocol`."""
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """See :class:`asyncio.Protocol`."""
+        for message in self._frames.feed(data):
+            self._on_message(message)
+
+
+class WorkerEnd:
+    """The worker's end; it blocks.
+
+    Args:
+        descriptor: of the inherited socket.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._socket, self._frames = socket.socket(fileno=descriptor), _Frames()
+
+    def send(self, message: bytes) -> None:
+        """Sends a message; waits while the front is far behind.
+
+        Raises:
+            OSError: the front is gone.
+        """
+        self._socket.sendall(_framed(message))
+
+    def receive(self, *, wait: bool) -> list[bytes]:
+        """What has come.
+
+        Args:
+            wait: until there is something.
+
+        Raises:
+            EOFError: the front is gone.
+        """
+        while True:
+            try:
+                data = self._socket.recv(_CHUNK, 0 if wait else socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return []
+            if not data:
+                raise EOFError("the front has closed its end")
+            messages = self._frames.feed(data)
+            if messages or not wait:
+                return messages
+
+    def close(self) -> None:
+        """Closes this end."""
+        self._socket.close()

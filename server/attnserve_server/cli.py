@@ -29,7 +29,7 @@ def serve(
     queue_limit: Annotated[int | None, typer.Option(help="Requests that may wait, per model [512].")] = None,
     ageing_seconds: Annotated[float | None, typer.Option(help="A request's wait for one more level of priority [1].")] = None,
     stream_interval_seconds: Annotated[
-        float | None, typer.Option(help="Pieces of a stream that come within this time go together; 0 for each by itself [0.01].")
+        float | None, typer.Option(help="Pieces of a stream that come within this time go together; 0 for each by itself [0.02].")
     ] = None,
     cache_bytes: Annotated[int | None, typer.Option(help="Memory for answers to repeated requests; 0 for none [0].")] = None,
     max_beam_size: Annotated[int | None, typer.Option(help="Largest beam that is accepted [8].")] = None,

@@ -77,7 +77,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Longest source that is taken; 0 for the model's own limit."""
     admit_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.004
     """How long a request waits for company, while others decode, before it is encoded."""
-    stream_interval_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.01
+    stream_interval_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
     """Pieces of a stream that come within this time go in one message; 0 for each by itself. The first one never waits."""
 
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 
 import pytest
 
@@ -37,6 +39,23 @@ async def test_stream_gets_its_events(bench: Bench) -> None:
     assert [event async for event in ticket.deltas()] == [produced(1, 4, 5, i0=2), produced(1, 3)]
     assert bench.value("inter_token_latency_seconds_count") == 2
     bench.assert_idle()
+
+
+@pytest.mark.parametrize("ends", ["answered", "failed"])
+async def test_what_is_done_leaves_nothing_to_the_garbage_collector(bench: Bench, ends: str) -> None:
+    """A collection of thousands of requests took so long that all others were late."""
+    gc.collect()
+    gc.disable()
+    try:
+        tickets = [bench.ask(is_streamed=is_streamed) for is_streamed in (False, True)]
+        for number in (1, 2):
+            bench.finish(number) if ends == "answered" else bench.say(failed(number))
+        gone = [weakref.ref(ticket) for ticket in tickets]
+        del tickets
+        await asyncio.sleep(0)
+        assert [ticket() for ticket in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 async def test_worker_is_sent_what_it_has_credit_for(bench: Bench) -> None:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sockets between front and worker: whole messages, whatever their size and however they come; and either side's end."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+
+import pytest
+
+from attnserve_server.engine.channel import FrontEnd, WorkerEnd
+
+SIZES = (0, 1, 5, 70_000, 3_000_000, 4)
+
+
+async def pair() -> tuple[FrontEnd, WorkerEnd, asyncio.Queue[bytes]]:
+    came: asyncio.Queue[bytes] = asyncio.Queue()
+    front, theirs = await FrontEnd.open(came.put_nowait)
+    return front, WorkerEnd(theirs.detach()), came
+
+
+def messages() -> list[bytes]:
+    return [bytes([index]) * size for index, size in enumerate(SIZES)]
+
+
+async def test_messages_of_any_size_arrive_whole_and_in_order_both_ways() -> None:
+    front, worker, came = await pair()
+
+    def echo() -> None:
+        left = len(SIZES)
+        while left:
+            for message in worker.receive(wait=True):
+                worker.send(message)
+                left -= 1
+        worker.close()
+
+    thread = threading.Thread(target=echo)
+    thread.start()
+    for message in messages():
+        front.send(message)
+    assert [await asyncio.wait_for(came.get(), 20) for _ in SIZES] == messages()
+    thread.join()
+    front.close()
+
+
+async def test_a_message_that_comes_in_bits_is_one_message() -> None:
+    ours, theirs = socket.socketpair()
+    worker = WorkerEnd(theirs.detach())
+    assert worker.receive(wait=False) == []
+    for byte in b"\x03\0\0\0abc\x02\0\0":
+        ours.send(bytes([byte]))
+        found = worker.receive(wait=False)
+        assert found == ([b"abc"] if byte == ord("c") else [])
+    ours.send(b"\0de\x01\0\0\0f")
+    assert worker.receive(wait=True) == [b"de", b"f"]
+    ours.close()
+    worker.close()
+
+
+async def test_a_worker_whose_front_is_gone_is_told() -> None:
+    front, worker, _ = await pair()
+    front.close()
+    await asyncio.sleep(0)
+    with pytest.raises(EOFError, match="front"):
+        worker.receive(wait=True)
+    with pytest.raises(OSError, match="pipe"):
+        worker.send(b"x")
+    worker.close()
+
+
+async def test_what_is_sent_to_a_worker_that_is_gone_is_lost() -> None:
+    front, worker, came = await pair()
+    worker.close()
+    await asyncio.sleep(0.05)
+    front.send(b"x")
+    assert came.empty()

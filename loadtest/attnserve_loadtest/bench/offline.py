@@ -115,7 +115,7 @@ def measure(
 
 def num_runs(point: Point, num_rounds: int) -> int:
     """How often :func:`measure` calls ``note``."""
-    return num_rounds * (2 if point.is_single or point.workers > 1 else len(NUM_SLOTS) + len(BATCH_SIZES))
+    return num_rounds * (2 if point.is_single else len(NUM_SLOTS) + len(BATCH_SIZES))
 
 
 def _contestants(point: Point, folders: tuple[Path, Path], bundle: Bundle) -> tuple[dict[str, Contestant], dict[str, Contestant]]:
@@ -128,8 +128,14 @@ def _contestants(point: Point, folders: tuple[Path, Path], bundle: Bundle) -> tu
     if point.workers > 1:
         count = point.workers
         return (
-            {f"{count} processes, 128 slots": Replicas(folder, point.variant, 128, point.beam_size, count)},
-            {f"{count} replicas, batch 32": Peer(converted, bundle, point.variant, 32, point.beam_size, count)},
+            {
+                f"{count} processes, {slots} slots": Replicas(folder, point.variant, slots, point.beam_size, count)
+                for slots in NUM_SLOTS
+            },
+            {
+                f"{count} replicas, batch {size}": Peer(converted, bundle, point.variant, size, point.beam_size, count)
+                for size in BATCH_SIZES
+            },
         )
     return (
         {f"{slots} slots": Engine(folder, point.variant, slots, point.beam_size) for slots in NUM_SLOTS},

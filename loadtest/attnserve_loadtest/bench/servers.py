@@ -36,6 +36,7 @@ def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
         ToolError: it does not start.
     """
     options = ("--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags)
+    options += ("--queue-limit", "100000")  # the peer's queue has no bound
     with DemoServer(options) as server:
         yield f"127.0.0.1:{server.wait_ready().grpc}"
 

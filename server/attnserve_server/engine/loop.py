@@ -44,8 +44,8 @@ class EngineLoop:
         self._scheduler = Scheduler(config, clock)
         self._requests: dict[int, SequenceRequest] = {}
         self._num_sent: dict[int, int] = {}
-        self._sent_in: dict[int, int] = {}
-        """The interval in which each stream was last sent something."""
+        self._interval = 0
+        """The number of the interval in which the last step ended."""
         self._aligned: set[int] = set()
         self._events: list[RequestEvent] = []
         self._heard: list[Decoding] = []
@@ -123,17 +123,19 @@ class EngineLoop:
         for request_id in output.admitted:
             if request_id in self._batch.sequences:
                 self._batch.sequences[request_id].first_token_at = now
+        sends = self._begins_interval(now)
         for sequence in self._heard:
-            self._emit(sequence, now)
+            self._emit(sequence, now, sends)
 
-    def _emit(self, sequence: Decoding, now: float) -> None:
+    def _emit(self, sequence: Decoding, now: float, sends: bool) -> None:
         request, search = sequence.request, sequence.search
         if search.is_done and not search.finished:
             log.error("request %d has no hypothesis: the model gave no finite scores", request.request_id)
             self._events.append(RequestFailed(request.request_id, ExecutionFailed.reason, "the model gave no answer"))
             self._forget(request.request_id)
             return
-        if request.terms.is_streamed and (search.is_done or self._is_due(request.request_id, now)) and not self._stream(sequence):
+        is_due = sends or search.is_done or not self._num_sent[request.request_id]
+        if request.terms.is_streamed and is_due and not self._stream(sequence):
             return
         if not search.is_done:
             return
@@ -153,15 +155,12 @@ class EngineLoop:
         )
         self._forget(request.request_id)
 
-    def _is_due(self, request_id: int, now: float) -> bool:
-        """Whether a stream may be sent something in this step: once an interval, all streams in the same step."""
+    def _begins_interval(self, now: float) -> bool:
+        """Whether this is the step in which all streams are sent what they have: the first one to end in an interval."""
         if not self._stream_interval_s:
             return True
-        interval = int(now / self._stream_interval_s)
-        if self._num_sent[request_id] and self._sent_in.get(request_id) == interval:
-            return False
-        self._sent_in[request_id] = interval
-        return True
+        before, self._interval = self._interval, int(now / self._stream_interval_s)
+        return self._interval != before
 
     def _stream(self, sequence: Decoding) -> bool:
         """Reports the tokens that have become certain; false where the sequence was begun again for them."""
@@ -218,7 +217,6 @@ class EngineLoop:
 
     def _strike(self, request_id: int) -> None:
         del self._requests[request_id], self._num_sent[request_id]
-        self._sent_in.pop(request_id, None)
         self._aligned.discard(request_id)
 
     def _guarded(self, ids: list[int], call: Callable[[list[int]], None]) -> None:

@@ -72,11 +72,10 @@ class WorkerPool:
             end.close()
 
     def _receive(self, worker: str, data: bytes) -> None:
-        if worker in self._ends:
-            try:
-                self._on_message(worker, FROM_WORKER.decode(data))
-            except Exception:
-                log.exception("a message of worker %s could not be handled", worker)
+        try:
+            self._on_message(worker, FROM_WORKER.decode(data))
+        except Exception:
+            log.exception("a message of worker %s could not be handled", worker)
 
     async def _keep_alive(self, index: int) -> None:
         backoff, number = 0.0, 0

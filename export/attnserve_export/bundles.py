@@ -23,14 +23,14 @@ from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
-from attnserve_export.recipe import AnyRecipe
+from attnserve_export.recipe import SequenceRecipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
 
 
-def stored_model(recipe: AnyRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
+def stored_model(recipe: SequenceRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
     """The module with its weights as the bundle stores them: rounded to so many bits. Its buffers are its own.
 
     Raises:
@@ -53,7 +53,7 @@ def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return weight.half().float()
 
 
-def described(recipe: AnyRecipe, model: nn.Module) -> manifest_pb2.Manifest:
+def described(recipe: SequenceRecipe, model: nn.Module) -> manifest_pb2.Manifest:
     """The part of the manifest that depends on the architecture, but for its variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
     return manifest_pb2.Manifest(

@@ -3,56 +3,100 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from attnserve_export.recipe import RecipeError, load_recipe
+from attnserve_export.recipe import RecipeError, load_recipe, sequence_recipe
 
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "536870912"}
 
 DataOption = Annotated[Path, typer.Option(envvar="ATTNSERVE_DATA", help="Folder of the data sets.")]
-RunsOption = Annotated[Path, typer.Option(help="Folder of the training runs.")]
+RunsOption = Annotated[Path, typer.Option(envvar="ATTNSERVE_RUNS", help="Folder of the training runs.")]
+RUNS = Path("~/.cache/attnserve/train")
 
 
 def train(
-    config: Annotated[str, typer.Argument(help="A shipped recipe's name (transformer-en-de), or a .toml file.")],
+    config: Annotated[str | None, typer.Argument(help="A shipped recipe's name (transformer-en-de), or a .toml file.")] = None,
     data: DataOption = Path("data"),
-    runs: RunsOption = Path(".train"),
+    runs: RunsOption = RUNS,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     epochs: Annotated[int | None, typer.Option(help="Stop after so many epochs (default: the recipe's).")] = None,
     taught: Annotated[
         Path | None, typer.Option(help="The teacher's translations of the training sources, .gz or plain, if the recipe has one.")
     ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as schedule.epochs=12. Repeatable."),
+    ] = None,
+    queue: Annotated[
+        str | None, typer.Option(help="Train all runs of a queue that are not finished: a shipped queue's name, or a .toml file.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(help="With --queue: stop after so many minutes.")] = None,
+    dry_run: Annotated[bool, typer.Option("--list", help="With --queue: list its runs and what is done of them.")] = False,
 ) -> None:
     """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
+    if (config is None) == (queue is None):
+        raise typer.BadParameter("give a recipe or --queue", param_hint="CONFIG")
+    runs = runs.expanduser()
+    try:
+        if queue is not None:
+            _train_queue(queue, data, runs, device, minutes, dry_run=dry_run)
+        elif config is not None:
+            _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
+    except (RecipeError, FileNotFoundError, FloatingPointError) as error:
+        raise typer.Exit(_complain(error)) from error
+
+
+def _train_one(
+    config: str, changes: dict[str, Any], data: Path, runs: Path, *, device: str, epochs: int | None, taught: Path | None
+) -> None:
     keep_freed_memory()
     import torch
 
-    from attnserve_export.recipe import CaptionRecipe
-    from attnserve_export.training.captions.trainer import CaptionTrainer
-    from attnserve_export.training.trainer import Trainer
+    from attnserve_export.training.run import Stopped
+    from attnserve_export.training.start import folder_name, train_by
 
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
+    recipe = load_recipe(config, changes)
     try:
-        recipe = load_recipe(config)
-        if isinstance(recipe, CaptionRecipe):
-            if device != "cpu" or taught is not None:
-                raise RecipeError("a captioning model is trained on the CPU, and has no teacher: leave out --device and --taught")
-            CaptionTrainer(recipe, data, runs / recipe.model_id).run(epochs)
-            return
-        Trainer(recipe, data, runs / recipe.model_id, device, taught).run(epochs)
-    except (RecipeError, FileNotFoundError) as error:
-        raise typer.Exit(_complain(error)) from error
+        train_by(recipe, data, runs / folder_name(config, changes), device=device, epochs=epochs, taught=taught)
+    except Stopped as stopped:
+        typer.echo(stopped, err=True)
+
+
+def _train_queue(queue: str, data: Path, runs: Path, device: str, minutes: float | None, *, dry_run: bool) -> None:
+    from attnserve_export.training.queue import QueueRunner, read_queue
+
+    runner = QueueRunner(read_queue(queue), data, runs, device, None if minutes is None else minutes * 60)
+    if dry_run:
+        typer.echo(runner.table())
+    elif runner.run():
+        raise typer.Exit(1)
+
+
+def _parsed(changes: list[str]) -> dict[str, Any]:
+    """Values are JSON (numbers, true, quoted text), or text as it is."""
+    found: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise RecipeError(f"--set takes KEY=VALUE, not {change!r}")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
 
 
 def export(
     model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id: the name of its recipe.")],
     data: DataOption = Path("data"),
-    runs: RunsOption = Path(".train"),
+    runs: RunsOption = RUNS,
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     from_bundle: Annotated[
@@ -75,8 +119,8 @@ def export(
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
-            recipe = load_recipe(model_id)
-            typer.echo(export_bundle(trained_in_run(recipe, runs / recipe.model_id), data, models, version))
+            recipe = sequence_recipe(load_recipe(model_id))
+            typer.echo(export_bundle(trained_in_run(recipe, runs.expanduser() / recipe.model_id), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
 

@@ -16,7 +16,7 @@ from attnserve_export.layers import efficientnet
 from attnserve_export.model_card import model_card
 from attnserve_export.models.show_attend_tell import NUM_CELLS
 from attnserve_export.parity_sources import ImageSources, Sources, TextSources
-from attnserve_export.recipe import AnyRecipe, CaptionRecipe, Recipe
+from attnserve_export.recipe import CaptionRecipe, Recipe, SequenceRecipe
 from attnserve_export.registry import MAX_TOKENS
 from attnserve_export.training.captions.data import hold_back, read_pixels
 from attnserve_export.training.data import BEGIN_ID, END_ID, PAD_ID, UNKNOWN_ID, read_pairs
@@ -111,7 +111,7 @@ class Caption:
         return caption_card(manifest, self._recipe, summary, pictures)
 
 
-def task_of(recipe: AnyRecipe) -> Task:
+def task_of(recipe: SequenceRecipe) -> Task:
     """The task that a recipe is for."""
     return Caption(recipe) if isinstance(recipe, CaptionRecipe) else Translation(recipe)
 

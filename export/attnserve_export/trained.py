@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import AnyRecipe, recipe_from
+from attnserve_export.recipe import SequenceRecipe, recipe_from, sequence_recipe
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -36,19 +36,19 @@ Array = npt.NDArray[Any]
 class Trained:
     """A trained model, before it is exported."""
 
-    recipe: AnyRecipe
+    recipe: SequenceRecipe
     weights: dict[str, torch.Tensor]
     tokenizer: bytes
     summary: dict[str, Any]
 
 
-def training_file(recipe: AnyRecipe, summary: dict[str, Any]) -> bytes:
+def training_file(recipe: SequenceRecipe, summary: dict[str, Any]) -> bytes:
     """What a bundle keeps of the training: how it was asked for, and how it went."""
     content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
+def trained_in_run(recipe: SequenceRecipe, run: Path) -> Trained:
     """What a folder holds that `attnserve train` filled.
 
     Raises:
@@ -75,14 +75,14 @@ def trained_in_bundle(folder: Path) -> Trained:
     return Trained(recipe, restored, (folder / TOKENIZER_FILE).read_bytes(), summary)
 
 
-def read_training(folder: Path) -> tuple[AnyRecipe, dict[str, Any]]:
+def read_training(folder: Path) -> tuple[SequenceRecipe, dict[str, Any]]:
     """The recipe and the summary that a bundle keeps.
 
     Raises:
         FileNotFoundError: it keeps none.
     """
     content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return recipe_from(content["recipe"]), content["summary"]
+    return sequence_recipe(recipe_from(content["recipe"])), content["summary"]
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:

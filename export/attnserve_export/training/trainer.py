@@ -28,6 +28,7 @@ from attnserve_export.recipe import Recipe, RecipeError
 from attnserve_export.registry import build_model
 from attnserve_export.training.data import PairBatches, read_lines, read_pairs, train_tokenizer
 from attnserve_export.training.decode import greedy_translations
+from attnserve_export.training.files import save_atomically
 from attnserve_export.training.loss import SmoothedCrossEntropy
 
 
@@ -260,10 +261,3 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     """The mean of several weight dictionaries of one architecture."""
     return {name: torch.stack([state[name].double() for state in states]).mean(0).float() for name in states[0]}
-
-
-def save_atomically(value: Any, path: Path) -> None:
-    """Writes beside and renames, so that a kill leaves the old file or the new one."""
-    temporary = path.with_suffix(".tmp")
-    torch.save(value, temporary)
-    temporary.replace(path)

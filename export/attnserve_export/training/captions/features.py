@@ -8,7 +8,6 @@ cells × channels; views that are there already are not computed again.
 from __future__ import annotations
 
 import functools
-import io
 import random
 import tempfile
 from collections.abc import Iterator
@@ -19,13 +18,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 from rich.progress import Progress
 from torch import Tensor, nn
 
 from attnserve_export.layers.efficientnet import IMAGE_SIZE, WIDTH
 from attnserve_export.models.show_attend_tell import NUM_CELLS, ShowAttendTell
 from attnserve_export.training.captions.data import read_pixels
+from attnserve_export.training.views import altered
 
 Features = npt.NDArray[np.float16]
 _BATCH = 16
@@ -57,11 +57,7 @@ def trunk_session(model: ShowAttendTell) -> onnxruntime.InferenceSession:
 
 
 def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
-    """A photo's view, of the trunk's size: 0 as it is, 1 mirrored, others cut out, mirrored or not, and altered, by the seed.
-
-    All photos of the data set are small JPEGs of one quality. A model that sees nothing else takes the traces of that for a part of
-    every photo, and is lost without them; so the other views are blurred, or compressed anew, or darker, or paler.
-    """
+    """A photo's view, of the trunk's size: 0 as it is, 1 mirrored, others cut out, mirrored or not, and altered, by the seed."""
     if view == 0:
         return _resized(photo)
     if view == 1:
@@ -72,21 +68,7 @@ def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
     left, top = rng.uniform(0, 1 - width) * photo.width, rng.uniform(0, 1 - height) * photo.height
     box = left, top, left + width * photo.width, top + height * photo.height
     size = (IMAGE_SIZE, IMAGE_SIZE)
-    cut = photo.resize(size, Image.Resampling.BICUBIC, box)
-    kind = rng.randrange(4)
-    if kind == 0:
-        cut = cut.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.6)))
-    elif kind == 1:
-        smaller = round(IMAGE_SIZE * rng.uniform(0.45, 0.9))
-        cut = cut.resize((smaller, smaller), Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
-    elif kind == 2:
-        cut = cut.filter(ImageFilter.MedianFilter(3))
-    for enhance in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        cut = enhance(cut).enhance(rng.uniform(0.75, 1.25))
-    if rng.random() < 0.4:
-        file = io.BytesIO()
-        cut.save(file, "JPEG", quality=rng.randint(30, 95))
-        cut = Image.open(file).convert("RGB")
+    cut = altered(photo.resize(size, Image.Resampling.BICUBIC, box), rng)
     return ImageOps.mirror(cut) if rng.random() < 0.5 else cut
 
 

@@ -32,7 +32,7 @@ from attnserve_export.training.captions.data import Photo, hold_back, read_photo
 from attnserve_export.training.captions.features import FeatureCache, Features
 from attnserve_export.training.captions.search import caption_tokens, greedy_tokens
 from attnserve_export.training.data import BEGIN_ID, END_ID, pad
-from attnserve_export.training.trainer import save_atomically
+from attnserve_export.training.files import save_atomically
 
 _DRAWN_SHARE = 0.5
 """Of the batches of hard attention; the others see the mean (section 4.1: it makes the gradients vary less)."""

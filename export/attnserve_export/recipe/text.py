@@ -1,23 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe: everything that a training run depends on, read from TOML, with unknown keys refused."""
+"""Recipes of the models that write text: translation and captions."""
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
 from typing import Any, Literal
 
-import msgspec
-
-CONFIGS = Path(__file__).parent / "configs"
-
-
-class RecipeError(Exception):
-    """A recipe that is not there, or says what no one reads."""
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all tables of a recipe."""
+from attnserve_export.recipe.base import Section
 
 
 class Data(Section, frozen=True):
@@ -164,35 +152,3 @@ class CaptionRecipe(Section, frozen=True):
     optimizer: CaptionOptimizer
     schedule: CaptionSchedule
     attention: AttentionLoss
-
-
-AnyRecipe = Recipe | CaptionRecipe
-
-
-def recipe_from(content: dict[str, Any]) -> AnyRecipe:
-    """A recipe out of its parsed form: of a captioning model if it says so, else of a translation model.
-
-    Raises:
-        msgspec.ValidationError: a key is missing, unknown or of the wrong type.
-    """
-    if content.get("task") == "caption":
-        return msgspec.convert(content, CaptionRecipe)
-    return msgspec.convert(content, Recipe)
-
-
-def load_recipe(name_or_path: str) -> AnyRecipe:
-    """A recipe by the name of a shipped one (``transformer-en-de``) or by the path of a TOML file.
-
-    Raises:
-        RecipeError: no such file, or a key that is missing, unknown or of the wrong type.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = CONFIGS / f"{name_or_path}.toml"
-    if not path.exists():
-        shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
-        raise RecipeError(f"no recipe {name_or_path!r}: give the path of a .toml file, or one of {shipped}")
-    try:
-        return recipe_from(tomllib.loads(path.read_text(encoding="utf-8")))
-    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
-        raise RecipeError(f"{path}: {error}") from error

@@ -1,0 +1,15 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m attnserve_export`: the maker's commands where the client's command line is not installed."""
+
+from __future__ import annotations
+
+import typer
+
+from attnserve_export.cli import export, train
+
+app = typer.Typer(name="attnserve_export", no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(train)
+app.command()(export)
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes of the models that read or make pictures in one pass: segmentation, classification of images and clips, generation."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attnserve_export.recipe.base import Section
+
+
+class Schedule(Section, frozen=True):
+    """How long, in which portions, and how often the run is saved."""
+
+    epochs: int
+    batch: int
+    """Examples of an update."""
+    checkpoint_seconds: float
+    """At most so much work is lost when the run is killed."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch < 1:
+            raise ValueError("schedule.epochs and schedule.batch must be at least 1")
+
+
+class Optimizer(Section, frozen=True):
+    """The learning rate rises linearly to its peak during the warm-up and falls to 0 along half a cosine."""
+
+    peak_learning_rate: float
+    warmup_epochs: float
+    weight_decay: float
+
+
+class VisionRecipe(Section, frozen=True):
+    """What the recipes of this module have in common. ``model`` holds the sizes that the architecture's own config takes."""
+
+    model_id: str
+    architecture: str
+    seed: int
+    model: dict[str, Any]
+    schedule: Schedule
+
+
+class ClassificationData(Section, frozen=True):
+    """The images, the share that selection uses, and the share of training images that are altered."""
+
+    set: str
+    held_back: int
+    """Images of the training split that are not trained on; the epoch is selected by them."""
+    altered: float
+    """Probability that a training image is blurred, rescaled, recoloured or recompressed."""
+
+
+class ClassificationRecipe(VisionRecipe, frozen=True, kw_only=True):
+    """One image classifier's training, by SGD with Nesterov momentum of 0.9."""
+
+    task: Literal["classification"]
+    data: ClassificationData
+    optimizer: Optimizer
+    label_smoothing: float

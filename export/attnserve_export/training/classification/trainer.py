@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of an image classifier, CBAM or its twin without attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from attnserve_export.models.cbam import Cbam, CbamConfig
+from attnserve_export.recipe import ClassificationRecipe
+from attnserve_export.training.classification.data import Images, hold_back, read_images, training_views
+from attnserve_export.training.files import save_atomically
+from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
+
+_EVALUATION_BATCH = 500
+
+
+class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
+    """Selects the epoch by the accuracy on images that are held back from the training split; reports val."""
+
+    def prepare(self) -> None:
+        """See :class:`TrainingRun`."""
+        recipe = self.recipe
+        self.trained, self.held = hold_back(read_images(self.data_root, "train"), recipe.data.held_back)
+        config = CbamConfig(len(self.trained.classes), **recipe.model)
+        self.model = Cbam(config).to(self.device)
+        options = recipe.optimizer
+        decayed = [each for each in self.model.parameters() if each.dim() > 1]
+        others = [each for each in self.model.parameters() if each.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.SGD(groups, lr=options.peak_learning_rate, momentum=0.9, nesterov=True)
+        self.modules, self.optimizers = {"model": self.model}, {"sgd": self.optimizer}
+        self.updates_per_epoch = len(self.trained) // recipe.schedule.batch
+
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        """See :class:`TrainingRun`."""
+        recipe, size = self.recipe, self.recipe.schedule.batch
+        batch = self.trained.take(self.order(epoch, len(self.trained))[index * size : (index + 1) * size])
+        pixels = torch.from_numpy(training_views(batch.pixels, recipe.data.altered, rng)).to(self.device)
+        labels = torch.from_numpy(batch.labels).to(self.device)
+        warmup = recipe.optimizer.warmup_epochs / recipe.schedule.epochs
+        for group in self.optimizer.param_groups:
+            group["lr"] = cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup)
+        self.model.train()
+        logits, _ = self.model(pixels)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"loss": float(loss.detach()), "accuracy": float((logits.detach().argmax(-1) == labels).float().mean())}
+
+    def evaluate(self, epoch: int) -> Mapping[str, float]:
+        """See :class:`TrainingRun`."""
+        return {"held_back_accuracy": float(self._is_right(self.held).mean())}
+
+    def score(self, line: Mapping[str, Any]) -> float:
+        """See :class:`TrainingRun`."""
+        return float(line["held_back_accuracy"])
+
+    def conclude(self) -> dict[str, Any]:
+        """Accuracy on val, and which of its images are classed right (``val.pt``), which paired comparisons need."""
+        self.model.load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
+        is_right = self._is_right(read_images(self.data_root, "val"))
+        save_atomically(is_right, self.folder / "val.pt")
+        return {"classes": list(self.trained.classes), "val_accuracy": round(float(is_right.float().mean()), 5)}
+
+    @torch.no_grad()
+    def _is_right(self, images: Images) -> Tensor:
+        self.model.eval()
+        found: list[Tensor] = []
+        for start in range(0, len(images), _EVALUATION_BATCH):
+            part = slice(start, start + _EVALUATION_BATCH)
+            logits, _ = self.model(torch.from_numpy(images.pixels[part]).to(self.device))
+            found.append(logits.argmax(-1).cpu() == torch.from_numpy(images.labels[part]))
+        return torch.cat(found).float()

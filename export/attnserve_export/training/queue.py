@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue of training runs: what is not finished is run, one after the other, each in a process of its own.
+
+A queue is a TOML file with one table ``[[run]]`` for each recipe (see :class:`Entry`). A run that was killed goes on from its
+checkpoint; a run whose folder is gone starts again from its seed. A run that fails is reported and does not stop the others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from attnserve_export.recipe import CONFIGS, RecipeError, Section, load_recipe
+from attnserve_export.training.start import folder_name
+
+QUEUES = CONFIGS / "queues"
+_NICENESS = 10
+_GRACE_S = 60.0
+
+
+class Entry(Section, frozen=True):
+    """Runs of one recipe: all combinations of the values in ``vary``."""
+
+    recipe: str
+    hours: float
+    """Of one whole run on one core, as measured."""
+    parts: int = 1
+    """A run longer than two hours is several that continue one another, of about equally many epochs."""
+    set: dict[str, Any] = {}
+    """Changes to the recipe, keys with dots."""
+    vary: dict[str, list[Any]] = {}
+    """Keys and the values that each takes in turn."""
+
+
+class _Queue(Section, frozen=True):
+    run: list[Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A run, or a part of one: training goes on until ``epochs`` are done."""
+
+    recipe: str
+    changes: dict[str, Any]
+    epochs: int
+    first_epoch: int
+    hours: float
+
+    @property
+    def folder(self) -> str:
+        """Of the run, below that of all runs."""
+        return folder_name(self.recipe, self.changes)
+
+    def share_done(self, runs: Path) -> float:
+        """From 0 to 1, as the run's folder says."""
+        folder = runs / self.folder
+        if (folder / "summary.json").exists():
+            return 1.0
+        try:
+            done = float(json.loads((folder / "progress.json").read_text(encoding="utf-8"))["epochs"])
+        except FileNotFoundError:
+            return 0.0
+        is_last = self.epochs == load_recipe(self.recipe, self.changes).schedule.epochs
+        share = (done - self.first_epoch) / (self.epochs - self.first_epoch)
+        return max(0.0, min(share, 0.999 if is_last else 1.0))  # the last part is done when its summary is written
+
+
+def read_queue(name_or_path: str) -> list[Part]:
+    """The parts of a queue in their order: a shipped queue's name, or the path of a TOML file.
+
+    Raises:
+        RecipeError: no such file, a wrong key, or a recipe that is missing or refuses a change.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = QUEUES / f"{name_or_path}.toml"
+    if not path.exists():
+        shipped = ", ".join(sorted(file.stem for file in QUEUES.glob("*.toml")))
+        raise RecipeError(f"no queue {name_or_path!r}: give the path of a .toml file, or one of {shipped}")
+    try:
+        entries = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Queue).run
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise RecipeError(f"{path}: {error}") from error
+    return [part for entry in entries for part in _parts(entry)]
+
+
+def _parts(entry: Entry) -> Iterator[Part]:
+    for values in itertools.product(*entry.vary.values()):
+        changes = entry.set | dict(zip(entry.vary, values, strict=True))
+        epochs = load_recipe(entry.recipe, changes).schedule.epochs
+        ends = [round(epochs * (number + 1) / entry.parts) for number in range(entry.parts)]
+        for first, last in itertools.pairwise([0, *ends]):
+            yield Part(entry.recipe, changes, last, first, entry.hours * (last - first) / epochs)
+
+
+class QueueRunner:
+    """Runs the parts of a queue whose folders are below ``runs``.
+
+    Args:
+        parts: in the order in which they are run.
+        data: root of the data sets.
+        runs: folder of all runs; a lock in it keeps two queues from running at once.
+        device: cpu or cuda.
+        seconds: the time after which the part under way is stopped and no other is started; None for no limit.
+    """
+
+    def __init__(self, parts: Sequence[Part], data: Path, runs: Path, device: str = "cpu", seconds: float | None = None) -> None:
+        self._parts, self._data, self._runs, self._device = parts, data, runs, device
+        self._ends_at = None if seconds is None else time.monotonic() + seconds
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
+
+    def hours_left(self) -> float:
+        """Of all parts on one core, by the hours that the queue says."""
+        return sum(part.hours * (1 - part.share_done(self._runs)) for part in self._parts)
+
+    def table(self) -> str:
+        """A line for each part: what is done of it, its hours, its folder."""
+        rows = (
+            f"{part.share_done(self._runs):4.0%} {part.hours:5.2f} h  to epoch {part.epochs:3d}  {part.folder}"
+            for part in self._parts
+        )
+        return "\n".join([*rows, f"{self.hours_left():.1f} hours of one core are left"])
+
+    def run(self) -> list[Part]:
+        """Runs what is not finished. Returns the parts that failed.
+
+        Raises:
+            RecipeError: another queue runs in the same folder.
+        """
+        self._runs.mkdir(parents=True, exist_ok=True)
+        with (self._runs / "queue.lock").open("w", encoding="ascii") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RecipeError(f"another queue runs in {self._runs}") from error
+            lock.write(f"{os.getpid()}\n")
+            lock.flush()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._stop)
+            return self._run_all()
+
+    def _run_all(self) -> list[Part]:
+        self._say(f"to pause: kill -STOP -- -{os.getpgrp()}; to go on: kill -CONT -- -{os.getpgrp()}")
+        failed: list[Part] = []
+        for index, part in enumerate(self._parts):
+            if self._is_stopping or self._is_over():
+                break
+            if part.share_done(self._runs) < 1 and not any(each.folder == part.folder for each in failed):
+                self._say(
+                    f"[{index + 1}/{len(self._parts)}] {part.folder} to epoch {part.epochs}; {self.hours_left():.1f} hours are left"
+                )
+                if self._run_part(part) not in (0, -signal.SIGTERM) and not self._is_stopping:
+                    failed.append(part)
+                    self._say(f"{part.folder} failed: see {self._runs / part.folder / 'output.log'}")
+        self._say(f"{self.hours_left():.1f} hours of one core are left; {len(failed)} runs failed")
+        return failed
+
+    def _run_part(self, part: Part) -> int:
+        folder = self._runs / part.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable,
+            "-m",
+            "attnserve_export",
+            "train",
+            part.recipe,
+            "--data",
+            str(self._data),
+            "--runs",
+            str(self._runs),
+        ]
+        command += ["--epochs", str(part.epochs), "--device", self._device]
+        for key, value in part.changes.items():
+            command += ["--set", f"{key}={json.dumps(value)}"]
+        with (folder / "output.log").open("ab") as log:
+            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            os.setpriority(os.PRIO_PROCESS, self._child.pid, _NICENESS)
+            return self._wait(self._child)
+
+    def _wait(self, child: subprocess.Popen[bytes]) -> int:
+        while True:
+            try:
+                return child.wait(timeout=1)
+            except subprocess.TimeoutExpired:
+                if self._is_over():
+                    child.terminate()
+                    try:
+                        child.wait(_GRACE_S)
+                    except subprocess.TimeoutExpired:
+                        child.kill()
+                    return -signal.SIGTERM
+
+    def _is_over(self) -> bool:
+        return self._ends_at is not None and time.monotonic() > self._ends_at
+
+    def _stop(self, *_: object) -> None:
+        self._is_stopping = True
+        if self._child is not None and self._child.poll() is None:
+            self._child.terminate()
+
+    def _say(self, text: str) -> None:
+        self._console.print(f"{time.strftime('%H:%M:%S')} {text}")

@@ -1,0 +1,236 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all training runs of the single-pass models share: epochs, checkpoints, resuming, the log, selection, the summary.
+
+A run has a folder of its own: ``checkpoint.pt`` (all that resuming needs), ``log.jsonl`` (a line an epoch), ``progress.json``
+(the epochs that are done, read by the queue), ``best.pt`` (the selected weights) and ``summary.json``.
+
+All random numbers of an update are a function of the recipe's seed, the epoch and the update's number. So a run that was killed
+goes on from its last checkpoint and computes, bit for bit, what it would have computed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from attnserve_export.recipe.base import RecipeError
+from attnserve_export.recipe.vision import VisionRecipe
+from attnserve_export.training.files import save_atomically, write_json
+
+CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
+RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
+
+
+def cosine_rate(peak: float, progress: float, warmup: float) -> float:
+    """The learning rate at ``progress`` of a run (0 to 1): linear up to ``peak`` at ``warmup``, then half a cosine down to 0."""
+    if progress < warmup:
+        return peak * progress / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
+
+
+class Stopped(Exception):
+    """The run was asked to stop. Its checkpoint is written; running it again goes on from there."""
+
+
+class TrainingRun(ABC, Generic[RecipeT]):
+    """One run of a recipe in ``folder``; :meth:`run` may be called again after a kill.
+
+    A subclass's :meth:`prepare` sets ``modules`` and ``optimizers`` (their state is the checkpoint) and ``updates_per_epoch``.
+    """
+
+    def __init__(self, recipe: RecipeT, data_root: Path, folder: Path, device: str = "cpu") -> None:
+        self.recipe, self.data_root, self.folder, self.device = recipe, data_root, folder, torch.device(device)
+        self.console = Console(stderr=True)
+        self.modules: dict[str, nn.Module] = {}
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.updates_per_epoch = 0
+        self.epoch = self.index = 0
+        self._is_stopping = False
+        self._sums: dict[str, float] = {}
+        self._seconds = _Seconds()
+        self._best: tuple[float, int] | None = None
+        self.log: list[dict[str, Any]] = []
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Reads the data; makes modules and optimizers with fresh weights. PyTorch's generator has the recipe's seed."""
+
+    @abstractmethod
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        """Makes update ``index`` of an epoch, both from 0. Returns figures whose means over the epoch are logged.
+
+        ``rng`` and PyTorch's own generator depend on the seed, ``epoch`` and ``index`` alone; the order of an epoch's examples
+        is :meth:`order`.
+        """
+
+    @abstractmethod
+    def evaluate(self, epoch: int) -> Mapping[str, float]:
+        """Figures after an epoch, on examples that are held back from training."""
+
+    def score(self, line: Mapping[str, Any]) -> float:
+        """Of an epoch, by its log line: the weights of the epoch with the highest are kept. The default is the last epoch."""
+        return float(line["epoch"])
+
+    def weights(self) -> dict[str, Tensor]:
+        """What ``best.pt`` holds."""
+        return self.modules["model"].state_dict()
+
+    def conclude(self) -> dict[str, Any]:
+        """What the summary says beyond the log, once the last epoch is done. The selected weights are in ``best.pt``."""
+        return {}
+
+    def progress_of(self, epoch: int, index: int) -> float:
+        """Share of the whole run that is done before an update, from 0 to 1."""
+        return (epoch + index / self.updates_per_epoch) / self.recipe.schedule.epochs
+
+    def order(self, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """A permutation of ``count`` examples for an epoch."""
+        return np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
+
+    def request_stop(self) -> None:
+        """Makes :meth:`run` save and raise :class:`Stopped` after the update that is under way; safe in a signal handler."""
+        self._is_stopping = True
+
+    def run(self, epochs: int | None = None) -> dict[str, Any] | None:
+        """Trains until ``epochs`` are done (default: all of the recipe's), counted from the beginning of the run.
+
+        Returns:
+            The summary that it also writes, or None while epochs are left.
+
+        Raises:
+            RecipeError: the checkpoint in the folder is of another recipe.
+            Stopped: after :meth:`request_stop`.
+            FloatingPointError: a figure is not finite any more.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.recipe.seed)
+        self.prepare()
+        self._resume()
+        last = self.recipe.schedule.epochs
+        while self.epoch < min(epochs or last, last):
+            self._run_epoch()
+        return self._summarise() if self.epoch == last else None
+
+    def _run_epoch(self) -> None:
+        clock, saved = _Seconds.now(), time.monotonic()
+        columns = (TextColumn("epoch {task.fields[epoch]} {task.fields[figures]}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal) as progress:
+            task = progress.add_task("", total=self.updates_per_epoch, completed=self.index, epoch=self.epoch + 1, figures="")
+            while self.index < self.updates_per_epoch:
+                self._add(self._one_update())
+                self.index += 1
+                progress.update(task, advance=1, figures=_as_text(self._means()))
+                if self._is_stopping or time.monotonic() - saved > self.recipe.schedule.checkpoint_seconds:
+                    self._seconds, clock, saved = self._seconds.until_now(clock), _Seconds.now(), time.monotonic()
+                    self._save()
+                if self._is_stopping:
+                    raise Stopped(f"stopped in epoch {self.epoch + 1} after update {self.index}")
+        self._end_epoch(clock)
+
+    def _one_update(self) -> Mapping[str, float]:
+        seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.index])
+        torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        return self.update(self.epoch, self.index, np.random.default_rng(seeds))
+
+    def _add(self, figures: Mapping[str, float]) -> None:
+        for name, value in figures.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} in epoch {self.epoch + 1}, update {self.index + 1}")
+            self._sums[name] = self._sums.get(name, 0.0) + value
+
+    def _means(self) -> dict[str, float]:
+        return {name: total / self.index for name, total in self._sums.items()}
+
+    def _end_epoch(self, clock: _Seconds) -> None:
+        trained = {name: round(value, 5) for name, value in self._means().items()}
+        held = {name: round(value, 5) for name, value in self.evaluate(self.epoch).items()}
+        seconds = self._seconds.until_now(clock)
+        line = {"epoch": self.epoch + 1, **trained, **held, "seconds": round(seconds.wall, 1), "cpu_seconds": round(seconds.cpu, 1)}
+        self.log.append(line)
+        if self._best is None or self.score(line) > self._best[0]:
+            self._best = self.score(line), self.epoch + 1
+            save_atomically(self.weights(), self.folder / BEST)
+        self.epoch, self.index, self._sums, self._seconds = self.epoch + 1, 0, {}, _Seconds()
+        self._save()
+        (self.folder / LOG).write_text("".join(json.dumps(each) + "\n" for each in self.log), encoding="utf-8")
+        self.console.print(_as_text(line))
+
+    def _summarise(self) -> dict[str, Any]:
+        assert self._best is not None, "an epoch was run"
+        summary = {
+            "epochs": self.epoch,
+            "updates": self.epoch * self.updates_per_epoch,
+            "kept_epoch": self._best[1],
+            "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in self.modules.items()},
+            "train_seconds": round(sum(line["seconds"] for line in self.log)),
+            "train_cpu_seconds": round(sum(line["cpu_seconds"] for line in self.log)),
+            **self.conclude(),
+            "log": self.log,
+        }
+        write_json(summary, self.folder / SUMMARY)
+        self.console.print({key: value for key, value in summary.items() if key != "log"})
+        return summary
+
+    def _save(self) -> None:
+        state = {
+            "recipe": msgspec.to_builtins(self.recipe),
+            "modules": {name: module.state_dict() for name, module in self.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "position": [self.epoch, self.index],
+            "sums": self._sums,
+            "seconds": [self._seconds.wall, self._seconds.cpu],
+            "best": self._best,
+            "log": self.log,
+        }
+        save_atomically(state, self.folder / CHECKPOINT)
+        share = self.index / self.updates_per_epoch
+        write_json({"epochs": round(self.epoch + share, 3), "of": self.recipe.schedule.epochs}, self.folder / PROGRESS)
+
+    def _resume(self) -> None:
+        path = self.folder / CHECKPOINT
+        if not path.exists():
+            return
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["recipe"] != msgspec.to_builtins(self.recipe):
+            raise RecipeError(f"{path} was made by another recipe: remove {self.folder}, or name another folder")
+        for name, module in self.modules.items():
+            module.load_state_dict(state["modules"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        (self.epoch, self.index), self._sums, self._seconds = state["position"], state["sums"], _Seconds(*state["seconds"])
+        self._best, self.log = state["best"], state["log"]
+        self.console.print(f"resumed at epoch {self.epoch + 1}, update {self.index + 1}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Seconds:
+    """Wall time and this process's processor time."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    @classmethod
+    def now(cls) -> _Seconds:
+        return cls(time.monotonic(), time.process_time())
+
+    def until_now(self, since: _Seconds) -> _Seconds:
+        """These and those that have passed since a reading of the clocks."""
+        now = _Seconds.now()
+        return _Seconds(self.wall + now.wall - since.wall, self.cpu + now.cpu - since.cpu)
+
+
+def _as_text(figures: Mapping[str, Any]) -> str:
+    return " ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in figures.items())

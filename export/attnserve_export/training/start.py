@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which recipe is trained by which class, and in which folder."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attnserve_export.recipe import AnyRecipe, CaptionRecipe, ClassificationRecipe, Recipe, RecipeError, VisionRecipe
+
+_TRAINERS: dict[type[AnyRecipe], str] = {
+    ClassificationRecipe: "classification.trainer:ClassificationTrainer",
+}
+"""Of the single-pass models: module below this package, and class."""
+
+
+def folder_name(recipe: str, changes: Mapping[str, Any]) -> str:
+    """The folder of a run below that of all runs: the recipe's name, and what was changed in it, in alphabetical order."""
+    parts = (
+        f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in sorted(changes.items())
+    )
+    return "+".join([Path(recipe).stem, *parts])
+
+
+def train_by(
+    recipe: AnyRecipe, data: Path, folder: Path, *, device: str = "cpu", epochs: int | None = None, taught: Path | None = None
+) -> None:
+    """Trains by a recipe until ``epochs`` are done (default: all). SIGTERM and SIGINT make a single-pass model's run save first.
+
+    Raises:
+        RecipeError: an option that this kind of training does not have.
+        FileNotFoundError: the data set is not there.
+        attnserve_export.training.run.Stopped: after a signal.
+    """
+    if taught is not None and not isinstance(recipe, Recipe):
+        raise RecipeError("only a translation model has a teacher: leave out --taught")
+    if isinstance(recipe, Recipe):
+        from attnserve_export.training.trainer import Trainer
+
+        Trainer(recipe, data, folder, device, taught).run(epochs)
+    elif isinstance(recipe, CaptionRecipe):
+        from attnserve_export.training.captions.trainer import CaptionTrainer
+
+        if device != "cpu":
+            raise RecipeError("a captioning model is trained on the CPU: leave out --device")
+        CaptionTrainer(recipe, data, folder).run(epochs)
+    else:
+        _run_stoppable(recipe, data, folder, device, epochs)
+
+
+def _run_stoppable(recipe: VisionRecipe, data: Path, folder: Path, device: str, epochs: int | None) -> None:
+    module, _, name = _TRAINERS[type(recipe)].partition(":")  # type: ignore[index]
+    trainer = getattr(importlib.import_module(f"attnserve_export.training.{module}"), name)(recipe, data, folder, device)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: trainer.request_stop())
+    trainer.run(epochs)

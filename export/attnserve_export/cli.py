@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,7 +74,8 @@ def _train_one(
 def _train_queue(queue: str, data: Path, runs: Path, device: str, minutes: float | None, *, dry_run: bool) -> None:
     from attnserve_export.training.queue import QueueRunner, read_queue
 
-    runner = QueueRunner(read_queue(queue), data, runs, device, None if minutes is None else minutes * 60)
+    ends_at = math.inf if minutes is None else time.monotonic() + minutes * 60
+    runner = QueueRunner(read_queue(queue), data, runs, device, lambda: time.monotonic() > ends_at)
     if dry_run:
         typer.echo(runner.table())
     elif runner.run():

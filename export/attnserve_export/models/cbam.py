@@ -67,7 +67,7 @@ class ChannelAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) -> weights (B, C)."""
-        pooled = torch.stack((x.mean((2, 3)), x.amax((2, 3))))  # (2, B, C)
+        pooled = torch.stack((x.mean((2, 3)), functional.adaptive_max_pool2d(x, 1).flatten(1)))  # (2, B, C)
         return torch.sigmoid(self.excite(functional.relu(self.squeeze(pooled))).sum(0))
 
 

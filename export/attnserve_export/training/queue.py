@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,12 +115,13 @@ class QueueRunner:
         data: root of the data sets.
         runs: folder of all runs; a lock in it keeps two queues from running at once.
         device: cpu or cuda.
-        seconds: the time after which the part under way is stopped and no other is started; None for no limit.
+        is_over: asked once a second; when it is true, the part under way is stopped and no other is started.
     """
 
-    def __init__(self, parts: Sequence[Part], data: Path, runs: Path, device: str = "cpu", seconds: float | None = None) -> None:
-        self._parts, self._data, self._runs, self._device = parts, data, runs, device
-        self._ends_at = None if seconds is None else time.monotonic() + seconds
+    def __init__(
+        self, parts: Sequence[Part], data: Path, runs: Path, device: str = "cpu", is_over: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._parts, self._data, self._runs, self._device, self._is_over = parts, data, runs, device, is_over
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._child: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
@@ -205,9 +206,6 @@ class QueueRunner:
                     except subprocess.TimeoutExpired:
                         child.kill()
                     return -signal.SIGTERM
-
-    def _is_over(self) -> bool:
-        return self._ends_at is not None and time.monotonic() > self._ends_at
 
     def _stop(self, *_: object) -> None:
         self._is_stopping = True

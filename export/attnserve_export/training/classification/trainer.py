@@ -27,8 +27,7 @@ class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
         """See :class:`TrainingRun`."""
         recipe = self.recipe
         self.trained, self.held = hold_back(read_images(self.data_root, "train"), recipe.data.held_back)
-        config = CbamConfig(len(self.trained.classes), **recipe.model)
-        self.model = Cbam(config).to(self.device)
+        self.model = Cbam(self.sizes(CbamConfig, len(self.trained.classes))).to(self.device)
         options = recipe.optimizer
         decayed = [each for each in self.model.parameters() if each.dim() > 1]
         others = [each for each in self.model.parameters() if each.dim() <= 1]

@@ -38,8 +38,9 @@ def train(
     queue: Annotated[
         str | None, typer.Option(help="Train all runs of a queue that are not finished: a shipped queue's name, or a .toml file.")
     ] = None,
+    jobs: Annotated[int, typer.Option(min=1, help="With --queue: runs at once.")] = 1,
     minutes: Annotated[float | None, typer.Option(help="With --queue: stop after so many minutes.")] = None,
-    dry_run: Annotated[bool, typer.Option("--list", help="With --queue: list its runs and what is done of them.")] = False,
+    is_list: Annotated[bool, typer.Option("--list", help="With --queue: list its runs and what is done of them.")] = False,
 ) -> None:
     """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
     if (config is None) == (queue is None):
@@ -47,7 +48,7 @@ def train(
     runs = runs.expanduser()
     try:
         if queue is not None:
-            _train_queue(queue, data, runs, device, minutes, dry_run=dry_run)
+            _train_queue(queue, data, runs, device=device, jobs=jobs, minutes=minutes, is_list=is_list)
         elif config is not None:
             _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
@@ -71,12 +72,12 @@ def _train_one(
         typer.echo(stopped, err=True)
 
 
-def _train_queue(queue: str, data: Path, runs: Path, device: str, minutes: float | None, *, dry_run: bool) -> None:
+def _train_queue(queue: str, data: Path, runs: Path, *, device: str, jobs: int, minutes: float | None, is_list: bool) -> None:
     from attnserve_export.training.queue import QueueRunner, read_queue
 
     ends_at = math.inf if minutes is None else time.monotonic() + minutes * 60
-    runner = QueueRunner(read_queue(queue), data, runs, device, lambda: time.monotonic() > ends_at)
-    if dry_run:
+    runner = QueueRunner(read_queue(queue, device), data, runs, device, jobs, lambda: time.monotonic() > ends_at)
+    if is_list:
         typer.echo(runner.table())
     elif runner.run():
         raise typer.Exit(1)

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ class Entry(Section, frozen=True):
     recipe: str
     hours: float
     """Of one whole run on one core, as measured."""
+    gpu_rank: int = 0
+    """On a GPU the runs with the lowest rank come first; those of rank 0 are left to a CPU."""
     parts: int = 1
     """A run longer than two hours is several that continue one another, of about equally many epochs."""
     set: dict[str, Any] = {}
@@ -79,8 +81,8 @@ class Part:
         return max(0.0, min(share, 0.999 if is_last else 1.0))  # the last part is done when its summary is written
 
 
-def read_queue(name_or_path: str) -> list[Part]:
-    """The parts of a queue in their order: a shipped queue's name, or the path of a TOML file.
+def read_queue(name_or_path: str, device: str = "cpu") -> list[Part]:
+    """The parts of a queue in the order of a device: a shipped queue's name, or the path of a TOML file.
 
     Raises:
         RecipeError: no such file, a wrong key, or a recipe that is missing or refuses a change.
@@ -95,6 +97,8 @@ def read_queue(name_or_path: str) -> list[Part]:
         entries = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Queue).run
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RecipeError(f"{path}: {error}") from error
+    if device != "cpu":
+        entries = sorted((entry for entry in entries if entry.gpu_rank), key=lambda entry: entry.gpu_rank)
     return [part for entry in entries for part in _parts(entry)]
 
 
@@ -111,19 +115,26 @@ class QueueRunner:
     """Runs the parts of a queue whose folders are below ``runs``.
 
     Args:
-        parts: in the order in which they are run.
+        parts: in the order in which they are started.
         data: root of the data sets.
         runs: folder of all runs; a lock in it keeps two queues from running at once.
         device: cpu or cuda.
-        is_over: asked once a second; when it is true, the part under way is stopped and no other is started.
+        jobs: runs at once, each in a process of one thread.
+        is_over: asked once a second; when it is true, what is under way is stopped and nothing else is started.
     """
 
     def __init__(
-        self, parts: Sequence[Part], data: Path, runs: Path, device: str = "cpu", is_over: Callable[[], bool] = lambda: False
+        self,
+        parts: Sequence[Part],
+        data: Path,
+        runs: Path,
+        device: str = "cpu",
+        jobs: int = 1,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._parts, self._data, self._runs, self._device, self._is_over = parts, data, runs, device, is_over
+        self._parts, self._data, self._runs, self._device = parts, data, runs, device
+        self._jobs, self._is_over = jobs, is_over
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
-        self._child: subprocess.Popen[bytes] | None = None
         self._is_stopping = False
 
     def hours_left(self) -> float:
@@ -139,40 +150,58 @@ class QueueRunner:
         return "\n".join([*rows, f"{self.hours_left():.1f} hours of one core are left"])
 
     def run(self) -> list[Part]:
-        """Runs what is not finished. Returns the parts that failed.
+        """Runs what is not finished; SIGTERM and SIGINT stop it after the updates under way. Returns the parts that failed.
 
         Raises:
             RecipeError: another queue runs in the same folder.
         """
         self._runs.mkdir(parents=True, exist_ok=True)
-        with (self._runs / "queue.lock").open("w", encoding="ascii") as lock:
+        with (self._runs / "queue.lock").open("a+", encoding="ascii") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RecipeError(f"another queue runs in {self._runs}") from error
+            lock.truncate(0)
             lock.write(f"{os.getpid()}\n")
             lock.flush()
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, self._stop)
-            return self._run_all()
+            handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+            try:
+                return self._run_all()
+            finally:
+                for number, handler in handlers.items():
+                    signal.signal(number, handler)
 
     def _run_all(self) -> list[Part]:
         self._say(f"to pause: kill -STOP -- -{os.getpgrp()}; to go on: kill -CONT -- -{os.getpgrp()}")
+        active: dict[str, tuple[Part, subprocess.Popen[bytes]]] = {}
         failed: list[Part] = []
-        for index, part in enumerate(self._parts):
-            if self._is_stopping or self._is_over():
+        while True:
+            is_ending = self._is_stopping or self._is_over()
+            for folder, (part, child) in list(active.items()):
+                if is_ending and child.poll() is None:
+                    _end(child)
+                if child.poll() is not None:
+                    del active[folder]
+                    if child.returncode != 0 and not is_ending:
+                        failed.append(part)
+                        self._say(f"{folder} failed: see {self._runs / folder / 'output.log'}")
+            while not is_ending and len(active) < self._jobs:
+                following = self._next({*active, *(each.folder for each in failed)})
+                if following is None:
+                    break
+                active[following.folder] = following, self._start(following)
+            if not active:
                 break
-            if part.share_done(self._runs) < 1 and not any(each.folder == part.folder for each in failed):
-                self._say(
-                    f"[{index + 1}/{len(self._parts)}] {part.folder} to epoch {part.epochs}; {self.hours_left():.1f} hours are left"
-                )
-                if self._run_part(part) not in (0, -signal.SIGTERM) and not self._is_stopping:
-                    failed.append(part)
-                    self._say(f"{part.folder} failed: see {self._runs / part.folder / 'output.log'}")
+            time.sleep(0.2)
         self._say(f"{self.hours_left():.1f} hours of one core are left; {len(failed)} runs failed")
         return failed
 
-    def _run_part(self, part: Part) -> int:
+    def _next(self, excluded: Set[str]) -> Part | None:
+        """The first part that is not done and whose run is neither under way nor failed."""
+        return next((part for part in self._parts if part.folder not in excluded and part.share_done(self._runs) < 1), None)
+
+    def _start(self, part: Part) -> subprocess.Popen[bytes]:
+        self._say(f"{part.folder} to epoch {part.epochs}; {self.hours_left():.1f} hours of one core are left")
         folder = self._runs / part.folder
         folder.mkdir(parents=True, exist_ok=True)
         command = [
@@ -190,27 +219,22 @@ class QueueRunner:
         for key, value in part.changes.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
         with (folder / "output.log").open("ab") as log:
-            self._child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-            os.setpriority(os.PRIO_PROCESS, self._child.pid, _NICENESS)
-            return self._wait(self._child)
-
-    def _wait(self, child: subprocess.Popen[bytes]) -> int:
-        while True:
-            try:
-                return child.wait(timeout=1)
-            except subprocess.TimeoutExpired:
-                if self._is_over():
-                    child.terminate()
-                    try:
-                        child.wait(_GRACE_S)
-                    except subprocess.TimeoutExpired:
-                        child.kill()
-                    return -signal.SIGTERM
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        os.setpriority(os.PRIO_PROCESS, child.pid, _NICENESS)
+        return child
 
     def _stop(self, *_: object) -> None:
         self._is_stopping = True
-        if self._child is not None and self._child.poll() is None:
-            self._child.terminate()
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Lets a run save its checkpoint; ends it if that takes too long."""
+    child.terminate()
+    try:
+        child.wait(_GRACE_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

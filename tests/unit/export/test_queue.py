@@ -57,6 +57,13 @@ def test_entries_expand_to_parts_and_variations(queue: Path) -> None:
     assert sum(part.hours for part in parts) == pytest.approx(0.9 + 2 * 0.1)
 
 
+def test_a_gpu_has_an_order_of_its_own(queue: Path) -> None:
+    first, second = QUEUE.split("[[run]]")[1:]
+    queue.write_text(f"[[run]]{first}gpu_rank = 2\n[[run]]{second}gpu_rank = 1\n[[run]]{first}", encoding="utf-8")
+    assert [part.hours for part in read_queue(str(queue), "cuda")] == pytest.approx([0.1, 0.1, 0.6, 0.3])
+    assert len(read_queue(str(queue))) == 6
+
+
 def test_no_part_of_the_shipped_queues_is_longer_than_two_hours() -> None:
     shipped = [part for file in QUEUES.glob("*.toml") for part in read_queue(file.stem)]
     assert shipped
@@ -78,25 +85,20 @@ def test_what_is_left_is_told_from_the_folders(queue: Path, tmp_path: Path) -> N
     assert runner.hours_left() == pytest.approx(0.2)
 
 
-def test_a_queue_runs_what_is_not_finished(queue: Path, data: Path, tmp_path: Path) -> None:
+def test_a_queue_runs_what_is_not_finished_whatever_fails(queue: Path, data: Path, tmp_path: Path) -> None:
+    wrong = QUEUE.replace('"model.width" = 8', '"model.width" = 9', 1)
+    queue.write_text(wrong, encoding="utf-8")
     runs = tmp_path / "runs"
+    failed = QueueRunner(read_queue(str(queue)), data, runs, jobs=3).run()
+    assert [part.changes["model.width"] for part in failed] == [9], "its second part is not tried"
+    assert "multiple" in (runs / failed[0].folder / "output.log").read_text()
+    finished = {path: path.stat().st_mtime_ns for path in runs.glob("*/summary.json")}
+    assert len(finished) == 2
+    queue.write_text(QUEUE, encoding="utf-8")
     runner = QueueRunner(read_queue(str(queue)), data, runs)
     assert runner.run() == []
     assert runner.hours_left() == 0
-    summaries = {path: path.stat().st_mtime_ns for path in runs.glob("*/summary.json")}
-    assert len(summaries) == 3
-    assert QueueRunner(read_queue(str(queue)), data, runs).run() == []
-    assert summaries == {path: path.stat().st_mtime_ns for path in runs.glob("*/summary.json")}, "nothing is run twice"
-
-
-def test_a_run_that_fails_does_not_stop_the_others(queue: Path, data: Path, tmp_path: Path) -> None:
-    text = QUEUE.replace('"model.width" = 8', '"model.width" = 9', 1)
-    queue.write_text(text, encoding="utf-8")
-    runs = tmp_path / "runs"
-    failed = QueueRunner(read_queue(str(queue)), data, runs).run()
-    assert [part.changes["model.width"] for part in failed] == [9], "its second part is not tried"
-    assert "multiple" in (runs / failed[0].folder / "output.log").read_text()
-    assert len(list(runs.glob("*/summary.json"))) == 2
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "nothing is run twice"
 
 
 ENDLESS = re.sub(r'"schedule.epochs" = 3', '"schedule.checkpoint_seconds" = 0.0, "schedule.epochs" = 100000', QUEUE)

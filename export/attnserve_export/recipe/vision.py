@@ -57,3 +57,50 @@ class ClassificationRecipe(VisionRecipe, frozen=True, kw_only=True):
     data: ClassificationData
     optimizer: Optimizer
     label_smoothing: float
+
+
+class SegmentationData(Section, frozen=True, kw_only=True):
+    """The frames, the part that selection uses, and the views that are trained on."""
+
+    set: str
+    drive: str
+    """The last ``held_back`` frames of this drive in the training split are not trained on; the epoch is selected by them."""
+    held_back: int
+    gap: int
+    """Frames before them that are neither trained on nor selected by."""
+    passes: int
+    """Over the training frames in an epoch."""
+    altered: float
+    """Probability that a view is blurred, rescaled, recoloured or recompressed."""
+    scale: tuple[float, float]
+    """Limits of the factor by which a frame is enlarged before it is cut; with cached features at least 1."""
+    crop: tuple[int, int]
+    """Width and height of the views that are trained on, in pixels; not used with cached features."""
+    cached_views: int = 0
+    """0: the trunk is trained too. Otherwise it is not, and its outputs are computed once for so many views of each frame."""
+
+    def __post_init__(self) -> None:
+        if self.passes < 1 or self.held_back < 1 or self.gap < 0:
+            raise ValueError("data.passes and data.held_back must be at least 1, and data.gap at least 0")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f"data.scale must be two positive numbers in order, not {list(self.scale)}")
+        if self.cached_views and self.scale[0] < 1:
+            raise ValueError("data.scale must be at least 1 with data.cached_views: cached views have no padding")
+
+
+class SegmentationOptimizer(Optimizer, frozen=True):
+    """Of AdamW."""
+
+    trunk_rate: float
+    """Factor of the learning rate for the trunk."""
+    clip_norm: float
+
+
+class SegmentationRecipe(VisionRecipe, frozen=True, kw_only=True):
+    """The training of one model that segments pictures."""
+
+    task: Literal["segmentation"]
+    data: SegmentationData
+    optimizer: SegmentationOptimizer
+    balance: float
+    """The weight of a class in the loss is its share of the pixels to the power of ``-balance``: 0 weighs all pixels alike."""

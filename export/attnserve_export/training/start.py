@@ -10,10 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnserve_export.recipe import AnyRecipe, CaptionRecipe, ClassificationRecipe, Recipe, RecipeError, VisionRecipe
+from attnserve_export.recipe import (
+    AnyRecipe,
+    CaptionRecipe,
+    ClassificationRecipe,
+    Recipe,
+    RecipeError,
+    SegmentationRecipe,
+    VisionRecipe,
+)
 
 _TRAINERS: dict[type[AnyRecipe], str] = {
     ClassificationRecipe: "classification.trainer:ClassificationTrainer",
+    SegmentationRecipe: "segmentation.trainer:SegmentationTrainer",
 }
 """Of the single-pass models: module below this package, and class."""
 

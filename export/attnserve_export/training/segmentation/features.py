@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the trunk makes of views of the training frames, computed once by ONNX Runtime and shared by all runs.
+
+A view is one file for each level of 16-bit numbers, frames × channels × rows × columns, and one of its labels. Views that are
+there already are not computed again. Their random numbers do not depend on a recipe's seed, so that paired runs share them.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import random
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from attnserve_export.models.disentangled_nonlocal import LEVEL_STRIDES, DisentangledNonLocal
+from attnserve_export.training.segmentation.data import Cut, Frames, Labels
+from attnserve_export.training.trunk_session import trunk_session
+
+Features = npt.NDArray[np.float16]
+_BATCH = 4
+
+
+class _Trunk(nn.Module):
+    def __init__(self, model: DisentangledNonLocal) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        return self.model.features(image)
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One view of all frames: ``levels`` at strides 4, 8 and 16, each (N, C, h, w), and ``labels`` (N, H, W)."""
+
+    levels: list[Features]
+    labels: Labels
+
+
+class FeatureCache:
+    """Views of frames, each computed when it is first asked for.
+
+    Args:
+        model: its trunk has the weights that all runs share.
+        frames: all of one split.
+        cut: of the views but the first two; its size is that of the frames, its scale at least 1.
+        folder: below which the views are kept, in a folder whose name depends on the frames and on ``cut``.
+    """
+
+    def __init__(self, model: DisentangledNonLocal, frames: Frames, cut: Cut, folder: Path) -> None:
+        self._model, self._frames, self._cut = model, frames, cut
+        content = hashlib.sha256(repr((frames.names, astuple(cut))).encode() + frames.pixels[:1].tobytes())
+        self._folder = folder / content.hexdigest()[:12]
+
+    def view(self, number: int) -> View:
+        """View 0 is the frames as they are, view 1 is mirrored, others are cut out at random; mapped from their files."""
+        paths = [self._folder / f"{number}-{name}.npy" for name in (*LEVEL_STRIDES, "labels")]
+        if not paths[-1].exists():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path, content in zip(paths, self._computed(number), strict=True):  # the labels are last
+                temporary = path.with_suffix(".tmp.npy")
+                np.save(temporary, content)
+                temporary.replace(path)
+        *levels, labels = (np.load(path, mmap_mode="r") for path in paths)
+        return View(levels, labels)
+
+    @functools.cached_property
+    def _session(self) -> onnxruntime.InferenceSession:
+        return trunk_session(_Trunk(self._model), torch.from_numpy(self._frames.pixels[:1].repeat(2, 0)))
+
+    def _computed(self, number: int) -> list[npt.NDArray[Any]]:
+        levels: list[list[npt.NDArray[Any]]] = [[] for _ in LEVEL_STRIDES]
+        labels: list[Labels] = []
+        for start in range(0, len(self._frames), _BATCH):
+            views = [self._view_of(index, number) for index in range(start, min(start + _BATCH, len(self._frames)))]
+            for level, found in zip(levels, self._session.run(None, {"image": np.stack([each[0] for each in views])}), strict=True):
+                level.append(np.asarray(found, np.float16))
+            labels += [each[1] for each in views]
+        return [*(np.concatenate(level) for level in levels), np.stack(labels)]
+
+    def _view_of(self, index: int, number: int) -> tuple[npt.NDArray[np.uint8], Labels]:
+        pixels, labels = self._frames.pixels[index], self._frames.labels[index]
+        if number < 2:
+            step = -1 if number else 1
+            return pixels[:, ::step], labels[:, ::step]
+        return self._cut.view(pixels, labels, random.Random(f"{self._frames.names[index]}/{number}"))

@@ -10,10 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnserve_export.recipe import AnyRecipe, CaptionRecipe, ClassificationRecipe, Recipe, RecipeError, VisionRecipe
+from attnserve_export.recipe import (
+    AnyRecipe,
+    CaptionRecipe,
+    ClassificationRecipe,
+    GenerationRecipe,
+    Recipe,
+    RecipeError,
+    VisionRecipe,
+)
 
 _TRAINERS: dict[type[AnyRecipe], str] = {
     ClassificationRecipe: "classification.trainer:ClassificationTrainer",
+    GenerationRecipe: "generation.trainer:GenerationTrainer",
 }
 """Of the single-pass models: module below this package, and class."""
 

@@ -12,12 +12,13 @@ import msgspec
 
 from attnserve_export.recipe.base import RecipeError, Section
 from attnserve_export.recipe.text import CaptionRecipe, Recipe
-from attnserve_export.recipe.vision import ClassificationRecipe, SegmentationRecipe, VisionRecipe
+from attnserve_export.recipe.vision import ClassificationRecipe, GenerationRecipe, SegmentationRecipe, VisionRecipe
 
 __all__ = [
     "AnyRecipe",
     "CaptionRecipe",
     "ClassificationRecipe",
+    "GenerationRecipe",
     "Recipe",
     "RecipeError",
     "Section",
@@ -30,13 +31,14 @@ __all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe
+AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
     "translation": Recipe,
     "caption": CaptionRecipe,
     "classification": ClassificationRecipe,
     "segmentation": SegmentationRecipe,
+    "generation": GenerationRecipe,
 }
 
 

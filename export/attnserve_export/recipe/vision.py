@@ -104,3 +104,38 @@ class SegmentationRecipe(VisionRecipe, frozen=True, kw_only=True):
     optimizer: SegmentationOptimizer
     balance: float
     """The weight of a class in the loss is its share of the pixels to the power of ``-balance``: 0 weighs all pixels alike."""
+
+
+class GenerationData(Section, frozen=True):
+    """The images that the generator learns from."""
+
+    set: str
+    deblocked: bool
+    """Whether the traces of the JPEG blocks are taken out of them."""
+
+
+class GenerationOptimizer(Section, frozen=True):
+    """Adam for both networks, each with a rate of its own (Heusel et al. 2017); both fall to 0 in a straight line at the end."""
+
+    generator_rate: float
+    discriminator_rate: float
+    beta1: float
+    beta2: float
+    constant: float
+    """Share of the run before the rates fall."""
+    average_decay: float
+    """Of the moving average of the generator's weights, for each update."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.constant < 1 or not 0 <= self.average_decay < 1:
+            raise ValueError("optimizer.constant and optimizer.average_decay must be at least 0 and below 1")
+
+
+class GenerationRecipe(VisionRecipe, frozen=True, kw_only=True):
+    """One class-conditional generator's training against a discriminator."""
+
+    task: Literal["generation"]
+    data: GenerationData
+    optimizer: GenerationOptimizer
+    precision: Literal["float32", "bfloat16"]
+    """Of the convolutions and products in training; the weights are float32 in any case."""

@@ -14,6 +14,7 @@ from attnserve_export.recipe import (
     AnyRecipe,
     CaptionRecipe,
     ClassificationRecipe,
+    GenerationRecipe,
     Recipe,
     RecipeError,
     SegmentationRecipe,
@@ -23,6 +24,7 @@ from attnserve_export.recipe import (
 _TRAINERS: dict[type[AnyRecipe], str] = {
     ClassificationRecipe: "classification.trainer:ClassificationTrainer",
     SegmentationRecipe: "segmentation.trainer:SegmentationTrainer",
+    GenerationRecipe: "generation.trainer:GenerationTrainer",
 }
 """Of the single-pass models: module below this package, and class."""
 

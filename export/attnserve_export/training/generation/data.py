@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The images that a generator learns from, without the traces of their JPEG blocks.
+
+The images of the data set are JPEGs of quality 75 whose blocks lie at the same place in all of them. A discriminator sees the
+edges of the blocks, and a generator learns to draw them. To move the images alone would only scatter the edges. So each image is
+compressed again at several displacements of the grid, moved back, and the mean is taken (re-application of JPEG, Nosratinia 2001):
+edges of the grid that the image does not have at other places go, those of the picture stay.
+"""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from attnserve_export.training.classification.data import Pixels
+
+_GRID = 16
+"""Of the blocks whose colour is stored at half the resolution, in pixels."""
+_QUALITY = 75
+_DISPLACEMENTS = ((4, 4), (12, 4), (4, 12), (12, 12), (8, 0), (0, 8), (2, 10), (10, 2))
+"""Rows and columns by which the grid is moved."""
+
+
+def deblocked(pixels: Pixels) -> Pixels:
+    """Images (N, 32, 32, 3) without the edges of their JPEG blocks, of the same shape."""
+    clean = np.empty_like(pixels)
+    for index, image in enumerate(pixels):
+        clean[index] = _deblocked(image)
+    return clean
+
+
+def _deblocked(image: Pixels) -> Pixels:
+    height, width, _ = image.shape
+    padded = np.pad(image, ((_GRID, 0), (_GRID, 0), (0, 0)), mode="reflect")
+    total = np.zeros(image.shape, np.float32)
+    for down, right in _DISPLACEMENTS:
+        file = io.BytesIO()
+        Image.fromarray(padded[_GRID - down :, _GRID - right :]).save(file, "JPEG", quality=_QUALITY)
+        total += np.asarray(Image.open(file))[down : down + height, right : right + width]
+    return np.rint(total / len(_DISPLACEMENTS)).astype(np.uint8)
+
+
+def block_edges(pixels: Pixels) -> float:
+    """How much stronger the steps across the edges of the 8 × 8 blocks are than those two pixels beside them; 1 for no traces."""
+    values = pixels.astype(np.float32)
+    steps: npt.NDArray[np.float32] = np.abs(np.diff(values, axis=2)).mean((0, 1, 3))  # (31,) between columns
+    edges = np.arange(7, 31, 8)
+    return float(steps[edges].mean() / ((steps[edges - 2] + steps[edges + 2]) / 2).mean())

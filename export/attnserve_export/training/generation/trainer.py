@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of a class-conditional image generator, SAGAN or its twin without attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from attnserve_export.models.sagan import (
+    Discriminator,
+    Generator,
+    SaganConfig,
+    ShippedGenerator,
+    average_into,
+    fix_statistics,
+)
+from attnserve_export.recipe import GenerationRecipe
+from attnserve_export.training.classification.data import Pixels, hold_back, read_images
+from attnserve_export.training.generation.data import deblocked
+from attnserve_export.training.run import TrainingRun
+
+SAMPLES = "samples"
+"""Folder of the sample grids below that of a run: one picture for each epoch, of the same latent vectors."""
+_COLUMNS = 8
+_STATISTICS_BATCHES = 32
+_HELD = 1000
+"""Training images that the discriminator never sees: what it says of them, beside what it says of those it saw, tells of
+overfitting."""
+
+
+def hinge_losses(on_real: Tensor, on_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """L_D and L_G, equation 4, of what the discriminator says of real and of generated images (B)."""
+    return functional.relu(1 - on_real).mean() + functional.relu(1 + on_fake).mean(), -on_fake.mean()
+
+
+class GenerationTrainer(TrainingRun[GenerationRecipe]):
+    """Trains both networks with one update each in turn; the moving average of the generator after the last epoch is kept.
+
+    The judge of the samples takes no part: see ``judge.py`` for the figures of a finished run.
+    """
+
+    def prepare(self) -> None:
+        """See :class:`TrainingRun`."""
+        recipe, options = self.recipe, self.recipe.optimizer
+        images, held = hold_back(read_images(self.data_root, "train"), _HELD)
+        if recipe.data.deblocked:
+            self.console.print(f"the block traces of {len(images)} images are taken out")
+        self.pixels, self.held_pixels = (
+            deblocked(each.pixels) if recipe.data.deblocked else each.pixels for each in (images, held)
+        )
+        self.labels, self.held_labels = images.labels, held.labels
+        self.config = SaganConfig(len(images.classes), **recipe.model)
+        self.classes = images.classes
+        self.generator, self.discriminator = Generator(self.config), Discriminator(self.config)
+        self.average = Generator(self.config, spectral=False)
+        average_into(self.average, self.generator, 0.0)
+        self.modules = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
+        for module in self.modules.values():
+            module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        betas = (options.beta1, options.beta2)
+        self.generator_adam = torch.optim.Adam(self.generator.parameters(), options.generator_rate, betas, fused=True)
+        self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), options.discriminator_rate, betas, fused=True)
+        self.optimizers = {"generator": self.generator_adam, "discriminator": self.discriminator_adam}
+        self.updates_per_epoch = len(self.labels) // recipe.schedule.batch
+
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        """One step of the discriminator, then one of the generator by the same images; hinge loss (section 4, equation 4)."""
+        size = self.recipe.schedule.batch
+        chosen = self.order(epoch, len(self.labels))[index * size : (index + 1) * size]
+        real, real_labels = self._images(self.pixels[chosen], rng.random(size) < 0.5), self._on_device(self.labels[chosen])
+        labels = self._on_device(rng.integers(self.config.num_classes, size=size))
+        latent = torch.randn(size, self.config.latent).to(self.device)
+        self._set_rates(self.progress_of(epoch, index))
+        for module in (self.generator, self.discriminator):
+            module.train()
+        with self._autocast():
+            fake, _ = self.generator(latent, labels)
+            scores = self.discriminator(torch.cat((real, fake.detach())), torch.cat((real_labels, labels)))
+        on_real, on_fake = scores[:size], scores[size:]
+        loss, _ = hinge_losses(on_real, on_fake)
+        self.discriminator_adam.zero_grad()
+        loss.backward()
+        self.discriminator_adam.step()
+        generator_loss = self._step_generator(fake, labels)
+        average_into(self.average, self.generator, self._average_decay(epoch, index))
+        figures = (loss, generator_loss, (on_real > 0).float().mean(), (on_fake < 0).float().mean())
+        names = ("discriminator_loss", "generator_loss", "real_seen", "fake_seen")
+        return dict(zip(names, torch.stack(figures).detach().tolist(), strict=True))
+
+    def _step_generator(self, fake: Tensor, labels: Tensor) -> Tensor:
+        self.discriminator.requires_grad_(False)
+        with self._autocast():
+            scores = self.discriminator(fake, labels)
+        _, loss = hinge_losses(scores, scores)
+        self.generator_adam.zero_grad()
+        loss.backward()
+        self.generator_adam.step()
+        self.discriminator.requires_grad_(True)
+        return loss
+
+    def evaluate(self, epoch: int) -> Mapping[str, float]:
+        """See :class:`TrainingRun`: both gammas, what the discriminator says of images it never saw, and a grid of samples."""
+        fix_statistics(self.average, _STATISTICS_BATCHES, self.recipe.schedule.batch, self.recipe.seed)
+        self._save_samples(epoch)
+        self.discriminator.eval()
+        with torch.no_grad(), self._autocast():
+            real = self._images(self.held_pixels, np.zeros(len(self.held_labels), np.bool_))
+            scores = self.discriminator(real, self._on_device(self.held_labels))
+        networks: dict[str, Generator | Discriminator] = {"generator": self.generator, "discriminator": self.discriminator}
+        gammas = {
+            f"{name}_gamma": float(each.attention.gamma.detach()) for name, each in networks.items() if each.attention is not None
+        }
+        return {**gammas, "held_back_seen": float((scores > 0).float().mean())}
+
+    def weights(self) -> dict[str, Tensor]:
+        """The moving average, its statistics fixed: :class:`~attnserve_export.models.sagan.ShippedGenerator` takes it."""
+        return self.average.state_dict()
+
+    def conclude(self) -> dict[str, Any]:
+        """See :class:`TrainingRun`."""
+        return {"classes": list(self.classes)}
+
+    def _set_rates(self, progress: float) -> None:
+        options = self.recipe.optimizer
+        share = min(1.0, (1 - progress) / (1 - options.constant))
+        for optimizer, peak in (
+            (self.generator_adam, options.generator_rate),
+            (self.discriminator_adam, options.discriminator_rate),
+        ):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share
+
+    def _average_decay(self, epoch: int, index: int) -> float:
+        """Less at first, when the weights change fast."""
+        done = epoch * self.updates_per_epoch + index
+        return min(self.recipe.optimizer.average_decay, (1 + done) / (10 + done))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+    def _on_device(self, values: np.ndarray[Any, Any]) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def _images(self, pixels: Pixels, is_mirrored: np.ndarray[Any, np.dtype[np.bool_]]) -> Tensor:
+        """(B, 32, 32, 3) pixels -> (B, 3, 32, 32) from -1 to 1, channels last in memory, some of them mirrored."""
+        views = np.where(is_mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+        return (self._on_device(views).float() / 127.5 - 1).permute(0, 3, 1, 2)
+
+    def _save_samples(self, epoch: int) -> None:
+        classes = self.config.num_classes
+        latent = torch.randn(classes * _COLUMNS, self.config.latent, generator=torch.Generator().manual_seed(self.recipe.seed))
+        labels = torch.arange(classes).repeat_interleave(_COLUMNS)
+        pixels = draw(self.average, latent, labels)
+        rows = pixels.reshape(classes, _COLUMNS, *pixels.shape[1:]).swapaxes(1, 2)
+        picture = Image.fromarray(rows.reshape(classes * pixels.shape[1], -1, 3))
+        path = self.folder / SAMPLES / f"epoch-{epoch + 1:03d}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+
+
+@torch.no_grad()
+def draw(average: Generator, latent: Tensor, labels: Tensor, batch: int = 100) -> Pixels:
+    """Images of a generator whose statistics are fixed: latent vectors (N, latent), class numbers (N) -> uint8 (N, 32, 32, 3)."""
+    device = next(average.parameters()).device
+    shipped = ShippedGenerator(average)
+    parts = []
+    for z, y in zip(latent.split(batch), labels.split(batch), strict=True):
+        pixels, _ = shipped(z.to(device), y.to(device), torch.zeros_like(y).to(device))
+        parts.append(pixels.cpu().numpy())
+    return np.concatenate(parts)
+
+
+def read_generator(path: Path, config: SaganConfig) -> Generator:
+    """The generator of a run's ``best.pt``, in evaluation mode."""
+    average = Generator(config, spectral=False)
+    average.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
+    return average.eval()

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of an image generator on made-up images: a run that is stopped or killed goes on, and what the judge says."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnserve_export.models.cbam import Cbam, CbamConfig
+from attnserve_export.recipe import CONFIGS, GenerationRecipe, RecipeError, load_recipe
+from attnserve_export.training import start
+from attnserve_export.training.generation import gain
+from attnserve_export.training.generation import trainer as trainer_module
+from attnserve_export.training.generation.data import block_edges, deblocked
+from attnserve_export.training.generation.judge import Judge, Judged, frechet_distance, nearest, variance_within
+from attnserve_export.training.generation.trainer import GenerationTrainer, draw, read_generator
+from attnserve_export.training.queue import read_queue
+from attnserve_export.training.run import BEST, CHECKPOINT, LOG, SUMMARY, Stopped
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
+
+CLASSES = ("red", "green", "blue")
+RECIPE = """
+task = "generation"
+model_id = "small"
+architecture = "sagan"
+seed = 3
+precision = "float32"
+[data]
+set = "cifar10"
+deblocked = true
+[model]
+latent = 8
+width = 8
+reduction = 4
+attention = true
+[optimizer]
+generator_rate = 0.001
+discriminator_rate = 0.002
+beta1 = 0.0
+beta2 = 0.9
+constant = 0.5
+average_decay = 0.9
+[schedule]
+epochs = 2
+batch = 8
+checkpoint_seconds = 0.0
+"""
+JUDGE = """
+task = "classification"
+model_id = "judge"
+architecture = "cbam"
+seed = 1
+label_smoothing = 0.0
+[data]
+set = "cifar10"
+held_back = 3
+altered = 0.0
+[model]
+width = 8
+blocks = 1
+[optimizer]
+peak_learning_rate = 0.1
+warmup_epochs = 1
+weight_decay = 0.0
+[schedule]
+epochs = 1
+batch = 8
+checkpoint_seconds = 0.0
+"""
+
+
+def _pictures(count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Noise about the colour of the class."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % len(CLASSES))
+    pixels = rng.integers(0, 90, (count, 32, 32, 3))
+    pixels[np.arange(count), :, :, labels] += 150
+    return pixels.astype(np.uint8), labels
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set in the layout of CIFAR-10."""
+    root = tmp_path_factory.mktemp("data")
+    (root / "cifar10").mkdir()
+    for seed, (split, count) in enumerate((("train", 42), ("val", 30))):
+        pixels, labels = _pictures(count, seed)
+        files = []
+        for picture in pixels:
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "JPEG", quality=75)
+            files.append(file.getvalue())
+        np.savez(
+            root / "cifar10" / f"{split}.npz",
+            jpeg=np.frombuffer(b"".join(files), np.uint8),
+            offsets=np.cumsum([0, *map(len, files)]),
+            labels=labels.astype(np.uint8),
+            classes=np.array(CLASSES),
+        )
+    return root
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer_module, "_HELD", 10)
+    monkeypatch.setattr(trainer_module, "_STATISTICS_BATCHES", 2)
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipes") / "small.toml"
+    path.write_text(RECIPE, encoding="utf-8")
+    return path
+
+
+def _recipe(path: Path, changes: Mapping[str, Any] | None = None) -> GenerationRecipe:
+    recipe = load_recipe(str(path), changes)
+    assert isinstance(recipe, GenerationRecipe)
+    return recipe
+
+
+class _Recorded(GenerationTrainer):
+    """Keeps each update's figures; asks to be stopped after, or is killed in, the given update."""
+
+    def __init__(self, *args: Any, stop_after: int | None = None, die_in: int | None = None) -> None:
+        super().__init__(*args)
+        self.losses: list[tuple[float, float]] = []
+        self._stop_after, self._die_in = stop_after, die_in
+
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        if len(self.losses) == self._die_in:
+            raise KeyboardInterrupt
+        found = super().update(epoch, index, rng)
+        self.losses.append((found["discriminator_loss"], found["generator_loss"]))
+        if len(self.losses) == self._stop_after:
+            self.request_stop()
+        return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> _Recorded:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module, "_HELD", 10)
+        patch.setattr(trainer_module, "_STATISTICS_BATCHES", 2)
+        trainer = _Recorded(_recipe(recipe_path), data, tmp_path_factory.mktemp("undisturbed"))
+        trainer.run()
+    return trainer
+
+
+def _assert_same(run: _Recorded, losses: list[tuple[float, float]], expected: _Recorded) -> None:
+    assert losses == expected.losses and len(losses) == 8
+    ours, theirs = (torch.load(each.folder / BEST, weights_only=True) for each in (run, expected))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_that_is_stopped_in_an_epoch_goes_on_as_if_it_had_not_been(
+    data: Path, recipe_path: Path, tmp_path: Path, undisturbed: _Recorded
+) -> None:
+    first = _Recorded(_recipe(recipe_path), data, tmp_path, stop_after=6)
+    with pytest.raises(Stopped):
+        first.run()
+    second = _Recorded(_recipe(recipe_path), data, tmp_path)
+    second.run()
+    _assert_same(second, first.losses + second.losses, undisturbed)
+
+
+def test_a_run_that_is_killed_goes_on_from_its_checkpoint(
+    data: Path, recipe_path: Path, tmp_path: Path, undisturbed: _Recorded
+) -> None:
+    first = _Recorded(_recipe(recipe_path), data, tmp_path, die_in=3)
+    with pytest.raises(KeyboardInterrupt):
+        first.run()
+    assert not (tmp_path / LOG).exists()
+    second = _Recorded(_recipe(recipe_path), data, tmp_path)
+    second.run()
+    _assert_same(second, first.losses + second.losses, undisturbed)
+
+
+def test_another_seed_gives_other_losses(data: Path, recipe_path: Path, tmp_path: Path, undisturbed: _Recorded) -> None:
+    other = _Recorded(_recipe(recipe_path, {"seed": 4}), data, tmp_path)
+    other.run(1)
+    assert other.losses != undisturbed.losses[:4]
+
+
+def test_a_run_leaves_figures_and_a_grid_of_samples_for_each_epoch(undisturbed: _Recorded) -> None:
+    summary = json.loads((undisturbed.folder / SUMMARY).read_text(encoding="utf-8"))
+    assert summary["kept_epoch"] == 2 and summary["classes"] == list(CLASSES)
+    names = {"generator_gamma", "discriminator_gamma", "held_back_seen", "real_seen", "fake_seen"}
+    assert all(names <= line.keys() for line in summary["log"])
+    grids = sorted((undisturbed.folder / "samples").iterdir())
+    assert [Image.open(grid).size for grid in grids] == [(8 * 32, 3 * 32)] * 2
+
+
+def test_the_kept_weights_are_the_average_with_fixed_statistics(recipe_path: Path, undisturbed: _Recorded) -> None:
+    average = read_generator(undisturbed.folder / BEST, undisturbed.config)
+    latent, labels = torch.randn(4, 8), torch.tensor([0, 1, 2, 0])
+    together, alone = draw(average, latent, labels), draw(average, latent[:1], labels[:1])
+    assert np.abs(together[:1].astype(int) - alone).max() <= 1
+    grid = np.asarray(Image.open(undisturbed.folder / "samples" / "epoch-002.png"))
+    fixed = torch.randn(24, 8, generator=torch.Generator().manual_seed(3))
+    assert np.abs(draw(average, fixed[:1], torch.tensor([0]))[0].astype(int) - grid[:32, :32]).max() <= 1
+    assert not [name for name in average.state_dict() if "parametrizations" in name]
+
+
+def test_the_rates_are_constant_and_then_fall_to_zero(data: Path, recipe_path: Path, tmp_path: Path) -> None:
+    trainer = GenerationTrainer(_recipe(recipe_path), data, tmp_path)
+    trainer.prepare()
+    found = []
+    for progress in (0.0, 0.5, 0.75, 1.0):
+        trainer._set_rates(progress)
+        found.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers.values()])
+    assert found == [pytest.approx([0.001 * share, 0.002 * share]) for share in (1, 1, 0.5, 0)]
+
+
+def test_the_twin_sees_the_same_images_in_the_same_order(data: Path, recipe_path: Path, tmp_path: Path) -> None:
+    seen: dict[bool, list[Any]] = {True: [], False: []}
+    for attention in (True, False):
+        trainer = GenerationTrainer(_recipe(recipe_path, {"model.attention": attention}), data, tmp_path / str(attention))
+        trainer.prepare()
+        original = trainer.discriminator.forward
+
+        def keep(image: torch.Tensor, label: torch.Tensor, a: bool = attention, forward: Any = original) -> torch.Tensor:
+            seen[a].append((image[:8].clone(), label.clone()))
+            return forward(image, label)  # type: ignore[no-any-return]
+
+        trainer.discriminator.forward = keep  # type: ignore[method-assign]
+        trainer._one_update()
+    for (image, label), (other, other_label) in zip(seen[True][:1], seen[False][:1], strict=True):
+        assert torch.equal(image, other) and torch.equal(label, other_label)
+
+
+def test_training_in_16_bits_keeps_weights_in_32(data: Path, recipe_path: Path, tmp_path: Path) -> None:
+    trainer = _Recorded(_recipe(recipe_path, {"precision": "bfloat16"}), data, tmp_path)
+    trainer.run(1)
+    assert {each.dtype for each in trainer.average.parameters()} == {torch.float32}
+    assert trainer.losses
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("model.colour", 1, "colour"),
+        ("data.colour", 1, "colour"),
+        ("precision", "float16", "float16"),
+        ("optimizer.constant", 1.0, "constant"),
+        ("schedule.batch", 0, "batch"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(data: Path, recipe_path: Path, tmp_path: Path, key: str, value: Any, said: str) -> None:
+    with pytest.raises((RecipeError, TypeError), match=said):
+        GenerationTrainer(_recipe(recipe_path, {key: value}), data, tmp_path).run()
+
+
+def test_a_missing_data_set_is_named(recipe_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"train\.npz is not there"):
+        start.train_by(_recipe(recipe_path), tmp_path, tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(data: Path, recipe_path: Path, undisturbed: _Recorded) -> None:
+    assert (undisturbed.folder / CHECKPOINT).exists()
+    with pytest.raises(RecipeError, match="another recipe"):
+        GenerationTrainer(_recipe(recipe_path, {"seed": 9}), data, undisturbed.folder).run()
+
+
+def test_the_shipped_queue_trains_the_generator_and_its_twin_alike_in_parts_of_two_hours() -> None:
+    assert (CONFIGS / "sagan-cifar10.toml").exists()
+    parts = read_queue("sagan-cifar10")
+    assert {part.folder for part in parts} == {"sagan-cifar10", "sagan-cifar10+attention=false"}
+    assert all(part.hours <= 2 for part in parts)
+    ends = [part.epochs for part in parts]
+    assert ends[: len(ends) // 2] == ends[len(ends) // 2 :]
+
+
+def _blocks(count: int) -> np.ndarray[Any, Any]:
+    """Smooth images after compression."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(count):
+        small = Image.fromarray(rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)).resize((32, 32), Image.Resampling.BICUBIC)
+        file = io.BytesIO()
+        small.save(file, "JPEG", quality=40)
+        found.append(np.asarray(Image.open(file)))
+    return np.stack(found)
+
+
+def test_deblocking_takes_the_edges_of_the_blocks_out_and_keeps_the_image() -> None:
+    before = _blocks(40)
+    after = deblocked(before)
+    assert block_edges(before) > 1.1
+    assert abs(block_edges(after) - 1) < 0.5 * (block_edges(before) - 1)
+    assert np.sqrt(np.square(before.astype(float) - after).mean()) < 8
+
+
+def test_frechet_distance_is_that_of_two_gaussians() -> None:
+    rng = np.random.default_rng(0)
+    some, others = rng.normal(0, 1, (200_000, 3)), rng.normal(2, 3, (200_000, 3))
+    assert frechet_distance(some, some) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(some, others) == pytest.approx(3 * (2**2 + (3 - 1) ** 2), rel=0.01)
+
+
+def test_frechet_distance_is_that_of_correlated_features() -> None:
+    rng = np.random.default_rng(1)
+    some, others = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 4)), rng.normal(size=(400, 4)) @ rng.normal(size=(4, 4))
+    product = np.cov(some, rowvar=False) @ np.cov(others, rowvar=False)
+    root = np.sqrt(np.linalg.eigvals(product).real).sum()
+    traces = np.trace(np.cov(some, rowvar=False)) + np.trace(np.cov(others, rowvar=False))
+    expected = np.square(some.mean(0) - others.mean(0)).sum() + traces - 2 * root
+    assert frechet_distance(some, others) == pytest.approx(expected)
+
+
+def test_variance_within_classes_does_not_count_what_is_between_them() -> None:
+    features = np.array([[0.0, 0.0], [2.0, 0.0], [100.0, 5.0], [100.0, 9.0]])
+    assert variance_within(features, np.array([0, 0, 1, 1])) == pytest.approx((1 + 4) / 2)
+
+
+def test_the_nearest_image_may_be_mirrored() -> None:
+    others, _ = _pictures(1500, 5)
+    pixels = others[[7, 1400]].copy()
+    pixels[1] = pixels[1, :, ::-1]
+    pixels[0] = np.where(pixels[0] < 255, pixels[0] + 1, 255)
+    assert nearest(pixels, others).tolist() == pytest.approx([1, 0], abs=0.05)
+
+
+def test_the_judges_features_are_those_before_its_output_layer(tmp_path: Path) -> None:
+    model = Cbam(CbamConfig(3, width=8, blocks=1)).eval()
+    torch.save(model.state_dict(), tmp_path / BEST)
+    pixels, _ = _pictures(600, 1)
+    judged = Judge(tmp_path / BEST, model.config)(pixels)
+    with torch.no_grad():
+        logits, _ = model(torch.from_numpy(pixels))
+        again = model.output(torch.from_numpy(judged.features).float())
+    torch.testing.assert_close(again, logits, rtol=1e-3, atol=1e-4)
+    assert np.array_equal(judged.found, logits.argmax(-1).numpy())
+
+
+def _samples(share: float, seed: int) -> gain.Samples:
+    rng = np.random.default_rng(seed)
+    labels = np.arange(300) % 3
+    found = np.where(rng.random(300) < share, labels, (labels + 1) % 3)
+    return gain.Samples(np.zeros((300, 32, 32, 3), np.uint8), labels, Judged(found, rng.normal(seed, 1, (300, 4))))
+
+
+def test_differences_have_intervals_and_signs() -> None:
+    on_val = Judged(np.zeros(500, np.int64), np.random.default_rng(9).normal(size=(500, 4)))
+    found = gain.differences(_samples(0.9, 0), _samples(0.5, 1), on_val, draws=100)
+    mean, low, high = found["as_asked"]
+    assert 0.25 < low < mean < high < 0.55
+    assert found["fid"][2] < 0
+    assert gain.differences(_samples(0.9, 0), _samples(0.9, 0), on_val, draws=20)["as_asked"] == [0, 0, 0]
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, recipe_path: Path, undisturbed: _Recorded, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of runs with the generator's, its twin's (the weights that fit are the same) and a judge's; the judge's recipe."""
+    root = tmp_path_factory.mktemp("runs")
+    judge = tmp_path_factory.mktemp("judge") / "judge.toml"
+    judge.write_text(JUDGE, encoding="utf-8")
+    weights = torch.load(undisturbed.folder / BEST, weights_only=True)
+    kept = {name: each for name, each in weights.items() if not name.startswith("attention")}
+    model = Cbam(CbamConfig(3, width=8, blocks=1)).state_dict()
+    for name, content in (("small", weights), ("small+attention=false", kept), ("judge", model)):
+        (root / name).mkdir()
+        torch.save(content, root / name / BEST)
+    return root, judge
+
+
+def test_the_judged_figures_of_a_generator_and_its_twin(
+    data: Path, recipe_path: Path, runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gain, "_NEIGHBOURS", 20)
+    found = gain.judged_runs(data, runs[0], str(recipe_path), str(runs[1]), 60)
+    assert json.loads(json.dumps(found)) == found
+    for side in ("generator", "twin"):
+        assert 0 <= found[side]["as_asked"] <= 1 and found[side]["samples"] == 60
+        assert list(found[side]["as_asked_by_class"]) == list(CLASSES)
+        assert found[side]["fid"] > 0 and found[side]["variance_of_real"] > 0
+    mean, low, high = found["generator - twin"]["fid"]
+    assert mean == pytest.approx(found["generator"]["fid"] - found["twin"]["fid"], abs=0.002) and low <= high
+
+
+def test_a_missing_judge_or_generator_is_named(data: Path, recipe_path: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"judge.best\.pt"):
+        gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
+    (tmp_path / "judge").mkdir()
+    (tmp_path / "judge" / BEST).write_bytes((runs[0] / "judge" / BEST).read_bytes())
+    with pytest.raises(FileNotFoundError, match=r"small.best\.pt"):
+        gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
+
+
+def test_recipes_of_another_kind_are_refused(data: Path, recipe_path: Path, runs: tuple[Path, Path]) -> None:
+    with pytest.raises(RecipeError, match="not the recipe of a classifier"):
+        gain.judged_runs(data, runs[0], str(recipe_path), str(recipe_path))
+    with pytest.raises(RecipeError, match="not the recipe of a generator"):
+        gain.judged_runs(data, runs[0], str(runs[1]), str(runs[1]))

@@ -14,7 +14,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -32,6 +32,7 @@ from attnserve_export.training.files import save_atomically, write_json
 
 CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
 RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
+ConfigT = TypeVar("ConfigT")
 
 
 def cosine_rate(peak: float, progress: float, warmup: float) -> float:
@@ -99,6 +100,17 @@ class TrainingRun(ABC, Generic[RecipeT]):
     def order(self, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """A permutation of ``count`` examples for an epoch."""
         return np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
+
+    def sizes(self, config: Callable[..., ConfigT], *given: int) -> ConfigT:
+        """The architecture's config: ``given``, and what the recipe's table ``model`` says.
+
+        Raises:
+            RecipeError: the table has a key or a value that the config refuses.
+        """
+        try:
+            return config(*given, **self.recipe.model)
+        except (TypeError, ValueError) as error:
+            raise RecipeError(f"{self.recipe.model_id}, [model]: {error}") from error
 
     def request_stop(self) -> None:
         """Makes :meth:`run` save and raise :class:`Stopped` after the update that is under way; safe in a signal handler."""

@@ -96,7 +96,7 @@ def test_a_clip_gives_logits_and_the_attention_of_all_cells() -> None:
         logits, weights = model(clip)
         assert model.trunk(clip).shape == (1, *grid(), CHANNELS)
     cells = int(np.prod(grid()))
-    assert grid() == (10, 7, 7)
+    assert grid() == (6, 7, 7)
     assert logits.shape == (1, 2)
     assert weights.shape == (1, cells, cells)
     torch.testing.assert_close(weights.sum(-1), torch.ones(1, cells))
@@ -114,14 +114,14 @@ def test_the_trunk_is_the_beginning_of_the_whole_one() -> None:
     torch.manual_seed(4)
     whole, trunk = EfficientNetLite0().eval(), MotionTrunk().eval()
     trunk.load_state_dict(trunk_weights(whole.state_dict()))
-    clip = torch.randint(0, 256, (1, 5, 32, 32, 3), dtype=torch.uint8)
+    clip = torch.randint(0, 256, (1, 7, 32, 32, 3), dtype=torch.uint8)
     with torch.no_grad():
         x = torch.relu(whole.stem((difference_frames(clip)[0].permute(0, 3, 1, 2) - 127) / 128)).clamp(max=6)
         for block in whole.blocks[:5]:
             x = block(x)
         features = trunk(clip)[0]  # one step of time, 2 × 2 cells
-    means = x[1:].reshape(3, 40, 2, 2, 2, 2).mean((0, 3, 5))
-    changes = (x[1:] - x[:-1]).abs().reshape(3, 40, 2, 2, 2, 2).mean((0, 3, 5))
+    means = x[1:].reshape(5, 40, 2, 2, 2, 2).mean((0, 3, 5))
+    changes = (x[1:] - x[:-1]).abs().reshape(5, 40, 2, 2, 2, 2).mean((0, 3, 5))
     torch.testing.assert_close(features[0].permute(2, 0, 1), torch.cat((means, changes)))
 
 

@@ -23,7 +23,7 @@ and ``score_key`` (its two halves); f / C -> ``weights``; y, z -> ``y``, the ret
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ TRUNK_BLOCKS, TRUNK_WIDTH, TRUNK_STRIDE = 5, 40, 8
 """Blocks of the trunk that are used, the channels of their output, and the pixels of the input for one cell of it."""
 CHANNELS = 2 * TRUNK_WIDTH
 """Of the motion features: the trunk's maps and their absolute changes in time."""
-TIME_POOL, SPACE_POOL = 3, 2
+TIME_POOL, SPACE_POOL = 5, 2
 """Frames and cells (in each direction) of which a mean is taken."""
 
 Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation", "none"]
@@ -101,7 +101,8 @@ class NonlocalBlock(nn.Module):
         if self.pairwise == "embedded_gaussian":  # equation 3; C is the sum of f over j
             return torch.softmax(query @ key.transpose(1, 2), -1)
         if self.pairwise == "dot_product":  # equation 4; C is N
-            return (query @ key.transpose(1, 2)) / x.shape[1]
+            products: Tensor = query @ key.transpose(1, 2)
+            return products / x.shape[1]
         scores = self.score_query(query) + self.score_key(key).transpose(1, 2)  # w_f^T [theta(x_i), phi(x_j)]
         return functional.relu(scores) / x.shape[1]  # equation 5; C is N
 
@@ -160,7 +161,7 @@ class MotionTrunk(nn.Module):
         differences = difference_frames(clip)
         count, frames = differences.shape[:2]
         x = functional.relu6(self.stem((differences.flatten(0, 1).permute(0, 3, 1, 2) - 127) / 128))
-        for block in cast(nn.ModuleList, self.blocks):
+        for block in self.blocks:
             x = block(x)
         x = x.unflatten(0, (count, frames))
         changes = (x[:, 1:] - x[:, :-1]).abs()

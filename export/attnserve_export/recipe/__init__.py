@@ -12,7 +12,7 @@ import msgspec
 
 from attnserve_export.recipe.base import RecipeError, Section
 from attnserve_export.recipe.text import CaptionRecipe, Recipe
-from attnserve_export.recipe.vision import ClassificationRecipe, VisionRecipe
+from attnserve_export.recipe.vision import ClassificationRecipe, VideoRecipe, VisionRecipe
 
 __all__ = [
     "AnyRecipe",
@@ -22,6 +22,7 @@ __all__ = [
     "RecipeError",
     "Section",
     "SequenceRecipe",
+    "VideoRecipe",
     "VisionRecipe",
 ]
 __all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
@@ -29,12 +30,13 @@ __all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-AnyRecipe = SequenceRecipe | ClassificationRecipe
+AnyRecipe = SequenceRecipe | ClassificationRecipe | VideoRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
     "translation": Recipe,
     "caption": CaptionRecipe,
     "classification": ClassificationRecipe,
+    "video": VideoRecipe,
 }
 
 

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attnserve_export.recipe import AnyRecipe, CaptionRecipe, ClassificationRecipe, Recipe, RecipeError, VisionRecipe
+from attnserve_export.recipe import AnyRecipe, CaptionRecipe, ClassificationRecipe, Recipe, RecipeError, VideoRecipe, VisionRecipe
 
 _TRAINERS: dict[type[AnyRecipe], str] = {
     ClassificationRecipe: "classification.trainer:ClassificationTrainer",
+    VideoRecipe: "video.trainer:VideoTrainer",
 }
 """Of the single-pass models: module below this package, and class."""
 

@@ -23,7 +23,8 @@ def difference_statistics(clip: Pixels) -> Array:
     """
     change = np.abs(np.diff(clip.astype(np.float64).mean(-1), axis=0)).reshape(len(clip) - 1, -1)
     of_frame = np.stack((change.mean(1), change.std(1), *np.percentile(change, (90, 99), axis=1)))  # (4, T - 1)
-    return np.log1p(np.concatenate((of_frame.mean(1), of_frame.std(1), of_frame.max(1))))
+    found: Array = np.log1p(np.concatenate((of_frame.mean(1), of_frame.std(1), of_frame.max(1))))
+    return found
 
 
 def logistic_regression(x: Array, labels: Indices, penalty: float) -> Callable[[Array], Array]:

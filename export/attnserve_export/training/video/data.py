@@ -18,7 +18,7 @@ from attnserve_export.models.nonlocal_video import FRAME_SIZE, FRAMES
 Pixels = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
 CLASSES = ("noFight", "fight")
-_FOLD_DRAWS = 50
+_FOLD_DRAWS = 1000
 
 
 def sample_frames(count: int, wanted: int = FRAMES) -> list[int]:
@@ -87,7 +87,7 @@ def joined(first: Clips, second: Clips) -> Clips:
 def grouped_folds(labels: Indices, sources: npt.NDArray[np.str_], count: int, seed: int) -> Indices:
     """The fold of each example, (N), from 0: all clips of a source are in one fold.
 
-    Sources are drawn at random to folds. Of 50 draws the one is taken whose folds are closest to one another in the number of
+    Sources are drawn at random to folds. Of 1,000 draws the one is taken whose folds are closest to one another in the number of
     clips of each class.
 
     Raises:

@@ -71,7 +71,8 @@ def _finished(runs: Path, seed: int, fold: int, pairwise: str) -> dict[str, Any]
 
 def is_right(margins: Array, clips: Clips) -> Array:
     """1 for each clip that is classed right, 0 for the others, (N)."""
-    return ((margins > 0) == (clips.labels == 1)).astype(np.float64)
+    found: Array = np.equal(margins > 0, clips.labels == 1).astype(np.float64)
+    return found
 
 
 def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips) -> Interval:
@@ -82,15 +83,19 @@ def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips)
     return paired_interval(rights, against, lambda rows: 100 * float(rows.mean()), blocks)
 
 
-def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips) -> str:
-    """The comparison, a line each: mean over seeds and folds, interval, seeds."""
-    ours, twins = predictions.ours, predictions.twins
-    rows = [("non-local", ours, None), ("twin without the block", twins, None), ("baseline", baseline, None)]
-    rows += [("non-local - twin", ours, twins), ("non-local - baseline", ours, baseline), ("twin - baseline", twins, baseline)]
-    lines = []
-    for name, these, others in rows:
-        seeds = "" if others is not None else "  seeds " + " ".join(f"{100 * is_right(each, clips).mean():.1f}" for each in these)
-        lines.append(f"{name:24s} {compare(these, others, clips)}{seeds}")
+def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips, first_of_val: int) -> str:
+    """The comparison, a line each: mean over seeds and folds, interval, each seed, and the mean over the clips of val alone, which
+    begin at ``first_of_val``: the sizes of the recipe were found without them.
+    """
+    alone = {"non-local": predictions.ours, "twin": predictions.twins, "baseline": baseline}
+    lines: list[str] = []
+    for name, margins in alone.items():
+        found = compare(margins, None, clips)
+        rights = np.stack([is_right(each, clips) for each in margins])
+        seeds, of_val = " ".join(f"{100 * right:.1f}" for right in rights.mean(1)), 100 * rights[:, first_of_val:].mean()
+        lines.append(f"{name:24s} {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]  of each seed {seeds}  of val {of_val:.1f}")
+    for name, other in (("non-local", "twin"), ("non-local", "baseline"), ("twin", "baseline")):
+        lines.append(f"{name + ' - ' + other:24s} {compare(alone[name], alone[other], clips)}")
     counts = ", ".join(f"{kind} {count}" for kind, count in Counter(predictions.chosen).most_common())
     return "\n".join([*lines, f"chosen in {len(predictions.chosen)} folds: {counts}"])
 
@@ -100,10 +105,11 @@ def main(data: Path = Path("data"), runs: Path = Path("~/.cache/attnserve/train"
     recipe = load_recipe(RECIPE)
     assert isinstance(recipe, VideoRecipe)
     numbers, parts = [int(seed) for seed in seeds.split(",")], recipe.data
-    clips = joined(read_clips(data, "train"), read_clips(data, "val"))
+    train, val = read_clips(data, "train"), read_clips(data, "val")
+    clips = joined(train, val)
     predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
     baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
-    typer.echo(table(predictions, baseline, clips))
+    typer.echo(table(predictions, baseline, clips, len(train)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import msgspec
 
 from attnserve_export.recipe.base import RecipeError, Section
 from attnserve_export.recipe.text import CaptionRecipe, Recipe
-from attnserve_export.recipe.vision import ClassificationRecipe, GenerationRecipe, SegmentationRecipe, VisionRecipe
+from attnserve_export.recipe.vision import ClassificationRecipe, GenerationRecipe, SegmentationRecipe, VideoRecipe, VisionRecipe
 
 __all__ = [
     "AnyRecipe",
@@ -24,6 +24,7 @@ __all__ = [
     "Section",
     "SegmentationRecipe",
     "SequenceRecipe",
+    "VideoRecipe",
     "VisionRecipe",
 ]
 __all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
@@ -31,7 +32,7 @@ __all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe
+AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe | VideoRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
     "translation": Recipe,
@@ -39,6 +40,7 @@ _BY_TASK: dict[str, type[AnyRecipe]] = {
     "classification": ClassificationRecipe,
     "segmentation": SegmentationRecipe,
     "generation": GenerationRecipe,
+    "video": VideoRecipe,
 }
 
 

@@ -139,3 +139,31 @@ class GenerationRecipe(VisionRecipe, frozen=True, kw_only=True):
     optimizer: GenerationOptimizer
     precision: Literal["float32", "bfloat16"]
     """Of the convolutions and products in training; the weights are float32 in any case."""
+
+
+class VideoData(Section, frozen=True):
+    """Which clips are trained on, and which are held back to select by."""
+
+    set: str
+    fold: int
+    """From 0: the fold of train and val together that is tested, in a cross-validation. -1: train is trained on, val is tested."""
+    folds: int
+    inner_folds: int
+    """Of what is trained on: each is held back once to select the epoch and the pairwise function by."""
+    views: int
+    """Of each clip: as it is, mirrored, and others altered at random."""
+
+    def __post_init__(self) -> None:
+        if not -1 <= self.fold < self.folds:
+            raise ValueError(f"data.fold must be from 0 to {self.folds - 1}, or -1")
+        if self.inner_folds < 2 or self.views < 1:
+            raise ValueError("data.inner_folds must be at least 2 and data.views at least 1")
+
+
+class VideoRecipe(VisionRecipe, frozen=True, kw_only=True):
+    """One classifier of clips, trained by AdamW on cached features."""
+
+    task: Literal["video"]
+    data: VideoData
+    optimizer: Optimizer
+    label_smoothing: float

@@ -18,13 +18,15 @@ from attnserve_export.recipe import (
     Recipe,
     RecipeError,
     SegmentationRecipe,
+    VideoRecipe,
     VisionRecipe,
 )
 
 _TRAINERS: dict[type[AnyRecipe], str] = {
     ClassificationRecipe: "classification.trainer:ClassificationTrainer",
-    SegmentationRecipe: "segmentation.trainer:SegmentationTrainer",
     GenerationRecipe: "generation.trainer:GenerationTrainer",
+    SegmentationRecipe: "segmentation.trainer:SegmentationTrainer",
+    VideoRecipe: "video.trainer:VideoTrainer",
 }
 """Of the single-pass models: module below this package, and class."""
 

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the frozen trunk makes of each clip, computed once by ONNX Runtime: as it is, mirrored, and in altered views.
+
+A view of a split is one file of 16-bit numbers, clips × T' × H' × W' × channels. All runs share the files, since views do not
+depend on the recipe's seed.
+"""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import torch
+from PIL import Image
+
+from attnserve_export.layers.efficientnet import imagenet_weights
+from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES, MotionTrunk, grid, trunk_weights
+from attnserve_export.training.video.data import Clips, Pixels, sample_frames
+from attnserve_export.training.views import altered
+
+Features = npt.NDArray[np.float16]
+_LEAST_SIDE = 0.75
+"""Of the part of the frames that an altered view shows, against the whole."""
+_LEAST_FRAMES = 24
+"""Of the stretch of a clip that an altered view shows."""
+
+
+def view_of(clip: Pixels, view: int, seed: str) -> Pixels:
+    """A clip's view, of the same shape (32, 112, 112, 3): 0 as it is, 1 mirrored, others altered by the seed.
+
+    An altered view shows a stretch of the clip and a part of the frames, mirrored or not, in either direction of time. What
+    ``views.py`` does is the same for all frames, so that it makes no motion.
+    """
+    if view == 0:
+        return clip
+    if view == 1:
+        return np.ascontiguousarray(clip[:, :, ::-1])
+    rng = random.Random(f"{seed}/{view}")
+    length = rng.randint(min(_LEAST_FRAMES, len(clip)), len(clip))
+    first = rng.randint(0, len(clip) - length)
+    stretch = clip[first : first + length][sample_frames(length, len(clip))]
+    side = rng.uniform(_LEAST_SIDE, 1.0) * FRAME_SIZE
+    left, top = (rng.uniform(0, FRAME_SIZE - side) for _ in range(2))
+    of_frames, is_mirrored, is_reversed = rng.randrange(1 << 62), rng.random() < 0.5, rng.random() < 0.5
+    size, box = (FRAME_SIZE, FRAME_SIZE), (left, top, left + side, top + side)
+    frames = [
+        np.asarray(altered(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box), random.Random(of_frames)))
+        for frame in stretch
+    ]
+    found = np.stack(frames[::-1] if is_reversed else frames)
+    return np.ascontiguousarray(found[:, :, ::-1]) if is_mirrored else found
+
+
+def trunk_session(trunk: MotionTrunk) -> onnxruntime.InferenceSession:
+    """ONNX Runtime's form of the trunk for one clip, uint8 (1, 32, 112, 112, 3), on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    example = torch.zeros(1, FRAMES, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "trunk.onnx")
+        torch.onnx.export(trunk.eval(), (example,), path, dynamo=True, input_names=["clip"], verbose=False)
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def pretrained_trunk() -> MotionTrunk:
+    """The trunk with ImageNet weights.
+
+    Raises:
+        FileNotFoundError: the package that carries them is not installed.
+    """
+    trunk = MotionTrunk()
+    trunk.load_state_dict(trunk_weights(imagenet_weights()))
+    return trunk.eval()
+
+
+class FeatureCache:
+    """Views of a split's clips, in files of a folder that all runs share; each is computed when it is first asked for."""
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        self._folder, self._say = folder, say
+        self._session: onnxruntime.InferenceSession | None = None
+
+    def view(self, split: str, clips: Clips, view: int) -> Features:
+        """A view of all clips, (clips, T', H', W', channels).
+
+        Raises:
+            ValueError: the file that is there does not fit.
+        """
+        path = self._folder / f"{split}-{view}.npy"
+        if not path.exists():
+            self._say(f"computing features of {split}, view {view}")
+            self._folder.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp.npy")
+            np.save(temporary, self._computed(split, clips, view))
+            temporary.replace(path)
+        found: Features = np.load(path)
+        if found.shape != (len(clips), *grid(), CHANNELS):
+            raise ValueError(f"{path} is of other clips or of another trunk: remove {self._folder}")
+        return found
+
+    def _computed(self, split: str, clips: Clips, view: int) -> Features:
+        self._session = self._session or trunk_session(pretrained_trunk())
+        found: list[npt.NDArray[np.float32]] = []
+        for name, clip in zip(clips.names, clips.pixels, strict=True):
+            pixels = view_of(clip, view, f"{split}/{name}")[None]
+            found += cast(list[npt.NDArray[np.float32]], self._session.run(None, {"clip": pixels}))
+        return np.concatenate(found).astype(np.float16)

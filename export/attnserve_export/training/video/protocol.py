@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good the Non-local classifier is, against its twin without the block and against the baseline.
+
+``python -m attnserve_export.training.video.protocol --data DIR --runs DIR`` reads the runs of the queue ``nonlocal-fight``: for
+each seed a cross-validation over train and val together, by source. In each fold the pairwise function is the one whose inner
+models have the lowest loss on the clips that they do not see. All seeds count, not the best.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+
+from attnserve_export.models.nonlocal_video import PAIRWISE
+from attnserve_export.recipe import RecipeError, VideoRecipe, load_recipe
+from attnserve_export.training.intervals import Interval, paired_interval
+from attnserve_export.training.start import folder_name
+from attnserve_export.training.video.baseline import baseline_margins
+from attnserve_export.training.video.data import Clips, joined, read_clips
+from attnserve_export.training.video.trainer import PREDICTIONS
+
+Array = npt.NDArray[np.float64]
+RECIPE = "nonlocal-fight"
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Margins of fight over noFight, (N) for each seed, of clips that were not trained on."""
+
+    ours: list[Array]
+    twins: list[Array]
+    chosen: list[str]
+    """The pairwise function of each seed and fold."""
+
+
+def read_predictions(runs: Path, clips: Clips, seeds: Sequence[int], folds: int) -> Predictions:
+    """The predictions of all folds, with the pairwise function of each fold chosen inside it.
+
+    Raises:
+        RecipeError: a run is missing or not finished.
+    """
+    found = Predictions([], [], [])
+    for seed in seeds:
+        margins: dict[bool, dict[str, float]] = {True: {}, False: {}}
+        for fold in range(folds):
+            of_kind = {kind: _finished(runs, seed, fold, kind) for kind in (*PAIRWISE, "none")}
+            best = min(PAIRWISE, key=lambda kind: float(of_kind[kind]["held_back_loss"]))
+            found.chosen.append(best)
+            margins[True] |= of_kind[best]["margins"]
+            margins[False] |= of_kind["none"]["margins"]
+        found.ours.append(np.array([margins[True][name] for name in clips.names]))
+        found.twins.append(np.array([margins[False][name] for name in clips.names]))
+    return found
+
+
+def _finished(runs: Path, seed: int, fold: int, pairwise: str) -> dict[str, Any]:
+    path = runs / folder_name(RECIPE, {"seed": seed, "data.fold": fold, "model.pairwise": pairwise}) / PREDICTIONS
+    if not path.exists():
+        raise RecipeError(f"{path} is not there: run `attnserve train --queue {RECIPE}` to its end first")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def is_right(margins: Array, clips: Clips) -> Array:
+    """1 for each clip that is classed right, 0 for the others, (N)."""
+    found: Array = np.equal(margins > 0, clips.labels == 1).astype(np.float64)
+    return found
+
+
+def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips) -> Interval:
+    """Accuracy of ``ours``, or its gain over ``others``, in points, with a 95 % interval by bootstrap over sources and seeds."""
+    rights = [is_right(margins, clips) for margins in ours]
+    against = [np.zeros(len(clips))] * len(ours) if others is None else [is_right(margins, clips) for margins in others]
+    blocks = [np.flatnonzero(clips.sources == source) for source in np.unique(clips.sources)]
+    return paired_interval(rights, against, lambda rows: 100 * float(rows.mean()), blocks)
+
+
+def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips, first_of_val: int) -> str:
+    """The comparison, a line each: mean over seeds and folds, interval, each seed, and the mean over the clips of val alone, which
+    begin at ``first_of_val``: the sizes of the recipe were found without them.
+    """
+    alone = {"non-local": predictions.ours, "twin": predictions.twins, "baseline": baseline}
+    lines: list[str] = []
+    for name, margins in alone.items():
+        found = compare(margins, None, clips)
+        rights = np.stack([is_right(each, clips) for each in margins])
+        seeds, of_val = " ".join(f"{100 * right:.1f}" for right in rights.mean(1)), 100 * rights[:, first_of_val:].mean()
+        lines.append(f"{name:24s} {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]  of each seed {seeds}  of val {of_val:.1f}")
+    for name, other in (("non-local", "twin"), ("non-local", "baseline"), ("twin", "baseline")):
+        lines.append(f"{name + ' - ' + other:24s} {compare(alone[name], alone[other], clips)}")
+    counts = ", ".join(f"{kind} {count}" for kind, count in Counter(predictions.chosen).most_common())
+    return "\n".join([*lines, f"chosen in {len(predictions.chosen)} folds: {counts}"])
+
+
+def main(data: Path = Path("data"), runs: Path = Path("~/.cache/attnserve/train"), seeds: str = "1,2,3") -> None:
+    """Prints the comparison; accuracies are of all clips of train and val, in percent."""
+    recipe = load_recipe(RECIPE)
+    assert isinstance(recipe, VideoRecipe)
+    numbers, parts = [int(seed) for seed in seeds.split(",")], recipe.data
+    train, val = read_clips(data, "train"), read_clips(data, "val")
+    clips = joined(train, val)
+    predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
+    baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
+    typer.echo(table(predictions, baseline, clips, len(train)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of a classifier of clips, Non-local or its twin without the block, on cached features.
+
+Beside the model that is kept, a run trains one more for each inner fold of its clips, on the clips outside that fold. All begin
+alike and take their updates in turn. The loss of the inner models on the clips that they do not see selects the epoch, and, of
+several runs, the pairwise function. So the tested clips take no part in either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from attnserve_export.models.nonlocal_video import NonlocalHead, NonlocalVideoConfig
+from attnserve_export.recipe import VideoRecipe
+from attnserve_export.training.files import write_json
+from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
+from attnserve_export.training.video.data import CLASSES, Clips, Indices, grouped_folds, joined, read_clips
+from attnserve_export.training.video.features import FeatureCache, Features
+
+PREDICTIONS = "predictions.json"
+_FEATURES = "features-fight_video"
+"""Folder of the cache, beside the runs' own."""
+
+
+class VideoTrainer(TrainingRun[VideoRecipe]):
+    """Selects the epoch by the loss of the inner models; reports the tested clips (``predictions.json``)."""
+
+    def prepare(self) -> None:
+        """See :class:`TrainingRun`."""
+        recipe, data = self.recipe, self.recipe.data
+        train, val = (read_clips(self.data_root, split) for split in ("train", "val"))
+        self.views = self._features(train, val)
+        self.clips = joined(train, val)
+        self.labels = torch.from_numpy(self.clips.labels)
+        trained, self.tested = outer_parts(train, val, data.fold, data.folds, recipe.seed)
+        inner = grouped_folds(self.clips.labels[trained], self.clips.sources[trained], data.inner_folds, recipe.seed)
+        self.held = {f"inner_{fold}": trained[inner == fold] for fold in range(data.inner_folds)}
+        self.trained = {"model": trained} | {name: np.setdiff1d(trained, held) for name, held in self.held.items()}
+        config = self.sizes(NonlocalVideoConfig, len(CLASSES))
+        for name in self.trained:
+            torch.manual_seed(recipe.seed)
+            model = NonlocalHead(config).to(self.device)
+            self.modules[name], self.optimizers[name] = model, self._optimizer(model)
+        self.updates_per_epoch = -(-len(trained) // recipe.schedule.batch)
+
+    def _features(self, train: Clips, val: Clips) -> list[Features]:
+        cache = FeatureCache(self.folder.parent / _FEATURES, self.console.print)
+        views = range(self.recipe.data.views)
+        return [np.concatenate((cache.view("train", train, view), cache.view("val", val, view))) for view in views]
+
+    def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
+        options = self.recipe.optimizer
+        decayed = [each for each in model.parameters() if each.dim() > 1]
+        others = [each for each in model.parameters() if each.dim() <= 1]
+        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=options.peak_learning_rate, fused=True)
+
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        """See :class:`TrainingRun`."""
+        return {"loss" if name == "model" else f"{name}_loss": self._update(name, epoch, index, rng) for name in self.trained}
+
+    def _update(self, name: str, epoch: int, index: int, rng: np.random.Generator) -> float:
+        recipe, model, optimizer, trained = self.recipe, self.modules[name], self.optimizers[name], self.trained[name]
+        chosen = trained[np.array_split(self.order(epoch, len(trained)), self.updates_per_epoch)[index]]
+        views = rng.integers(0, len(self.views), len(chosen))
+        features = self._as_input(np.stack([self.views[view][clip] for view, clip in zip(views, chosen, strict=True)]))
+        warmup = recipe.optimizer.warmup_epochs / recipe.schedule.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup)
+        model.train()
+        logits, _ = model(features)
+        loss = functional.cross_entropy(logits, self.labels[chosen].to(self.device), label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    def evaluate(self, epoch: int) -> Mapping[str, float]:
+        """See :class:`TrainingRun`."""
+        logits = torch.cat([self._logits(name, held) for name, held in self.held.items()])
+        labels = self.labels[np.concatenate(list(self.held.values()))]
+        accuracy = (logits.argmax(-1) == labels).float().mean()
+        return {"held_back_loss": float(functional.cross_entropy(logits, labels)), "held_back_accuracy": float(accuracy)}
+
+    def score(self, line: Mapping[str, Any]) -> float:
+        """See :class:`TrainingRun`."""
+        return -float(line["held_back_loss"])
+
+    def conclude(self) -> dict[str, Any]:
+        """Accuracy on the tested clips, and what is said of each (``predictions.json``), which comparisons need."""
+        self.modules["model"].load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
+        kept = max(self.log, key=self.score)
+        logits = self._logits("model", self.tested)
+        found = {self.clips.names[clip]: margin for clip, margin in zip(self.tested, _margins(logits), strict=True)}
+        content = {"held_back_loss": kept["held_back_loss"], "held_back_accuracy": kept["held_back_accuracy"], "margins": found}
+        write_json(content, self.folder / PREDICTIONS)
+        is_right = logits.argmax(-1) == self.labels[self.tested]
+        return {"classes": list(CLASSES), "test_clips": len(self.tested), "test_accuracy": round(float(is_right.float().mean()), 5)}
+
+    @torch.no_grad()
+    def _logits(self, name: str, clips: Indices) -> Tensor:
+        model = self.modules[name].eval()
+        logits: Tensor = model(self._as_input(self.views[0][clips]))[0]
+        return logits.cpu()
+
+    def _as_input(self, features: npt.NDArray[Any]) -> Tensor:
+        return torch.from_numpy(features).to(self.device).float()
+
+
+def outer_parts(train: Clips, val: Clips, fold: int, folds: int, seed: int) -> tuple[Indices, Indices]:
+    """Indices, into train and val joined, of the clips that are trained on and of those that are tested; see ``VideoData.fold``."""
+    everything = np.arange(len(train) + len(val))
+    if fold < 0:
+        return everything[: len(train)], everything[len(train) :]
+    of_clip = grouped_folds(np.concatenate((train.labels, val.labels)), np.concatenate((train.sources, val.sources)), folds, seed)
+    return everything[of_clip != fold], everything[of_clip == fold]
+
+
+def _margins(logits: Tensor) -> list[float]:
+    """Of the second class over the first."""
+    return [round(float(each), 5) for each in logits[:, 1] - logits[:, 0]]

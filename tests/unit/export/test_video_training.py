@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training of a classifier of clips on made-up ones: folds, views, runs that are stopped, killed and go on, the comparison."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attnserve_export.models.nonlocal_video import PAIRWISE
+from attnserve_export.recipe import RecipeError, VideoRecipe, load_recipe
+from attnserve_export.training.queue import read_queue
+from attnserve_export.training.run import Stopped
+from attnserve_export.training.start import folder_name
+from attnserve_export.training.video import protocol
+from attnserve_export.training.video.baseline import baseline_margins, difference_statistics, logistic_regression
+from attnserve_export.training.video.data import Clips, grouped_folds, joined, read_clips, sample_frames
+from attnserve_export.training.video.features import FeatureCache, view_of
+from attnserve_export.training.video.trainer import VideoTrainer, outer_parts
+from tests.torch_threads import one_thread  # noqa: F401 - a fixture
+
+SMALL = {
+    "model.width": 8,
+    "model.bottleneck": 4,
+    "data.views": 3,
+    "data.inner_folds": 2,
+    "schedule.epochs": 3,
+    "schedule.batch": 4,
+    "schedule.checkpoint_seconds": 0.0,
+    "optimizer.warmup_epochs": 1,
+    "optimizer.peak_learning_rate": 0.01,
+}
+
+
+def strip(label: int, seed: int) -> bytes:
+    """A clip as one JPEG: a square that stands still, or that jumps about."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((32, 112, 112, 3), rng.integers(40, 200, 3), np.uint8)
+    places = rng.integers(8, 72, (32, 2)) if label else np.tile(rng.integers(8, 72, 2), (32, 1))
+    for frame, (top, left) in zip(pixels, places, strict=True):
+        frame[top : top + 32, left : left + 32] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels.reshape(-1, 112, 3)).save(file, "JPEG", quality=80)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """12 clips of 6 sources to train on, 4 clips of 2 sources as val."""
+    root = tmp_path_factory.mktemp("data")
+    folder = root / "fight_video"
+    folder.mkdir()
+    for split, numbers in (("train", range(12)), ("val", range(12, 16))):
+        facts = {}
+        with tarfile.open(folder / f"{split}.tar", "w") as tar:
+            for number in numbers:
+                content, member = strip(number % 2, number), tarfile.TarInfo(f"clip-{number:02d}.jpg")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+                facts[f"clip-{number:02d}"] = {"label": number % 2, "source": f"s{number // 2:02d}"}
+        (folder / f"{split}.json").write_text(json.dumps(facts), encoding="utf-8")
+    return root
+
+
+@pytest.fixture(scope="module")
+def clips(data: Path) -> Clips:
+    return joined(read_clips(data, "train"), read_clips(data, "val"))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all runs, which share the cached features."""
+    return tmp_path_factory.mktemp("runs")
+
+
+def recipe(**changes: object) -> VideoRecipe:
+    found = load_recipe("nonlocal-fight", SMALL | {key.replace("__", "."): value for key, value in changes.items()})
+    assert isinstance(found, VideoRecipe)
+    return found
+
+
+class Recorded(VideoTrainer):
+    """Keeps each update's losses; does after an update what a test says."""
+
+    def __init__(self, recipe: VideoRecipe, data: Path, folder: Path) -> None:
+        super().__init__(recipe, data, folder)
+        self.losses: list[Mapping[str, float]] = []
+        self.after = 1_000_000
+        self.then: Callable[[], None] = self.request_stop
+
+    def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
+        if len(self.losses) == self.after:
+            self.then()
+        figures = super().update(epoch, index, rng)
+        self.losses.append(figures)
+        return figures
+
+
+class Killed(BaseException):
+    """Ends a run where SIGKILL would: nothing is saved."""
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, runs: Path) -> Recorded:
+    run = Recorded(recipe(), data, runs / "whole")
+    run.run()
+    return run
+
+
+def test_a_run_learns_selects_and_sums_up(undisturbed: Recorded, clips: Clips) -> None:
+    summary = json.loads((undisturbed.folder / "summary.json").read_text())
+    assert (summary["epochs"], summary["updates"], len(undisturbed.losses)) == (3, 9, 9)
+    assert summary["log"][-1]["loss"] < summary["log"][0]["loss"]
+    by_epoch = {line["epoch"]: line["held_back_loss"] for line in summary["log"]}
+    assert by_epoch[summary["kept_epoch"]] == min(by_epoch.values())
+    found = json.loads((undisturbed.folder / "predictions.json").read_text())
+    assert found["held_back_loss"] == min(by_epoch.values())
+    assert list(found["margins"]) == list(clips.names[12:]), "val is tested"
+    rights = [(margin > 0) == clips.labels[clips.names.index(name)] for name, margin in found["margins"].items()]
+    assert summary["test_accuracy"] == pytest.approx(np.mean(rights))
+
+
+@pytest.mark.parametrize("kind", ["stopped", "killed"])
+def test_a_run_that_is_cut_goes_on_as_if_it_was_not(data: Path, runs: Path, undisturbed: Recorded, kind: str) -> None:
+    cut = Recorded(recipe(), data, runs / kind)
+    cut.after = 4  # in the second epoch
+    cut.then = cut.request_stop if kind == "stopped" else kill
+    with pytest.raises(Stopped if kind == "stopped" else Killed):
+        cut.run()
+    again = Recorded(recipe(), data, runs / kind)
+    again.run()
+    assert cut.losses + again.losses == undisturbed.losses
+    ours, theirs = (torch.load(folder / "best.pt", weights_only=True) for folder in (cut.folder, undisturbed.folder))
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_no_source_is_on_two_sides_of_a_run(data: Path, runs: Path, clips: Clips) -> None:
+    run = VideoTrainer(recipe(data__fold=1), data, runs / "sides")
+    run.prepare()
+    tested = {*clips.sources[run.tested]}
+    assert 2 <= len(run.tested) <= 4
+    assert {"model", "inner_0", "inner_1"} == set(run.trained)
+    assert sorted(np.concatenate(list(run.held.values()))) == sorted(run.trained["model"])
+    for name, trained in run.trained.items():
+        unseen = tested | {*clips.sources[run.held[name]]} if name in run.held else tested
+        assert not unseen & {*clips.sources[trained]}
+
+
+def test_a_twin_sees_the_same_clips_and_begins_with_the_same_weights(data: Path, runs: Path) -> None:
+    ours, twin = (VideoTrainer(recipe(model__pairwise=kind), data, runs / kind) for kind in ("dot_product", "none"))
+    for run in (ours, twin):
+        torch.manual_seed(1)
+        run.prepare()
+    with_block = ours.modules["model"].state_dict()
+    assert all(torch.equal(value, with_block[name]) for name, value in twin.modules["model"].state_dict().items())
+    losses = []
+    for run in (ours, twin):
+        torch.manual_seed(2)
+        losses.append(run.update(0, 0, np.random.default_rng(3)))
+    assert losses[0] == losses[1], "the block is the identity before its first update"
+
+
+def test_all_folds_together_test_each_clip_once(data: Path) -> None:
+    train, val = read_clips(data, "train"), read_clips(data, "val")
+    tested = np.concatenate([outer_parts(train, val, fold, 5, 7)[1] for fold in range(5)])
+    assert sorted(tested) == list(range(16))
+
+
+def test_folds_keep_sources_whole_and_classes_even() -> None:
+    rng = np.random.default_rng(1)
+    sources = np.array([f"s{number:02d}" for number in rng.integers(0, 20, 200)])
+    labels = rng.integers(0, 2, 200)
+    folds = grouped_folds(labels, sources, 4, 1)
+    assert all(len({*folds[sources == source]}) == 1 for source in np.unique(sources))
+    assert all(15 <= ((folds == fold) & (labels == label)).sum() <= 35 for fold in range(4) for label in (0, 1))
+    assert np.array_equal(folds, grouped_folds(labels, sources, 4, 1))
+    assert not np.array_equal(folds, grouped_folds(labels, sources, 4, 2))
+    with pytest.raises(ValueError, match="20 sources do not make 21 folds"):
+        grouped_folds(labels, sources, 21, 1)
+
+
+def test_frames_are_taken_evenly_from_the_first_to_the_last() -> None:
+    assert sample_frames(32) == list(range(32))
+    assert sample_frames(63) == list(range(0, 63, 2))
+    assert sample_frames(20)[:4] == [0, 1, 1, 2] and sample_frames(20)[-1] == 19
+    assert sample_frames(1) == [0] * 32
+    assert sample_frames(10, 4) == [0, 3, 6, 9]
+    with pytest.raises(ValueError, match="at least one frame"):
+        sample_frames(0)
+
+
+def test_views_add_no_motion(clips: Clips) -> None:
+    still, moving = clips.pixels[0], clips.pixels[1]
+    assert np.array_equal(view_of(moving, 1, "a")[:, :, ::-1], view_of(moving, 0, "a"))
+    others = [view_of(moving, view, "a") for view in range(2, 8)]
+    assert all(each.shape == moving.shape for each in others)
+    assert len({each.tobytes() for each in others}) == 6
+    assert np.array_equal(others[0], view_of(moving, 2, "a"))
+    frozen = np.repeat(still[:1], 32, 0)
+    for view in range(2, 8):
+        assert not np.diff(view_of(frozen, view, "a").astype(int), axis=0).any()
+
+
+def test_features_of_other_clips_are_refused(undisturbed: Recorded, runs: Path, tmp_path: Path, clips: Clips) -> None:
+    shutil.copy(runs / "features-fight_video" / "val-0.npy", tmp_path / "train-0.npy")
+    with pytest.raises(ValueError, match="other clips"):
+        FeatureCache(tmp_path, print).view("train", clips, 0)
+
+
+def test_missing_data_are_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="ATTNSERVE_DATA"):
+        VideoTrainer(recipe(), tmp_path, tmp_path / "run").run()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data.fold": 5}, "from 0 to 4"),
+        ({"data.fold": -2}, "from 0 to 4"),
+        ({"data.inner_folds": 1}, "at least 2"),
+        ({"data.views": 0}, "at least 1"),
+        ({"data.veiws": 1}, "veiws"),
+    ],
+)
+def test_a_wrong_recipe_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("nonlocal-fight", change)
+
+
+@pytest.mark.parametrize(("change", "message"), [({"model__widht": 8}, "widht"), ({"model__pairwise": "cosine"}, "cosine")])
+def test_sizes_that_the_model_refuses_are_named(
+    change: dict[str, object], message: str, data: Path, runs: Path, undisturbed: Recorded
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        VideoTrainer(recipe(**change), data, runs / "refused").run()
+
+
+def test_the_baseline_tells_motion_from_stillness(clips: Clips) -> None:
+    margins = baseline_margins(clips, 5, 2, 1)
+    assert ((margins > 0) == (clips.labels == 1)).all()
+    assert difference_statistics(clips.pixels[0]).shape == (12,)
+
+
+def test_logistic_regression_is_at_the_minimum_of_its_loss() -> None:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(60, 3))
+    labels = (x[:, 0] + rng.normal(size=60) > 0).astype(np.int64)
+    plain = torch.from_numpy((x - x.mean(0)) / x.std(0))
+    weights = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        margins = plain @ weights[:3] + weights[3]
+        target = torch.from_numpy(labels).double()
+        total = torch.nn.functional.binary_cross_entropy_with_logits(margins, target) + 0.05 * (weights[:3] ** 2).sum()
+        total.backward()
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    expected = (plain @ weights[:3] + weights[3]).detach().numpy()
+    np.testing.assert_allclose(logistic_regression(x, labels, 0.1)(x), expected, atol=1e-5)
+
+
+def write_run(runs: Path, seed: int, fold: int, kind: str, held_back_loss: float, margins: dict[str, float]) -> None:
+    folder = runs / folder_name("nonlocal-fight", {"seed": seed, "data.fold": fold, "model.pairwise": kind})
+    folder.mkdir(parents=True)
+    content = {"held_back_loss": held_back_loss, "held_back_accuracy": 0.5, "margins": margins}
+    (folder / "predictions.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def test_the_function_is_chosen_inside_each_fold(tmp_path: Path, clips: Clips) -> None:
+    right = {name: 1.0 if label else -1.0 for name, label in zip(clips.names, clips.labels, strict=True)}
+    halves = {0: clips.names[:8], 1: clips.names[8:]}
+    best = {0: "gaussian", 1: "concatenation"}
+    for fold, names in halves.items():
+        for kind in (*PAIRWISE, "none"):
+            # What is chosen says the truth, all others the opposite of it.
+            sign = 1 if kind == best[fold] else -1
+            write_run(tmp_path, 1, fold, kind, 0.4 if kind == best[fold] else 0.5, {name: sign * right[name] for name in names})
+    found = protocol.read_predictions(tmp_path, clips, [1], 2)
+    assert found.chosen == ["gaussian", "concatenation"]
+    assert protocol.is_right(found.ours[0], clips).all()
+    assert not protocol.is_right(found.twins[0], clips).any()
+    text = protocol.table(found, found.twins, clips, 12)
+    assert "100.0 [100.0, 100.0]  of each seed 100.0  of val 100.0" in text and "+100.00 [+100.00, +100.00]" in text
+    (tmp_path / folder_name("nonlocal-fight", {"seed": 1, "data.fold": 1, "model.pairwise": "none"}) / "predictions.json").unlink()
+    with pytest.raises(RecipeError, match=r"pairwise=none.*attnserve train --queue"):
+        protocol.read_predictions(tmp_path, clips, [1], 2)
+
+
+def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:
+    parts = read_queue("nonlocal-fight")
+    folders = {part.folder for part in parts}
+    for seed in (1, 2, 3):
+        for fold in range(5):
+            for kind in (*PAIRWISE, "none"):
+                assert folder_name("nonlocal-fight", {"seed": seed, "data.fold": fold, "model.pairwise": kind}) in folders
+    assert all(part.hours <= 2 for part in parts)

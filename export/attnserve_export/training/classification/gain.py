@@ -1,16 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CBAM gains over its twin without attention: paired runs of equal seeds, compared on the images of val."""
+"""What CBAM gains over its twin without attention: paired runs of equal seeds, compared on the images of val.
+
+``python -m attnserve_export.training.classification.gain --runs DIR`` prints it, once the pairs are trained.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import typer
 
+from attnserve_export.cli import RUNS, RunsOption
 from attnserve_export.recipe import RecipeError
+from attnserve_export.training.files import write_json
 from attnserve_export.training.intervals import paired_interval
 from attnserve_export.training.start import folder_name
 
@@ -49,3 +55,22 @@ def _is_right(runs: Path, seed: int, *, attention: bool) -> np.ndarray[Any, np.d
         raise RecipeError(f"{folder} has {epochs} epochs instead of {EPOCHS}")
     stored: np.ndarray[Any, np.dtype[np.float32]] = torch.load(folder / "val.pt", weights_only=True).numpy()
     return stored
+
+
+def main(
+    runs: RunsOption = RUNS,
+    output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+) -> None:
+    """Print the accuracies of the pairs and the gain with its interval, in points."""
+    try:
+        found = gain(runs.expanduser())
+    except RecipeError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+    typer.echo(json.dumps(found, indent=1))
+    if output is not None:
+        write_json(found, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

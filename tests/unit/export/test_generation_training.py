@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
+from typer.testing import CliRunner
 
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.recipe import CONFIGS, GenerationRecipe, RecipeError, load_recipe
@@ -400,3 +402,21 @@ def test_recipes_of_another_kind_are_refused(data: Path, recipe_path: Path, runs
         gain.judged_runs(data, runs[0], str(recipe_path), str(recipe_path))
     with pytest.raises(RecipeError, match="not the recipe of a generator"):
         gain.judged_runs(data, runs[0], str(runs[1]), str(runs[1]))
+
+
+def _told(*arguments: str) -> Any:
+    app = typer.Typer()
+    app.command()(gain.main)
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_the_command_says_what_is_missing(data: Path, tmp_path: Path) -> None:
+    result = _told("--data", str(data), "--runs", str(tmp_path))
+    assert result.exit_code == 1 and "is not there" in result.output
+
+
+def test_the_command_prints_and_writes_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gain, "judged_runs", lambda *_, count: {"samples": count})
+    result = _told("--count", "30", "--output", str(tmp_path / "figures.json"))
+    assert json.loads(result.output) == {"samples": 30}
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")) == {"samples": 30}

@@ -16,8 +16,9 @@ from PIL import Image
 
 from attnserve_export.recipe import CONFIGS, GenerationRecipe, RecipeError, load_recipe
 from attnserve_export.training import start
+from attnserve_export.training.generation import data as data_module
 from attnserve_export.training.generation import trainer as trainer_module
-from attnserve_export.training.generation.data import block_edges, deblocked
+from attnserve_export.training.generation.data import block_edges, deblocked, deblocked_once
 from attnserve_export.training.generation.trainer import GenerationTrainer, draw, read_generator
 from attnserve_export.training.queue import read_queue
 from attnserve_export.training.run import BEST, CHECKPOINT, LOG, SUMMARY, Stopped
@@ -221,3 +222,12 @@ def test_deblocking_takes_the_edges_of_the_blocks_out_and_keeps_the_image() -> N
     assert block_edges(before) > 1.1
     assert abs(block_edges(after) - 1) < 0.5 * (block_edges(before) - 1)
     assert np.sqrt(np.square(before.astype(float) - after).mean()) < 8
+
+
+def test_deblocked_images_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _blocks(3)
+    after = deblocked_once(before, tmp_path)
+    assert np.array_equal(after, deblocked(before))
+    monkeypatch.setattr(data_module, "deblocked", np.zeros_like)
+    assert np.array_equal(deblocked_once(before, tmp_path), after)
+    assert not deblocked_once(before[:2], tmp_path).any()

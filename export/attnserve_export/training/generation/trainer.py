@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from attnserve_export.models.sagan import (
 )
 from attnserve_export.recipe import GenerationRecipe
 from attnserve_export.training.classification.data import Pixels, hold_back, read_images
-from attnserve_export.training.generation.data import deblocked
+from attnserve_export.training.generation.data import deblocked_once
 from attnserve_export.training.run import TrainingRun
 
 SAMPLES = "samples"
@@ -49,13 +50,13 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
         recipe, options = self.recipe, self.recipe.optimizer
-        images, held = hold_back(read_images(self.data_root, "train"), _HELD)
+        images = read_images(self.data_root, "train")
         if recipe.data.deblocked:
-            self.console.print(f"the block traces of {len(images)} images are taken out")
-        self.pixels, self.held_pixels = (
-            deblocked(each.pixels) if recipe.data.deblocked else each.pixels for each in (images, held)
-        )
-        self.labels, self.held_labels = images.labels, held.labels
+            self.console.print(f"the block traces of {len(images)} images are taken out, unless that was done before")
+            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent))
+        images, held = hold_back(images, _HELD)
+        self.pixels, self.labels = images.pixels, images.labels
+        self.held_pixels, self.held_labels = held.pixels, held.labels
         self.config = SaganConfig(len(images.classes), **recipe.model)
         self.classes = images.classes
         self.generator, self.discriminator = Generator(self.config), Discriminator(self.config)

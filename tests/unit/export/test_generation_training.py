@@ -119,7 +119,7 @@ def test_another_seed_gives_other_losses(data: Path, recipe_path: Path, tmp_path
 def test_a_run_leaves_figures_and_a_grid_of_samples_for_each_epoch(undisturbed: _Recorded) -> None:
     summary = json.loads((undisturbed.folder / SUMMARY).read_text(encoding="utf-8"))
     assert summary["kept_epoch"] == 2 and summary["classes"] == list(CLASSES)
-    names = {"generator_gamma", "discriminator_gamma", "held_back_seen", "real_seen", "fake_seen"}
+    names = {"generator_gamma", "discriminator_gamma", "held_back_rank", "trained_rank", "real_seen", "fake_seen"}
     assert all(names <= line.keys() for line in summary["log"])
     grids = sorted((undisturbed.folder / "samples").iterdir())
     assert [Image.open(grid).size for grid in grids] == [(8 * 32, 3 * 32)] * 2

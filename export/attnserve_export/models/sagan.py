@@ -9,6 +9,8 @@ What differs from the paper:
 
 * Sizes: 32 × 32 pixels; the generator's maps are 4w, 2w and w channels wide and the discriminator's 2w, 4w, 4w and 4w, w = 32.
 * A change of the resolution and the convolution beside it are one operation (``layers/resampled.py``); the values are the same.
+* Training (``training/generation``): one update of each network by the same generated images; the generator's rate is 2e-4 instead
+  of 1e-4, and both rates fall to 0 at the end, since the run is short; the training images are without JPEG block traces.
 * ``attention=False`` leaves the layers out: the twin that the gain of the attention is measured against.
 * The shipped weights are a moving average of the generator's normalised weights (Karras et al. 2018, section 4.1; Brock et al.
   2019, appendix C), and its batch statistics are taken anew from many batches: the average needs no spectral normalisation, and

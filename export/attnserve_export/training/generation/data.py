@@ -9,7 +9,9 @@ edges of the grid that the image does not have at other places go, those of the 
 
 from __future__ import annotations
 
+import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +24,20 @@ _GRID = 16
 _QUALITY = 75
 _DISPLACEMENTS = ((4, 4), (12, 4), (4, 12), (12, 12), (8, 0), (0, 8), (2, 10), (10, 2))
 """Rows and columns by which the grid is moved."""
+
+
+def deblocked_once(pixels: Pixels, folder: Path) -> Pixels:
+    """The same as :func:`deblocked`, computed once: the result is kept in a file of ``folder``, named after what it depends on."""
+    key = hashlib.sha256(repr((pixels.shape, _GRID, _QUALITY, _DISPLACEMENTS)).encode() + pixels.tobytes()).hexdigest()
+    path = folder / f"deblocked-{key[:16]}.npy"
+    if path.exists():
+        kept: Pixels = np.load(path)
+        return kept
+    clean, temporary = deblocked(pixels), path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, clean)
+    temporary.replace(path)
+    return clean
 
 
 def deblocked(pixels: Pixels) -> Pixels:

@@ -46,7 +46,8 @@ class Samples:
 
     def rows(self) -> Features:
         """For each image, the class asked for, the class found and the features: what the intervals are computed from."""
-        return np.column_stack((self.labels, self.judged.found, self.judged.features))
+        classes = np.stack((self.labels, self.judged.found), 1).astype(np.float64)
+        return np.concatenate((classes, self.judged.features), 1)
 
 
 def read_samples(folder: Path, recipe: GenerationRecipe, judge: Judge, count: int, num_classes: int) -> Samples:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,15 @@ from attnserve_export.models.sagan import (
 )
 from attnserve_export.recipe import GenerationRecipe
 from attnserve_export.training.classification.data import Pixels, hold_back, read_images
-from attnserve_export.training.generation.data import deblocked
+from attnserve_export.training.generation.data import deblocked_once
 from attnserve_export.training.run import TrainingRun
 
 SAMPLES = "samples"
 """Folder of the sample grids below that of a run: one picture for each epoch, of the same latent vectors."""
 _COLUMNS = 8
 _STATISTICS_BATCHES = 32
+_SCORED = 250
+"""Images that the discriminator scores at once."""
 _HELD = 1000
 """Training images that the discriminator never sees: what it says of them, beside what it says of those it saw, tells of
 overfitting."""
@@ -49,13 +52,13 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
         recipe, options = self.recipe, self.recipe.optimizer
-        images, held = hold_back(read_images(self.data_root, "train"), _HELD)
+        images = read_images(self.data_root, "train")
         if recipe.data.deblocked:
-            self.console.print(f"the block traces of {len(images)} images are taken out")
-        self.pixels, self.held_pixels = (
-            deblocked(each.pixels) if recipe.data.deblocked else each.pixels for each in (images, held)
-        )
-        self.labels, self.held_labels = images.labels, held.labels
+            self.console.print(f"the block traces of {len(images)} images are taken out, unless that was done before")
+            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent))
+        images, held = hold_back(images, _HELD)
+        self.pixels, self.labels = images.pixels, images.labels
+        self.held_pixels, self.held_labels = held.pixels, held.labels
         self.config = SaganConfig(len(images.classes), **recipe.model)
         self.classes = images.classes
         self.generator, self.discriminator = Generator(self.config), Discriminator(self.config)
@@ -106,18 +109,32 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         return loss
 
     def evaluate(self, epoch: int) -> Mapping[str, float]:
-        """See :class:`TrainingRun`: both gammas, what the discriminator says of images it never saw, and a grid of samples."""
+        """See :class:`TrainingRun`: both gammas, how well real images are told from generated ones, and a grid of samples.
+
+        ``trained_rank`` and ``held_back_rank``: the share of pairs of a real and a generated image in which the real one has the
+        higher score, with real images that were trained on and that never were. Their difference tells of overfitting.
+        """
         fix_statistics(self.average, _STATISTICS_BATCHES, self.recipe.schedule.batch, self.recipe.seed)
         self._save_samples(epoch)
-        self.discriminator.eval()
-        with torch.no_grad(), self._autocast():
-            real = self._images(self.held_pixels, np.zeros(len(self.held_labels), np.bool_))
-            scores = self.discriminator(real, self._on_device(self.held_labels))
+        count = len(self.held_labels)
+        latent = torch.randn(count, self.config.latent, generator=torch.Generator().manual_seed(self.recipe.seed))
+        fakes = self._scores(draw(self.average, latent, torch.from_numpy(self.held_labels)), self.held_labels)
+        trained, held = self._scores(self.pixels[:count], self.labels[:count]), self._scores(self.held_pixels, self.held_labels)
+        ranks = {"trained_rank": _rank(trained, fakes), "held_back_rank": _rank(held, fakes)}
         networks: dict[str, Generator | Discriminator] = {"generator": self.generator, "discriminator": self.discriminator}
         gammas = {
             f"{name}_gamma": float(each.attention.gamma.detach()) for name, each in networks.items() if each.attention is not None
         }
-        return {**gammas, "held_back_seen": float((scores > 0).float().mean())}
+        return {**gammas, **ranks}
+
+    @torch.no_grad()
+    def _scores(self, pixels: Pixels, labels: np.ndarray[Any, Any]) -> Tensor:
+        """What the discriminator says of images (N, 32, 32, 3): (N)."""
+        self.discriminator.eval()
+        real = self._images(pixels, np.zeros(len(labels), np.bool_))
+        with self._autocast():
+            parts = zip(real.split(_SCORED), self._on_device(labels).split(_SCORED), strict=True)
+            return torch.cat([self.discriminator(image, label) for image, label in parts])
 
     def weights(self) -> dict[str, Tensor]:
         """The moving average, its statistics fixed: :class:`~attnserve_export.models.sagan.ShippedGenerator` takes it."""
@@ -163,6 +180,10 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         path = self.folder / SAMPLES / f"epoch-{epoch + 1:03d}.png"
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
+
+
+def _rank(real: Tensor, fake: Tensor) -> float:
+    return float((real[:, None] > fake).float().mean())
 
 
 @torch.no_grad()

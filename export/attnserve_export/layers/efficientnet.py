@@ -53,8 +53,12 @@ class SameConv(nn.Module):
         return out
 
     def _padding(self, length: int) -> tuple[int, int]:
-        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative."""
-        total = self.size - self.stride + -length % self.stride
+        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative.
+
+        A graph in which ``length`` is not fixed is for lengths with the remainder of the one that it was traced with.
+        """
+        rest = length % self.stride
+        total = self.size - (rest if rest else self.stride)
         return total // 2, total - total // 2
 
 

@@ -193,13 +193,17 @@ class DisentangledNonLocal(nn.Module):
                 the value 127, which the trunk takes for its own padding. None if there is no padding.
             give_attention: whether the block's weights are returned.
 
+        In an exported graph that has H and W as named axes both are multiples of 16 (traced with such sizes).
+
         Returns:
             Logits (B, classes, H, W), and the block's weights over ceil(H / 16) x ceil(W / 16) cells (None if there is no block
             or if they were not asked for).
         """
         height, width = image.shape[1:3]
         logits, attention = self.segment(self.features(image), mask)
-        return logits[:, :, :height, :width], attention if give_attention else None
+        if height % STRIDE or width % STRIDE:
+            logits = logits[:, :, :height, :width]
+        return logits, attention if give_attention else None
 
     def features(self, image: Tensor) -> list[Tensor]:
         """The trunk's outputs at strides 4, 8 and 16, of the picture padded to a multiple of 16: (B, 24 / 40 / 112, h, w)."""
@@ -231,7 +235,10 @@ class DisentangledNonLocal(nn.Module):
 
 def _whole(x: Tensor, value: float) -> Tensor:
     """(B, C, H, W) with H and W made multiples of 16 to the right and below."""
-    return functional.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE), value=value)
+    rows, columns = x.shape[2] % STRIDE, x.shape[3] % STRIDE
+    if rows or columns:
+        return functional.pad(x, (0, -columns % STRIDE, 0, -rows % STRIDE), value=value)
+    return x
 
 
 def _cells(mask: Tensor) -> list[Tensor]:

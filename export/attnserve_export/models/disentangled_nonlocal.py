@@ -184,27 +184,36 @@ class DisentangledNonLocal(nn.Module):
     ) -> tuple[Tensor, CellAttention | None]:
         """The logits of each pixel.
 
-        A padded picture gets the class map of the picture itself, except near the border between them: the trunk sees up to half
-        of its receptive field of padding (no mask reaches into it), and the last interpolation mixes 2 pixels.
+        A padded picture gets the logits that it gets alone, but for the last 2 rows and columns of a side that is a multiple of
+        16: there the last interpolation mixes in a cell of padding.
 
         Args:
             image: pixels from 0 to 255, (B, H, W, 3), red, green, blue, of any type.
-            mask: (B, H, W) bool, True for pixels of the picture. What is padding lies to the right and below, and is best of
-                the value 127, which the trunk takes for its own padding. None if there is no padding.
+            mask: (B, H, W) bool, True for pixels of the picture. What is padding lies to the right and below; its pixels may
+                have any value. None if there is no padding.
             give_attention: whether the block's weights are returned.
+
+        In an exported graph that has H and W as named axes both are multiples of 16 (traced with such sizes).
 
         Returns:
             Logits (B, classes, H, W), and the block's weights over ceil(H / 16) x ceil(W / 16) cells (None if there is no block
             or if they were not asked for).
         """
         height, width = image.shape[1:3]
-        logits, attention = self.segment(self.features(image), mask)
-        return logits[:, :, :height, :width], attention if give_attention else None
+        if mask is None and (height % STRIDE or width % STRIDE):
+            mask = torch.ones(image.shape[:3], dtype=torch.bool, device=image.device)
+        logits, attention = self.segment(self.features(image, mask), mask)
+        if height % STRIDE or width % STRIDE:
+            logits = logits[:, :, :height, :width]
+        return logits, attention if give_attention else None
 
-    def features(self, image: Tensor) -> list[Tensor]:
-        """The trunk's outputs at strides 4, 8 and 16, of the picture padded to a multiple of 16: (B, 24 / 40 / 112, h, w)."""
-        padded = _whole(image.float().permute(0, 3, 1, 2), float(efficientnet.MEAN))
-        levels = self.encoder.levels(padded.permute(0, 2, 3, 1))
+    def features(self, image: Tensor, mask: Tensor | None = None) -> list[Tensor]:
+        """The trunk's outputs at strides 4, 8 and 16, (B, 24 / 40 / 112, h, w), h and w for H and W made multiples of 16.
+
+        ``image`` and ``mask`` are as for :meth:`forward`, but a mask must be given if H or W is not a multiple of 16.
+        """
+        whole = _whole(image.float().permute(0, 3, 1, 2), float(efficientnet.MEAN)).permute(0, 2, 3, 1)
+        levels = self.encoder.levels(whole, None if mask is None else _whole_mask(mask))
         return [levels[stage] for stage in _LEVELS]
 
     def segment(self, levels: Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, CellAttention | None]:
@@ -231,12 +240,20 @@ class DisentangledNonLocal(nn.Module):
 
 def _whole(x: Tensor, value: float) -> Tensor:
     """(B, C, H, W) with H and W made multiples of 16 to the right and below."""
-    return functional.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE), value=value)
+    rows, columns = x.shape[2] % STRIDE, x.shape[3] % STRIDE
+    if rows or columns:
+        return functional.pad(x, (0, -columns % STRIDE, 0, -rows % STRIDE), value=value)
+    return x
+
+
+def _whole_mask(mask: Tensor) -> Tensor:
+    """(B, H, W) -> the same with H and W made multiples of 16, bool."""
+    return _whole(mask.float().unsqueeze(1), 0.0).squeeze(1) > 0
 
 
 def _cells(mask: Tensor) -> list[Tensor]:
     """(B, H, W) -> for each level the cells in which there is a pixel of the picture, (B, h, w) bool."""
-    whole = _whole(mask.float().unsqueeze(1), 0.0).squeeze(1) > 0
+    whole = _whole_mask(mask)
     return [whole[:, ::stride, ::stride] for stride in LEVEL_STRIDES]  # the first pixel of a cell: padding lies right and below
 
 

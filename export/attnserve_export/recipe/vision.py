@@ -85,7 +85,7 @@ class SegmentationData(Section, frozen=True, kw_only=True):
         if not 0 < self.scale[0] <= self.scale[1]:
             raise ValueError(f"data.scale must be two positive numbers in order, not {list(self.scale)}")
         if self.cached_views and self.scale[0] < 1:
-            raise ValueError("data.scale must be at least 1 with data.cached_views: cached views have no padding")
+            raise ValueError("data.scale must be at least 1 with data.cached_views: cached views are cut out of their frames")
 
 
 class SegmentationOptimizer(Optimizer, frozen=True):

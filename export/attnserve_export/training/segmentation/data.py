@@ -36,8 +36,6 @@ CLASSES = (
 )
 VOID = len(CLASSES)
 """Label of pixels that are in no loss and in no score."""
-_GREY = 127
-"""The trunk's mean, with which a view is filled where it goes beyond its frame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,8 @@ class Cut:
     def view(self, pixels: Pixels, labels: Labels, rng: random.Random) -> tuple[Pixels, Labels]:
         """A view (h, w, 3) and its labels (h, w): enlarged, cut out at random, mirrored or not, altered or not.
 
-        What lies beyond the frame is grey and void, to the right and below.
+        What lies beyond the frame is its mirror image, and void: padding of one colour would be a tenth of what the batch
+        normalisation sees.
         """
         height, width = labels.shape
         scale = self.scale[0] * (self.scale[1] / self.scale[0]) ** rng.random()
@@ -120,10 +119,11 @@ class Cut:
             picture, classes = ImageOps.mirror(picture), ImageOps.mirror(classes)
         if rng.random() < self.altered:
             picture = altered(picture, rng)
-        view = np.full((self.size[1], self.size[0], 3), _GREY, np.uint8)
-        wanted = np.full((self.size[1], self.size[0]), VOID, np.uint8)
-        view[: target[1], : target[0]], wanted[: target[1], : target[0]] = np.asarray(picture), np.asarray(classes)
-        return view, wanted
+        free = [whole - side for whole, side in zip(self.size, target, strict=True)]
+        before = [rng.randint(0, each) for each in free]
+        beyond = [(first, each - first) for first, each in zip(before, free, strict=True)][::-1]
+        view = np.pad(np.asarray(picture), [*beyond, (0, 0)], mode="symmetric")
+        return view, np.pad(np.asarray(classes), beyond, constant_values=VOID)
 
 
 def shares(labels: Labels) -> npt.NDArray[np.float64]:

@@ -34,7 +34,7 @@ class _Trunk(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.model.features(image)
+        return self.model.features(image, torch.ones(image.shape[:3], dtype=torch.bool))
 
 
 @dataclass(frozen=True, slots=True)

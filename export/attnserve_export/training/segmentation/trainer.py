@@ -124,7 +124,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
                 for level in range(len(drawn[0][0].levels))
             ]
             labels = np.stack([view.labels[at] for view, at in drawn])
-            logits, _ = self.model.segment(levels)
+            logits, _ = self.model.segment(levels, torch.ones(labels.shape, dtype=torch.bool, device=self.device))
             logits = logits[:, :, : labels.shape[1], : labels.shape[2]]
         else:
             cut = Cut(data.crop, data.scale, data.altered)

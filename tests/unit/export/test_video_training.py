@@ -301,6 +301,16 @@ def test_the_function_is_chosen_inside_each_fold(tmp_path: Path, clips: Clips) -
         protocol.read_predictions(tmp_path, clips, [1], 2)
 
 
+def test_runs_on_train_alone_are_listed(tmp_path: Path, undisturbed: Recorded) -> None:
+    folder = tmp_path / folder_name("nonlocal-fight", {"model.pairwise": "gaussian"})
+    shutil.copytree(undisturbed.folder, folder)
+    lines = protocol.to_ship(tmp_path).splitlines()
+    summary = json.loads((folder / "summary.json").read_text())
+    assert len(lines) == 2, "only what is finished"
+    assert lines[1].startswith("gaussian ")
+    assert lines[1].endswith(f"at epoch {summary['kept_epoch']}; val {100 * summary['test_accuracy']:.1f}")
+
+
 def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:
     parts = read_queue("nonlocal-fight")
     folders = {part.folder for part in parts}
@@ -308,4 +318,5 @@ def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:
         for fold in range(5):
             for kind in (*PAIRWISE, "none"):
                 assert folder_name("nonlocal-fight", {"seed": seed, "data.fold": fold, "model.pairwise": kind}) in folders
+    assert all(folder_name("nonlocal-fight", {"model.pairwise": kind}) in folders for kind in (*PAIRWISE, "none"))
     assert all(part.hours <= 2 for part in parts)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 
 from attnserve_export.models.nonlocal_video import PAIRWISE
 from attnserve_export.recipe import RecipeError
@@ -94,6 +95,24 @@ def test_runs_on_train_alone_are_listed(tmp_path: Path) -> None:
     lines = protocol.to_ship(tmp_path).splitlines()
     assert len(lines) == 2, "only what is finished"
     assert " ".join(lines[1].split()) == "gaussian held-back loss 0.5000, accuracy 50.0 at epoch 2; val 75.0"
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder, message in ((tmp_path, "ATTNSERVE_DATA"), (data, "attnserve train --queue nonlocal-fight")):
+        with pytest.raises(typer.Exit):
+            protocol.main(folder, tmp_path)
+        assert message in capsys.readouterr().err
+
+
+def test_the_command_prints_the_comparison(tmp_path: Path, data: Path, clips: Clips, capsys: pytest.CaptureFixture[str]) -> None:
+    for fold in range(5):
+        for kind in (*PAIRWISE, "none"):
+            write_run(tmp_path, 4, fold, kind, 0.5, dict.fromkeys(clips.names, 1.0))
+    protocol.main(data, tmp_path, "4")
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("non-local ") and "50.0" in line for line in lines), "half of the clips are fights"
+    assert any(line.startswith("baseline ") and "100.0" in line for line in lines)
+    assert lines[-1] == "chosen in 5 folds: gaussian 5"
 
 
 def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:

@@ -117,15 +117,19 @@ def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips, fir
 
 
 def main(data: Path = Path("data"), runs: Path = Path("~/.cache/attnserve/train"), seeds: str = "1,2,3") -> None:
-    """Prints the comparison; accuracies are of all clips of train and val, in percent."""
+    """Print the comparison; accuracies are of all clips of train and val, in percent."""
     recipe = load_recipe(RECIPE)
     assert isinstance(recipe, VideoRecipe)
     numbers, parts = [int(seed) for seed in seeds.split(",")], recipe.data
-    train, val = read_clips(data, "train"), read_clips(data, "val")
-    clips = joined(train, val)
-    predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
-    baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
     typer.echo(to_ship(runs.expanduser()))
+    try:
+        train, val = read_clips(data, "train"), read_clips(data, "val")
+        clips = joined(train, val)
+        predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
+    except (RecipeError, FileNotFoundError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
+    baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
     typer.echo(table(predictions, baseline, clips, len(train)))
 
 

@@ -1,73 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a classifier of clips on made-up ones: folds, views, runs that are stopped, killed and go on, the comparison."""
+"""The training of a classifier of clips on made-up ones: folds, views, and runs that are stopped, killed and go on."""
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import tarfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from attnserve_export.models.nonlocal_video import PAIRWISE
 from attnserve_export.recipe import RecipeError, VideoRecipe, load_recipe
-from attnserve_export.training.queue import read_queue
 from attnserve_export.training.run import Stopped
-from attnserve_export.training.start import folder_name
-from attnserve_export.training.video import protocol
-from attnserve_export.training.video.baseline import baseline_margins, difference_statistics, logistic_regression
 from attnserve_export.training.video.data import Clips, grouped_folds, joined, read_clips, sample_frames
 from attnserve_export.training.video.features import FeatureCache, view_of
 from attnserve_export.training.video.trainer import VideoTrainer, outer_parts
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
-
-SMALL = {
-    "model.width": 8,
-    "model.bottleneck": 4,
-    "data.views": 3,
-    "data.inner_folds": 2,
-    "schedule.epochs": 3,
-    "schedule.batch": 4,
-    "schedule.checkpoint_seconds": 0.0,
-    "optimizer.warmup_epochs": 1,
-    "optimizer.peak_learning_rate": 0.01,
-}
-
-
-def strip(label: int, seed: int) -> bytes:
-    """A clip as one JPEG: a square that stands still, or that jumps about."""
-    rng = np.random.default_rng(seed)
-    pixels = np.full((32, 112, 112, 3), rng.integers(40, 200, 3), np.uint8)
-    places = rng.integers(8, 72, (32, 2)) if label else np.tile(rng.integers(8, 72, 2), (32, 1))
-    for frame, (top, left) in zip(pixels, places, strict=True):
-        frame[top : top + 32, left : left + 32] = 255
-    file = io.BytesIO()
-    Image.fromarray(pixels.reshape(-1, 112, 3)).save(file, "JPEG", quality=80)
-    return file.getvalue()
+from tests.unit.export.video_data import make_fight_video, recipe
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 clips of 6 sources to train on, 4 clips of 2 sources as val."""
-    root = tmp_path_factory.mktemp("data")
-    folder = root / "fight_video"
-    folder.mkdir()
-    for split, numbers in (("train", range(12)), ("val", range(12, 16))):
-        facts = {}
-        with tarfile.open(folder / f"{split}.tar", "w") as tar:
-            for number in numbers:
-                content, member = strip(number % 2, number), tarfile.TarInfo(f"clip-{number:02d}.jpg")
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-                facts[f"clip-{number:02d}"] = {"label": number % 2, "source": f"s{number // 2:02d}"}
-        (folder / f"{split}.json").write_text(json.dumps(facts), encoding="utf-8")
-    return root
+    return make_fight_video(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +35,6 @@ def clips(data: Path) -> Clips:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of all runs, which share the cached features."""
     return tmp_path_factory.mktemp("runs")
-
-
-def recipe(**changes: object) -> VideoRecipe:
-    found = load_recipe("nonlocal-fight", SMALL | {key.replace("__", "."): value for key, value in changes.items()})
-    assert isinstance(found, VideoRecipe)
-    return found
 
 
 class Recorded(VideoTrainer):
@@ -245,67 +195,3 @@ def test_sizes_that_the_model_refuses_are_named(
 ) -> None:
     with pytest.raises(RecipeError, match=message):
         VideoTrainer(recipe(**change), data, runs / "refused").run()
-
-
-def test_the_baseline_tells_motion_from_stillness(clips: Clips) -> None:
-    margins = baseline_margins(clips, 5, 2, 1)
-    assert ((margins > 0) == (clips.labels == 1)).all()
-    assert difference_statistics(clips.pixels[0]).shape == (12,)
-
-
-def test_logistic_regression_is_at_the_minimum_of_its_loss() -> None:
-    rng = np.random.default_rng(2)
-    x = rng.normal(size=(60, 3))
-    labels = (x[:, 0] + rng.normal(size=60) > 0).astype(np.int64)
-    plain = torch.from_numpy((x - x.mean(0)) / x.std(0))
-    weights = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-12, tolerance_change=1e-14)
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        margins = plain @ weights[:3] + weights[3]
-        target = torch.from_numpy(labels).double()
-        total = torch.nn.functional.binary_cross_entropy_with_logits(margins, target) + 0.05 * (weights[:3] ** 2).sum()
-        total.backward()
-        return total
-
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
-    expected = (plain @ weights[:3] + weights[3]).detach().numpy()
-    np.testing.assert_allclose(logistic_regression(x, labels, 0.1)(x), expected, atol=1e-5)
-
-
-def write_run(runs: Path, seed: int, fold: int, kind: str, held_back_loss: float, margins: dict[str, float]) -> None:
-    folder = runs / folder_name("nonlocal-fight", {"seed": seed, "data.fold": fold, "model.pairwise": kind})
-    folder.mkdir(parents=True)
-    content = {"held_back_loss": held_back_loss, "held_back_accuracy": 0.5, "margins": margins}
-    (folder / "predictions.json").write_text(json.dumps(content), encoding="utf-8")
-
-
-def test_the_function_is_chosen_inside_each_fold(tmp_path: Path, clips: Clips) -> None:
-    right = {name: 1.0 if label else -1.0 for name, label in zip(clips.names, clips.labels, strict=True)}
-    halves = {0: clips.names[:8], 1: clips.names[8:]}
-    best = {0: "gaussian", 1: "concatenation"}
-    for fold, names in halves.items():
-        for kind in (*PAIRWISE, "none"):
-            # What is chosen says the truth, all others the opposite of it.
-            sign = 1 if kind == best[fold] else -1
-            write_run(tmp_path, 1, fold, kind, 0.4 if kind == best[fold] else 0.5, {name: sign * right[name] for name in names})
-    found = protocol.read_predictions(tmp_path, clips, [1], 2)
-    assert found.chosen == ["gaussian", "concatenation"]
-    assert protocol.is_right(found.ours[0], clips).all()
-    assert not protocol.is_right(found.twins[0], clips).any()
-    text = protocol.table(found, found.twins, clips, 12)
-    assert "100.0 [100.0, 100.0]  of each seed 100.0  of val 100.0" in text and "+100.00 [+100.00, +100.00]" in text
-    (tmp_path / folder_name("nonlocal-fight", {"seed": 1, "data.fold": 1, "model.pairwise": "none"}) / "predictions.json").unlink()
-    with pytest.raises(RecipeError, match=r"pairwise=none.*attnserve train --queue"):
-        protocol.read_predictions(tmp_path, clips, [1], 2)
-
-
-def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:
-    parts = read_queue("nonlocal-fight")
-    folders = {part.folder for part in parts}
-    for seed in (1, 2, 3):
-        for fold in range(5):
-            for kind in (*PAIRWISE, "none"):
-                assert folder_name("nonlocal-fight", {"seed": seed, "data.fold": fold, "model.pairwise": kind}) in folders
-    assert all(part.hours <= 2 for part in parts)

@@ -7,6 +7,7 @@ depend on the recipe's seed.
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Callable
@@ -96,7 +97,7 @@ class FeatureCache:
         if not path.exists():
             self._say(f"computing features of {split}, view {view}")
             self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(".tmp.npy")
+            temporary = path.with_suffix(f".{os.getpid()}.npy")  # another run may compute the same
             np.save(temporary, self._computed(split, clips, view))
             temporary.replace(path)
         found: Features = np.load(path)

@@ -22,6 +22,7 @@ import typer
 from attnserve_export.models.nonlocal_video import PAIRWISE
 from attnserve_export.recipe import RecipeError, VideoRecipe, load_recipe
 from attnserve_export.training.intervals import Interval, paired_interval
+from attnserve_export.training.run import SUMMARY
 from attnserve_export.training.start import folder_name
 from attnserve_export.training.video.baseline import baseline_margins
 from attnserve_export.training.video.data import Clips, joined, read_clips
@@ -69,6 +70,21 @@ def _finished(runs: Path, seed: int, fold: int, pairwise: str) -> dict[str, Any]
     return content
 
 
+def to_ship(runs: Path) -> str:
+    """The runs that are trained on train alone, a line each; the function with the lowest held-back loss is the one to ship."""
+    lines = ["trained on train alone:"]
+    for kind in (*PAIRWISE, "none"):
+        path = runs / folder_name(RECIPE, {"model.pairwise": kind}) / SUMMARY
+        if path.exists():
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            kept = summary["log"][summary["kept_epoch"] - 1]
+            lines.append(
+                f"{kind:20s} held-back loss {kept['held_back_loss']:.4f}, accuracy {100 * kept['held_back_accuracy']:.1f} at epoch"
+                f" {kept['epoch']}; val {100 * summary['test_accuracy']:.1f}"
+            )
+    return "\n".join(lines)
+
+
 def is_right(margins: Array, clips: Clips) -> Array:
     """1 for each clip that is classed right, 0 for the others, (N)."""
     found: Array = np.equal(margins > 0, clips.labels == 1).astype(np.float64)
@@ -101,13 +117,18 @@ def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips, fir
 
 
 def main(data: Path = Path("data"), runs: Path = Path("~/.cache/attnserve/train"), seeds: str = "1,2,3") -> None:
-    """Prints the comparison; accuracies are of all clips of train and val, in percent."""
+    """Print the comparison; accuracies are of all clips of train and val, in percent."""
     recipe = load_recipe(RECIPE)
     assert isinstance(recipe, VideoRecipe)
     numbers, parts = [int(seed) for seed in seeds.split(",")], recipe.data
-    train, val = read_clips(data, "train"), read_clips(data, "val")
-    clips = joined(train, val)
-    predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
+    typer.echo(to_ship(runs.expanduser()))
+    try:
+        train, val = read_clips(data, "train"), read_clips(data, "val")
+        clips = joined(train, val)
+        predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
+    except (RecipeError, FileNotFoundError) as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from error
     baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
     typer.echo(table(predictions, baseline, clips, len(train)))
 

@@ -11,17 +11,18 @@ import torch
 from torch import Tensor, nn
 
 
-def trunk_session(trunk: nn.Module, example: Tensor) -> onnxruntime.InferenceSession:
+def trunk_session(trunk: nn.Module, example: Tensor, name: str = "image") -> onnxruntime.InferenceSession:
     """ONNX Runtime's form of a module, on one thread.
 
     Args:
-        trunk: from pixels, named ``image``, to a tensor or several.
-        example: of the pixels, at least two of them; the number of pictures, the first axis, may be another later.
+        trunk: from pixels to a tensor or several.
+        example: of the pixels. The first axis may have another size later if it has at least two here, and is fixed else.
+        name: of the pixels.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    dynamic = ({0: torch.export.Dim("batch", min=1, max=1024)},) if len(example) > 1 else None
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "trunk.onnx")
-        dynamic = ({0: torch.export.Dim("batch", min=1, max=1024)},)
-        torch.onnx.export(trunk.eval(), (example,), path, dynamo=True, dynamic_shapes=dynamic, input_names=["image"], verbose=False)
+        torch.onnx.export(trunk.eval(), (example,), path, dynamo=True, dynamic_shapes=dynamic, input_names=[name], verbose=False)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

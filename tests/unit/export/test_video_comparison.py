@@ -98,7 +98,7 @@ def test_runs_on_train_alone_are_listed(tmp_path: Path) -> None:
 
 
 def test_the_command_says_what_is_missing(tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for folder, message in ((tmp_path, "ATTNSERVE_DATA"), (data, "attnserve train --queue nonlocal-fight")):
+    for folder, message in ((tmp_path, "ATTNSERVE_DATA"), (data, "attnserve train --queue four-models")):
         with pytest.raises(typer.Exit):
             protocol.main(folder, tmp_path)
         assert message in capsys.readouterr().err
@@ -116,7 +116,7 @@ def test_the_command_prints_the_comparison(tmp_path: Path, data: Path, clips: Cl
 
 
 def test_the_queue_has_all_runs_that_the_comparison_reads() -> None:
-    parts = read_queue("nonlocal-fight")
+    parts = read_queue("four-models")
     folders = {part.folder for part in parts}
     for seed in (1, 2, 3):
         for fold in range(5):

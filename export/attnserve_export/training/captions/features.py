@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from attnserve_export.layers.efficientnet import IMAGE_SIZE, WIDTH
 from attnserve_export.models.show_attend_tell import NUM_CELLS, ShowAttendTell
 from attnserve_export.training.captions.data import read_pixels
+from attnserve_export.training.trunk_session import trunk_session
 from attnserve_export.training.views import altered
 
 Features = npt.NDArray[np.float16]
@@ -40,20 +40,6 @@ class _Trunk(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model.features(image)
-
-
-def trunk_session(model: ShowAttendTell) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's form of :meth:`ShowAttendTell.features`, on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    example = torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "trunk.onnx")
-        dynamic = ({0: torch.export.Dim("batch", min=1, max=1024)},)
-        torch.onnx.export(
-            _Trunk(model).eval(), (example,), path, dynamo=True, dynamic_shapes=dynamic, input_names=["image"], verbose=False
-        )
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
@@ -103,7 +89,7 @@ class FeatureCache:
 
     @functools.cached_property
     def _session(self) -> onnxruntime.InferenceSession:
-        return trunk_session(self._model)
+        return trunk_session(_Trunk(self._model), torch.zeros(2, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8))
 
     def _computed(self, split: str, count: int, view: int, progress: Progress) -> Features:
         task = progress.add_task(f"features of {split}, view {view}", total=count)

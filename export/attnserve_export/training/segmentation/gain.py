@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gain of Disentangled Non-local over plain Non-local and over no block: paired runs on the same cached features.
 
-``python -m attnserve_export.training.segmentation.gain --runs DIR`` prints the table, once the runs of the queue ``dnl-camvid``
-that have this recipe are done.
+``python -m attnserve_export.training.segmentation.gain --runs DIR`` prints the table, once the runs of this recipe in the
+queue ``four-models`` are done.
 """
 
 from __future__ import annotations

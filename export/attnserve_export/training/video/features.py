@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
@@ -22,6 +21,7 @@ from PIL import Image
 
 from attnserve_export.layers.efficientnet import imagenet_weights
 from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES, MotionTrunk, grid, trunk_weights
+from attnserve_export.training.trunk_session import trunk_session
 from attnserve_export.training.video.data import Clips, Pixels, sample_frames
 from attnserve_export.training.views import altered
 
@@ -56,17 +56,6 @@ def view_of(clip: Pixels, view: int, seed: str) -> Pixels:
     ]
     found = np.stack(frames[::-1] if is_reversed else frames)
     return np.ascontiguousarray(found[:, :, ::-1]) if is_mirrored else found
-
-
-def trunk_session(trunk: MotionTrunk) -> onnxruntime.InferenceSession:
-    """ONNX Runtime's form of the trunk for one clip, uint8 (1, 32, 112, 112, 3), on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    example = torch.zeros(1, FRAMES, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "trunk.onnx")
-        torch.onnx.export(trunk.eval(), (example,), path, dynamo=True, input_names=["clip"], verbose=False)
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def pretrained_trunk() -> MotionTrunk:
@@ -106,7 +95,9 @@ class FeatureCache:
         return found
 
     def _computed(self, split: str, clips: Clips, view: int) -> Features:
-        self._session = self._session or trunk_session(pretrained_trunk())
+        if self._session is None:
+            example = torch.zeros(1, FRAMES, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
+            self._session = trunk_session(pretrained_trunk(), example, "clip")
         found: list[npt.NDArray[np.float32]] = []
         for name, clip in zip(clips.names, clips.pixels, strict=True):
             pixels = view_of(clip, view, f"{split}/{name}")[None]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How good the Non-local classifier is, against its twin without the block and against the baseline.
 
-``python -m attnserve_export.training.video.protocol --data DIR --runs DIR`` reads the runs of the queue ``nonlocal-fight``: for
+``python -m attnserve_export.training.video.protocol --data DIR --runs DIR`` reads the runs of the queue ``four-models``: for
 each seed a cross-validation over train and val together, by source. In each fold the pairwise function is the one whose inner
 models have the lowest loss on the clips that they do not see. All seeds count, not the best.
 """
@@ -65,7 +65,7 @@ def read_predictions(runs: Path, clips: Clips, seeds: Sequence[int], folds: int)
 def _finished(runs: Path, seed: int, fold: int, pairwise: str) -> dict[str, Any]:
     path = runs / folder_name(RECIPE, {"seed": seed, "data.fold": fold, "model.pairwise": pairwise}) / PREDICTIONS
     if not path.exists():
-        raise RecipeError(f"{path} is not there: run `attnserve train --queue {RECIPE}` to its end first")
+        raise RecipeError(f"{path} is not there: run `attnserve train --queue four-models` to its end first")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnserve_loadtest.gpu.device import provider_problem
 from attnserve_loadtest.gpu.results import NO_DEVICE
-from attnserve_loadtest.gpu.running import Check, exit_code, run_checks
+from attnserve_loadtest.gpu.running import Check, end_on_sigterm, exit_code, run_checks
 from attnserve_loadtest.gpu.table import table
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -65,6 +65,7 @@ def main() -> int:
         for check in CHECKS
         if not arguments.only or check.name in (FIRST, *arguments.only)
     ]
+    end_on_sigterm()
     results = run_checks(checks, arguments.out.resolve(), settings, arguments.budget_seconds)
     print(*table(results), sep="\n")
     print(f"written to {arguments.out} and {arguments.out.with_suffix('.log').name}")

@@ -87,6 +87,7 @@ class Floor:
         if not self._is_cuda:
             return self._median_us(lambda: [body() for _ in range(count)])
         stream = torch.cuda.Stream()
+        torch.cuda.synchronize()  # what body reads was written on another stream
         with torch.cuda.stream(stream):
             for _ in range(3):
                 body()

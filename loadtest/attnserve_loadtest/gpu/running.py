@@ -45,6 +45,15 @@ class Check:
     is_optional: bool = False
 
 
+def end_on_sigterm() -> None:
+    """Makes SIGTERM (of ``timeout``, say) end this process in order: the check that runs is killed with it."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
+
+
 def run_checks(
     checks: Sequence[Check],
     report: Path,

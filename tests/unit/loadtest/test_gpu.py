@@ -76,6 +76,21 @@ def _has_ended(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def test_a_run_that_is_terminated_ends_the_check_that_runs(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    code = (
+        "from pathlib import Path; from attnserve_loadtest.gpu.running import Check, end_on_sigterm, run_checks; end_on_sigterm();"
+        f"run_checks([Check('hanging', '{gpu_children.MODULE}:hanging', 600)], Path({str(path)!r}), {SETTINGS!r}, 600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        while not (path.exists() and (found := load(path)) and found[0].figures):
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.terminate()
+        assert process.wait(30) == 128 + 15
+    assert _has_ended(found[0].figures["server"])
+
+
 def test_what_may_be_missing_is_skipped_when_it_fails(tmp_path: Path) -> None:
     results = run(tmp_path / "report.json", "exiting", "failing", is_optional=True)
     assert [result.status for result in results] == [SKIPPED, SKIPPED]

@@ -40,8 +40,8 @@ _MARGIN = 0.15
 _SEED = 0
 
 T = TypeVar("T")
-EngineKey = tuple[str, str, str, bool, int]
-"""Model, device, variant, captures, slots. Variants of two devices may have the same name."""
+EngineKey = tuple[Path, str, str, bool, int]
+"""Bundle, device, variant, captures, slots. Variants of two devices may have the same name."""
 
 
 @dataclass(slots=True)
@@ -91,12 +91,12 @@ class Context:
         return found
 
     def engine(self, path: Path, device: str, variant: str, *, captures: bool = True, slots: int = NUM_SLOTS) -> EngineLoop:
-        """A started engine; one for each model, device, variant, way to run and number of slots.
+        """A started engine; one for each bundle, device, variant, way to run and number of slots.
 
         It admits without a wait, so that which requests are encoded together, and with it which kernels run, does not depend on
         how fast the steps are.
         """
-        key = path.parent.name, device, variant, captures, slots
+        key = path, device, variant, captures, slots
         if key not in self.engines:
             bundle = load_bundle(path, device, variant)
             config = SchedulerConfig(slots, admit_wait_s=0.0)

@@ -62,9 +62,8 @@ def test_a_check_that_crashes_spoils_no_other(tmp_path: Path) -> None:
 
 
 def test_a_check_that_hangs_is_killed_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
-    began = time.monotonic()
     results = run(tmp_path / "report.json", "hanging", "passing", limit_s=8)
-    assert time.monotonic() - began < 60
+    assert 8 <= results[0].seconds < 25
     assert [result.status for result in results] == [FAILED, PASSED]
     assert results[0].error.endswith("it ran longer than its limit of 8 s and was killed")
     assert _has_ended(results[0].figures["server"])

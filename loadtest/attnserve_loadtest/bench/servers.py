@@ -33,12 +33,16 @@ def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
     """A server of one worker; yields its address.
 
     Raises:
-        ToolError: it does not start.
+        ToolError: it does not start; with the end of its log.
     """
     options = ("--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags)
     options += ("--queue-limit", "100000")  # the peer's queue has no bound
     with DemoServer(options) as server:
-        yield f"127.0.0.1:{server.wait_ready().grpc}"
+        try:
+            ports = server.wait_ready()
+        except ToolError as error:
+            raise ToolError(f"{error}\n{server.log_tail()}") from error
+        yield f"127.0.0.1:{ports.grpc}"
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ def invariance(context: Context, figures: dict[str, Any]) -> None:
         AssertionError: company changes the tokens of too many sentences.
     """
     problems = []
-    cases = [(path, variant, beam) for beam in (1, 4) for path, variant in context.cuda_variants()]
+    cases = [(path, variant, beam) for path, variant in context.cuda_variants() for beam in (1, 4)]
     for path, variant, beam in context.in_time(cases, figures, lambda case: _name(*case)):
         bundle, engine = load_bundle(path), context.engine(path, "cuda", variant)
         sources, options = sources_of(bundle, context.sentences[:NUM_ALONE]), options_for(bundle, beam, 40)

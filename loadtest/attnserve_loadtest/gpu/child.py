@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 import time
 import traceback
@@ -44,3 +45,6 @@ def run(job: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     run(json.loads(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # the result is written; after a fault the libraries' own clean-up may hang

@@ -94,12 +94,13 @@ class Context:
         """A started engine; one for each bundle, device, variant, way to run and number of slots.
 
         It admits without a wait, so that which requests are encoded together, and with it which kernels run, does not depend on
-        how fast the steps are.
+        how fast the steps are. Images are encoded one by one: for each new number of them cuDNN plans all convolutions anew, which
+        may take seconds.
         """
         key = path, device, variant, captures, slots
         if key not in self.engines:
             bundle = load_bundle(path, device, variant)
-            config = SchedulerConfig(slots, admit_wait_s=0.0)
+            config = SchedulerConfig(slots, admit_wait_s=0.0, max_encoded=1 if bundle.manifest.HasField("image") else 0)
             self.engines[key] = EngineLoop(bundle, config, self.clock, captures=captures)
             self.engines[key].start()
         return self.engines[key]

@@ -6,13 +6,15 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import grpc
 import pytest
 
+from attnserve_client.errors import ToolError
 from attnserve_loadtest.bench.report import Row, markdown
 from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
-from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop
+from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop, our_server
 
 
 def test_rounds_are_interleaved() -> None:
@@ -63,6 +65,11 @@ def address() -> Iterator[str]:
     server.start()
     yield f"127.0.0.1:{port}"
     server.stop(None).wait()
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="no bundle in"), our_server(tmp_path, "auto"):
+        pass
 
 
 def test_the_first_message_of_a_stream_is_timed_by_itself(address: str) -> None:

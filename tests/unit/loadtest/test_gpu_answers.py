@@ -25,7 +25,7 @@ from attnserve_server.execution import factory
 from attnserve_server.execution.host import HostMemory
 from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from tests.parity.driving import ALL_BUNDLES, DEFAULT_BUNDLE, SENTENCES
+from tests.parity.driving import ALL_BUNDLES, CAPTION_BUNDLE, DEFAULT_BUNDLE, SENTENCES
 from tests.standin.models import copy_with_cuda_graphs, with_wrong_weight
 
 MODELS = DEFAULT_BUNDLE.parents[1]
@@ -93,6 +93,7 @@ def test_engines_differ_by_device_and_by_the_way_they_run(monkeypatch: pytest.Mo
     assert len(set(map(id, engines))) == 4
     assert [engine.bundle.variant.device for engine in engines[:2]] == [manifest_pb2.DEVICE_CPU, manifest_pb2.DEVICE_CUDA]
     assert checked.engine(path, "cuda", "fp32") is engines[1]
+    assert [checked.engine(each, "cuda", "fp32").config.max_encoded for each in (path, CAPTION_BUNDLE)] == [0, 1]
 
 
 def groups(engine: EngineLoop) -> list[tuple[int, int]]:

@@ -147,7 +147,8 @@ def test_every_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, dict[str, Any
         for kind in kinds:
             assert any(name.startswith(model) and name.endswith(kind) for name in figures[check]), (check, kind)
     for entry in (each for name, each in figures[steps].items() if name.startswith(model)):
-        assert min(entry[name] for name in ("graph_ms", "plain_ms", "floor_ms", "bytes_ms", "over_floor")) > 0
+        assert min(entry["graph_ms"], entry["plain_ms"]) > 0
+        assert None not in (entry["floor_ms"], entry["bytes_ms"], entry["over_floor"])
         assert 25 < entry["kernels"] < 140
     moves = next(each for name, each in figures["moves"].items() if name.startswith(model))
     assert moves.keys() >= {"encode 1", "encode 64", "insert 8", "copy 16 rows", "move a request"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from attnserve_loadtest.gpu.context import Context, options_for, sources_of, translate
-from attnserve_loadtest.gpu.results import SUMMARY
+from attnserve_loadtest.gpu.results import note
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.request import Hypothesis
 
@@ -47,7 +47,7 @@ def parity(context: Context, figures: dict[str, Any], *, is_default: bool | None
         AssertionError: the best hypotheses of too few sentences are identical, or their scores are apart.
         Skip: no bundle has a CUDA variant.
     """
-    problems, lines = [], []
+    problems = list[str]()
     cases = [(path, variant, beam) for path, variant in context.cuda_variants(is_default=is_default) for beam in BEAM_SIZES]
     for path, variant, beam in context.in_time(cases, figures, lambda case: _name(*case)):
         bundle = load_bundle(path, "cpu", "fp32")
@@ -56,8 +56,8 @@ def parity(context: Context, figures: dict[str, Any], *, is_default: bool | None
         found = translate(context.engine(path, "cuda", variant), sources, options)
         name, agreement = _name(path, variant, beam), agreement_of(found, expected)
         figures[name] = agreement
-        lines.append(f"{name}: identical {agreement['identical']:.3f}, scores apart {agreement['scores_apart']:.1e}")
-        figures[SUMMARY] = lines
+        text = f"beam {beam} identical {agreement['identical']:.3f}, scores apart {agreement['scores_apart']:.1e}"
+        note(figures, f"{path.parent.name} {variant}", text)
         if is_apart(agreement, variant):
             problems.append(name)
     assert not context.looks_at_values or not problems, f"not as on the CPU: {', '.join(problems)}"
@@ -96,9 +96,9 @@ def graphs(context: Context, figures: dict[str, Any]) -> None:
         )
         name = _name(path, variant)
         figures[name] = {"identical": identical_bits(replayed, plain), "sentences": len(sources)}
+        note(figures, "a replay gives the bits of a plain run", f"{path.parent.name} {figures[name]['identical']:.3f}")
         if figures[name]["identical"] < 1.0:
             problems.append(name)
-    figures[SUMMARY] = ["replay = plain run: " + _shares(figures)]
     assert not context.looks_at_values or not problems, f"a replay gives another answer than a plain run: {', '.join(problems)}"
 
 
@@ -124,14 +124,10 @@ def invariance(context: Context, figures: dict[str, Any]) -> None:
             kind: {"bits": identical_bits(found, alone), "tokens": agreement_of(found, alone)["identical"]}
             for kind, found in company.items()
         }
+        least = min(each["bits"] for each in figures[name].values())
+        note(figures, "same bits alone and in company", f"{path.parent.name} beam {beam} {least:.3f}")
         if min(each["tokens"] for each in figures[name].values()) < LEAST_IDENTICAL[precision_of(variant)]:
             problems.append(name)
-    worst = [
-        f"{name} {min(each['bits'] for each in figures[name].values()):.3f}"
-        for name in (_name(*case) for case in cases)
-        if name in figures
-    ]
-    figures[SUMMARY] = [f"same bits alone and in company: {', '.join(worst)}"]
     assert not context.looks_at_values or not problems, f"company changes the answer: {', '.join(problems)}"
 
 
@@ -147,7 +143,3 @@ def precision_of(variant: str) -> str:
 
 def _name(path: Path, variant: str, beam: int = 0) -> str:
     return f"{path.parent.name} {variant}" + (f" beam {beam}" if beam else "")
-
-
-def _shares(figures: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {each['identical']:.3f}" for name, each in figures.items() if isinstance(each, dict))

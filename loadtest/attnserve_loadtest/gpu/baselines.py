@@ -11,7 +11,7 @@ from typing import Any
 
 from attnserve_loadtest.gpu import stepping
 from attnserve_loadtest.gpu.context import NUM_SLOTS, Context, sources_of, torch_device
-from attnserve_loadtest.gpu.results import SUMMARY, Skip
+from attnserve_loadtest.gpu.results import Skip, note
 from attnserve_server.bundle.loader import load_bundle
 
 ROWS = (1, 64)
@@ -43,7 +43,7 @@ def _torch(context: Context, figures: dict[str, Any], ways: Sequence[Any]) -> No
         raise Skip("PyTorch has no CUDA here")
     from attnserve_loadtest.gpu.torch_step import TorchStep
 
-    runner, lines = stepping.started(load_bundle(path, "cuda"), NUM_SLOTS, captures=True), list[str]()
+    runner = stepping.started(load_bundle(path, "cuda"), NUM_SLOTS, captures=True)
     for rows in context.in_time(ROWS, figures, lambda rows: f"{rows} rows"):
         ours = stepping.step_s(runner, stepping.workload(rows, 1))
         entry: dict[str, Any] = {"ours_ms": round(1e3 * ours, 4)}
@@ -53,8 +53,7 @@ def _torch(context: Context, figures: dict[str, Any], ways: Sequence[Any]) -> No
             seconds = TorchStep(path, rows, way, device=device).seconds(stepping.REPETITIONS if device == "cuda" else 3)
             entry |= {f"{way}_ms": round(1e3 * seconds, 4), f"{way}_over_ours": round(seconds / ours, 3)}
             figures[f"{rows} rows"] = entry
-        lines.append(f"{rows} rows: " + ", ".join(f"{name} {value}" for name, value in entry.items()))
-        figures[SUMMARY] = lines
+        note(figures, f"{rows} rows", ", ".join(f"{name} {value}" for name, value in entry.items()))
 
 
 def ctranslate2(context: Context, figures: dict[str, Any]) -> None:
@@ -86,7 +85,7 @@ def ctranslate2(context: Context, figures: dict[str, Any]) -> None:
             results = translator.translate_batch(texts, beam_size=beam, max_batch_size=BATCH)
             tokens = sum(len(each.hypotheses[0]) + 1 for each in results)
             figures[f"beam {beam}"] = round(tokens / (time.perf_counter() - began))
-    figures[SUMMARY] = [f"tokens/s, {compute_type} on {device}: greedy {figures['beam 1']}, beam 4 {figures['beam 4']}"]
+    note(figures, f"{compute_type} on {device}", f"tokens/s greedy {figures['beam 1']}, beam 4 {figures['beam 4']}")
 
 
 def _default_bundle(context: Context) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 
 from attnserve_loadtest.gpu.context import Context, torch_device
-from attnserve_loadtest.gpu.results import SUMMARY, NoDevice, Skip
+from attnserve_loadtest.gpu.results import NoDevice, Skip, note
 
 
 def provider_problem() -> str:
@@ -37,7 +37,6 @@ def environment(_context: Context, figures: dict[str, Any]) -> None:
         raise NoDevice(f"no CUDA device can be used: {str(error).splitlines()[0]}") from error
     assert value.device_name() == "cuda"
     assert value.numpy().tolist() == [0, 1, 2, 3]
-    figures[SUMMARY] = [f"onnxruntime {onnxruntime.__version__}"]
 
 
 def floor(context: Context, figures: dict[str, Any]) -> None:
@@ -49,8 +48,7 @@ def floor(context: Context, figures: dict[str, Any]) -> None:
 
     found = Floor(device).measure()
     figures |= found
-    figures[SUMMARY] = [
-        f"{found.get('gpu', device)}, torch {found['torch']}: us a graph node {found['us_a_node_64_rows']} (64 rows), "
-        f"{found['us_a_node_1024_rows']} (1024); copy up {found['up_2k_us']}, down {found['down_2k_us']}, "
-        f"a row {found['row_copy_us']} us; {found['copy_bytes_per_second'] / 1e12:.2f} TB/s"
-    ]
+    nodes = f"us a graph node {found['us_a_node_64_rows']} (64 rows), {found['us_a_node_1024_rows']} (1024)"
+    copies = f"copy up {found['up_2k_us']}, down {found['down_2k_us']}, a row {found['row_copy_us']} us"
+    name = f"{found.get('gpu', device)}, torch {found['torch']}"
+    note(figures, name, f"{nodes}, {copies}, {found['copy_bytes_per_second'] / 1e12:.2f} TB/s")

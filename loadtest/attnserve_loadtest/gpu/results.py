@@ -21,6 +21,8 @@ CUT = "not measured"
 SUMMARY = "summary"
 """The figure that holds the check's lines of the closing table."""
 
+_REASON_COLUMNS = 150
+
 
 class Skip(Exception):
     """A check that cannot be made here; the text says why."""
@@ -41,6 +43,11 @@ class Result:
     error: str = ""
 
 
+def reason(result: Result) -> str:
+    """The last line of the error, shortened, after a colon; empty without one."""
+    return f": {result.error.splitlines()[-1][:_REASON_COLUMNS]}" if result.error else ""
+
+
 def load(report: Path, without: str = "") -> list[Result]:
     """The results that a report holds, but for that of the check ``without``.
 
@@ -58,6 +65,16 @@ def save(report: Path, results: Sequence[Result]) -> None:
     text = json.dumps([asdict(result) for result in results], indent=1, default=str)
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(report)
+
+
+def note(figures: dict[str, Any], group: str, text: str) -> None:
+    """Adds to the check's lines of the closing table: to the last line where it is of this group, or as a new one."""
+    lines, start = list(figures.get(SUMMARY, [])), f"{group}: "
+    if lines and lines[-1].startswith(start):
+        lines[-1] += f"; {text}"
+    else:
+        lines.append(start + text)
+    figures[SUMMARY] = lines
 
 
 class Figures(dict[str, Any]):

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attnserve_loadtest.gpu.results import FAILED, NO_DEVICE, PASSED, RUNNING, SKIPPED, Result, load, save
+from attnserve_loadtest.gpu.results import FAILED, NO_DEVICE, PASSED, RUNNING, SKIPPED, Result, load, reason, save
 
 LEAST_S = 3.0
 """With less time than this left, a check is not started."""
@@ -75,23 +75,22 @@ def run_checks(
     Returns:
         A result for each check, in their order.
     """
-    began, reason = clock(), ""
+    began, missing = clock(), ""
     save(report, [])
     report.with_suffix(".log").write_bytes(b"")
     for check in checks:
         print(f"{check.name} ...", flush=True)
         started = clock()
         left = budget_s - (started - began)
-        if reason or left < LEAST_S:
-            result = Result(check.name, SKIPPED, error=reason or f"the budget of {budget_s:g} s is spent")
+        if missing or left < LEAST_S:
+            result = Result(check.name, SKIPPED, error=missing or f"the budget of {budget_s:g} s is spent")
         else:
             result = _run(check, report, settings, min(check.limit_s, left))
         result.seconds = round(clock() - started, 2)
         if result.status == NO_DEVICE:
-            reason = "there is no device"
+            missing = "there is no device"
         save(report, [*load(report, without=check.name), result])
-        why = f": {result.error.splitlines()[-1]}" if result.error else ""
-        print(f"  {result.status} after {result.seconds:.1f} s{why}", flush=True)
+        print(f"  {result.status} after {result.seconds:.1f} s{reason(result)}", flush=True)
     return load(report)
 
 

@@ -18,7 +18,7 @@ import sentencepiece
 from attnserve.v1 import translation_pb2
 from attnserve_loadtest.gpu.answers import LEAST_IDENTICAL
 from attnserve_loadtest.gpu.context import NUM_SLOTS, Context, sources_of, translate
-from attnserve_loadtest.gpu.results import SUMMARY, Skip
+from attnserve_loadtest.gpu.results import Skip, note
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.request import DecodeOptions
 
@@ -76,7 +76,6 @@ def _load(context: Context, figures: dict[str, Any], address: str) -> None:
     from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop
 
     cases = [(clients, method) for clients in CLIENTS for method in (UNARY, STREAM)]
-    lines = list[str]()
     for clients, method in context.in_time(cases, figures, lambda case: f"{case[0]} clients"):
         texts = context.sentences[: max(1, len(context.sentences) // 2)] if clients == 1 else context.sentences * 5
         before = cpu_seconds()
@@ -94,11 +93,8 @@ def _load(context: Context, figures: dict[str, Any], address: str) -> None:
         name = f"{clients} clients, {method.rpartition('/')[2]}"
         figures[name] = entry
         first = f", TTFT {entry['ttft_p50_ms']}/{entry['ttft_p99_ms']}" if load.first_messages else ""
-        lines.append(
-            f"{name}: {entry['requests_a_second']} requests/s, {entry['tokens_a_second']} tokens/s, "
-            f"p50/p99 {entry['p50_ms']}/{entry['p99_ms']}{first} ms"
-        )
-        figures[SUMMARY] = lines
+        text = f"{entry['requests_a_second']} requests/s, {entry['tokens_a_second']} tokens/s"
+        note(figures, f"{clients} clients", f"{text}, p50/p99 {entry['p50_ms']}/{entry['p99_ms']}{first} ms")
 
 
 def _num_tokens(answers: list[bytes], is_streamed: bool) -> int:

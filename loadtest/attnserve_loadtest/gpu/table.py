@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from attnserve_loadtest.gpu.results import SUMMARY, Result
+from attnserve_loadtest.gpu.results import SUMMARY, Result, reason
 
-MOST_LINES, MOST_COLUMNS = 40, 200
+MOST_LINES, MOST_COLUMNS = 40, 240
 
 
 def table(results: Sequence[Result]) -> list[str]:
@@ -26,5 +26,4 @@ def table(results: Sequence[Result]) -> list[str]:
 
 
 def _head(result: Result) -> str:
-    why = f": {result.error.splitlines()[-1]}" if result.error else ""
-    return f"{result.name:<14} {result.status:<8} {result.seconds:6.1f} s{why}"
+    return f"{result.name:<14} {result.status:<9} {result.seconds:6.1f} s{reason(result)}"

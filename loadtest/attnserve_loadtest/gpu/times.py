@@ -6,13 +6,13 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from attnserve_loadtest.gpu import stepping
 from attnserve_loadtest.gpu.context import DEFAULT_MODEL, NUM_SLOTS, Context, options_for, sources_of, translate
-from attnserve_loadtest.gpu.results import SUMMARY
+from attnserve_loadtest.gpu.results import note
 from attnserve_loadtest.gpu.stepping import median_s, started, step_s, workload
 from attnserve_server.bundle.loader import Bundle, load_bundle
 from attnserve_server.execution.factory import make_runner
@@ -41,49 +41,45 @@ def steps_others(context: Context, figures: dict[str, Any]) -> None:
 
 def _steps(context: Context, figures: dict[str, Any], *, is_default: bool, slot_counts: tuple[int, ...]) -> None:
     """Time of a greedy and of a beam step, replayed and plain, beside its floor and the time of its bytes."""
-    floor, lines = context.earlier("floor"), list[str]()
+    floor = context.earlier("floor")
     cases = [(path, variant, slots) for slots in slot_counts for path, variant in context.cuda_variants(is_default=is_default)]
     for path, variant, slots in context.in_time(cases, figures, lambda case: f"{case[0].parent.name}, {case[2]} slots"):
         bundle = load_bundle(path, "cuda", variant)
         runners = {captures: started(bundle, slots, captures=captures) for captures in (True, False)}
         for beam in (1, BEAM):
             for rows in ROWS.get((slots, beam), (slots,)):
-                inputs = workload(rows, beam)
-                kernels = stepping.num_kernels(bundle.folder / runners[True].choose(inputs).declared.graph.file)
-                entry: dict[str, Any] = {
-                    "graph_ms": 1e3 * step_s(runners[True], inputs),
-                    "plain_ms": 1e3 * step_s(runners[False], inputs),
-                    "kernels": kernels,
-                    "floor_ms": stepping.floor_ms(kernels, rows, floor),
-                    "bytes_ms": stepping.bytes_ms(stepping.step_bytes(bundle, rows), floor),
-                }
-                if entry["floor_ms"]:
-                    entry["over_floor"] = entry["graph_ms"] / entry["floor_ms"]
-                name = f"{path.parent.name} {variant}, {slots} slots, beam {beam}, {rows} rows"
-                figures[name] = entry = _rounded(entry)
+                entry = _step_entry(runners, rows, beam, floor)
+                figures[f"{path.parent.name} {variant}, {slots} slots, beam {beam}, {rows} rows"] = entry
                 if rows == slots:
-                    lines.append(_step_line(name, entry))
-                    figures[SUMMARY] = lines
+                    text = f"beam {beam} graph {entry['graph_ms']} ms, plain {entry['plain_ms']}, floor {entry['floor_ms']}"
+                    text += f" ({entry['kernels']} kernels), bytes {entry['bytes_ms']}"
+                    note(figures, f"{path.parent.name}, {slots} rows", text)
 
 
-def _step_line(name: str, entry: dict[str, Any]) -> str:
-    return (
-        f"{name}: graph {entry['graph_ms']} ms, plain {entry['plain_ms']}, floor {entry['floor_ms']} "
-        f"({entry['kernels']} kernels), bytes {entry['bytes_ms']}"
-    )
+def _step_entry(runners: Mapping[bool, IterativeRunner], rows: int, beam: int, floor: Mapping[str, Any]) -> dict[str, Any]:
+    """A step by the runner that replays (True) and by the one that does not (False), and its floor."""
+    bundle, inputs = runners[True].bundle, workload(rows, beam)
+    kernels = stepping.num_kernels(bundle.folder / runners[True].choose(inputs).declared.graph.file)
+    entry: dict[str, Any] = {
+        "graph_ms": 1e3 * step_s(runners[True], inputs),
+        "plain_ms": 1e3 * step_s(runners[False], inputs),
+        "kernels": kernels,
+        "floor_ms": stepping.floor_ms(kernels, rows, floor),
+        "bytes_ms": stepping.bytes_ms(stepping.step_bytes(bundle, rows), floor),
+    }
+    entry["over_floor"] = entry["graph_ms"] / entry["floor_ms"] if entry["floor_ms"] else None
+    return _rounded(entry)
 
 
 def moves(context: Context, figures: dict[str, Any]) -> None:
     """What is done between steps, in milliseconds: encoding, inserting new requests, copying rows, moving requests."""
-    lines = list[str]()
     for path, variant in context.in_time(context.cuda_variants(), figures, lambda case: case[0].parent.name):
         bundle = load_bundle(path, "cuda", variant)
         sources = sources_of(bundle, (context.sentences * GROUPS[-1])[: GROUPS[-1]])
         entry = _move_times(started(bundle, NUM_SLOTS, captures=True), sources)
         figures[f"{path.parent.name} {variant}"] = _rounded(entry)
         shown = (f"{name} {value:.3f}" for name, value in entry.items() if "first" not in name)
-        lines.append(f"{path.parent.name}: {', '.join(shown)} ms")
-        figures[SUMMARY] = lines
+        note(figures, path.parent.name, f"{', '.join(shown)} ms")
 
 
 def _move_times(runner: IterativeRunner, sources: Sequence[Source]) -> dict[str, float]:
@@ -108,7 +104,6 @@ def _move_times(runner: IterativeRunner, sources: Sequence[Source]) -> dict[str,
 
 def captures(context: Context, figures: dict[str, Any]) -> None:
     """What a start costs: seconds with captures and without, bytes a captured graph; and the chosen attention kernels."""
-    lines = list[str]()
     for path, variant in context.in_time(context.cuda_variants(), figures, lambda case: case[0].parent.name):
         bundle = load_bundle(path, "cuda", variant)
         plain_s, plain_bytes = _start(bundle, captures=False)
@@ -123,11 +118,9 @@ def captures(context: Context, figures: dict[str, Any]) -> None:
             "attention_kernels": stepping.attention_kernels(bundle),
         }
         figures[f"{path.parent.name} {variant}"] = entry = _rounded(entry)
-        lines.append(
-            f"{path.parent.name}: start {entry['start_s']} s (plain {entry['start_plain_s']}), {count} graphs of "
-            f"{entry['bytes_a_graph'] / 1024:.0f} KiB; attention kernels {entry['attention_kernels'] or 'not named'}"
-        )
-        figures[SUMMARY] = lines
+        size = f"{count} graphs of {entry['bytes_a_graph'] / 1024:.0f} KiB"
+        text = f"start {entry['start_s']} s (plain {entry['start_plain_s']}), {size}"
+        note(figures, path.parent.name, f"{text}, attention kernels {entry['attention_kernels'] or 'not named'}")
 
 
 def _start(bundle: Bundle, *, captures: bool) -> tuple[float, int]:
@@ -149,9 +142,10 @@ def throughput(context: Context, figures: dict[str, Any]) -> None:
     cases += [(*each, slots, BEAM, True) for each in default for slots in SLOTS]
     cases += [(*each, NUM_SLOTS, beam, True) for each in others for beam in (1, BEAM)]
     for case in context.in_time(cases, figures, lambda case: _case_name(*case)):
-        figures[_case_name(*case)] = _tokens_a_second(context, *case)
-        speeds = [f"{name}: {each['tokens_a_second']}" for name, each in figures.items() if isinstance(each, dict)]
-        figures[SUMMARY] = ["tokens/s: " + "; ".join(speeds[start : start + 3]) for start in range(0, len(speeds), 3)]
+        path, _, slots, beam, captures = case
+        figures[_case_name(*case)] = found = _tokens_a_second(context, *case)
+        how = f"{slots} slots beam {beam}{'' if captures else ' plain'}"
+        note(figures, f"{path.parent.name}, tokens/s", f"{how} {found['tokens_a_second']}")
 
 
 def _tokens_a_second(context: Context, path: Path, variant: str, slots: int, beam: int, captures: bool) -> dict[str, Any]:

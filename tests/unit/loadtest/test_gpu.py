@@ -26,6 +26,7 @@ from attnserve_loadtest.gpu.results import (
     Figures,
     Result,
     load,
+    note,
     save,
 )
 from attnserve_loadtest.gpu.running import Check, exit_code, run_checks
@@ -162,6 +163,13 @@ def test_the_closing_table_has_forty_lines_at_most_and_every_check() -> None:
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == names
     assert any("AssertionError: not as on the CPU" in line for line in lines)
     assert all(any(line.startswith(f"    {name} ") for line in lines) for name in names)
+
+
+def test_notes_of_one_group_share_a_line() -> None:
+    figures: dict[str, Any] = {}
+    for group, text in (("64 rows", "greedy 1"), ("64 rows", "beam 2"), ("256 rows", "greedy 3")):
+        note(figures, group, text)
+    assert figures[SUMMARY] == ["64 rows: greedy 1; beam 2", "256 rows: greedy 3"]
 
 
 def test_all_limits_together_are_seven_minutes_and_what_may_fail_comes_last() -> None:

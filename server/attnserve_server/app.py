@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -23,7 +22,7 @@ from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, 
 from attnserve_server.engine.pool import WorkerPool
 from attnserve_server.engine.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
-from attnserve_server.execution.session import resolve_device
+from attnserve_server.execution.session import onnxruntime_version, resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
@@ -53,7 +52,7 @@ class App:
         registry = ModelRegistry(self._load_models(device), self._defaults())
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
-        metrics.build_info(__version__, _onnxruntime_version())
+        metrics.build_info(__version__, onnxruntime_version())
         self.board = HealthBoard([model.id for model in registry.all()])
         self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
         front_config = FrontConfig(
@@ -158,10 +157,3 @@ class App:
 def _auto_workers(device: str) -> int:
     """On a GPU one; on CPUs as many as this process may use."""
     return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))
-
-
-def _onnxruntime_version() -> str:
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(name)
-    return "none"

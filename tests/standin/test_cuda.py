@@ -2,7 +2,8 @@
 """The CUDA path on a machine without a GPU: the real onnxruntime-gpu over stand-in CUDA libraries.
 
 onnxruntime-gpu cannot stand beside onnxruntime, so it has an environment of its own, made once in ``.standin`` at the root of the
-repository, and each check is a process. What the checks show is what ONNX Runtime asks of CUDA: no number is looked at.
+repository, and each check is a process. All other packages are found in the environment of the tests. What the checks show is what
+ONNX Runtime asks of CUDA: no number is looked at.
 """
 
 from __future__ import annotations
@@ -12,17 +13,28 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from attnserve_loadtest.gpu.__main__ import CHECKS
+from attnserve_loadtest.gpu.context import DEFAULT_MODEL
+from attnserve_loadtest.gpu.results import SUMMARY
+from attnserve_loadtest.gpu.table import MOST_LINES
+from attnserve_server.bundle.loader import find_bundles
 from tests.standin.build import SOURCE, build
+from tests.standin.models import copy_with_cuda_graphs, without_cudnn
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).resolve().parents[2]
+MODELS = ROOT / "deploy" / "models"
+MODEL_IDS = [bundle.parent.name for bundle in find_bundles(MODELS)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 CACHE = ROOT / ".standin"
-PACKAGES = ["onnxruntime-gpu==1.31.1", "numpy>=2.0", "protobuf>=6.30", "msgspec>=0.19", "sentencepiece>=0.2.3"]
+PACKAGES = ["onnxruntime-gpu==1.31.1"]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +57,8 @@ def _install(venv: Path) -> None:
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(venv)], check=True)
     pip = [str(venv / "bin" / "pip"), "install", "--quiet", "--disable-pip-version-check", "--no-input"]
     subprocess.run([*pip, *PACKAGES], check=True)
+    site = next(venv.glob("lib/python3*/site-packages"))
+    (site / "tests_environment.pth").write_text(sysconfig.get_paths()["purelib"] + "\n")
 
 
 @pytest.mark.parametrize("check", ["placement", "steps", "feeds", "state"])
@@ -65,34 +79,101 @@ def test_cuda(environment: tuple[Path, Path], check: str) -> None:
     assert result.stdout.rstrip().endswith("ok"), result.stdout
 
 
-def test_gpu_check(environment: tuple[Path, Path], tmp_path: Path) -> None:
-    """All of ``make gpu-check`` that needs nothing but ONNX Runtime, with values that nobody looks at."""
-    python, libraries = environment
-    models, report = tmp_path / "models", tmp_path / "report.json"
-    models.mkdir()
-    (models / "transformer-en-de").symlink_to(ROOT / "deploy" / "models" / "transformer-en-de")
-    paths = os.pathsep.join(str(ROOT / each) for each in ("protos", "export", "server", "clients/python", "loadtest"))
-    command = [python, "-m", "attnserve_loadtest.gpu", "--without-values", "--models", models, "--sentences", "12", "--out", report]
-    result = subprocess.run(
-        command,
-        env={**os.environ, "LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + report.read_text()
-    found = {each["name"]: each for each in json.loads(report.read_text())}
-    statuses = {name: each["status"] for name, each in found.items()}
-    assert statuses == {
-        "environment": "passed",
-        "parity": "passed",
-        "graphs": "passed",
-        "steps": "passed",
-        "pytorch": "skipped",
-        "throughput": "passed",
-        "served": "skipped",
-    }, report.read_text()
-    steps = found["steps"]["figures"]["transformer-en-de fp16"]
-    assert all(steps[f"{rows} rows"]["graph_ms"] > 0 for rows in (1, 2, 4, 8, 16, 32, 64))
+@dataclass(frozen=True, slots=True)
+class StandIns:
+    """Runs ``make gpu-check`` over the stand-ins."""
+
+    python: Path
+    libraries: Path
+    models: Path
+
+    def check(self, report: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, dict[str, Any]]]:
+        """The process that has ended, and the results by name."""
+        paths = os.pathsep.join(str(ROOT / each) for each in ("protos", "export", "server", "clients/python", "loadtest"))
+        command = [self.python, "-m", "attnserve_loadtest.gpu", "--models", self.models, "--out", report, "--sentences", "12"]
+        result = subprocess.run(
+            [*command, "--limits-times", "15", "--budget-seconds", "1500", *arguments],
+            env={**os.environ, "LD_LIBRARY_PATH": str(self.libraries), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=1700,
+            check=False,
+        )
+        return result, {each["name"]: each for each in json.loads(report.read_text())}
+
+
+@pytest.fixture(scope="module")
+def stand_ins(environment: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> StandIns:
+    """All bundles; encoders that need cuDNN are graphs of the same interface in their CUDA variants."""
+    models = tmp_path_factory.mktemp("models")
+    for bundle in find_bundles(MODELS):
+        copy_with_cuda_graphs(bundle, models, without_cudnn)
+    (models / "defaults.toml").write_bytes((MODELS / "defaults.toml").read_bytes())
+    return StandIns(*environment, models)
+
+
+@pytest.fixture(scope="module")
+def rehearsal(stand_ins: StandIns, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[str, Any]], Path]:
+    """The output, the results and the folder of one run of everything, with values that are not looked at."""
+    folder = tmp_path_factory.mktemp("gpu")
+    process, results = stand_ins.check(folder / "report.json", "--without-values")
+    assert process.returncode == 0, process.stdout + (folder / "report.log").read_text()[-5000:]
+    return process.stdout, results, folder
+
+
+def test_every_check_of_gpu_check_runs_to_its_end(rehearsal: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
+    """PyTorch and CTranslate2 run on the CPU; all else is what a GPU would be asked."""
+    output, results, folder = rehearsal
+    assert {name: each["status"] for name, each in results.items()} == {check.name: "passed" for check in CHECKS}, output
+    assert sorted(each.name for each in folder.iterdir()) == ["report.json", "report.log"]
+    closing = output.rpartition(" s\nenvironment")[2].splitlines()
+    assert len(closing) <= MOST_LINES + 1, output
+
+
+@pytest.mark.parametrize("model", MODEL_IDS)
+def test_every_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, dict[str, Any]], Path], model: str) -> None:
+    figures = {name: each["figures"] for name, each in rehearsal[1].items()}
+    steps, parity = ("steps", "parity") if model == DEFAULT_MODEL else ("steps-others", "parity-others")
+    for check, kinds in {
+        parity: ["beam 1", "beam 5"],
+        "graphs": [""],
+        "invariance": ["beam 1", "beam 4"],
+        "moves": [""],
+        "captures": [""],
+        steps: ["64 slots, beam 1, 64 rows", "64 slots, beam 4, 64 rows"],
+        "throughput": ["64 slots, beam 1", "64 slots, beam 4"],
+    }.items():
+        for kind in kinds:
+            assert any(name.startswith(model) and name.endswith(kind) for name in figures[check]), (check, kind)
+    for entry in (each for name, each in figures[steps].items() if name.startswith(model)):
+        assert min(entry["graph_ms"], entry["plain_ms"]) > 0
+        assert None not in (entry["floor_ms"], entry["bytes_ms"], entry["over_floor"])
+        assert 25 < entry["kernels"] < 140
+    moves = next(each for name, each in figures["moves"].items() if name.startswith(model))
+    assert moves.keys() >= {"encode 1", "encode 64", "insert 8", "copy 16 rows", "move a request"}
+
+
+def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
+    figures = {name: each["figures"] for name, each in rehearsal[1].items()}
+    for slots in (64, 256, 1024):
+        for beam in (1, 4):
+            assert f"{DEFAULT_MODEL} fp16, {slots} slots, beam {beam}, {slots} rows" in figures["steps"]
+            assert figures["throughput"][f"{DEFAULT_MODEL} fp16, {slots} slots, beam {beam}"]["tokens_a_second"] > 0
+    for clients in (1, 32, 256):
+        unary, stream = (figures["served"][f"{clients} clients, {method}"] for method in ("Translate", "TranslateStream"))
+        assert unary.keys() | {"ttft_p50_ms", "ttft_p99_ms"} == stream.keys()
+        assert 0 < stream["ttft_p50_ms"] <= stream["p50_ms"]
+        assert unary.keys() >= {"requests_a_second", "tokens_a_second", "p99_ms", "cpu_ms_a_request_front"}
+    assert figures["captures"][f"{DEFAULT_MODEL} fp16"]["attention_kernels"] == {"GroupQueryAttention FLASH_ATTENTION": 8}
+    assert [figures[name].keys() for name in ("torch", "compiled")] == [{"1 rows", "64 rows", SUMMARY}] * 2
+    assert figures["floor"]["device"] == "cpu"
+
+
+def test_parity_with_values_fails_for_every_bundle(stand_ins: StandIns, tmp_path: Path) -> None:
+    """Kernels that compute nothing give other answers than the CPU: a check that compared the CPU with itself would pass."""
+    process, results = stand_ins.check(tmp_path / "report.json", "--only", "parity", "--only", "parity-others")
+    assert process.returncode == 1, process.stdout
+    assert [results[name]["status"] for name in ("parity", "parity-others")] == ["failed", "failed"]
+    for model in MODEL_IDS:
+        assert f"{model} fp" in "".join(results[name]["error"] for name in ("parity", "parity-others")), process.stdout

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,16 @@ def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
     """A server of one worker; yields its address.
 
     Raises:
-        ToolError: it does not start.
+        ToolError: it does not start; with the end of its log.
     """
     options = ("--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags)
     options += ("--queue-limit", "100000")  # the peer's queue has no bound
     with DemoServer(options) as server:
-        yield f"127.0.0.1:{server.wait_ready().grpc}"
+        try:
+            ports = server.wait_ready()
+        except ToolError as error:
+            raise ToolError(f"{error}\n{server.log_tail()}") from error
+        yield f"127.0.0.1:{ports.grpc}"
 
 
 @contextlib.contextmanager
@@ -64,15 +68,31 @@ def peer_server(folder: Path, converted: Path, variant: str, window_ms: float, b
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run gave: latencies in seconds, and the time from the first arrival to the last answer."""
+    """What a run gave.
+
+    Attributes:
+        latencies: of each request, in seconds.
+        seconds: from the first arrival to the last answer.
+        first_messages: of a closed loop of streams: seconds from each request to its first message, in the order of ``latencies``.
+        answers: of a closed loop: the last message of each request, as it came.
+    """
 
     latencies: list[float]
     seconds: float
+    first_messages: list[float] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
         """Seconds that this share of the requests took at most."""
-        ordered = sorted(self.latencies)
-        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+        return _percentile(self.latencies, share)
+
+    def first_percentile(self, share: float) -> float:
+        """Seconds after which this share of the streams had their first message."""
+        return _percentile(self.first_messages, share)
+
+
+def _percentile(values: Sequence[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 def open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed: int) -> Load:
@@ -123,24 +143,27 @@ def closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -
 
 
 async def _closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
-    waiting, latencies = iter(_payloads(texts, method)), list[float]()
+    waiting, latencies, first_messages, answers = iter(_payloads(texts, method)), list[float](), list[float](), list[bytes]()
     async with grpc.aio.insecure_channel(address) as channel:
         unary: Any = channel.unary_unary(UNARY)
         stream: Any = channel.unary_stream(STREAM)
 
         async def client() -> None:
             for payload in waiting:
-                began = time.perf_counter()
+                began, answer = time.perf_counter(), b""
                 if method == UNARY:
-                    await unary(payload)
+                    answer = await unary(payload)
                 else:
-                    async for _ in stream(payload):
-                        pass
+                    async for message in stream(payload):
+                        if not answer:
+                            first_messages.append(time.perf_counter() - began)
+                        answer = message
                 latencies.append(time.perf_counter() - began)
+                answers.append(answer)
 
         began = time.perf_counter()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return Load(latencies, time.perf_counter() - began)
+        return Load(latencies, time.perf_counter() - began, first_messages, answers)
 
 
 def _quietly(load: Coroutine[Any, Any, Load]) -> Load:

@@ -1,23 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m attnserve_loadtest.gpu``, or ``make gpu-check``: everything that only a GPU can show, as one JSON report.
 
-Exit code 0 if all checks passed or were skipped, 1 if one failed, 2 if there is no GPU.
+Exit code 0 if all checks passed or were skipped, 1 if one failed or was cut short, 2 if there is no GPU.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
-import re
 import sys
 from pathlib import Path
-from typing import Any
 
-from attnserve_loadtest.gpu import checks
-from attnserve_loadtest.gpu.running import exit_code, run_checks
+from attnserve_loadtest.gpu.device import provider_problem
+from attnserve_loadtest.gpu.results import NO_DEVICE
+from attnserve_loadtest.gpu.running import Check, end_on_sigterm, exit_code, run_checks
+from attnserve_loadtest.gpu.table import table
 
 ROOT = Path(__file__).resolve().parents[3]
-CHECKS = (checks.environment, checks.parity, checks.graphs, checks.steps, checks.pytorch, checks.throughput, checks.served)
+FIRST = "environment"
+"""It is always run: it says whether there is a device, and the next processes find the libraries in memory."""
+PACKAGE = "attnserve_loadtest.gpu"
+CHECKS = (
+    Check(FIRST, f"{PACKAGE}.device:environment", 15),
+    Check("floor", f"{PACKAGE}.device:floor", 15),
+    Check("steps", f"{PACKAGE}.times:steps_default", 40),
+    Check("parity", f"{PACKAGE}.answers:parity_default", 20),
+    Check("served", f"{PACKAGE}.served:served", 60),
+    Check("graphs", f"{PACKAGE}.answers:graphs", 20),
+    Check("invariance", f"{PACKAGE}.answers:invariance", 15),
+    Check("moves", f"{PACKAGE}.times:moves", 15),
+    Check("throughput", f"{PACKAGE}.times:throughput", 20),
+    Check("parity-others", f"{PACKAGE}.answers:parity_others", 55),
+    Check("steps-others", f"{PACKAGE}.times:steps_others", 20),
+    Check("captures", f"{PACKAGE}.times:captures", 15),
+    Check("torch", f"{PACKAGE}.baselines:torch_steps", 20),
+    Check("ctranslate2", f"{PACKAGE}.baselines:ctranslate2", 30, is_optional=True),
+    Check("compiled", f"{PACKAGE}.baselines:compiled", 60, is_optional=True),
+)
+"""What tells most comes first; the limits add up to the 420 s that all of it may take."""
 
 
 def main() -> int:
@@ -25,28 +44,35 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Check and measure the CUDA path on this machine's GPU.")
     parser.add_argument("--models", type=Path, default=ROOT / "deploy" / "models", help="model repository")
     parser.add_argument("--sentences", type=int, default=200, help="how many of the golden sentences are translated")
-    parser.add_argument("--budget-seconds", type=float, default=600.0, help="no check is begun after this")
-    parser.add_argument("--out", type=Path, default=None, help="the report; loadtest/results/gpu-NAME.json by default")
-    parser.add_argument("--only", action="append", default=[], choices=[check.__name__ for check in CHECKS], help="may be repeated")
+    parser.add_argument("--budget-seconds", type=float, default=sum(check.limit_s for check in CHECKS), help="for all checks")
+    parser.add_argument("--out", type=Path, default=ROOT / "loadtest" / "results" / "gpu.json", help="the report")
+    names = [check.name for check in CHECKS]
+    parser.add_argument("--only", action="append", default=[], choices=names, metavar="CHECK", help=f"one of {', '.join(names)}")
+    parser.add_argument("--limits-times", type=float, default=1.0, help="multiplies the time limit of each check")
     parser.add_argument("--without-values", action="store_true", help="for stand-in libraries: run everything, compare nothing")
     arguments = parser.parse_args()
-    problem = checks.device_problem()
-    if problem:
+    if problem := provider_problem():
         print(f"no GPU: {problem}", file=sys.stderr)
         return 2
     lines = (ROOT / "tests" / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
-    context = checks.Context(arguments.models, lines[: arguments.sentences], looks_at_values=not arguments.without_values)
-    wanted = [check for check in CHECKS if not arguments.only or check.__name__ in arguments.only]
-    chosen = {check.__name__: functools.partial(check, context) for check in wanted}
-    path = arguments.out or ROOT / "loadtest" / "results" / f"gpu-{_name()}.json"
-    results = run_checks(chosen, path, arguments.budget_seconds)
-    print(f"written to {path}")
+    settings = {
+        "models": str(arguments.models.resolve()),
+        "sentences": lines[: arguments.sentences],
+        "looks_at_values": not arguments.without_values,
+    }
+    checks = [
+        Check(check.name, check.target, check.limit_s * arguments.limits_times, check.is_optional)
+        for check in CHECKS
+        if not arguments.only or check.name in (FIRST, *arguments.only)
+    ]
+    end_on_sigterm()
+    results = run_checks(checks, arguments.out.resolve(), settings, arguments.budget_seconds)
+    print(*table(results), sep="\n")
+    print(f"written to {arguments.out} and {arguments.out.with_suffix('.log').name}")
+    missing = next((result.error for result in results if result.status == NO_DEVICE), "")
+    if missing:
+        print(f"no GPU: {missing}", file=sys.stderr)
     return exit_code(results)
-
-
-def _name() -> str:
-    torch: Any = checks._torch()
-    return re.sub(r"[^a-z0-9]+", "-", torch.cuda.get_device_name(0).lower()).strip("-") if torch is not None else "unnamed"
 
 
 if __name__ == "__main__":

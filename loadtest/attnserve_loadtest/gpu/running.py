@@ -1,86 +1,145 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs checks one after the other: what one finds is written before the next begins, and a failure stops nothing."""
+"""Runs each check in a process of its own, under its own time limit.
+
+A CUDA fault makes every later CUDA call of its process fail, and a launch or a compiler may hang. So a check that crashes or hangs
+ends its own process, and the next check starts in a new one. The child writes its figures into the report as it measures them
+(``child.py``): what was measured before a crash stays.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import sys
 import time
-import traceback
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+from attnserve_loadtest.gpu.results import FAILED, NO_DEVICE, PASSED, RUNNING, SKIPPED, Result, load, reason, save
+
+LEAST_S = 3.0
+"""With less time than this left, a check is not started."""
+_REAP_S = 10.0
+_TAIL_LINES = 12
 
 
-class Skip(Exception):
-    """A check that cannot be made here; the text says why."""
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A check that :func:`run_checks` starts.
 
-
-@dataclass(slots=True)
-class Result:
-    """What became of a check; ``figures`` is what it measured, whether or not it passed."""
+    Attributes:
+        name: in the report and on the command line.
+        target: ``module:function``; the function takes a :class:`~attnserve_loadtest.gpu.context.Context` and its figures.
+        limit_s: the process is killed after so many seconds.
+        is_optional: what it needs may be missing, so a failure counts as skipped.
+    """
 
     name: str
-    status: str
-    seconds: float
-    figures: dict[str, Any] = field(default_factory=dict)
-    error: str = ""
+    target: str
+    limit_s: float
+    is_optional: bool = False
 
 
-Check = Callable[[dict[str, Any]], None]
-"""Fills in its figures as it goes; raises AssertionError where they are not as they must be."""
+def end_on_sigterm() -> None:
+    """Makes SIGTERM (of ``timeout``, say) end this process in order: the check that runs is killed with it."""
+
+    def end(number: int, _frame: object) -> None:
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def run_checks(
-    checks: Mapping[str, Check], path: Path, budget_s: float, clock: Callable[[], float] = time.monotonic
+    checks: Sequence[Check],
+    report: Path,
+    settings: Mapping[str, Any],
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
 ) -> list[Result]:
-    """Runs all checks that the budget has time for.
+    """Runs all checks that the budget has time for, one after the other.
+
+    The limit of a check is cut to what is left of the budget. After a check that finds no device, no further check is started.
 
     Args:
-        checks: by name, in their order.
-        path: a JSON file that is rewritten after each of them.
-        budget_s: no check is begun after so many seconds.
+        checks: in their order.
+        report: the JSON file; replaced. The output of all processes goes into the file beside it with the suffix ``.log``.
+        settings: arguments of :class:`~attnserve_loadtest.gpu.context.Context`; passed to each child as JSON.
+        budget_s: seconds for all checks together.
         clock: monotonic.
+
+    Returns:
+        A result for each check, in their order.
     """
-    began, results = clock(), list[Result]()
-    for name, check in checks.items():
-        started, figures = clock(), dict[str, Any]()
-        result = Result(name, PASSED, 0.0, figures)
-        print(f"{name} ...", flush=True)
-        if started - began > budget_s:
-            result.status, result.error = SKIPPED, f"the budget of {budget_s:g} s is spent"
+    began, missing = clock(), ""
+    save(report, [])
+    report.with_suffix(".log").write_bytes(b"")
+    for check in checks:
+        print(f"{check.name} ...", flush=True)
+        started = clock()
+        left = budget_s - (started - began)
+        if missing or left < LEAST_S:
+            result = Result(check.name, SKIPPED, error=missing or f"the budget of {budget_s:g} s is spent")
         else:
-            _run(check, result)
+            result = _run(check, report, settings, min(check.limit_s, left))
         result.seconds = round(clock() - started, 2)
-        results.append(result)
-        why = f": {result.error.splitlines()[-1]}" if result.error else ""
-        print(f"  {result.status} after {result.seconds:.1f} s{why}", flush=True)
-        save(path, results)
-    return results
+        if result.status == NO_DEVICE:
+            missing = "there is no device"
+        save(report, [*load(report, without=check.name), result])
+        print(f"  {result.status} after {result.seconds:.1f} s{reason(result)}", flush=True)
+    return load(report)
 
 
-def _run(check: Check, result: Result) -> None:
-    try:
-        check(result.figures)
-    except Skip as skip:
-        result.status, result.error = SKIPPED, str(skip)
-    except Exception:  # noqa: BLE001  whatever it is, the next check may tell more
-        result.status, result.error = FAILED, traceback.format_exc(limit=8)
+def _run(check: Check, report: Path, settings: Mapping[str, Any], limit_s: float) -> Result:
+    """Starts the child, waits for at most ``limit_s``, and reads its result."""
+    job = {"name": check.name, "target": check.target, "report": str(report), "limit_s": limit_s, "settings": dict(settings)}
+    command = [sys.executable, "-m", "attnserve_loadtest.gpu.child", json.dumps(job)]
+    with report.with_suffix(".log").open("ab") as log:
+        log.write(f"--- {check.name}\n".encode())
+        log.flush()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            problem = _end_of(process.wait(limit_s))
+        except subprocess.TimeoutExpired:
+            problem = f"it ran longer than its limit of {limit_s:g} s and was killed"
+        finally:
+            _kill_group(process)
+    result = next((each for each in load(report) if each.name == check.name), Result(check.name, RUNNING))
+    if result.status == RUNNING:
+        tail = "\n".join(_log_of(check.name, report)[-_TAIL_LINES:])
+        result.status, result.error = FAILED, f"{tail}\n{problem or 'its process wrote no result'}".strip()
+    if result.status == FAILED and check.is_optional:
+        result.status = SKIPPED
+    return result
 
 
-def save(path: Path, results: list[Result]) -> None:
-    """Writes the report."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps([asdict(result) for result in results], indent=1, default=str) + "\n", encoding="utf-8")
+def _end_of(code: int) -> str:
+    """How a process ended; empty if it ended by itself without an error."""
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return f"its process ended with exit code {code}" if code else ""
 
 
-def exit_code(results: list[Result]) -> int:
-    """1 where a check has failed, else 0."""
-    return int(any(result.status == FAILED for result in results))
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    """Kills the child and what it has started (a server, its workers); a process that does not die is left behind."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_REAP_S)
 
 
-def floor_s(num_bytes: float, bandwidth: float) -> float:
-    """The least that reading so many bytes can take, in seconds, at so many bytes a second."""
-    return num_bytes / bandwidth
+def _log_of(name: str, report: Path) -> list[str]:
+    """What the processes of a check have printed."""
+    text = report.with_suffix(".log").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(f"--- {name}\n")[2].splitlines()
+
+
+def exit_code(results: Sequence[Result]) -> int:
+    """0 if every check passed or was skipped, 2 if there is no device, else 1."""
+    if any(result.status == NO_DEVICE for result in results):
+        return 2
+    return int(any(result.status not in (PASSED, SKIPPED) for result in results))

@@ -74,6 +74,11 @@ def cuda_options(*, captures: bool) -> dict[str, str]:
     return {"enable_cuda_graph": "1" if captures else "0", "sdpa_kernel": "3", "use_tf32": "0"}
 
 
+def onnxruntime_version() -> str:
+    """The version that runs: of several installed distributions, the one that Python has found."""
+    return str(onnxruntime.__version__)
+
+
 def resolve_device(device: str) -> str:
     """What "auto" is: "cuda" where this ONNX Runtime can really use one, else "cpu"."""
     if device != "auto":

@@ -1,10 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ratios of interleaved rounds, and bars that can be missed."""
+"""Ratios of interleaved rounds, bars that can be missed, and what a client of a closed loop measures."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+
+from attnserve_client.errors import ToolError
 from attnserve_loadtest.bench.report import Row, markdown
 from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
+from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop, our_server
 
 
 def test_rounds_are_interleaved() -> None:
@@ -27,3 +37,50 @@ def test_bars() -> None:
     rows += [Row("latency", each, 1.2, 1.5, is_at_most=True, detail="") for each in (low, high)]
     assert [row.is_reached for row in rows] == [False, True, True, False]
     assert "| speed | **0.90** | 0.80-1.00 | ≥ 1.2 |" in markdown(rows)
+
+
+PAUSE_S = 0.2
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """A server that answers at once, or with a message at once and a last one after a pause."""
+
+    def stream(_request: bytes, _context: grpc.ServicerContext) -> Iterator[bytes]:
+        yield b"first"
+        time.sleep(PAUSE_S)
+        yield b"last"
+
+    methods = {
+        UNARY: grpc.unary_unary_rpc_method_handler(lambda request, _context: b"answer"),
+        STREAM: grpc.unary_stream_rpc_method_handler(stream),
+    }
+
+    class Handler(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            return methods.get(handler_call_details.method)
+
+    server = grpc.server(ThreadPoolExecutor(4), handlers=[Handler()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}"
+    server.stop(None).wait()
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    with pytest.raises(ToolError, match="no bundle in"), our_server(tmp_path, "auto"):
+        pass
+
+
+def test_the_first_message_of_a_stream_is_timed_by_itself(address: str) -> None:
+    load = closed_loop(address, ["a"] * 4, STREAM, 2)
+    assert load.answers == [b"last"] * 4
+    assert len(load.first_messages) == len(load.latencies) == 4
+    assert all(whole - first > 0.9 * PAUSE_S for first, whole in zip(load.first_messages, load.latencies, strict=True))
+    assert load.first_percentile(0.5) == sorted(load.first_messages)[2]
+
+
+def test_a_whole_answer_has_no_first_message(address: str) -> None:
+    load = closed_loop(address, ["a"] * 3, UNARY, 1)
+    assert (load.first_messages, load.answers) == ([], [b"answer"] * 3)
+    assert load.percentile(0.99) == max(load.latencies)

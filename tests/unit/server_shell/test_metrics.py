@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import time
 
+import onnxruntime
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from attnserve_server import app
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
 from attnserve_server.stats import EngineStats, RequestStats, StepStats
@@ -208,3 +211,10 @@ def test_reports_are_cheap(metrics: Metrics) -> None:
 def test_exposition_can_be_rendered(metrics: Metrics, registry: CollectorRegistry) -> None:
     touch_everything(metrics)
     assert b'attnserve_build_info{onnxruntime="1.31.1"' in generate_latest(registry)
+
+
+def test_the_onnxruntime_that_runs_is_named_and_not_another_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions "onnxruntime" and "onnxruntime-gpu" may both be there, with different versions."""
+    monkeypatch.setattr(onnxruntime, "__version__", "1.31.1")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "1.30.0")
+    assert app.onnxruntime_version() == "1.31.1"

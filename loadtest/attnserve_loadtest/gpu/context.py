@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the checks share: the bundles, the sources, started engines, and the figures of earlier checks.
+
+What is compared is what a worker runs: the engine loop. All access to the server's execution and engine is here and in
+``stepping.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import sentencepiece
+
+from attnserve.v1 import manifest_pb2
+from attnserve_loadtest.gpu.results import CUT, Skip, load
+from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
+from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.request import (
+    DecodeOptions,
+    Hypothesis,
+    ImageSource,
+    RequestFailed,
+    RequestFinished,
+    SequenceRequest,
+    Source,
+    Terms,
+)
+from attnserve_server.scheduling.scheduler import SchedulerConfig
+
+NUM_SLOTS = 64
+DEFAULT_MODEL = "transformer-en-de"
+"""Its checks come first, and it is the one that PyTorch and CTranslate2 are compared with."""
+_MARGIN = 0.15
+"""Share of a check's limit that must be left for another item to be started."""
+_SEED = 0
+
+T = TypeVar("T")
+EngineKey = tuple[Path, str, str, bool, int]
+"""Bundle, device, variant, captures, slots. Variants of two devices may have the same name."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What the checks share.
+
+    Attributes:
+        models: the model repository.
+        sentences: what is translated.
+        report: the JSON file of all results.
+        looks_at_values: False over stand-in libraries, whose kernels compute nothing.
+        deadline: by the monotonic clock, when this check's process is killed.
+        clock: of the engines; monotonic.
+    """
+
+    models: Path
+    sentences: list[str]
+    report: Path
+    looks_at_values: bool = True
+    deadline: float = float("inf")
+    clock: Callable[[], float] = time.monotonic
+    engines: dict[EngineKey, EngineLoop] = field(default_factory=dict)
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.models, self.report = Path(self.models), Path(self.report)
+
+    def bundles(self) -> list[tuple[Path, list[str]]]:
+        """Each bundle with its CUDA variants, the default model's first."""
+        found = []
+        for path in sorted(find_bundles(self.models), key=lambda path: (path.parent.name != DEFAULT_MODEL, path)):
+            manifest = load_bundle(path).manifest
+            found.append((path, [each.name for each in manifest.variants if each.device == manifest_pb2.DEVICE_CUDA]))
+        return found
+
+    def cuda_variants(self, *, is_default: bool | None = None) -> list[tuple[Path, str]]:
+        """Bundle and CUDA variant: of the default model, of all others, or (None) of all.
+
+        Raises:
+            Skip: there are none.
+        """
+        found = [(path, variant) for path, variants in self.bundles() for variant in variants]
+        if is_default is not None:
+            found = [each for each in found if (each[0].parent.name == DEFAULT_MODEL) == is_default]
+        if not found:
+            raise Skip(f"no such bundle with a CUDA variant in {self.models}")
+        return found
+
+    def engine(self, path: Path, device: str, variant: str, *, captures: bool = True, slots: int = NUM_SLOTS) -> EngineLoop:
+        """A started engine; one for each bundle, device, variant, way to run and number of slots.
+
+        It admits without a wait, so that which requests are encoded together, and with it which kernels run, does not depend on
+        how fast the steps are. Images are encoded one by one: for each new number of them cuDNN plans all convolutions anew, which
+        may take seconds.
+        """
+        key = path, device, variant, captures, slots
+        if key not in self.engines:
+            bundle = load_bundle(path, device, variant)
+            config = SchedulerConfig(slots, admit_wait_s=0.0, max_encoded=1 if bundle.manifest.HasField("image") else 0)
+            self.engines[key] = EngineLoop(bundle, config, self.clock, captures=captures)
+            self.engines[key].start()
+        return self.engines[key]
+
+    def in_time(self, items: Iterable[T], figures: dict[str, Any], label: Callable[[T], str] = str) -> Iterator[T]:
+        """The items for which time is left; the labels of the others are noted in ``figures[CUT]``."""
+        limit = self.deadline - self._began
+        cut = list[str]()
+        for item in items:
+            if limit < float("inf") and self.deadline - time.monotonic() < _MARGIN * limit:
+                cut.append(label(item))
+            else:
+                yield item
+        if cut:
+            figures[CUT] = [*figures.get(CUT, []), *cut]
+
+    def earlier(self, check: str) -> dict[str, Any]:
+        """The figures of a check that was run before; empty if it was not."""
+        return next((result.figures for result in load(self.report) if result.name == check), {})
+
+
+def options_for(bundle: Bundle, beam_size: int, max_tokens: int = 128) -> DecodeOptions:
+    """Options within the model's limits, as the front sets them: the engine does not check."""
+    return DecodeOptions(beam_size=beam_size, max_tokens=min(max_tokens, bundle.manifest.limits.max_target_tokens))
+
+
+def sources_of(bundle: Bundle, sentences: Sequence[str]) -> list[Source]:
+    """The sentences as the model reads them; for a model that reads images, as many images of smooth noise."""
+    vocabulary, shape = bundle.manifest.vocabulary, bundle.manifest.image
+    if bundle.manifest.HasField("image"):
+        rng, times = np.random.default_rng(_SEED), (shape.height // 7, shape.width // 7)
+        images = (np.kron(rng.integers(0, 256, (7, 7, 3), np.uint8), np.ones((*times, 1), np.uint8)) for _ in sentences)
+        return [ImageSource(image.tobytes(), shape.grid_height * shape.grid_width) for image in images]
+    processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(vocabulary.sentencepiece_file))
+    return [[*processor.encode(text), vocabulary.end_id] for text in sentences]
+
+
+def translate(
+    engine: EngineLoop, sources: Sequence[Source], options: DecodeOptions | Sequence[DecodeOptions], joining: int = 0
+) -> list[Hypothesis]:
+    """The best hypothesis of each source.
+
+    Args:
+        engine: without work.
+        sources: what is asked.
+        options: of all, or in turn.
+        joining: so many sources come before each step; 0 for all at once.
+
+    Raises:
+        AssertionError: the engine failed a request.
+    """
+    several = [options] if isinstance(options, DecodeOptions) else options
+    waiting = [SequenceRequest.of(index, each, several[index % len(several)], Terms()) for index, each in enumerate(sources)]
+    answers: dict[int, Hypothesis] = {}
+    while waiting or engine.has_work:
+        count = joining or len(waiting)
+        for request in waiting[:count]:
+            engine.submit(request)
+        del waiting[:count]
+        for event in engine.step():
+            if isinstance(event, RequestFailed):
+                raise AssertionError(f"{event.reason}: {event.message}")
+            if isinstance(event, RequestFinished):
+                answers[event.request_id] = event.hypotheses[0]
+    return [answers[index] for index in range(len(sources))]
+
+
+def torch_device() -> str:
+    """Returns "cuda" where PyTorch can use it, else "cpu".
+
+    Raises:
+        Skip: there is no PyTorch.
+    """
+    try:
+        import torch
+    except ImportError as error:
+        raise Skip("PyTorch is not installed") from error
+    return "cuda" if torch.cuda.is_available() else "cpu"

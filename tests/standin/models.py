@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies of bundles whose CUDA variants have other graphs: for rehearsals, and with wrong weights. The CPU variants stay."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf import json_format
+from onnx import TensorProto, helper, numpy_helper
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import load_bundle
+from attnserve_server.execution.memory import Sizes
+
+Change = Callable[[Path, manifest_pb2.Graph], onnx.ModelProto | None]
+"""Takes a bundle's folder and a declared graph; returns what stands in its place, or None to keep it."""
+NEEDS_CUDNN = frozenset({"GRU", "LSTM", "Conv", "ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool"})
+"""Operators of our encoders that the CUDA provider gives to cuDNN, which the stand-ins do not have."""
+_TYPES = {
+    manifest_pb2.DATA_TYPE_FLOAT32: TensorProto.FLOAT,
+    manifest_pb2.DATA_TYPE_FLOAT16: TensorProto.FLOAT16,
+    manifest_pb2.DATA_TYPE_INT32: TensorProto.INT32,
+    manifest_pb2.DATA_TYPE_INT64: TensorProto.INT64,
+    manifest_pb2.DATA_TYPE_UINT8: TensorProto.UINT8,
+}
+
+
+def copy_with_cuda_graphs(bundle: Path, models: Path, change: Change) -> Path:
+    """Copies a bundle to ``models/<id>/<version>`` and changes the graphs of its CUDA variants, which become files of their own."""
+    folder = models / bundle.parent.name / bundle.name
+    shutil.copytree(bundle, folder)
+    manifest = json_format.Parse((folder / "manifest.json").read_text(), manifest_pb2.Manifest())
+    for variant in manifest.variants:
+        if variant.device == manifest_pb2.DEVICE_CUDA:
+            for graph in (variant.encode, *(step.graph for step in variant.steps)):
+                if (changed := change(folder, graph)) is not None:
+                    graph.file = f"changed_{graph.file}"
+                    onnx.save(changed, folder / graph.file)
+                    content = (folder / graph.file).read_bytes()
+                    manifest.files.add(name=graph.file, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    (folder / "manifest.json").write_text(json_format.MessageToJson(manifest, preserving_proto_field_name=True))
+    return folder
+
+
+def without_cudnn(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | None:
+    """In place of a graph that needs cuDNN one of the same inputs and outputs: it broadcasts a constant to their shapes."""
+    model = onnx.load(folder / graph.file, load_external_data=False)
+    if not NEEDS_CUDNN & {node.op_type for node in model.graph.node}:
+        return None
+    sizes = Sizes(load_bundle(folder, "cuda"))
+    nodes = [helper.make_node("Shape", [graph.inputs[-1].name], ["count"], start=0, end=1)]
+    constants, outputs = [], []
+    for tensor in graph.outputs:
+        name, shape, dtype = tensor.name, sizes.shape(tensor), _TYPES[tensor.dtype]
+        constants.append(helper.make_tensor(f"{name}.inner", TensorProto.INT64, [len(shape)], shape))
+        constants.append(helper.make_tensor(f"{name}.value", dtype, [1], [0.5]))
+        nodes.append(helper.make_node("Concat", ["count", f"{name}.inner"], [f"{name}.shape"], axis=0))
+        nodes.append(helper.make_node("Expand", [f"{name}.value", f"{name}.shape"], [name]))
+        outputs.append(helper.make_tensor_value_info(name, dtype, ["request", *shape]))
+    inputs = [
+        helper.make_tensor_value_info(
+            tensor.name, _TYPES[tensor.dtype], [int(axis) if axis.isdigit() else axis for axis in tensor.axes]
+        )
+        for tensor in graph.inputs
+    ]
+    made = helper.make_model(
+        helper.make_graph(nodes, "encode", inputs, outputs, constants), opset_imports=[helper.make_opsetid("", 21)]
+    )
+    made.ir_version = 10
+    return made
+
+
+def with_wrong_weight(name: str) -> Change:
+    """In every graph that has it, the sign of the named weight is wrong."""
+
+    def change(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | None:
+        model = onnx.load(folder / graph.file, load_external_data=False)
+        found = next((each for each in model.graph.initializer if each.name == name), None)
+        if found is None:
+            return None
+        wrong = -numpy_helper.to_array(found, base_dir=str(folder))
+        assert np.any(wrong)
+        found.CopyFrom(numpy_helper.from_array(wrong, name))
+        return model
+
+    return change

@@ -18,19 +18,19 @@ from attnserve_server import __version__
 from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
-from attnserve_server.engine.front import Front, FrontConfig
-from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
-from attnserve_server.engine.pool import WorkerPool
-from attnserve_server.engine.workers import WorkersConfig
+from attnserve_server.engine.front.front import Front, FrontConfig
+from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.execution.session import resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.tasks.images import ImageLimits
-from attnserve_server.transport.health import HealthBoard
 from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.transport.rpc.health import HealthBoard
+from attnserve_server.transport.rpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, translation_pb2
+from attnserve_server.dataplane.offload import Offload
+from attnserve_server.dataplane.tokenizing import Tokenizing
 from attnserve_server.errors import ServiceError
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
 from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.offload import Offload
-from attnserve_server.transport.rpc import Call
-from attnserve_server.transport.servicers.captions import CaptionServicer
-from attnserve_server.transport.servicers.translation import TranslationServicer
-from attnserve_server.transport.tokenizing import Tokenizing
+from attnserve_server.transport.rpc.calls import Call
+from attnserve_server.transport.rpc.v1.caption import CaptionServicer
+from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.e2e.captioning import PHOTOS
 from tests.unit.server_shell.fakes import Front, Model, Recorder, Translator
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished, SequenceRequest
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 

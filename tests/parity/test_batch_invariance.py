@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceRequest
 from tests.parity.driving import (

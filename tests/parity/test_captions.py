@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 
 from attnserve_export.training.captions.search import caption_tokens
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceRequest, Terms
 from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.images import ImageLimits

@@ -43,7 +43,7 @@ from msgspec.structs import replace
 
 from attnserve_export.models.transformer import Transformer
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of, save_ctranslate2, translator
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, RequestFinished, Sampling, SequenceRequest
 from tests.parity.draws import p_value
 from tests.parity.driving import run

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, RequestFinished, Sampling, SequenceRequest
 from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run
 from tests.reference.answer import reference_answer

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from attnserve_server.decoding import candidates, search
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Sampling, SequenceRequest
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.draws import p_value

@@ -15,7 +15,7 @@ import onnxruntime
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.errors import ExecutionFailed
 from attnserve_server.execution.cuda import CudaMemory, row_buckets
 from attnserve_server.execution.device_state import DeviceState

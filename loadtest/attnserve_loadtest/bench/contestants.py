@@ -16,7 +16,7 @@ import sentencepiece
 
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, RequestFailed, RequestFinished, SequenceRequest
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 

@@ -20,7 +20,7 @@ import sentencepiece
 from attnserve.v1 import manifest_pb2
 from attnserve_loadtest.gpu.running import Skip, floor_s
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.cuda import row_buckets
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.execution.runner import IterativeRunner, StepInputs

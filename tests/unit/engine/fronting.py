@@ -9,10 +9,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from attnserve_server.engine.front import Front, FrontConfig
-from attnserve_server.engine.messages import Cancel, FromWorker, Progress, Ready, Submit, ToWorker
-from attnserve_server.engine.ticket import Ticket
-from attnserve_server.engine.workers import WorkersConfig
+from attnserve_server.engine.front.front import Front, FrontConfig
+from attnserve_server.engine.front.ticket import Ticket
+from attnserve_server.engine.front.workers import WorkersConfig
+from attnserve_server.engine.link.messages import Cancel, FromWorker, Progress, Ready, Submit, ToWorker
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,

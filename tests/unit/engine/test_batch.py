@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnserve_server.engine.batch import RunningBatch
-from attnserve_server.engine.sequence import Decoding
+from attnserve_server.engine.worker.iterative.batch import RunningBatch
+from attnserve_server.engine.worker.iterative.sequence import Decoding
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
 from tests.reference.answer import reference_answer
 from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention

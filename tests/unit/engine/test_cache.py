@@ -9,7 +9,7 @@ import time
 import pytest
 
 from attnserve_server import errors
-from attnserve_server.engine.cache import ENTRY_BYTES, ResponseCache
+from attnserve_server.engine.front.sharing import ENTRY_BYTES, ResponseCache
 from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, Sampling
 from tests.unit.engine.fronting import Bench, failed, produced
 

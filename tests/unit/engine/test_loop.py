@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnserve_server.engine import loop
+from attnserve_server.engine.worker.iterative import loop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import (
     AttentionDetail,

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
 
 

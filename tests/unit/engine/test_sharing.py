@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from attnserve_server.engine.worker import Worker
-from attnserve_server.scheduling.sharing import TimeSharing
+from attnserve_server.engine.worker.worker import Worker
+from attnserve_server.scheduling.time_slices import TimeSharing
 from tests.unit.engine.fakes import Clock
 
 

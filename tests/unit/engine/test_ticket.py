@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from attnserve_server.engine.ticket import Ticket, joined
+from attnserve_server.engine.front.ticket import Ticket, joined
 from attnserve_server.errors import Cancelled, ServiceError
 from attnserve_server.request import FinishReason, Hypothesis, RequestFinished, Terms, TokensProduced
 

@@ -14,9 +14,9 @@ import pytest
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
 from attnserve_server.config import GrpcConfig
 from attnserve_server.tasks.images import ImageLimits
-from attnserve_server.transport.health import HealthBoard
 from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.transport.rpc.health import HealthBoard
+from attnserve_server.transport.rpc.server import GrpcServer
 from tests.unit.server_shell.fakes import Front, Recorder
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.transport.answers import Admitted, Deltas, model_message, translate_response
 from attnserve_server.transport.joining import Part
+from attnserve_server.transport.rpc.v1.answers import Admitted, Deltas, model_message, translate_response
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model, Span, finished, weights
 
 TOKENS = [ord("a"), ord("b"), END]

@@ -11,7 +11,14 @@ import pytest
 from attnserve.v1 import decoding_pb2
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
-from attnserve_server.transport.convert import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
+from attnserve_server.transport.rpc.v1.convert import (
+    check_prefix,
+    check_priority,
+    check_text,
+    decode_options,
+    of_sentence,
+    with_prefix,
+)
 from tests.unit.server_shell.fakes import Model, Prefix
 
 SAMPLING = decoding_pb2.SamplingOptions

@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from attnserve_server.transport.health import HealthBoard
+from attnserve_server.transport.rpc.health import HealthBoard
 from tests.unit.server_shell.conftest import Shell, ShellFactory
 from tests.unit.server_shell.fakes import Front, Model
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attnserve_server.transport import logs
+from attnserve_server.metrics import logs
 
 logger = logging.getLogger("attnserve_server.test")
 

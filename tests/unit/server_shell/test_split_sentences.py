@@ -20,9 +20,9 @@ from attnserve_server import errors
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
 from attnserve_server.transport import joining
-from attnserve_server.transport.answers import Admitted, translate_response
-from attnserve_server.transport.convert import MAX_SENTENCES
 from attnserve_server.transport.joining import Part, check_attention, joined_score
+from attnserve_server.transport.rpc.v1.answers import Admitted, translate_response
+from attnserve_server.transport.rpc.v1.convert import MAX_SENTENCES
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model
 from tests.unit.server_shell.test_rpc import detail, failure, reason

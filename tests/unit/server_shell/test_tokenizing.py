@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from attnserve_server.dataplane.tokenizing import MAX_INLINE_CHARS, MAX_PENDING, Tokenizing
 from attnserve_server.errors import Overloaded
-from attnserve_server.transport.tokenizing import MAX_INLINE_CHARS, MAX_PENDING, Tokenizing
 from tests.unit.server_shell.fakes import Source, Translator
 
 LONG = "x" * (MAX_INLINE_CHARS + 1)

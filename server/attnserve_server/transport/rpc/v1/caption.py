@@ -8,14 +8,14 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 from attnserve.v1 import caption_pb2, manifest_pb2
+from attnserve_server.dataplane.offload import Offload
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import DecodeOptions
-from attnserve_server.transport import convert
-from attnserve_server.transport.answers import Admitted, NoText, caption_delta, caption_response
 from attnserve_server.transport.interface import AnyFront, Limits, Picture, RequestRecorder, ServedModel, Ticket
 from attnserve_server.transport.joining import Part
-from attnserve_server.transport.offload import Offload
-from attnserve_server.transport.rpc import Call
+from attnserve_server.transport.rpc.calls import Call
+from attnserve_server.transport.rpc.v1 import convert
+from attnserve_server.transport.rpc.v1.answers import Admitted, NoText, caption_delta, caption_response
 
 AnyRequest = caption_pb2.CaptionRequest | caption_pb2.CaptionStreamRequest
 StreamResponses = AsyncGenerator[caption_pb2.CaptionStreamResponse, None]

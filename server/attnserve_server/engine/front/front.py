@@ -16,14 +16,14 @@ from dataclasses import dataclass
 import msgspec
 
 from attnserve_server import errors
-from attnserve_server.engine.admission import Admission
-from attnserve_server.engine.cache import Sharing
-from attnserve_server.engine.job import Job
-from attnserve_server.engine.messages import Progress
-from attnserve_server.engine.models import TRANSLATION, ModelRegistry, ServedModel
-from attnserve_server.engine.pool import WorkerPool
-from attnserve_server.engine.ticket import Ticket
-from attnserve_server.engine.workers import Listener, Workers, WorkersConfig
+from attnserve_server.engine.front.admission import Admission
+from attnserve_server.engine.front.job import Job
+from attnserve_server.engine.front.models import TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.sharing import Sharing
+from attnserve_server.engine.front.ticket import Ticket
+from attnserve_server.engine.front.workers import Listener, Workers, WorkersConfig
+from attnserve_server.engine.link.messages import Progress
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,

@@ -16,8 +16,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from attnserve_server.engine.channel import FrontEnd
-from attnserve_server.engine.messages import ENCODER, FROM_WORKER, FromWorker, Stop, ToWorker
+from attnserve_server.engine.link.channel import FrontEnd
+from attnserve_server.engine.link.messages import ENCODER, FROM_WORKER, FromWorker, Stop, ToWorker
 
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_S = 10.0

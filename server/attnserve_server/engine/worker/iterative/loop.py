@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.batch import RunningBatch
-from attnserve_server.engine.sequence import Decoding
+from attnserve_server.engine.worker.iterative.batch import RunningBatch
+from attnserve_server.engine.worker.iterative.sequence import Decoding
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.request import RequestEvent, RequestFailed, RequestFinished, SequenceRequest, TokensProduced

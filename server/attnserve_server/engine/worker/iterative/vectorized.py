@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.decoding.search import BeamSearch, GreedySearch, Symbols
-from attnserve_server.engine.paths import GreedyRows, Ints, RowPaths, advance_beams
-from attnserve_server.engine.sequence import Copies, Decoding
+from attnserve_server.engine.worker.iterative.paths import GreedyRows, Ints, RowPaths, advance_beams
+from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
 from attnserve_server.execution.runner import StepOutputs
 
 FEW = 4

@@ -12,10 +12,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnserve_server.engine.job import Job
-from attnserve_server.engine.messages import Cancel, Configure, Failed, FromWorker, Hello, ModelToLoad, Progress, Ready, Submit
-from attnserve_server.engine.models import ModelRegistry, ServedModel
-from attnserve_server.engine.pool import WorkerPool
+from attnserve_server.engine.front.job import Job
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.link.messages import Cancel, Configure, Failed, FromWorker, Hello, ModelToLoad, Progress, Ready, Submit
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.prometheus import Metrics
 

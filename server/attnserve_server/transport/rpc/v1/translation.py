@@ -12,14 +12,15 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from attnserve.v1 import manifest_pb2, translation_pb2
+from attnserve_server.dataplane.tokenizing import Tokenizing
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import DecodeOptions, RequestFinished
-from attnserve_server.transport import convert, joining
-from attnserve_server.transport.answers import Admitted, Deltas, translate_response
+from attnserve_server.transport import joining
 from attnserve_server.transport.interface import AnyFront, Prefix, ServedModel, Ticket, TranslationTask
 from attnserve_server.transport.joining import Part
-from attnserve_server.transport.rpc import Call
-from attnserve_server.transport.tokenizing import Tokenizing
+from attnserve_server.transport.rpc.calls import Call
+from attnserve_server.transport.rpc.v1 import convert
+from attnserve_server.transport.rpc.v1.answers import Admitted, Deltas, translate_response
 
 AnyRequest = translation_pb2.TranslateRequest | translation_pb2.TranslateStreamRequest
 StreamResponses = AsyncGenerator[translation_pb2.TranslateStreamResponse, None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attnserve_server.engine.job import Job
+from attnserve_server.engine.front.job import Job
 from attnserve_server.errors import DeadlineUnreachable, Overloaded
 from attnserve_server.request import RequestFinished, Terms
 from attnserve_server.scheduling.estimator import ServiceEstimator

@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from cachetools import LRUCache
 
-from attnserve_server.engine.job import Job
-from attnserve_server.engine.models import ServedModel
+from attnserve_server.engine.front.job import Job
+from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import DecodeOptions, Hypothesis, Source, Terms
 

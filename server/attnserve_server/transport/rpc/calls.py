@@ -22,11 +22,11 @@ from google.protobuf import message, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
+from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions, Source, Terms
-from attnserve_server.transport import logs
 from attnserve_server.transport.interface import AnyFront, RequestRecorder, ServedModel, Ticket
-from attnserve_server.transport.status import DETAILS_KEY, message_of, rich_status, status_of
-from attnserve_server.transport.wire import parse_request
+from attnserve_server.transport.rpc.parse import parse_request
+from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata: the client may send its own id, the trailers always carry the one that was used."""

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
-from attnserve_server.engine.plain import PlainSearches
-from attnserve_server.engine.sequence import Copies, Decoding
+from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
+from attnserve_server.engine.worker.iterative.vectorized import PlainSearches
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis, SequenceRequest
 

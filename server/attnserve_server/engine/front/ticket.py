@@ -11,7 +11,7 @@ from attnserve_server.errors import ServiceError
 from attnserve_server.request import RequestFinished, Terms, TokensProduced
 
 if TYPE_CHECKING:
-    from attnserve_server.engine.job import Job
+    from attnserve_server.engine.front.job import Job
 
 
 MAX_MERGED = 2

@@ -7,8 +7,8 @@ import itertools
 
 import msgspec
 
-from attnserve_server.engine.models import ServedModel
-from attnserve_server.engine.ticket import Ticket, joined
+from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.ticket import Ticket, joined
 from attnserve_server.errors import ServiceError
 from attnserve_server.request import RequestFinished, SequenceRequest, Terms, TokensProduced
 from attnserve_server.stats import RequestStats

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from attnserve.v1 import manifest_pb2, model_pb2
-from attnserve_server.transport.answers import model_message
 from attnserve_server.transport.interface import AnyFront, ServedModel
-from attnserve_server.transport.rpc import Call
+from attnserve_server.transport.rpc.calls import Call
+from attnserve_server.transport.rpc.v1.answers import model_message
 
 
 class ModelServicer:

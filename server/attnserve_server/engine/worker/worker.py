@@ -3,7 +3,7 @@
 
 Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME``: of the socket that it inherits, and what it is
 called. Between two steps it takes what the socket has for it, without waiting while there is work. Its models share its time fairly
-(``scheduling/sharing.py``).
+(``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from pathlib import Path
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.collector import quiet_collector
-from attnserve_server.engine.channel import WorkerEnd
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.engine.messages import (
+from attnserve_server.engine.link.channel import WorkerEnd
+from attnserve_server.engine.link.messages import (
     ENCODER,
     TO_WORKER,
     Cancel,
@@ -36,9 +35,10 @@ from attnserve_server.engine.messages import (
     Submit,
     ToWorker,
 )
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import RequestEvent
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from attnserve_server.scheduling.sharing import TimeSharing
+from attnserve_server.scheduling.time_slices import TimeSharing
 
 _REPORT_S = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -131,7 +131,3 @@ def main() -> None:
     )
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
         Worker(WorkerEnd(int(sys.argv[1]))).run()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,15 +13,15 @@ from grpc_reflection.v1alpha import reflection
 
 from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
+from attnserve_server.dataplane.offload import Offload
+from attnserve_server.dataplane.tokenizing import Tokenizing
 from attnserve_server.errors import StartupError
-from attnserve_server.transport.health import HealthBoard, HealthServicer
 from attnserve_server.transport.interface import AnyFront, Limits, RequestRecorder
-from attnserve_server.transport.offload import Offload
-from attnserve_server.transport.rpc import service_handler
-from attnserve_server.transport.servicers.captions import CaptionServicer
-from attnserve_server.transport.servicers.models import ModelServicer
-from attnserve_server.transport.servicers.translation import TranslationServicer
-from attnserve_server.transport.tokenizing import Tokenizing
+from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
+from attnserve_server.transport.rpc.v1.caption import CaptionServicer
+from attnserve_server.transport.rpc.v1.models import ModelServicer
+from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
 CAPTION = caption_pb2.DESCRIPTOR.services_by_name["CaptionService"]

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from attnserve_server.transport.offload import MAX_PENDING, Offload
+from attnserve_server.dataplane.offload import MAX_PENDING, Offload
 
 __all__ = ["MAX_INLINE_CHARS", "MAX_PENDING", "Tokenizing"]
 

@@ -21,9 +21,9 @@ from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.engine.front.front import Front, FrontConfig
 from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.front.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
-from attnserve_server.execution.session import resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
@@ -49,25 +49,23 @@ class App:
             StartupError: a bundle, an address or a setting cannot be used; all broken bundles are named at once.
         """
         config, engine = self.config, self.config.engine
-        device = resolve_device(engine.device)
-        registry = ModelRegistry(self._load_models(device), self._defaults())
+        self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
+        device = await self.pool.open()
+        registry = self._registry(device)
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         metrics.build_info(__version__, _onnxruntime_version())
-        self.board = HealthBoard([model.id for model in registry.all()])
-        self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
+        self.board = HealthBoard()
         front_config = FrontConfig(
             WorkersConfig(engine.slots, engine.admit_wait_seconds, engine.stream_interval_seconds, device),
             QueueConfig(engine.queue_limit, engine.ageing_seconds),
-            config.cache.max_bytes,
         )
-        self.front = Front(
-            registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready)
-        )
-        for model in registry.all():
-            metrics.register_model(model.id, model.version)
+        self.front = Front(registry, self.pool, front_config, metrics, self._show)
+        submit = self.front.submit
+        if config.cache.max_bytes:
+            submit = SharedAnswers(self.front, config.cache.max_bytes, engine.queue_limit, metrics).submit
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
-        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, limits)
+        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, limits, submit)
         self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
@@ -120,8 +118,8 @@ class App:
         """After a failed start: ends the workers and closes the ports."""
         if hasattr(self, "grpc"):
             await self.grpc.stop(0)
-        if hasattr(self, "front") and self.pool.is_started:
-            await self.front.stop()
+        if hasattr(self, "pool"):
+            await self.pool.stop()
         if hasattr(self, "http"):
             self.http.stop()
 
@@ -140,24 +138,32 @@ class App:
             CAPTION: own.caption or repository.caption,
         }
 
-    def _load_models(self, device: str) -> list[ServedModel]:
+    def _show(self, model: ServedModel, is_ready: bool | None) -> None:
+        if is_ready is None:
+            self.board.remove(model.id, model.version)
+        else:
+            self.board.set_ready(model.id, is_ready, model.version)
+
+    def _registry(self, device: str) -> ModelRegistry:
+        """All models of the repository that can be served; what is wrong with the others is in the log.
+
+        Raises:
+            StartupError: there is none; names everything that is wrong with each.
+        """
         engine = self.config.engine
         models: list[ServedModel] = []
-        problems: list[str] = []
-        for path in find_bundles(self._repository):
+        broken: list[BundleError] = []
+        paths = find_bundles(self._repository)
+        for path in paths:
             try:
                 bundle = load_bundle(path, device, engine.variant)
-                models.append(ServedModel(bundle, len(models), min(engine.max_beam_size, engine.slots), engine.max_source_tokens))
+                models.append(ServedModel(bundle, min(engine.max_beam_size, engine.slots), engine.max_source_tokens))
             except BundleError as error:
-                problems.append(str(error))
-        if problems:
-            raise StartupError("; ".join(problems))
-        return models
-
-
-def _auto_workers(device: str) -> int:
-    """On a GPU one; on CPUs as many as this process may use."""
-    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))
+                log.error("cannot be served: %s", error)
+                broken.append(error)
+        if not models:
+            raise StartupError("; ".join(map(str, broken)))
+        return ModelRegistry(models, self._defaults(), {path.parent.name for path in paths})
 
 
 def _onnxruntime_version() -> str:

@@ -10,7 +10,8 @@ YOUNG = 2_000
 
 
 def quiet_collector() -> None:
-    """To be called when all is loaded: what there is now lives as long as the process, and no collection needs to walk it again."""
+    """To be called after loading or unloading: what there is now lives long, and no collection needs to walk it again."""
+    gc.unfreeze()  # what was frozen and has been unloaded since is collected
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, 10)

@@ -20,6 +20,7 @@ import sentencepiece
 from attnserve.v1 import manifest_pb2
 from attnserve_loadtest.gpu.running import Skip, floor_s
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
+from attnserve_server.engine.worker.iterative.factory import make_loop
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.cuda import row_buckets
 from attnserve_server.execution.factory import make_runner
@@ -27,13 +28,13 @@ from attnserve_server.execution.runner import IterativeRunner, StepInputs
 from attnserve_server.profiling.measure import Workload
 from attnserve_server.request import (
     DecodeOptions,
+    Done,
+    Failed,
     Hypothesis,
     ImageSource,
-    RequestFailed,
-    RequestFinished,
-    SequenceRequest,
     Source,
     Terms,
+    sequence_work,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
@@ -76,7 +77,7 @@ class Context:
         key = path.parent.name, variant, captures
         if key not in self.engines:
             bundle = load_bundle(path, device, variant)
-            self.engines[key] = EngineLoop(bundle, SchedulerConfig(NUM_SLOTS), time.monotonic, captures=captures)
+            self.engines[key] = make_loop(bundle, SchedulerConfig(NUM_SLOTS), time.monotonic, captures=captures)
             self.engines[key].start()
         return self.engines[key]
 
@@ -222,7 +223,7 @@ def translate(
 ) -> list[Hypothesis]:
     """The best hypothesis of each source; ``joining`` of them come before each step, or all at once."""
     several = [options] if isinstance(options, DecodeOptions) else options
-    waiting = [SequenceRequest.of(index, each, several[index % len(several)], Terms()) for index, each in enumerate(sources)]
+    waiting = [sequence_work(index, each, several[index % len(several)], Terms()) for index, each in enumerate(sources)]
     answers: dict[int, Hypothesis] = {}
     while waiting or engine.has_work:
         count = joining or len(waiting)
@@ -230,10 +231,10 @@ def translate(
             engine.submit(request)
         del waiting[:count]
         for event in engine.step():
-            if isinstance(event, RequestFailed):
+            if isinstance(event, Failed):
                 raise AssertionError(event.message)
-            if isinstance(event, RequestFinished):
-                answers[event.request_id] = event.hypotheses[0]
+            if isinstance(event, Done):
+                answers[event.request_id] = event.outcome.hypotheses[0]
     engine.stats()
     return [answers[index] for index in range(len(sources))]
 

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs that carry the request's id: a context variable, the filter that reads it, and the two formats. Must not import grpc.
+"""Logs that carry the request's id: a context variable, the filter that reads it, and the two formats; in the front and in workers.
 
 No user text is ever logged: the id is the way from a client's report to the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from typing import TextIO
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
@@ -19,7 +21,20 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 FIELDS = "fields"
 """``extra={FIELDS: {...}}`` adds these entries to a JSON line; the text format leaves them out."""
 
+LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
+"""By these a worker process is told how to log."""
+
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+
+
+@contextlib.contextmanager
+def of_request(identifier: str) -> Iterator[None]:
+    """Within this, logs are of the request with this id."""
+    token = request_id.set(identifier)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
 
 
 class RequestIdFilter(logging.Filter):

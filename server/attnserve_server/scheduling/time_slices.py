@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+EngineT = TypeVar("EngineT", bound=Hashable)
 
 
 class TimeSharing:
@@ -14,15 +17,19 @@ class TimeSharing:
     """
 
     def __init__(self) -> None:
-        self._used: dict[int, float] = {}
+        self._used: dict[Hashable, float] = {}
         self._least = 0.0
 
-    def choose(self, active: Sequence[int]) -> int:
+    def choose(self, active: Sequence[EngineT]) -> EngineT:
         """The engine that steps next; ``active`` are those with work, at least one."""
         chosen = min(active, key=lambda engine: max(self._used.get(engine, 0.0), self._least))
         self._least = max(self._used.get(chosen, 0.0), self._least)
         return chosen
 
-    def charge(self, engine: int, seconds: float) -> None:
+    def charge(self, engine: Hashable, seconds: float) -> None:
         """Notes what a step of the chosen engine took."""
         self._used[engine] = self._least + seconds
+
+    def forget(self, engine: Hashable) -> None:
+        """An engine is no longer there."""
+        self._used.pop(engine, None)

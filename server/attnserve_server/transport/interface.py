@@ -6,12 +6,12 @@ The engine ring implements them; tests put fakes in their place. Nothing here im
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.request import DecodeOptions, ImageSource, RequestFinished, Terms, TokensProduced
+from attnserve_server.request import ImageSource, Payload, SequenceDone, Terms, TokensProduced
 
 
 class Span(Protocol):
@@ -236,7 +236,7 @@ class Ticket(Protocol):
         """When it was taken into the queue, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
         ...
 
-    async def result(self) -> RequestFinished:
+    async def result(self) -> SequenceDone:
         """Waits for the answer. The waiting task may be cancelled; :meth:`cancel` follows then.
 
         Raises:
@@ -276,7 +276,7 @@ class Front(Protocol[ModelT]):
         """
         ...
 
-    def submit(self, model: ModelT, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: ModelT, payload: Payload, terms: Terms) -> Ticket:
         """Takes a request.
 
         Raises:
@@ -288,6 +288,9 @@ class Front(Protocol[ModelT]):
         """
         ...
 
+
+Submit = Callable[[Any, Payload, Terms], Ticket]
+"""As :meth:`Front.submit`."""
 
 AnyFront = Front[Any]
 """A front with its own class of models."""

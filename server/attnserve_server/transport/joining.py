@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Hypothesis, RequestFinished
+from attnserve_server.request import AttentionDetail, DecodeOptions, Done, FinishReason, Hypothesis, SequenceDone
 from attnserve_server.transport.interface import ServedModel, Source
 
 MAX_JOINED_WEIGHTS = 1 << 21
@@ -30,17 +30,17 @@ class Part:
     gap: str = ""
 
 
-def ranked(finished: Sequence[RequestFinished], rank: int) -> list[Hypothesis]:
+def ranked(finished: Sequence[SequenceDone], rank: int) -> list[Hypothesis]:
     """Returns each part's hypothesis of a rank, its best where it has fewer."""
-    return [each.hypotheses[rank if rank < len(each.hypotheses) else 0] for each in finished]
+    return [each.outcome.hypotheses[rank if rank < len(each.outcome.hypotheses) else 0] for each in finished]
 
 
-def whole(finished: Sequence[RequestFinished]) -> RequestFinished:
+def whole(finished: Sequence[SequenceDone]) -> SequenceDone:
     """Returns the parts' events as those of one request: admitted and encoded with the first one, finished with the last one."""
     first, last = min(finished, key=lambda each: each.admitted_at), max(finished, key=lambda each: each.finished_at)
-    return RequestFinished(
+    return Done(
         first.request_id,
-        first.hypotheses,
+        first.outcome,
         first.admitted_at,
         first.encode_s,
         min(each.first_token_at for each in finished),

@@ -26,7 +26,7 @@ async def test_a_request_and_its_answer(bench: Bench) -> None:
     ticket = bench.ask()
     assert bench.submitted() == [1]
     bench.finish(1, [4, 5, 3])
-    assert (await ticket.result()).hypotheses[0].tokens == [4, 5, 3]
+    assert (await ticket.result()).outcome.hypotheses[0].tokens == [4, 5, 3]
     assert bench.value("generated_tokens_total") == 3
     bench.assert_idle()
 
@@ -206,7 +206,7 @@ async def test_deadline_that_passes(bench: Bench, where: str) -> None:
 async def test_worker_keeps_the_deadline_too(bench: Bench) -> None:
     deadline = time.monotonic() + 60
     bench.ask(deadline=deadline)
-    assert bench.submits()[0].request.terms.deadline == deadline
+    assert bench.submits()[0].terms.deadline == deadline
 
 
 async def test_drain_answers_what_was_admitted(bench: Bench) -> None:

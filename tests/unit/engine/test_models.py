@@ -10,6 +10,7 @@ import pytest
 from attnserve.v1 import manifest_pb2
 from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
+from attnserve_server.request import ModelKey
 
 
 def served(*outputs: list[str]) -> ServedModel:
@@ -36,7 +37,8 @@ def test_gives_scores(outputs: list[list[str]], expected: bool) -> None:
 
 def named(name: str, version: str, task: int) -> ServedModel:
     model = ServedModel.__new__(ServedModel)
-    model.id, model.version = name, version
+    model.key = ModelKey(name, version)
+    model.id, model.version = model.key
     model.bundle = SimpleNamespace(manifest=manifest_pb2.Manifest(task=task))  # type: ignore[assignment]
     return model
 

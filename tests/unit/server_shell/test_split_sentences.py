@@ -18,7 +18,15 @@ from google.rpc import error_details_pb2
 from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_server import errors
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
+from attnserve_server.request import (
+    AttentionDetail,
+    AttentionWeights,
+    DecodeOptions,
+    Done,
+    FinishReason,
+    Hypothesis,
+    SequenceOutcome,
+)
 from attnserve_server.transport import joining
 from attnserve_server.transport.joining import Part, check_attention, joined_score
 from attnserve_server.transport.rpc.v1.answers import Admitted, translate_response
@@ -242,7 +250,7 @@ def answer(hypotheses: list[list[Hypothesis]], times: list[tuple[float, float]])
     model, now = Model(), time.monotonic()
     parts = [Part(model.task.encode("a"), 2 * index, "\n" if index else "") for index in range(len(hypotheses))]
     finished = [
-        RequestFinished(1, each, now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)
+        Done(1, SequenceOutcome(each), now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)
         for each, (begin, end) in zip(hypotheses, times, strict=True)
     ]
     options = DecodeOptions(length_penalty=0.0, num_hypotheses=2, attention=AttentionDetail.MEAN)
@@ -264,5 +272,5 @@ def test_ranks_lengths_and_times() -> None:
 
 
 def test_whole_of_one_is_itself() -> None:
-    one = RequestFinished(3, [part([END], -1.0)], 1.0, 2.0, 3.0, 4.0, 5)
+    one = Done(3, SequenceOutcome([part([END], -1.0)]), 1.0, 2.0, 3.0, 4.0, 5)
     assert joining.whole([one]) == one

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attnserve_server.engine.front.job import Job
 from attnserve_server.errors import DeadlineUnreachable, Overloaded
-from attnserve_server.request import RequestFinished, Terms
+from attnserve_server.request import Done, Terms
 from attnserve_server.scheduling.estimator import ServiceEstimator
 from attnserve_server.scheduling.queue import FairQueue, QueueConfig
 
@@ -46,7 +47,7 @@ class Admission:
             raise self._overloaded(terms.client)
         if terms.deadline is not None:
             self._check_deadline(job, terms.deadline)
-        self._queue.add(job.id, job, terms.client, terms.priority, job.cost)
+        self._queue.add(job.id, job, terms.client, terms.priority, job.work.cost)
 
     def put_back(self, job: Job) -> None:
         """Queues, before all others, a job whose worker has died."""
@@ -70,10 +71,10 @@ class Admission:
         """Nobody wants a job any more, or it is answered without a worker; nothing where it is not queued."""
         self._queue.remove(job.id)
 
-    def answered(self, job: Job, answer: RequestFinished) -> None:
+    def answered(self, job: Job, answer: Done[Any]) -> None:
         """Takes the times of an answer."""
-        service_s, num_source = answer.finished_at - answer.admitted_at, job.request.source_length
-        self._estimator.answered(job.cost, service_s, answer.num_steps, num_source)
+        service_s, num_source = answer.finished_at - answer.admitted_at, job.work.payload.num_source
+        self._estimator.answered(job.work.cost, service_s, answer.num_steps, num_source)
 
     def settle(self) -> int:
         """Call when all is dispatched that can be; returns how many are left waiting."""
@@ -81,7 +82,7 @@ class Admission:
         return len(self._queue)
 
     def _service_s(self, job: Job) -> float:
-        return self._estimator.service_s(job.request.options.max_tokens, job.request.source_length)
+        return self._estimator.service_s(job.work.payload.max_steps, job.work.payload.num_source)
 
     def _overloaded(self, client: str) -> Overloaded:
         num_own, num_all = self._queue.num_waiting(client), len(self._queue)

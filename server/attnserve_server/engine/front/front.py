@@ -1,83 +1,118 @@
 # SPDX-License-Identifier: Apache-2.0
 """The front's side of the engine: takes requests, sends them to workers, brings the answers back.
 
-Everything here runs on the event loop of the front process. Who waits and who goes next is in ``admission.py``, which worker may be
-sent more in ``workers.py``, what need not be sent at all in ``cache.py``.
+Everything here runs on the event loop of the front process, and handles envelopes: of a payload it reads what every kind's says
+(``request.py: Payload``). What is refused, and what goes next, is in ``admission.py``; which worker may be sent more in
+``workers.py``; what need not be sent at all in ``sharing.py``, a wrapper around :meth:`Front.submit`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import msgspec
+from typing import Any
 
 from attnserve_server import errors
 from attnserve_server.engine.front.admission import Admission
-from attnserve_server.engine.front.job import Job
-from attnserve_server.engine.front.models import TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
-from attnserve_server.engine.front.sharing import Sharing
-from attnserve_server.engine.front.ticket import Ticket
 from attnserve_server.engine.front.workers import Listener, Workers, WorkersConfig
 from attnserve_server.engine.link.messages import Progress
+from attnserve_server.metrics import logs
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.request import (
-    DecodeOptions,
-    Hypothesis,
-    RequestEvent,
-    RequestFailed,
-    RequestFinished,
-    SequenceRequest,
-    Source,
-    Terms,
-    TokensProduced,
-)
+from attnserve_server.request import Done, Failed, ModelKey, Outcome, Payload, Terms, Work
 from attnserve_server.scheduling.queue import QueueConfig
 
 MAX_ATTEMPTS = 2
 PATIENCE_S = 5.0
 """So long a model without workers (one is being restarted) still queues requests."""
 
+log = logging.getLogger(__name__)
+
+OnState = Callable[[ServedModel, bool | None], None]
+"""Told of a model that is ready, or is not, or (None) is no longer served."""
+
 
 @dataclass(frozen=True, slots=True)
 class FrontConfig:
-    """Limits of the front; ``cache_bytes`` 0 is for no cache."""
+    """Limits of the front."""
 
     workers: WorkersConfig
     queue: QueueConfig
-    cache_bytes: int = 0
 
 
 class Front:
-    """Takes requests, hands them to workers, brings the answers back."""
+    """Takes requests, hands them to workers, brings the answers back.
 
-    def __init__(
-        self,
-        registry: ModelRegistry,
-        pool: WorkerPool,
-        config: FrontConfig,
-        metrics: Metrics,
-        on_ready: Callable[[ServedModel, bool], None],
-    ) -> None:
-        self._registry, self._metrics = registry, metrics
+    Args:
+        registry: the models; more may come with :meth:`add_model`.
+        pool: the worker processes.
+        config: limits.
+        metrics: counts.
+        on_state: told of each model's state.
+    """
+
+    def __init__(self, registry: ModelRegistry, pool: WorkerPool, config: FrontConfig, metrics: Metrics, on_state: OnState) -> None:
+        self._registry, self._metrics, self._config, self._on_state = registry, metrics, config, on_state
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
-        self._admissions = [Admission(model.id, config.queue, time.monotonic) for model in registry.all()]
-        self._workers = Workers(registry, pool, config.workers, metrics, on_ready)
-        self._sharing = Sharing(config.cache_bytes, config.queue.limit, metrics)
+        self._admissions: dict[ModelKey, Admission] = {}
+        self._workers = Workers(registry, pool, config.workers, metrics, on_state)
         self.is_draining = False
+        for model in registry.all():
+            self._open(model)
 
     async def start(self, timeout_s: float = 120.0) -> None:
-        """Starts the workers and waits until every model is warm on every one of them.
+        """Starts the workers and waits until every model is warm on every one of them, or could not be loaded.
+
+        A model that no worker could load is reported and no longer served.
 
         Raises:
-            StartupError: a worker could not load a model, or they took too long.
+            StartupError: no model is left, the workers die, or they took too long.
         """
-        await self._workers.start(Listener(self._on_progress, self._dispatch, self._on_lost), timeout_s)
+        await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost), timeout_s)
+        unloaded = [model for model in self._registry.all() if not model.is_ready]
+        if unloaded and len(unloaded) == len(self._registry.all()):
+            raise errors.StartupError("; ".join(str(model.load_error()) for model in unloaded))
+        for model in unloaded:
+            self._close(model)
+
+    async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
+        """Serves one more model; returns when it is warm on every worker that can load it. Others are served meanwhile.
+
+        Raises:
+            BundleError: no worker could load it; it is not served then.
+            StartupError: it took too long; likewise.
+        """
+        self._registry.add(model)
+        self._open(model)
+        try:
+            await self._workers.load(model, timeout_s)
+        except errors.StartupError:
+            self._close(model)
+            raise
+
+    async def remove_model(self, key: ModelKey, timeout_s: float = 30.0) -> None:
+        """Serves a model no longer: nothing new, what waits is refused, what a worker has is answered within ``timeout_s``.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        model = self._registry.remove(key)
+        gone = errors.ModelNotReady(f"{model.id} is no longer served")
+        for job in self._of(model, Status.QUEUED):
+            self._give_up(job, "unload", gone)
+        until = time.monotonic() + timeout_s
+        while self._of(model) and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        for job in self._of(model):
+            self._give_up(job, "unload", gone)
+        self._close(model)
 
     async def drain(self, timeout_s: float) -> None:
         """Refuses what comes new and waits for what was admitted; after ``timeout_s`` the rest is cancelled."""
@@ -88,7 +123,7 @@ class Front:
         for job in list(self._jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
-            self._dispatch(model)
+            self.dispatch(model)
 
     async def stop(self) -> None:
         """Ends the workers."""
@@ -99,91 +134,108 @@ class Front:
         """All models and versions."""
         return self._registry.all()
 
-    def resolve(self, model: str, version: str, task: int = TRANSLATION) -> ServedModel:
+    def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
         """See :meth:`ModelRegistry.resolve`."""
         return self._registry.resolve(model, version, task)
 
-    def submit(self, model: ServedModel, source: Source, options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
         """Takes a request, or refuses it at once.
 
         Args:
             model: from :meth:`resolve`.
-            source: tokens with their end symbol, or an image.
-            options: validated options.
+            payload: of the model's kind.
             terms: deadline, streaming, priority and whose request it is.
 
         Raises:
             SequenceTooLong, Overloaded, DeadlineUnreachable, ShuttingDown, ModelNotReady: see ``errors``.
         """
-        now, key = time.monotonic(), self._sharing.key(model, source, options)
-        job: Job | None = None
         try:
-            self._check(model, source)
-            known = self._sharing.answer(model, key)
-            if known is None:
-                job = self._sharing.job_for(key, terms) or self._queue(
-                    model, SequenceRequest.of(next(self._ids), source, options, terms), key
-                )
+            self.check(model, payload)
+            job = self.queue(model, payload, terms)
         except errors.ServiceError as error:
-            self._metrics.request_rejected(model.id, model.version, error.reason.lower())
+            self.count_refusal(model, error)
             raise
-        ticket = Ticket(terms, now, self._leave)
-        if job is not None:
-            job.attach(ticket)
-            self._dispatch(model)
-        elif known is not None:
-            _answer_from_cache(ticket, known)
+        ticket = self.ticket(terms, job.queued_at)
+        job.attach(ticket)
+        self.dispatch(model)
         return ticket
 
-    def _check(self, model: ServedModel, source: Source) -> None:
+    def check(self, model: ServedModel, payload: Payload) -> None:
+        """Refuses what is never taken, or not now."""
         if self.is_draining:
             raise errors.ShuttingDown("the server is shutting down")
-        if isinstance(source, list) and len(source) - 1 > model.max_source_tokens:
-            raise errors.SequenceTooLong(
-                f"the text has {len(source) - 1} pieces; {model.id} takes {model.max_source_tokens}", field="text"
-            )
+        model.check(payload)
 
-    def _queue(self, model: ServedModel, request: SequenceRequest, key: bytes | None) -> Job:
-        """Makes a job of a request and queues it, or refuses it."""
-        now, terms = time.monotonic(), request.terms
+    def queue(self, model: ServedModel, payload: Payload, terms: Terms, watcher: Watcher | None = None, key: bytes = b"") -> Job:
+        """Makes a job of a request and queues it, or refuses it; for :class:`Job`'s watcher, where it may be shared.
+
+        Raises:
+            Overloaded, DeadlineUnreachable, ModelNotReady: see ``errors``.
+        """
+        now = time.monotonic()
         if not model.is_ready and now - model.lost_at > PATIENCE_S:
             raise errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0)
-        if key is not None:  # others with later deadlines may join it, so the front alone watches them
-            request.terms = msgspec.structs.replace(terms, deadline=None)
-        job = Job(model, request, terms, now, key)
-        self._admissions[model.index].add(job)
+        # Others with later deadlines may join what is shared, so the front alone watches them.
+        sent = terms if watcher is None or terms.deadline is None else Terms(None, terms.is_streamed, terms.priority, terms.client)
+        num_rows = payload.num_rows
+        work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
+        job = Job(model, work, terms, now, watcher, key)
+        self._admissions[model.key].add(job)
         self._jobs[job.id] = job
-        self._sharing.began(job)
         return job
 
-    def _dispatch(self, model: ServedModel) -> None:
-        """Sends what there is credit for; who is too late for that, or is answered by now, is done with."""
-        admission = self._admissions[model.index]
+    def ticket(self, terms: Terms, received_at: float) -> Ticket:
+        """A ticket for a job of this front; :meth:`Job.attach` follows."""
+        return Ticket(terms, received_at, self._leave)
+
+    def count_refusal(self, model: ServedModel, error: errors.ServiceError) -> None:
+        """Counts a request that was refused before it was queued."""
+        self._metrics.request_rejected(model.id, model.version, error.reason.lower())
+
+    def dispatch(self, model: ServedModel) -> None:
+        """Sends what there is credit for; what is too late for that, or is answered by now, is done with."""
+        admission = self._admissions.get(model.key)
+        if admission is None:
+            return  # it is served no longer
         while (job := admission.first()) is not None:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
-            elif not self._is_shared(job):
+            elif job.watcher is None or not job.watcher.is_answered(job):
                 worker = self._workers.choose(job)
                 if worker is None:
                     break
                 admission.take(job)
                 self._workers.send(worker, job)
-                self._sharing.began(job)
+                if job.watcher is not None:
+                    job.watcher.sent(job)
         self._metrics.set_queue_length(model.id, model.version, admission.settle())
 
-    def _is_shared(self, job: Job) -> bool:
-        """Whether a queued job needs no worker: since it came, an equal one was answered, or is at a worker."""
-        known = self._sharing.answer(job.model, job.key)
-        twin = self._sharing.twin(job) if known is None else None
-        if known is None and twin is None:
-            return False
-        self._forget(job)
-        for ticket in job.tickets:
-            if twin is not None:
-                twin.attach(ticket)
-            elif known is not None:
-                _answer_from_cache(ticket, known)
-        return True
+    def forget(self, job: Job, outcome: Outcome | None = None) -> None:
+        """Takes a job off all books."""
+        self._jobs.pop(job.id, None)
+        if job.watcher is not None:
+            job.watcher.ended(job, outcome)
+        if job.status == Status.QUEUED:
+            self._admissions[job.model.key].remove(job)
+        else:
+            self._workers.give_back(job)
+        job.status = Status.DONE
+
+    def _open(self, model: ServedModel) -> None:
+        self._admissions[model.key] = Admission(model.id, self._config.queue, time.monotonic)
+        self._metrics.register_model(model.id, model.version)
+        self._on_state(model, False)
+
+    def _close(self, model: ServedModel) -> None:
+        self._registry.discard(model)
+        self._workers.unload(model)
+        self._admissions.pop(model.key, None)
+        self._metrics.forget_model(model.id, model.version)
+        self._on_state(model, None)
+
+    def _of(self, model: ServedModel, *statuses: Status) -> list[Job]:
+        """A model's jobs, or those in some states."""
+        return [job for job in self._jobs.values() if job.model is model and (not statuses or job.status in statuses)]
 
     def _leave(self, ticket: Ticket, reason: str) -> None:
         """A ticket is given up; its job goes on while others wait for it."""
@@ -191,70 +243,58 @@ class Front:
         assert job is not None, "a ticket that is not done has a job"
         job.detach(ticket)
         ticket.fail(_error_of(reason))
-        if job.tickets or job.worker is None:
+        if job.tickets or job.status == Status.QUEUED:
             self._metrics.request_cancelled(job.model.id, job.model.version, reason)
-        if not job.tickets and job.worker is not None:
-            self._sharing.ended(job)
+        if not job.tickets and job.status == Status.SENT:
+            job.status = Status.LEAVING
+            if job.watcher is not None:
+                job.watcher.ended(job, None)
             self._workers.cancel(job, reason)  # the worker counts it, and says when its rows are free
         elif not job.tickets:
-            self._forget(job)
-            self._dispatch(job.model)
+            self.forget(job)
+            self.dispatch(job.model)
 
     def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
-        """The front itself ends a job that somebody waits for."""
+        """The front itself ends a job that is waited for."""
         for _ in job.tickets:
             self._metrics.request_cancelled(job.model.id, job.model.version, reason)
-        self._forget(job)
+        self.forget(job)
         job.fail(error)
 
-    def _forget(self, job: Job, hypotheses: list[Hypothesis] | None = None) -> None:
-        """Takes a job off all books; keeps its answer in the cache, if there is one."""
-        self._jobs.pop(job.id, None)
-        self._sharing.ended(job, hypotheses)
-        self._workers.give_back(job)
-        if job.worker is None:
-            self._admissions[job.model.index].remove(job)
-
-    def _on_progress(self, progress: Progress) -> None:
+    def _on_progress(self, progress: Progress[Any]) -> None:
         for event in progress.events:
             self._on_event(event)
-        self._dispatch(self._registry.all()[progress.model])
+        model = self._registry.get((progress.stats.model, progress.stats.version))
+        if model is not None:
+            self.dispatch(model)
 
-    def _on_event(self, event: RequestEvent) -> None:
+    def _on_event(self, event: Any) -> None:
         job = self._jobs.get(event.request_id)
         if job is None:
             return
-        match event:
-            case TokensProduced():
-                job.deliver(event, time.monotonic())
-            case RequestFinished():
-                self._forget(job, event.hypotheses)
-                self._admissions[job.model.index].answered(job, event)
-                self._metrics.answered(job.stats(event))
-                job.finish(event)
-            case RequestFailed(_, reason, message):
-                self._forget(job)
-                job.fail(_failure_of(reason, message))
+        if isinstance(event, Done):
+            self.forget(job, event.outcome)
+            self._admissions[job.model.key].answered(job, event)
+            self._metrics.answered(job.stats(event))
+            job.finish(event)
+        elif isinstance(event, Failed):
+            self.forget(job)
+            job.fail(_failure_of(event.reason, event.message))
+        else:
+            job.deliver(event, time.monotonic())
 
     def _on_lost(self, worker: str) -> None:
         """What a dead worker held runs once more elsewhere, unless part of it was already sent."""
         for job in [each for each in self._jobs.values() if each.worker == worker]:
             job.worker = None
             if not job.tickets or job.delivered_at or job.num_attempts >= MAX_ATTEMPTS:
-                self._forget(job)
+                self.forget(job)
                 job.fail(errors.WorkerLost("the worker that decoded this request died"))
             else:
-                self._admissions[job.model.index].put_back(job)
+                job.status = Status.QUEUED
+                self._admissions[job.model.key].put_back(job)
         for model in self.models():
-            self._dispatch(model)
-
-
-def _answer_from_cache(ticket: Ticket, hypotheses: list[Hypothesis]) -> None:
-    """A known answer took no time; a stream gets all of it at once."""
-    now, best = time.monotonic(), hypotheses[0]
-    if ticket.terms.is_streamed:
-        ticket.deliver(TokensProduced(0, best.tokens, best.copied_from))
-    ticket.finish(RequestFinished(0, hypotheses, now, 0.0, now, now, 0))
+            self.dispatch(model)
 
 
 def _error_of(reason: str) -> errors.ServiceError:

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.errors import ConfigError, ModelNotFound
+from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, SequenceTooLong
+from attnserve_server.kinds import ITERATIVE, Kind
+from attnserve_server.request import ModelKey, Payload
 from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.translation import TranslationTask
 
@@ -23,15 +25,16 @@ class ServedModel:
 
     Args:
         bundle: what is served.
-        index: its place in the list that workers know it by.
         max_beam_size: the server's limit; the bundle's own may be lower.
         max_source_tokens: the server's limit, 0 for the bundle's own.
+        kind: of its engine.
     """
 
-    def __init__(self, bundle: Bundle, index: int, max_beam_size: int, max_source_tokens: int) -> None:
+    def __init__(self, bundle: Bundle, max_beam_size: int, max_source_tokens: int, kind: Kind = ITERATIVE) -> None:
         limits = bundle.manifest.limits
-        self.bundle, self.index = bundle, index
-        self.id, self.version = bundle.key
+        self.bundle, self.kind = bundle, kind
+        self.key = ModelKey(*bundle.key)
+        self.id, self.version = self.key
         self.max_beam_size = min(max_beam_size, limits.max_beam_size)
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
@@ -39,6 +42,8 @@ class ServedModel:
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""
+        self.broken: dict[str, list[str]] = {}
+        """What is wrong with it, by the workers that could not load it."""
 
     @property
     def manifest(self) -> manifest_pb2.Manifest:
@@ -65,39 +70,84 @@ class ServedModel:
         """At least one worker is warm."""
         return bool(self.ready_workers)
 
+    def check(self, payload: Payload) -> None:
+        """Refuses what is longer than the model takes.
+
+        Raises:
+            SequenceTooLong: it is.
+        """
+        if payload.num_pieces > self.max_source_tokens:
+            raise SequenceTooLong(
+                f"the text has {payload.num_pieces} pieces; {self.id} takes {self.max_source_tokens}", field="text"
+            )
+
+    def load_error(self) -> BundleError:
+        """Everything that workers found wrong with it."""
+        problems = list(dict.fromkeys(problem for problems in self.broken.values() for problem in problems))
+        return BundleError(str(self.bundle.folder), problems or ["no worker has loaded it"])
+
 
 class ModelRegistry:
-    """All served models.
+    """All served models, by id and version.
 
     Args:
         models: the entries.
         defaults: of a task: id of the model that an empty id means; the only one, or the first by name, where there is none.
+        absent: ids of models that are in the repository, and that cannot be served.
 
     Raises:
-        ConfigError: a default is not among the models of its task.
+        ConfigError: a default is not among the models of its task, nor absent.
     """
 
-    def __init__(self, models: list[ServedModel], defaults: Mapping[int, str]) -> None:
-        self._models = models
-        self._versions: dict[str, dict[str, ServedModel]] = {}
-        of_task: dict[int, set[str]] = {}
+    def __init__(self, models: Iterable[ServedModel], defaults: Mapping[int, str], absent: Collection[str] = ()) -> None:
+        self._models: dict[tuple[str, str], ServedModel] = {}
+        self._given = {task: default for task, default in defaults.items() if default}
         for model in models:
-            self._versions.setdefault(model.id, {})[model.version] = model
-            of_task.setdefault(model.manifest.task, set()).add(model.id)
-        self._defaults = {task: min(ids) for task, ids in of_task.items()}
-        self._first = min(of_task, default=TRANSLATION)
-        for task, default in defaults.items():
-            if default and default not in of_task.get(task, ()):
-                known = ", ".join(sorted(of_task.get(task, ()))) or "none"
+            self._models[model.key] = model
+        self._index()
+        for task, default in self._given.items():
+            of_task = {model.id for model in self._models.values() if model.manifest.task == task}
+            if default not in of_task and default not in absent:
+                known = ", ".join(sorted(of_task)) or "none"
                 raise ConfigError(f"default_models.{_name(task)}: {default!r} is not served; there are {known}")
-            if default:
-                self._defaults[task] = default
 
     def all(self) -> list[ServedModel]:
-        """Every entry, in the workers' order."""
-        return list(self._models)
+        """Every entry, in the order in which they came."""
+        return list(self._models.values())
 
-    def resolve(self, model: str, version: str, task: int = TRANSLATION) -> ServedModel:
+    def get(self, key: tuple[str, str]) -> ServedModel | None:
+        """The entry of a key, if it is served."""
+        return self._models.get(key)
+
+    def add(self, model: ServedModel) -> None:
+        """One more is served.
+
+        Raises:
+            ConfigError: one of this key is served already.
+        """
+        if model.key in self._models:
+            raise ConfigError(f"{model.id}, version {model.version}, is served already")
+        self._models[model.key] = model
+        self._index()
+
+    def remove(self, key: ModelKey) -> ServedModel:
+        """Takes a model out; it resolves no longer.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        model = self._models.pop(key, None)
+        if model is None:
+            raise ModelNotFound(f"no version {key.version!r} of {key.id!r} is served", field="model")
+        self._index()
+        return model
+
+    def discard(self, model: ServedModel) -> None:
+        """Takes a model out, if it is there."""
+        if self._models.get(model.key) is model:
+            self.remove(model.key)
+
+    def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
         """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version ("" for the newest).
 
         Raises:
@@ -113,6 +163,16 @@ class ModelRegistry:
         if found is None:
             raise ModelNotFound(f"no version {version!r} of {wanted!r}; there are {', '.join(sorted(versions))}", field="version")
         return found
+
+    def _index(self) -> None:
+        """Makes the tables that :meth:`resolve` looks into."""
+        self._versions: dict[str, dict[str, ServedModel]] = {}
+        of_task: dict[int, set[str]] = {}
+        for model in self._models.values():
+            self._versions.setdefault(model.id, {})[model.version] = model
+            of_task.setdefault(model.manifest.task, set()).add(model.id)
+        self._defaults = {task: min(ids) for task, ids in of_task.items()} | self._given
+        self._first = min(of_task, default=0)
 
 
 def _name(task: int) -> str:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker process: owns the sessions, the slots and the engine loops, and does nothing but step them.
+"""A worker process: owns engines, and does nothing but step them.
 
-Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME``: of the socket that it inherits, and what it is
-called. Between two steps it takes what the socket has for it, without waiting while there is work. Its models share its time fairly
-(``scheduling/time_slices.py``).
+Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: of the socket that it inherits, what it
+is called, and the device that it is to use. Between two steps it takes what the socket has for it, without waiting while there is
+work. Its models share its time fairly (``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.collector import quiet_collector
 from attnserve_server.engine.link.channel import WorkerEnd
 from attnserve_server.engine.link.messages import (
     ENCODER,
-    TO_WORKER,
+    Broken,
     Cancel,
     Configure,
-    Failed,
+    EngineSettings,
     FromWorker,
     Hello,
+    Load,
     Progress,
     Ready,
-    Stop,
-    Submit,
     ToWorker,
+    Unload,
+    to_worker,
 )
-from attnserve_server.engine.worker.iterative.loop import EngineLoop
-from attnserve_server.request import RequestEvent
-from attnserve_server.scheduling.scheduler import SchedulerConfig
+from attnserve_server.engine.worker.engine import Engine, make_engine
+from attnserve_server.errors import BundleError
+from attnserve_server.execution.session import resolve_device
+from attnserve_server.kinds import ITERATIVE, Kind, imported
+from attnserve_server.metrics import logs
+from attnserve_server.request import ModelKey, Work
 from attnserve_server.scheduling.time_slices import TimeSharing
 
 _REPORT_S = 0.05
@@ -45,74 +50,110 @@ _PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
 
-class Worker:
-    """The loop of one worker process."""
+class Served:
+    """An engine of a worker, and what it has to report."""
 
-    def __init__(self, channel: WorkerEnd, clock: Callable[[], float] = time.monotonic) -> None:
-        self._channel, self._clock = channel, clock
+    __slots__ = ("engine", "pending", "reported_at")
+
+    def __init__(self, engine: Engine, reported_at: float) -> None:
+        self.engine, self.reported_at = engine, reported_at
+        self.pending: list[Any] = []
+
+
+class Worker:
+    """The loop of one worker process.
+
+    Args:
+        channel: to the front.
+        device: that it uses.
+        clock: monotonic.
+    """
+
+    def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
+        self._channel, self._device, self._clock = channel, device, clock
         self._sharing = TimeSharing()
-        self._engines: list[EngineLoop] = []
-        self._reported_at: list[float] = []
-        self._pending: list[list[RequestEvent]] = []
+        self._served: dict[ModelKey, Served] = {}
+        self._kinds = {ITERATIVE.path: ITERATIVE}
+        self._decoder = to_worker()
+        self._settings = EngineSettings(1, 0.0, 0.0)
         self._is_stopping = False
 
     def run(self) -> None:
         """Loads what the front names, and serves until it is told to stop."""
-        self._send(Hello())
+        self._send(Hello(self._device))
         while not self._is_stopping:
-            self._receive(wait=not any(engine.has_work for engine in self._engines))
-            self._step()
+            self._receive(wait=not any(each.engine.has_work for each in self._served.values()))
+            self.step()
         self._channel.close()
 
-    def _step(self) -> None:
+    def serve(self, model: ModelKey, engine: Engine) -> None:
+        """Takes an engine that is warm."""
+        self._served[model] = Served(engine, self._clock())
+
+    def step(self) -> None:
         """One step of the model whose turn it is, if there is work at all."""
-        active = [index for index, engine in enumerate(self._engines) if engine.has_work]
+        active = [model for model, each in self._served.items() if each.engine.has_work]
         if not active:
             return
-        index = self._sharing.choose(active)
-        started = self._clock()
-        self._pending[index] += self._engines[index].step()
-        self._sharing.charge(index, self._clock() - started)
-        self._report(index, self._engines[index])
+        model = self._sharing.choose(active)
+        served, started = self._served[model], self._clock()
+        served.pending += served.engine.step()
+        self._sharing.charge(model, self._clock() - started)
+        self._report(served)
 
     def _receive(self, *, wait: bool) -> None:
         for data in self._channel.receive(wait=wait):
-            self._handle(TO_WORKER.decode(data))
+            self._handle(self._decoder.decode(data))
 
     def _handle(self, message: ToWorker) -> None:
-        match message:
-            case Submit(model, request):
-                self._engines[model].submit(request)
-            case Cancel(model, request_id, reason):
-                self._engines[model].cancel(request_id, reason)
-            case Configure():
-                self._configure(message)
-            case Stop():
-                self._is_stopping = True
-
-    def _configure(self, message: Configure) -> None:
-        try:
-            for index, model in enumerate(message.models):
-                started = time.monotonic()
-                bundle = load_bundle(Path(model.folder), model.device, model.variant)
-                config = SchedulerConfig(message.num_slots, message.admit_wait_s, max_encoded=bundle.max_encoded)
-                engine = EngineLoop(bundle, config, time.monotonic, stream_interval_s=message.stream_interval_s)
-                engine.start()
-                self._engines.append(engine)
-                self._pending.append([])
-                self._reported_at.append(time.monotonic())
-                self._send(Ready(index, time.monotonic() - started))
-        except Exception as error:
-            log.exception("a model could not be loaded")
-            self._send(Failed(f"{type(error).__name__}: {error}"))
+        if isinstance(message, Work):
+            self._served[message.model].engine.submit(message)
+        elif isinstance(message, Cancel):
+            if message.model in self._served:
+                self._served[message.model].engine.cancel(message.request_id, message.reason)
+        elif isinstance(message, Load):
+            self._load(message)
+        elif isinstance(message, Unload):
+            self._unload(message.model)
+        elif isinstance(message, Configure):
+            self._settings = message.settings
+        else:
             self._is_stopping = True
+
+    def _load(self, message: Load) -> None:
+        started = time.monotonic()
+        try:
+            kind = self._kind(message.kind)
+            bundle = load_bundle(Path(message.folder), message.device, message.variant)
+            engine = make_engine(kind, bundle, self._settings)
+            engine.start()
+        except BundleError as error:
+            self._send(Broken(message.model, error.problems))
+        except Exception as error:
+            log.exception("%s, version %s, could not be loaded", *message.model)
+            self._send(Broken(message.model, [f"{type(error).__name__}: {error}"]))
+        else:
+            self.serve(message.model, engine)
+            self._send(Ready(message.model, time.monotonic() - started))
         quiet_collector()
 
-    def _report(self, index: int, engine: EngineLoop) -> None:
+    def _unload(self, model: ModelKey) -> None:
+        if self._served.pop(model, None) is not None:
+            self._sharing.forget(model)
+            quiet_collector()
+
+    def _kind(self, path: str) -> Kind:
+        """A kind of engine, whose messages are understood from now on."""
+        if path not in self._kinds:
+            self._kinds[path] = imported(path)
+            self._decoder = to_worker(self._kinds.values())
+        return self._kinds[path]
+
+    def _report(self, served: Served) -> None:
         now = self._clock()
-        if self._pending[index] or not engine.has_work or now - self._reported_at[index] >= _REPORT_S:
-            self._send(Progress(index, self._pending[index], engine.stats()))
-            self._pending[index], self._reported_at[index] = [], now
+        if served.pending or not served.engine.has_work or now - served.reported_at >= _REPORT_S:
+            self._send(Progress(served.pending, served.engine.stats()))
+            served.pending, served.reported_at = [], now
 
     def _send(self, message: FromWorker) -> None:
         self._channel.send(ENCODER.encode(message))
@@ -126,8 +167,7 @@ def main() -> None:
     if os.getppid() != parent:
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(
-        level=os.environ.get("ATTNSERVE_LOG_LEVEL", "INFO").upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
+    descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
-        Worker(WorkerEnd(int(sys.argv[1]))).run()
+        Worker(WorkerEnd(descriptor), device).run()

@@ -23,8 +23,8 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
 from attnserve_server.metrics import logs
-from attnserve_server.request import DecodeOptions, Source, Terms
-from attnserve_server.transport.interface import AnyFront, RequestRecorder, ServedModel, Ticket
+from attnserve_server.request import Payload, Terms
+from attnserve_server.transport.interface import RequestRecorder, ServedModel, Submit, Ticket
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 
@@ -68,14 +68,14 @@ class Call:
         """Returns the terms that hold for all that is submitted for this RPC."""
         return Terms(self.deadline, is_streamed, priority, self.client)
 
-    def submit(self, front: AnyFront, model: ServedModel, source: Source, options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, submit: Submit, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
         """Hands a request to the front, the whole one or a part; its ticket is cancelled if this RPC ends without the answer.
 
         Raises:
             ServiceError: as ``Front.submit`` does.
         """
         self.is_submitted = True
-        self._tickets.append(front.submit(model, source, options, terms))
+        self._tickets.append(submit(model, payload, terms))
         return self._tickets[-1]
 
     def cancel(self, reason: str) -> None:

@@ -21,7 +21,7 @@ WHOLE_SERVER = ""
 
 
 class HealthBoard:
-    """Which models answer. One service name for each model id, and "" for the server: it serves when all its models do.
+    """Which models answer. A service name for each model id, which serves when all its versions do, and "" for all models.
 
     All methods belong on the event loop, except :attr:`is_serving` and :meth:`summary`, which any thread may ask.
 
@@ -30,7 +30,7 @@ class HealthBoard:
     """
 
     def __init__(self, model_ids: Iterable[str] = ()) -> None:
-        self._is_ready = dict.fromkeys(model_ids, False)
+        self._is_ready = {(model_id, ""): False for model_id in model_ids}
         self._is_draining = self._is_closed = False
         self._changed = asyncio.Event()
 
@@ -48,12 +48,17 @@ class HealthBoard:
         """Returns one line for people and probes."""
         if self._is_draining:
             return "draining"
-        waiting = sorted(model for model, is_ready in self._is_ready.copy().items() if not is_ready)
+        waiting = sorted({model_id for (model_id, _), is_ready in self._is_ready.copy().items() if not is_ready})
         return f"not ready: {', '.join(waiting)}" if waiting else "ok" if self._is_ready else "no models"
 
-    def set_ready(self, model_id: str, is_ready: bool) -> None:
-        """Says whether a model answers; a model that was not named before is added."""
-        self._is_ready[model_id] = is_ready
+    def set_ready(self, model_id: str, is_ready: bool, version: str = "") -> None:
+        """Says whether a version of a model answers; one that was not named before is added."""
+        self._is_ready[model_id, version] = is_ready
+        self._wake()
+
+    def remove(self, model_id: str, version: str = "") -> None:
+        """A version of a model is no longer served."""
+        self._is_ready.pop((model_id, version), None)
         self._wake()
 
     def drain(self) -> None:
@@ -70,10 +75,11 @@ class HealthBoard:
         """Returns the state of a service name; None where there is no such service."""
         if service == WHOLE_SERVER:
             is_serving = self.is_serving
-        elif service in self._is_ready:
-            is_serving = self._is_ready[service] and not self._is_draining
         else:
-            return None
+            versions = [is_ready for (model_id, _), is_ready in self._is_ready.items() if model_id == service]
+            if not versions:
+                return None
+            is_serving = all(versions) and not self._is_draining
         return health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def wait_for_change(self) -> None:

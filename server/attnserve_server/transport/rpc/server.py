@@ -16,7 +16,7 @@ from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.offload import Offload
 from attnserve_server.dataplane.tokenizing import Tokenizing
 from attnserve_server.errors import StartupError
-from attnserve_server.transport.interface import AnyFront, Limits, RequestRecorder
+from attnserve_server.transport.interface import AnyFront, Limits, RequestRecorder, Submit
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
@@ -42,9 +42,17 @@ class GrpcServer:
         limits: of what a request may have.
     """
 
-    def __init__(self, front: AnyFront, recorder: RequestRecorder, board: HealthBoard, config: GrpcConfig, limits: Limits) -> None:
+    def __init__(
+        self,
+        front: AnyFront,
+        recorder: RequestRecorder,
+        board: HealthBoard,
+        config: GrpcConfig,
+        limits: Limits,
+        submit: Submit | None = None,
+    ) -> None:
         self._config, self._front, self._recorder, self._board = config, front, recorder, board
-        self._limits = limits
+        self._limits, self._submit = limits, submit
         self._tokenizing, self._decoding = Tokenizing(), Offload("decoder", "images")
         self._server: grpc.aio.Server | None = None
 
@@ -78,8 +86,8 @@ class GrpcServer:
         self._decoding.close()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        translation = TranslationServicer(self._front, self._tokenizing, self._limits.max_text_chars)
-        captions = CaptionServicer(self._front, self._decoding, self._limits, self._recorder)
+        translation = TranslationServicer(self._front, self._tokenizing, self._limits.max_text_chars, self._submit)
+        captions = CaptionServicer(self._front, self._decoding, self._limits, self._recorder, self._submit)
         return (
             self._handler(TRANSLATION, translation, self._recorder),
             self._handler(CAPTION, captions, self._recorder),

@@ -7,7 +7,7 @@ In a step requests are a prefix of the request slots and rows a prefix of the ro
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
 from attnserve_server.engine.worker.iterative.vectorized import PlainSearches
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
-from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis, SequenceRequest
+from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis
 
 
 class RunningBatch:
     """Everything that decodes now, over one runner's slots.
 
-    Whoever leaves leaves a gap, which the next one to come fills; what gaps are left is closed before the next step.
+    Freed slots are taken by the next admission; remaining gaps are closed before the next step.
     """
 
     def __init__(self, runner: IterativeRunner) -> None:
@@ -47,39 +47,43 @@ class RunningBatch:
         self._source_lengths = np.zeros(runner.num_slots, np.int32)
         self._plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
         self._positions = self._plain.paths.positions
+        self._wants_scores = True
 
     @property
     def num_rows(self) -> int:
         """Live rows."""
         return len(self._owners) - len(self._free_rows)
 
-    def admit(self, requests: list[SequenceRequest], now: float, aligned: Set[int] = frozenset()) -> None:
+    def admit(self, group: Sequence[Decoding], now: float) -> None:
         """Encodes a group and gives each member a request slot and a first row.
 
         Args:
-            requests: the group.
+            group: new here.
             now: when, by the engine's clock.
-            aligned: ids of requests whose attention is kept though they did not ask for it.
         """
-        encoded = self._runner.encode([request.source for request in requests])
+        encoded = self._runner.encode([sequence.payload.source for sequence in group])
         slots, rows = [], []
-        num_sequences = len(self.sequences) + len(requests)
-        for request in requests:
-            options = request.options
-            search = make_search(options, self._symbols, self._coverage)
-            keeps = bool(options.attention or options.coverage_penalty or request.request_id in aligned)
-            may_be_plain = search.is_plain and not keeps and not request.terms.is_streamed
-            needs_scores = not (search.is_plain and options.omit_score)
-            sequence = Decoding(request, search, 0, [], now, keeps, may_be_plain, needs_scores)
-            sequence.slot = _take(self._free_slots, self._slots, sequence)
+        num_sequences = len(self.sequences) + len(group)
+        for sequence in group:
+            self._begin(sequence, now)
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
-            self._source_lengths[sequence.slot] = request.source_length
+            self._source_lengths[sequence.slot] = sequence.num_tokens
             self._plain.begin(sequence, num_sequences)
-            self.sequences[request.request_id] = sequence
+            self.sequences[sequence.request_id] = sequence
             slots.append(sequence.slot)
             rows.append(row)
         self._runner.state.insert(slots, rows, encoded)
+
+    def _begin(self, sequence: Decoding, now: float) -> None:
+        """Makes a sequence ready to be decoded, for the first time or anew, and gives it a slot."""
+        options = sequence.payload.options
+        search = sequence.search = make_search(options, self._symbols, self._coverage)
+        sequence.rows, sequence.num_steps, sequence.is_plain, sequence.admitted_at = [], 0, False, now
+        sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.is_aligned)
+        sequence.may_be_plain = search.is_plain and not sequence.keeps_attention and not sequence.request.terms.is_streamed
+        sequence.needs_scores = not (search.is_plain and options.omit_score)
+        sequence.slot = _take(self._free_slots, self._slots, sequence)
 
     def release(self, request_id: int) -> None:
         """Frees a request's slots."""
@@ -115,12 +119,15 @@ class RunningBatch:
                 assert owner is not None, "what moves is live"
                 owner.rows[owner.rows.index(source)] = target
 
-    def step(self) -> list[Decoding]:
-        """One decode step of all live rows, and the search of every request. Returns the sequences that have something to say."""
+    def run(self) -> StepOutputs:
+        """One decode step of all live rows: the graph. What it means for the requests is for :meth:`advance`."""
         self.compact()
-        inputs = self._inputs()
-        outputs = self._runner.step(inputs)
-        best_tokens, best_log_probs = outputs.best(wants_scores=inputs.wants_scores)
+        self._wants_scores = any(sequence.needs_scores for sequence in self.sequences.values())
+        return self._runner.step(self._inputs(self._wants_scores))
+
+    def advance(self, outputs: StepOutputs) -> list[Decoding]:
+        """The search of every request, after :meth:`run`. Returns the sequences that were advanced one by one."""
+        best_tokens, best_log_probs = outputs.best(wants_scores=self._wants_scores)
         copies = Copies([], [])
         self._plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
         self._plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
@@ -146,11 +153,11 @@ class RunningBatch:
         results = []
         for found in sequence.search.results():
             weights = None
-            if sequence.request.options.attention:
+            if sequence.payload.options.attention:
                 matrix = np.ascontiguousarray(np.stack([np.asarray(row) for row in found.path.attention]), dtype=np.float32)
                 weights = AttentionWeights(matrix.shape, matrix.tobytes())
             copied = self.copied_from(sequence, found.path, 0)
-            score = 0.0 if sequence.request.options.omit_score else found.score
+            score = 0.0 if sequence.payload.options.omit_score else found.score
             results.append(Hypothesis(found.path.tokens, score, found.reason, weights, copied, found.coverage))
         return results
 
@@ -160,13 +167,13 @@ class RunningBatch:
 
     def copied_from(self, sequence: Decoding, path: Path, start: int) -> dict[int, int]:
         """For each unknown symbol from index ``start`` on: its index from there, and the source token that it attended to most."""
-        num_source = len(sequence.request.tokens) - 1  # the end symbol stands for no characters
+        num_source = len(sequence.payload.tokens) - 1  # the end symbol stands for no characters
         unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
         if not unknown or num_source < 1 or not sequence.keeps_attention:
             return {}
         return {index: int(self._mean(path.attention[start + index])[:num_source].argmax()) for index in unknown}
 
-    def _inputs(self) -> StepInputs:
+    def _inputs(self, wants_scores: bool) -> StepInputs:
         sequences, rows = self._live_sequences(), len(self._owners)
         return StepInputs(
             tokens=self._tokens[:rows],
@@ -175,7 +182,7 @@ class RunningBatch:
             rows_of_request=[sequence.rows for sequence in sequences],
             source_lengths=self._source_lengths[: len(sequences)],
             wants_attention=any(sequence.keeps_attention for sequence in sequences),
-            wants_scores=any(sequence.needs_scores for sequence in sequences),
+            wants_scores=wants_scores,
         )
 
     def _live_sequences(self) -> list[Decoding]:
@@ -245,8 +252,8 @@ class RunningBatch:
     def _note_attention(self, sequence: Decoding, outputs: StepOutputs) -> None:
         if outputs.attention is None:
             return
-        num_source = sequence.request.source_length
-        keeps_all = sequence.request.options.attention == AttentionDetail.ALL
+        num_source = sequence.num_tokens
+        keeps_all = sequence.payload.options.attention == AttentionDetail.ALL
         for row, path in zip(sequence.rows, sequence.search.live, strict=True):
             weights = outputs.attention[row, ..., :num_source]
             path.attention.append(weights.copy() if keeps_all else self._mean(weights))

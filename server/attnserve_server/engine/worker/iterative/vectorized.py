@@ -41,7 +41,7 @@ class PlainSearches:
         """Takes a new sequence, if it is greedy and not one of few; it has one row and no tokens."""
         if sequence.may_be_plain and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
             sequence.is_plain = True
-            self._greedy.begin(sequence.rows[0], sequence.request.options.max_tokens)
+            self._greedy.begin(sequence.rows[0], sequence.payload.options.max_tokens)
 
     def join(self, sequence: Decoding) -> None:
         """Takes a beam search that goes on by itself, if it can be taken."""
@@ -99,7 +99,7 @@ class PlainSearches:
         for width, beams in by_width.items():
             rows = np.array([sequence.rows for sequence in beams])  # (n, K)
             tokens, log_probs = (each.reshape(len(beams), width, -1) for each in outputs.top(rows.ravel(), 2 * width))
-            limits = np.array([sequence.request.options.max_tokens for sequence in beams])
+            limits = np.array([sequence.payload.options.max_tokens for sequence in beams])
             stays = (log_probs > _LEAST).all((1, 2)) & (self.paths.positions[rows[:, 0]] + 1 < limits)
             for banned in self._symbols.banned:
                 stays &= (tokens != banned).all((1, 2))

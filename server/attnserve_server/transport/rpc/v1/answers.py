@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve.v1 import caption_pb2, decoding_pb2, model_pb2, translation_pb2
-from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis, RequestFinished
+from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis, SequenceDone
 from attnserve_server.transport import joining
 from attnserve_server.transport.interface import Picture, ServedModel, Span
 from attnserve_server.transport.joining import Part
@@ -40,7 +40,7 @@ class Admitted:
     queued_at: float
     """The event QUEUED."""
 
-    def timings(self, finished: RequestFinished) -> decoding_pb2.Timings:
+    def timings(self, finished: SequenceDone) -> decoding_pb2.Timings:
         """Returns where the time went until now, when the answer is made."""
         encoded_at = finished.admitted_at + finished.encode_s
         return decoding_pb2.Timings(
@@ -51,13 +51,13 @@ class Admitted:
         )
 
 
-def translate_response(admitted: Admitted, finished: Sequence[RequestFinished]) -> translation_pb2.TranslateResponse:
+def translate_response(admitted: Admitted, finished: Sequence[SequenceDone]) -> translation_pb2.TranslateResponse:
     """Returns the whole answer, best hypothesis first; ``finished`` has one entry for each part.
 
     Raises:
         InvalidRequest: the attention of the parts joined is too large.
     """
-    model, num_ranks = admitted.model, max(len(each.hypotheses) for each in finished)
+    model, num_ranks = admitted.model, max(len(each.outcome.hypotheses) for each in finished)
     chosen = [joining.ranked(finished, rank) for rank in range(num_ranks)]
     num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
     joining.check_attention(admitted.parts, admitted.options, model, num_target)
@@ -78,11 +78,11 @@ class NoText:
     pieces: list[Span] = field(default_factory=list)
 
 
-def caption_response(admitted: Admitted, finished: RequestFinished, picture: Picture) -> caption_pb2.CaptionResponse:
+def caption_response(admitted: Admitted, finished: SequenceDone, picture: Picture) -> caption_pb2.CaptionResponse:
     """Returns the whole answer, best hypothesis first; the one part of ``admitted`` has no text."""
     model, image = admitted.model, admitted.model.manifest.image
     return caption_pb2.CaptionResponse(
-        hypotheses=[_hypothesis([each], admitted) for each in finished.hypotheses],
+        hypotheses=[_hypothesis([each], admitted) for each in finished.outcome.hypotheses],
         grid=caption_pb2.ImageGrid(
             rows=image.grid_height, columns=image.grid_width, image_width=picture.width, image_height=picture.height
         ),

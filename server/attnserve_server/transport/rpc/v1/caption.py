@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from attnserve.v1 import caption_pb2, manifest_pb2
 from attnserve_server.dataplane.offload import Offload
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import DecodeOptions
-from attnserve_server.transport.interface import AnyFront, Limits, Picture, RequestRecorder, ServedModel, Ticket
+from attnserve_server.request import DecodeOptions, SequencePayload
+from attnserve_server.transport.interface import AnyFront, Limits, Picture, RequestRecorder, ServedModel, Submit, Ticket
 from attnserve_server.transport.joining import Part
 from attnserve_server.transport.rpc.calls import Call
 from attnserve_server.transport.rpc.v1 import convert
@@ -40,8 +40,11 @@ class CaptionServicer:
         recorder: takes the times of preparation.
     """
 
-    def __init__(self, front: AnyFront, decoding: Offload, limits: Limits, recorder: RequestRecorder) -> None:
+    def __init__(
+        self, front: AnyFront, decoding: Offload, limits: Limits, recorder: RequestRecorder, submit: Submit | None = None
+    ) -> None:
         self._front, self._decoding, self._limits, self._recorder = front, decoding, limits, recorder
+        self._submit_to = submit or front.submit
 
     async def caption(self, request: caption_pb2.CaptionRequest, call: Call) -> caption_pb2.CaptionResponse:
         """Answers when the whole caption stands."""
@@ -57,7 +60,7 @@ class CaptionServicer:
             if text or pieces:
                 yield caption_delta(text, pieces)
         finished = await submitted.ticket.result()
-        best = finished.hypotheses[0]
+        best = finished.outcome.hypotheses[0]
         text, pieces = renderer.finish(best.tokens, best.copied_from)
         if text or pieces:
             yield caption_delta(text, pieces)
@@ -67,7 +70,7 @@ class CaptionServicer:
         model, options = self._check(request, call)
         terms = call.terms(is_streamed=is_streamed, priority=convert.check_priority(request.priority))
         picture: Picture = await self._decoding.run(functools.partial(model.task.read, request.image, self._limits.image))
-        ticket = call.submit(self._front, model, picture.source, options, terms)
+        ticket = call.submit(self._submit_to, model, SequencePayload.of(picture.source, options), terms)
         self._recorder.image_prepared(model.id, model.version, ticket.received_at - call.received_at)
         admitted = Admitted(model, [Part(NoText())], options, call.received_at, ticket.received_at)
         return _Submitted(admitted, picture, ticket)

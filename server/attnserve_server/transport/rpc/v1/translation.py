@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from attnserve.v1 import manifest_pb2, translation_pb2
 from attnserve_server.dataplane.tokenizing import Tokenizing
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import DecodeOptions, RequestFinished
+from attnserve_server.request import DecodeOptions, SequenceDone, SequencePayload
 from attnserve_server.transport import joining
-from attnserve_server.transport.interface import AnyFront, Prefix, ServedModel, Ticket, TranslationTask
+from attnserve_server.transport.interface import AnyFront, Prefix, ServedModel, Submit, Ticket, TranslationTask
 from attnserve_server.transport.joining import Part
 from attnserve_server.transport.rpc.calls import Call
 from attnserve_server.transport.rpc.v1 import convert
@@ -44,17 +44,18 @@ class TranslationServicer:
         max_text_chars: longer texts are refused.
     """
 
-    def __init__(self, front: AnyFront, tokenizing: Tokenizing, max_text_chars: int) -> None:
+    def __init__(self, front: AnyFront, tokenizing: Tokenizing, max_text_chars: int, submit: Submit | None = None) -> None:
         self._front, self._tokenizing, self._max_text_chars = front, tokenizing, max_text_chars
+        self._submit = submit or front.submit
 
     async def translate(self, request: translation_pb2.TranslateRequest, call: Call) -> translation_pb2.TranslateResponse:
         """Answers when the whole translation stands."""
-        admitted, tickets = await self._submit(request, call, is_streamed=False)
+        admitted, tickets = await self._take(request, call, is_streamed=False)
         return translate_response(admitted, await _results(tickets))
 
     async def translate_stream(self, request: translation_pb2.TranslateStreamRequest, call: Call) -> StreamResponses:
         """Yields parts of the translation as they become certain, then the whole answer."""
-        admitted, tickets = await self._submit(request, call, is_streamed=True)
+        admitted, tickets = await self._take(request, call, is_streamed=True)
         results = asyncio.ensure_future(_results(tickets))
         results.add_done_callback(functools.partial(_fail_together, call))
         try:
@@ -66,7 +67,7 @@ class TranslationServicer:
                     text, pieces = renderer.push(event.tokens, event.copied_from)
                     if text or pieces:
                         yield deltas.message(text, pieces)
-                best = (await _own_or_first_error(ticket, results)).hypotheses[0]
+                best = (await _own_or_first_error(ticket, results)).outcome.hypotheses[0]
                 text, pieces = renderer.finish(best.tokens, best.copied_from)
                 if text or pieces:
                     yield deltas.message(text, pieces)
@@ -83,7 +84,7 @@ class TranslationServicer:
         convert.check_prefix(request.options.prefix, self._max_text_chars - len(text))
         return _Checked(model, convert.decode_options(request.options, model), convert.check_priority(request.priority))
 
-    async def _submit(self, request: AnyRequest, call: Call, is_streamed: bool) -> tuple[Admitted, list[Ticket]]:
+    async def _take(self, request: AnyRequest, call: Call, is_streamed: bool) -> tuple[Admitted, list[Ticket]]:
         checked = self._check(request, call)
         model, options, asked = checked.model, checked.options, request.options.prefix
         read = functools.partial(_read, model.task, request.text, asked, request.split_sentences)
@@ -94,7 +95,7 @@ class TranslationServicer:
         terms = call.terms(is_streamed=is_streamed, priority=checked.priority)
         convert.check_lengths([part.source for part in parts], model)
         tickets = [
-            call.submit(self._front, model, part.source.tokens, convert.of_sentence(options, index), terms)
+            call.submit(self._submit, model, SequencePayload(part.source.tokens, convert.of_sentence(options, index)), terms)
             for index, part in enumerate(parts)
         ]
         return Admitted(model, parts, options, call.received_at, tickets[0].received_at), tickets
@@ -110,20 +111,20 @@ def _read(task: TranslationTask, text: str, prefix: str, is_split: bool) -> tupl
     return parts, task.encode_prefix(prefix) if prefix else None
 
 
-async def _results(tickets: Sequence[Ticket]) -> list[RequestFinished]:
+async def _results(tickets: Sequence[Ticket]) -> list[SequenceDone]:
     """Returns all answers; raises the first error as soon as it is there."""
     if len(tickets) == 1:
         return [await tickets[0].result()]
     return await asyncio.gather(*(ticket.result() for ticket in tickets))
 
 
-def _fail_together(call: Call, results: asyncio.Future[list[RequestFinished]]) -> None:
+def _fail_together(call: Call, results: asyncio.Future[list[SequenceDone]]) -> None:
     """With one part that has failed all the others end, so that nobody waits for them."""
     if not results.cancelled() and results.exception() is not None:
         call.cancel("error")
 
 
-async def _own_or_first_error(ticket: Ticket, results: asyncio.Future[list[RequestFinished]]) -> RequestFinished:
+async def _own_or_first_error(ticket: Ticket, results: asyncio.Future[list[SequenceDone]]) -> SequenceDone:
     """Returns a ticket's answer; raises the error that all failed by, rather than that the ticket was cancelled for it."""
     if results.done():
         results.result()

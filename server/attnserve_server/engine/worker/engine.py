@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a worker asks of an engine, and the one place where an engine is made: by the kind of its model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.engine.link.messages import EngineSettings
+from attnserve_server.kinds import Kind, imported
+from attnserve_server.request import Work
+from attnserve_server.stats import EngineStats
+
+
+class Engine(Protocol):
+    """One model's engine; a worker calls it from one thread."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether something waits or runs."""
+        ...
+
+    def start(self) -> None:
+        """Loads the graphs and warms them up."""
+        ...
+
+    def submit(self, work: Work[Any]) -> None:
+        """Takes a request for the next step."""
+        ...
+
+    def cancel(self, request_id: int, reason: str) -> None:
+        """Drops a request before the next step; an unknown one is passed over."""
+        ...
+
+    def step(self) -> list[Any]:
+        """One iteration; returns the parts, :class:`Done` and :class:`Failed` that it gave. It raises for no single request."""
+        ...
+
+    def stats(self) -> EngineStats:
+        """What happened since the last call."""
+        ...
+
+
+def make_engine(kind: Kind, bundle: Bundle, settings: EngineSettings) -> Engine:
+    """The engine of a kind's model, not yet started.
+
+    Raises:
+        ImportError: the kind names a function that is not there.
+    """
+    return cast(Engine, imported(kind.engine)(bundle, settings))

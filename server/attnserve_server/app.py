@@ -10,16 +10,18 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
-from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
+from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
+from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front, FrontConfig
-from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.front.workers import WorkersConfig
@@ -28,7 +30,8 @@ from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.tasks.images import ImageLimits
-from attnserve_server.transport.interface import Limits
+from attnserve_server.tasks.interface import Limits
+from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
 
@@ -36,10 +39,15 @@ log = logging.getLogger(__name__)
 
 
 class App:
-    """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal."""
+    """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal.
 
-    def __init__(self, config: ServerConfig) -> None:
-        self.config = config
+    Args:
+        config: everything that can be configured.
+        tasks: those that it has.
+    """
+
+    def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
+        self.config, self._tasks = config, TaskTable(tasks)
         self.grpc_port = self.http_port = 0
 
     async def start(self) -> None:
@@ -61,11 +69,12 @@ class App:
             QueueConfig(engine.queue_limit, engine.ageing_seconds),
         )
         self.front = Front(registry, self.pool, front_config, metrics, self._show)
-        submit = self.front.submit
-        if config.cache.max_bytes:
-            submit = SharedAnswers(self.front, config.cache.max_bytes, engine.queue_limit, metrics).submit
+        cache_bytes, submit = config.cache.max_bytes, None
+        if cache_bytes:
+            submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
-        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, limits, submit)
+        self.plane = DataPlane(self.front, metrics, limits, submit)
+        self.grpc = GrpcServer(self.plane, self.board, config.grpc)
         self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
@@ -83,6 +92,7 @@ class App:
         self.board.drain()
         await self.front.drain(self.config.drain_seconds)
         await self.grpc.stop(1.0)
+        self.plane.close()
         await self.front.stop()
         self.http.stop()
 
@@ -133,10 +143,7 @@ class App:
     def _defaults(self) -> dict[int, str]:
         """The model that an empty id means, by task: the configuration's before the repository's."""
         own, repository = self.config.default_models, repository_defaults(self._repository)
-        return {
-            TRANSLATION: own.translation or repository.translation,
-            CAPTION: own.caption or repository.caption,
-        }
+        return {spec.number: getattr(own, spec.name, "") or getattr(repository, spec.name, "") for spec in self._tasks.all()}
 
     def _show(self, model: ServedModel, is_ready: bool | None) -> None:
         if is_ready is None:
@@ -156,14 +163,18 @@ class App:
         paths = find_bundles(self._repository)
         for path in paths:
             try:
-                bundle = load_bundle(path, device, engine.variant)
-                models.append(ServedModel(bundle, min(engine.max_beam_size, engine.slots), engine.max_source_tokens))
+                models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
             except BundleError as error:
                 log.error("cannot be served: %s", error)
                 broken.append(error)
         if not models:
             raise StartupError("; ".join(map(str, broken)))
         return ModelRegistry(models, self._defaults(), {path.parent.name for path in paths})
+
+    def _served(self, bundle: Bundle) -> ServedModel:
+        spec, engine = self._tasks.of(bundle.manifest), self.config.engine
+        max_beam_size = min(engine.max_beam_size, engine.slots)
+        return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
 
 
 def _onnxruntime_version() -> str:

@@ -9,9 +9,12 @@ Nothing here imports an engine.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.checks import iterative_problems
 from attnserve_server.request import SequenceOutcome, SequencePayload, TokensProduced
 
 
@@ -25,6 +28,7 @@ class Kind:
         engine: a function ``(bundle, settings) -> Engine`` (``engine/worker/engine.py``), as a path of the same form.
         payload: what a request carries, a msgspec struct that is a :class:`~attnserve_server.request.Payload`; its tag is its own.
         outcome: what an answer carries, likewise an :class:`~attnserve_server.request.Outcome`.
+        problems: everything that is wrong with a manifest of its models.
         part: what a stream is made of, likewise a :class:`~attnserve_server.request.Part`; None where it has no streams.
     """
 
@@ -33,6 +37,7 @@ class Kind:
     engine: str
     payload: type[Any]
     outcome: type[Any]
+    problems: Callable[[manifest_pb2.Manifest], list[str]]
     part: type[Any] | None = None
 
 
@@ -42,6 +47,7 @@ ITERATIVE = Kind(
     engine="attnserve_server.engine.worker.iterative.factory:make_engine",
     payload=SequencePayload,
     outcome=SequenceOutcome,
+    problems=iterative_problems,
     part=TokensProduced,
 )
 """Models that decode step by step, batched in flight."""

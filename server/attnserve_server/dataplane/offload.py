@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work beside the event loop: a few threads, and a bounded number of those who wait for one. Must not import grpc."""
+"""Work beside the event loop: a few threads, and a bounded number of those who wait for one."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ T = TypeVar("T")
 
 MAX_PENDING = 64
 """That may wait for a thread or have one; more are refused, for no queue grows without bound."""
+
+MAX_INLINE_CHARS = 512
+"""A text of this size is tokenized in some 20 µs, less than the way to a thread and back costs."""
 
 _NUM_THREADS = 2
 _NICE = 5
@@ -57,3 +60,31 @@ class Offload:
     def close(self) -> None:
         """Drops what waits, and lets the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class Preparing:
+    """Prepares requests for the event loop, which none of them may hold up: small ones inline, others in threads.
+
+    Args:
+        name: of the threads.
+        what: is too many, in the plural, when it refuses.
+    """
+
+    def __init__(self, name: str, what: str) -> None:
+        self._offload = Offload(name, what)
+
+    def is_inline(self, effort: int | None) -> bool:
+        """Whether something of this many characters is done at once; None is for what never is."""
+        return effort is not None and effort <= MAX_INLINE_CHARS
+
+    async def run(self, effort: int | None, work: Callable[[], T]) -> T:
+        """Returns what ``work`` makes of something of this size.
+
+        Raises:
+            Overloaded: too much waits.
+        """
+        return work() if self.is_inline(effort) else await self._offload.run(work)
+
+    def close(self) -> None:
+        """See :meth:`Offload.close`."""
+        self._offload.close()

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.front.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
 from attnserve_server.request import ModelKey
+
+TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
 
 
 def served(*outputs: list[str]) -> ServedModel:

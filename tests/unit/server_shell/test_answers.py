@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
+from attnserve_server.dataplane.plane import Timings
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,
@@ -18,8 +19,11 @@ from attnserve_server.request import (
     Hypothesis,
     SequenceOutcome,
 )
-from attnserve_server.transport.joining import Part
-from attnserve_server.transport.rpc.v1.answers import Admitted, Deltas, model_message, translate_response
+from attnserve_server.tasks.joining import Part
+from attnserve_server.tasks.registry import TRANSLATION
+from attnserve_server.tasks.rendering import Deltas, TextPrepared
+from attnserve_server.transport.rpc.v1.models import model_message
+from attnserve_server.transport.rpc.v1.translation import translate_delta, translate_response
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model, Span, finished, weights
 
 TOKENS = [ord("a"), ord("b"), END]
@@ -28,8 +32,9 @@ TOKENS = [ord("a"), ord("b"), END]
 def answer(options: DecodeOptions, answered: Done | None = None) -> translation_pb2.TranslateResponse:
     model = Model()
     now = time.monotonic()
-    admitted = Admitted(model, [Part(model.task.encode("ab"))], options, now - 2.0, now - 1.0)
-    response = translate_response(admitted, [answered or finished(TOKENS, options)])
+    prepared, done = TextPrepared(model, [Part(model.task.encode("ab"))], options), answered or finished(TOKENS, options)
+    rendered = TRANSLATION.task.render(prepared, [done])
+    response = translate_response(model, rendered, Timings.of(now - 2.0, now - 1.0, done))
     return translation_pb2.TranslateResponse.FromString(response.SerializeToString())
 
 
@@ -112,7 +117,7 @@ def test_any_size_survives_the_wire(num_target: int, num_source: int) -> None:
 
 
 def test_a_delta() -> None:
-    event = Deltas().message("ab", [Span("ab", 3, 5)])
+    event = translate_delta(Deltas().delta("ab", [Span("ab", 3, 5)]))
     assert event.WhichOneof("event") == "delta"
     assert (event.delta.text, event.delta.pieces[0].begin, event.delta.pieces[0].end) == ("ab", 3, 5)
 

@@ -17,6 +17,7 @@ from google.rpc import error_details_pb2
 
 from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.dataplane.plane import Timings
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import (
     AttentionDetail,
@@ -27,10 +28,12 @@ from attnserve_server.request import (
     Hypothesis,
     SequenceOutcome,
 )
-from attnserve_server.transport import joining
-from attnserve_server.transport.joining import Part, check_attention, joined_score
-from attnserve_server.transport.rpc.v1.answers import Admitted, translate_response
-from attnserve_server.transport.rpc.v1.convert import MAX_SENTENCES
+from attnserve_server.tasks import joining
+from attnserve_server.tasks.joining import Part, check_attention, joined_score
+from attnserve_server.tasks.options import MAX_SENTENCES
+from attnserve_server.tasks.registry import TRANSLATION
+from attnserve_server.tasks.rendering import TextPrepared
+from attnserve_server.transport.rpc.v1.translation import translate_response
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model
 from tests.unit.server_shell.test_rpc import detail, failure, reason
@@ -254,7 +257,8 @@ def answer(hypotheses: list[list[Hypothesis]], times: list[tuple[float, float]])
         for each, (begin, end) in zip(hypotheses, times, strict=True)
     ]
     options = DecodeOptions(length_penalty=0.0, num_hypotheses=2, attention=AttentionDetail.MEAN)
-    return translate_response(Admitted(model, parts, options, now - 10, now - 9.5), finished)
+    rendered = TRANSLATION.task.render(TextPrepared(model, parts, options), finished)
+    return translate_response(model, rendered, Timings.of(now - 10, now - 9.5, joining.whole(finished)))
 
 
 def test_ranks_lengths_and_times() -> None:

@@ -10,13 +10,9 @@ from typing import Any, cast
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, SequenceTooLong
-from attnserve_server.kinds import ITERATIVE, Kind
+from attnserve_server.kinds import Kind
 from attnserve_server.request import ModelKey, Payload
-from attnserve_server.tasks.caption import CaptionTask
-from attnserve_server.tasks.translation import TranslationTask
 
-TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
-_TASKS: Mapping[int, type[TranslationTask] | type[CaptionTask]] = {TRANSLATION: TranslationTask, CAPTION: CaptionTask}
 _SCORES = {"logits", "log_probs"}
 
 
@@ -25,12 +21,13 @@ class ServedModel:
 
     Args:
         bundle: what is served.
+        kind: of its engine.
+        task: what its task loaded for it.
         max_beam_size: the server's limit; the bundle's own may be lower.
         max_source_tokens: the server's limit, 0 for the bundle's own.
-        kind: of its engine.
     """
 
-    def __init__(self, bundle: Bundle, max_beam_size: int, max_source_tokens: int, kind: Kind = ITERATIVE) -> None:
+    def __init__(self, bundle: Bundle, kind: Kind, task: Any, max_beam_size: int, max_source_tokens: int) -> None:
         limits = bundle.manifest.limits
         self.bundle, self.kind = bundle, kind
         self.key = ModelKey(*bundle.key)
@@ -38,7 +35,7 @@ class ServedModel:
         self.max_beam_size = min(max_beam_size, limits.max_beam_size)
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
-        self.task: TranslationTask | CaptionTask = _TASKS[bundle.manifest.task](bundle)
+        self.task = task
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""

@@ -76,6 +76,8 @@ class Worker:
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = to_worker()
         self._settings = EngineSettings(1, 0.0, 0.0)
+        self._has_changed = False
+        """Whether models have come or gone since the garbage collector was told."""
         self._is_stopping = False
 
     def run(self) -> None:
@@ -104,6 +106,9 @@ class Worker:
     def _receive(self, *, wait: bool) -> None:
         for data in self._channel.receive(wait=wait):
             self._handle(self._decoder.decode(data))
+        if self._has_changed:
+            quiet_collector()
+            self._has_changed = False
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Work):
@@ -124,7 +129,7 @@ class Worker:
         started = time.monotonic()
         try:
             kind = self._kind(message.kind)
-            bundle = load_bundle(Path(message.folder), message.device, message.variant)
+            bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
             engine = make_engine(kind, bundle, self._settings)
             engine.start()
         except BundleError as error:
@@ -135,12 +140,12 @@ class Worker:
         else:
             self.serve(message.model, engine)
             self._send(Ready(message.model, time.monotonic() - started))
-        quiet_collector()
+        self._has_changed = True
 
     def _unload(self, model: ModelKey) -> None:
         if self._served.pop(model, None) is not None:
             self._sharing.forget(model)
-            quiet_collector()
+            self._has_changed = True
 
     def _kind(self, path: str) -> Kind:
         """A kind of engine, whose messages are understood from now on."""

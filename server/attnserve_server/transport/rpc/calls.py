@@ -3,7 +3,7 @@
 
 A servicer's method takes a parsed request and a :class:`Call` and returns (or yields) messages or raises a
 :class:`ServiceError`. Everything that is the same for all methods is here: parsing, request id, deadline, status with details,
-cancellation, metrics, one log line. ``server.py`` is the only user; the servicers see :class:`Call` and nothing of grpc.
+cancellation. ``server.py`` is the only user; the servicers see :class:`Call` and nothing of grpc.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import time
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, cast
@@ -21,10 +20,10 @@ import grpc
 from google.protobuf import message, message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ErrorCode, ServiceError
+from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
+from attnserve_server.dataplane.call import Call
+from attnserve_server.errors import Cancelled, DeadlineExceeded, ServiceError
 from attnserve_server.metrics import logs
-from attnserve_server.request import Payload, Terms
-from attnserve_server.transport.interface import RequestRecorder, ServedModel, Submit, Ticket
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 
@@ -36,63 +35,8 @@ CLIENT_ID_KEY = "x-client-id"
 
 logger = logging.getLogger(__name__)
 
-_CLOCK_SLACK_S = 0.05
-"""A deadline counts from the request's arrival, so the client's own runs out a little earlier, and its reset comes first."""
-
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
-
-
-class Call:
-    """One RPC, as the servicers see it.
-
-    Attributes:
-        request_id: the client's id for the request where it sent a sane one, else a new one.
-        client: whose request it is: what the client calls itself where that is sane, else its connection.
-        received_at: when the handler began, in seconds of the monotonic clock.
-        deadline: absolute, on the same clock; None where the client set none.
-        model: the model that answers, once it is known; metrics and log are labelled by it.
-        is_submitted: whether the front was asked; from then on it counts refusals and cancellations itself.
-    """
-
-    __slots__ = ("_tickets", "client", "deadline", "is_submitted", "model", "received_at", "request_id")
-
-    def __init__(self, request_id: str, client: str = "", deadline: float | None = None) -> None:
-        self.request_id, self.client, self.deadline = request_id, client, deadline
-        self.received_at = time.monotonic()
-        self.model: ServedModel | None = None
-        self.is_submitted = False
-        self._tickets: list[Ticket] = []
-
-    def terms(self, *, is_streamed: bool, priority: int) -> Terms:
-        """Returns the terms that hold for all that is submitted for this RPC."""
-        return Terms(self.deadline, is_streamed, priority, self.client)
-
-    def submit(self, submit: Submit, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
-        """Hands a request to the front, the whole one or a part; its ticket is cancelled if this RPC ends without the answer.
-
-        Raises:
-            ServiceError: as ``Front.submit`` does.
-        """
-        self.is_submitted = True
-        self._tickets.append(submit(model, payload, terms))
-        return self._tickets[-1]
-
-    def cancel(self, reason: str) -> None:
-        """Cancels all tickets that have no answer yet."""
-        for ticket in self._tickets:
-            ticket.cancel(reason)
-
-    @property
-    def labels(self) -> tuple[str, str]:
-        """Model id and version for metrics and log; empty where no model was found."""
-        return (self.model.id, self.model.version) if self.model is not None else ("", "")
-
-    def is_past_deadline(self, slack_s: float = 0.0) -> bool:
-        """Whether the client's deadline has passed, or passes within ``slack_s``, but at most in half of what it gave us."""
-        if self.deadline is None:
-            return False
-        return time.monotonic() >= self.deadline - min(slack_s, (self.deadline - self.received_at) / 2)
 
 
 UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
@@ -146,8 +90,7 @@ class _Method:
         self._name = method.name
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
-        self._recorder = recorder
-        self._is_stopping = is_stopping
+        self._accounts = Accounts(method.name, recorder, is_stopping)
 
     async def run_unary(self, data: bytes, context: Any) -> bytes:
         """Answers a unary RPC."""
@@ -176,14 +119,14 @@ class _Method:
             if call.is_past_deadline():
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
             response = await answer(call)
-            self._record(call, "OK", "-")
+            self._accounts.answered(call)
             return response
         except _ClientGone:
-            self._abandon(call)
+            self._accounts.abandoned(call)
             raise asyncio.CancelledError from None  # the one way to end an RPC of which grpc knows that it is over
         except asyncio.CancelledError:
             if _is_cancelled():  # by grpc: the client left, the deadline passed, or the server stops
-                self._abandon(call)
+                self._accounts.abandoned(call)
                 raise
             error = Cancelled("the request was cancelled on the server")
         except ServiceError as raised:
@@ -191,44 +134,10 @@ class _Method:
         except Exception:
             logger.exception("%s failed", self._name)
             error = ServiceError(_INTERNAL_TEXT)
-        self._fail(call, error)
+        self._accounts.failed(call, error, status_of(error).name)
         trailers = ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, rich_status(error).SerializeToString()))
         await context.abort(status_of(error), message_of(error), trailers)
         raise AssertionError("abort always raises")
-
-    def _abandon(self, call: Call) -> None:
-        """Ends a call that nobody waits for any more."""
-        reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_stopping() else "client"
-        call.cancel(reason)
-        if self._recorder is not None and not call.is_submitted:
-            self._recorder.request_cancelled(*call.labels, reason)
-        self._record(call, "DEADLINE_EXCEEDED" if reason == "deadline" else "CANCELLED", reason)
-
-    def _fail(self, call: Call, error: ServiceError) -> None:
-        """Ends a call with an error."""
-        call.cancel("error")
-        if self._recorder is not None and not call.is_submitted and error.code is not ErrorCode.INTERNAL:
-            self._recorder.request_rejected(*call.labels, error.reason.lower())
-        if self._recorder is not None and error.is_refusal:
-            self._recorder.request_refused(*call.labels, error.reason.lower(), time.monotonic() - call.received_at)
-        self._record(call, status_of(error).name, error.reason)
-
-    def _record(self, call: Call, code: str, reason: str) -> None:
-        if self._recorder is None:
-            return
-        duration_s = time.monotonic() - call.received_at
-        model, version = call.labels
-        self._recorder.request_done(model, version, self._name, code, duration_s)
-        fields = {
-            "method": self._name,
-            "code": code,
-            "reason": reason,
-            "model": model,
-            "version": version,
-            "duration_s": duration_s,
-        }
-        text = "%s %s %s model=%s/%s %.1fms"
-        logger.info(text, self._name, code, reason, model, version, duration_s * 1e3, extra={logs.FIELDS: fields})
 
 
 async def _write(context: Any, data: bytes) -> None:

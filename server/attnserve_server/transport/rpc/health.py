@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Iterable
 
 from grpc_health.v1 import health_pb2
 
+from attnserve_server.dataplane.call import Call
 from attnserve_server.errors import ModelNotFound
-from attnserve_server.transport.rpc.calls import Call
 
 WatchResponses = AsyncGenerator[health_pb2.HealthCheckResponse, None]
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,10 +14,8 @@ from grpc_reflection.v1alpha import reflection
 
 from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
-from attnserve_server.dataplane.offload import Offload
-from attnserve_server.dataplane.tokenizing import Tokenizing
+from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
-from attnserve_server.transport.interface import AnyFront, Limits, RequestRecorder, Submit
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
@@ -26,7 +25,13 @@ from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
 CAPTION = caption_pb2.DESCRIPTOR.services_by_name["CaptionService"]
 MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
-HEALTH = health_pb2.DESCRIPTOR.services_by_name["Health"]
+HEALTH: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
+SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
+    (TRANSLATION, TranslationServicer),
+    (CAPTION, CaptionServicer),
+    (MODEL, ModelServicer),
+)
+"""Every service over the data plane; health is not over it."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,25 +40,13 @@ class GrpcServer:
     """One server on one port.
 
     Args:
-        front: takes the requests.
-        recorder: counts the RPCs.
+        plane: takes the requests.
         board: the states that ``grpc.health.v1`` shows.
         config: where it listens, and its limits.
-        limits: of what a request may have.
     """
 
-    def __init__(
-        self,
-        front: AnyFront,
-        recorder: RequestRecorder,
-        board: HealthBoard,
-        config: GrpcConfig,
-        limits: Limits,
-        submit: Submit | None = None,
-    ) -> None:
-        self._config, self._front, self._recorder, self._board = config, front, recorder, board
-        self._limits, self._submit = limits, submit
-        self._tokenizing, self._decoding = Tokenizing(), Offload("decoder", "images")
+    def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
+        self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
@@ -65,7 +58,7 @@ class GrpcServer:
         server = grpc.aio.server(options=_options(self._config))
         server.add_generic_rpc_handlers(self._handlers())
         if self._config.reflection:
-            names = [service.full_name for service in (TRANSLATION, CAPTION, MODEL, HEALTH)]
+            names = [*(service.full_name for service, _ in SERVICERS), HEALTH.full_name]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         address = _address(self._config.host, self._config.port)
         try:
@@ -82,21 +75,11 @@ class GrpcServer:
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)
-        self._tokenizing.close()
-        self._decoding.close()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        translation = TranslationServicer(self._front, self._tokenizing, self._limits.max_text_chars, self._submit)
-        captions = CaptionServicer(self._front, self._decoding, self._limits, self._recorder, self._submit)
-        return (
-            self._handler(TRANSLATION, translation, self._recorder),
-            self._handler(CAPTION, captions, self._recorder),
-            self._handler(MODEL, ModelServicer(self._front), self._recorder),
-            self._handler(HEALTH, HealthServicer(self._board), None),
-        )
-
-    def _handler(self, service: Any, servicer: object, recorder: RequestRecorder | None) -> grpc.GenericRpcHandler:
-        return service_handler(service, servicer, recorder, lambda: self._front.is_draining)
+        plane, is_stopping = self._plane, lambda: self._plane.is_draining
+        handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
+        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
 
 
 def _address(host: str, port: int) -> str:

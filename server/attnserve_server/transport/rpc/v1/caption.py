@@ -1,86 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CaptionService: checks a request, decodes its image, hands it to the front, and makes its answer. Must not import grpc."""
+"""CaptionService: messages to what a caption is asked, and its answers to messages. Must not import grpc."""
 
 from __future__ import annotations
 
-import functools
+import contextlib
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
 
-from attnserve.v1 import caption_pb2, manifest_pb2
-from attnserve_server.dataplane.offload import Offload
-from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import DecodeOptions, SequencePayload
-from attnserve_server.transport.interface import AnyFront, Limits, Picture, RequestRecorder, ServedModel, Submit, Ticket
-from attnserve_server.transport.joining import Part
-from attnserve_server.transport.rpc.calls import Call
-from attnserve_server.transport.rpc.v1 import convert
-from attnserve_server.transport.rpc.v1.answers import Admitted, NoText, caption_delta, caption_response
+from attnserve.v1 import caption_pb2
+from attnserve_server.dataplane.call import Call
+from attnserve_server.dataplane.plane import Asked, DataPlane, Timings
+from attnserve_server.tasks.answers import Caption, TextDelta
+from attnserve_server.tasks.caption import AskedCaption
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.registry import CAPTION
+from attnserve_server.transport.rpc.v1.decoding import asked_options, hypothesis_message, piece_messages, timings_message
 
 AnyRequest = caption_pb2.CaptionRequest | caption_pb2.CaptionStreamRequest
 StreamResponses = AsyncGenerator[caption_pb2.CaptionStreamResponse, None]
-
-
-@dataclass(frozen=True, slots=True)
-class _Submitted:
-    """A request that waits for its answer."""
-
-    admitted: Admitted
-    picture: Picture
-    ticket: Ticket
 
 
 class CaptionServicer:
     """Answers the RPCs of ``attnserve.v1.CaptionService``.
 
     Args:
-        front: takes the requests.
-        decoding: runs the image decoders.
-        limits: of what a request may have.
-        recorder: takes the times of preparation.
+        plane: takes the requests.
     """
 
-    def __init__(
-        self, front: AnyFront, decoding: Offload, limits: Limits, recorder: RequestRecorder, submit: Submit | None = None
-    ) -> None:
-        self._front, self._decoding, self._limits, self._recorder = front, decoding, limits, recorder
-        self._submit_to = submit or front.submit
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
 
     async def caption(self, request: caption_pb2.CaptionRequest, call: Call) -> caption_pb2.CaptionResponse:
         """Answers when the whole caption stands."""
-        submitted = await self._submit(request, call, is_streamed=False)
-        return caption_response(submitted.admitted, await submitted.ticket.result(), submitted.picture)
+        pending = await self._plane.submit(call, CAPTION, _asked(request, is_streamed=False))
+        return caption_response(pending.model, *await pending.answer())
 
     async def caption_stream(self, request: caption_pb2.CaptionStreamRequest, call: Call) -> StreamResponses:
         """Yields parts of the caption as they become certain, then the whole answer."""
-        submitted = await self._submit(request, call, is_streamed=True)
-        renderer = submitted.admitted.model.task.stream()
-        async for event in submitted.ticket.deltas():
-            text, pieces = renderer.push(event.tokens, event.copied_from)
-            if text or pieces:
-                yield caption_delta(text, pieces)
-        finished = await submitted.ticket.result()
-        best = finished.outcome.hypotheses[0]
-        text, pieces = renderer.finish(best.tokens, best.copied_from)
-        if text or pieces:
-            yield caption_delta(text, pieces)
-        yield caption_pb2.CaptionStreamResponse(result=caption_response(submitted.admitted, finished, submitted.picture))
+        pending = await self._plane.submit(call, CAPTION, _asked(request, is_streamed=True))
+        async with contextlib.aclosing(pending.stream()) as events:
+            async for event in events:
+                if isinstance(event, TextDelta):
+                    delta = caption_pb2.CaptionDelta(text=event.text, pieces=piece_messages(event.pieces))
+                    yield caption_pb2.CaptionStreamResponse(delta=delta)
+                else:
+                    yield caption_pb2.CaptionStreamResponse(result=caption_response(pending.model, *event))
 
-    async def _submit(self, request: AnyRequest, call: Call, is_streamed: bool) -> _Submitted:
-        model, options = self._check(request, call)
-        terms = call.terms(is_streamed=is_streamed, priority=convert.check_priority(request.priority))
-        picture: Picture = await self._decoding.run(functools.partial(model.task.read, request.image, self._limits.image))
-        ticket = call.submit(self._submit_to, model, SequencePayload.of(picture.source, options), terms)
-        self._recorder.image_prepared(model.id, model.version, ticket.received_at - call.received_at)
-        admitted = Admitted(model, [Part(NoText())], options, call.received_at, ticket.received_at)
-        return _Submitted(admitted, picture, ticket)
 
-    def _check(self, request: AnyRequest, call: Call) -> tuple[ServedModel, DecodeOptions]:
-        """Everything for which the image need not be decoded."""
-        model: ServedModel = self._front.resolve(request.model, request.version, manifest_pb2.TASK_CAPTION)
-        call.model = model
-        if model.manifest.task != manifest_pb2.TASK_CAPTION:
-            raise InvalidRequest(f"the model {model.id} does not describe images", field="model")
-        prefix = convert.check_prefix(request.options.prefix, self._limits.max_text_chars, "")
-        options = convert.decode_options(request.options, model)
-        return model, convert.with_prefix(options, model.task.encode_prefix(prefix), model) if prefix else options
+def caption_response(model: Model, answer: Caption, timings: Timings) -> caption_pb2.CaptionResponse:
+    """The message of a whole answer."""
+    image = model.manifest.image
+    return caption_pb2.CaptionResponse(
+        hypotheses=[hypothesis_message(each) for each in answer.hypotheses],
+        grid=caption_pb2.ImageGrid(
+            rows=image.grid_height, columns=image.grid_width, image_width=answer.width, image_height=answer.height
+        ),
+        model=model.id,
+        version=model.version,
+        timings=timings_message(timings),
+    )
+
+
+def _asked(request: AnyRequest, *, is_streamed: bool) -> Asked:
+    asked = AskedCaption(request.image, asked_options(request.options))
+    return Asked(asked, request.model, request.version, request.priority, is_streamed)

@@ -1,24 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to the sentences of one text as one answer to the text. Of a single part, the answer stays as it is.
-
-Must not import grpc.
-"""
+"""Answers to the sentences of one text as one answer to the text. Of a single part, the answer stays as it is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Done, FinishReason, Hypothesis, SequenceDone
-from attnserve_server.transport.interface import ServedModel, Source
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.text import Span
 
 MAX_JOINED_WEIGHTS = 1 << 21
 """Attention weights of one joined answer (8 MiB): most are the zeros between different sentences, as many as its square."""
+
+
+class Source(Protocol):
+    """A tokenized source text."""
+
+    @property
+    def tokens(self) -> list[int]:
+        """Token ids, the end symbol included."""
+        ...
+
+    @property
+    def pieces(self) -> Sequence[Span]:
+        """One span for each token."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,7 @@ def joined_attention(hypotheses: Sequence[Hypothesis], parts: Sequence[Part]) ->
     return result
 
 
-def check_attention(parts: Sequence[Part], options: DecodeOptions, model: ServedModel, num_target: int | None = None) -> None:
+def check_attention(parts: Sequence[Part], options: DecodeOptions, model: Model, num_target: int | None = None) -> None:
     """Checks that the attention of a joined answer is not too large.
 
     Args:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From requests on the wire to the domain: every rule that a request must keep is here. Must not import grpc.
+"""What may be asked of a model that writes text: every rule that text and options must keep is here.
 
 What needs the tokenizer comes after the rest: the prefix (:func:`with_prefix`) and the limits of sentences.
 """
@@ -11,10 +11,12 @@ from collections.abc import Sequence
 
 import msgspec
 
-from attnserve.v1 import decoding_pb2
 from attnserve_server.errors import InvalidRequest, SequenceTooLong
 from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
-from attnserve_server.transport.interface import Prefix, Sentence, ServedModel, Source
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.joining import Source
+from attnserve_server.tasks.sentences import Sentence
+from attnserve_server.tasks.text import Prefix
 
 MAX_PENALTY = 10.0
 """Of length and coverage; far above any useful value, and it keeps length to this power finite."""
@@ -25,15 +27,35 @@ MIN_FACTOR, MAX_FACTOR = 1e-6, 100.0
 MAX_SENTENCES = 64
 """Of one text: each is a request of its own, and no text may fill the queue alone."""
 
-_ATTENTION = {
-    decoding_pb2.ATTENTION_DETAIL_UNSPECIFIED: AttentionDetail.NONE,
-    decoding_pb2.ATTENTION_DETAIL_NONE: AttentionDetail.NONE,
-    decoding_pb2.ATTENTION_DETAIL_MEAN: AttentionDetail.MEAN,
-    decoding_pb2.ATTENTION_DETAIL_ALL: AttentionDetail.ALL,
-}
-
 _NEED_SCORES = ("min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling")
 """Options that change or use the scores of all pieces, unless they have the value that changes nothing."""
+
+
+class AskedSampling(msgspec.Struct, frozen=True, gc=False):
+    """How a client wants tokens to be drawn; None is for what it left out."""
+
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class AskedOptions(msgspec.Struct, frozen=True, gc=False):
+    """Options as a client gave them; None is for what it left out."""
+
+    beam_size: int | None = None
+    num_hypotheses: int | None = None
+    length_penalty: float | None = None
+    coverage_penalty: float | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    repetition_penalty: float | None = None
+    sampling: AskedSampling | None = None
+    prefix: str = ""
+    attention: AttentionDetail | int = AttentionDetail.NONE
+    """A plain number is one that there is no detail for."""
+    omit_score: bool = False
 
 
 def check_text(text: str, max_chars: int) -> str:
@@ -84,7 +106,7 @@ def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
     return sentences
 
 
-def check_lengths(sources: Sequence[Source], model: ServedModel) -> None:
+def check_lengths(sources: Sequence[Source], model: Model) -> None:
     """Checks the sentences of one text before any of them is submitted; a single one is the front's to check.
 
     Raises:
@@ -98,22 +120,22 @@ def check_lengths(sources: Sequence[Source], model: ServedModel) -> None:
             )
 
 
-def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> DecodeOptions:
+def decode_options(options: AskedOptions, model: Model) -> DecodeOptions:
     """Returns validated options but for the prefix, with the model's defaults where the request has none.
 
     Raises:
         InvalidRequest: names the first field that is out of range, or that the model cannot honour.
     """
-    beam_size = _in_range("beam_size", options.beam_size if options.HasField("beam_size") else 1, (1, model.max_beam_size))
+    beam_size = _in_range("beam_size", 1 if options.beam_size is None else options.beam_size, (1, model.max_beam_size))
     sampling = _sampling(options, beam_size)
     most, what = (beam_size, " (beam_size)") if sampling is None else (model.max_beam_size, "")
-    asked = options.num_hypotheses if options.HasField("num_hypotheses") else 1
+    asked = 1 if options.num_hypotheses is None else options.num_hypotheses
     limit = model.max_target_tokens
-    max_tokens = _in_range("max_tokens", options.max_tokens if options.HasField("max_tokens") else limit, (1, limit))
+    max_tokens = _in_range("max_tokens", limit if options.max_tokens is None else options.max_tokens, (1, limit))
     converted = DecodeOptions(
         beam_size=beam_size,
         num_hypotheses=_in_range("num_hypotheses", asked, (1, most), what),
-        length_penalty=_penalty(options, "length_penalty", 1.0),
+        length_penalty=_penalty("length_penalty", options.length_penalty, 1.0),
         coverage_penalty=_coverage_penalty(options, model),
         max_tokens=max_tokens,
         min_tokens=_in_range("min_tokens", options.min_tokens, (0, max_tokens), " (max_tokens)"),
@@ -127,7 +149,7 @@ def decode_options(options: decoding_pb2.DecodeOptions, model: ServedModel) -> D
     return converted
 
 
-def with_prefix(options: DecodeOptions, prefix: Prefix, model: ServedModel) -> DecodeOptions:
+def with_prefix(options: DecodeOptions, prefix: Prefix, model: Model) -> DecodeOptions:
     """Returns the options with a prefix that is not the empty text.
 
     Raises:
@@ -155,38 +177,39 @@ def of_sentence(options: DecodeOptions, index: int) -> DecodeOptions:
     return msgspec.structs.replace(options, prefix=(), sampling=sampling)
 
 
-def _sampling(options: decoding_pb2.DecodeOptions, beam_size: int) -> Sampling | None:
-    if not options.HasField("sampling"):
-        return None
+def _sampling(options: AskedOptions, beam_size: int) -> Sampling | None:
     asked = options.sampling
+    if asked is None:
+        return None
     if beam_size > 1:
         raise _refused("sampling", f"needs options.beam_size 1; it is {beam_size}")
-    temperature = asked.temperature if asked.HasField("temperature") else 1.0
+    temperature = 1.0 if asked.temperature is None else asked.temperature
     if temperature == 0.0:
         raise _refused("sampling.temperature", "must be above 0; leave sampling out for the most probable piece")
     _check_factor("sampling.temperature", temperature)
-    top_p = asked.top_p if asked.HasField("top_p") else 1.0
+    top_p = 1.0 if asked.top_p is None else asked.top_p
     if not 0.0 < top_p <= 1.0:
         raise _refused("sampling.top_p", f"must be a number above 0 and at most 1; it is {top_p:g}")
-    is_drawn = not asked.HasField("seed")
-    return Sampling(secrets.randbits(64) if is_drawn else asked.seed, temperature, asked.top_k, top_p, is_drawn)
+    if asked.seed is None:
+        return Sampling(secrets.randbits(64), temperature, asked.top_k, top_p, is_drawn=True)
+    return Sampling(asked.seed, temperature, asked.top_k, top_p)
 
 
-def _omit_score(options: decoding_pb2.DecodeOptions, beam_size: int) -> bool:
-    if options.omit_score and (beam_size > 1 or options.HasField("sampling")):
+def _omit_score(options: AskedOptions, beam_size: int) -> bool:
+    if options.omit_score and (beam_size > 1 or options.sampling is not None):
         raise _refused("omit_score", "needs options.beam_size 1 and no options.sampling")
     return options.omit_score
 
 
-def _penalty(options: decoding_pb2.DecodeOptions, name: str, default: float) -> float:
-    value: float = getattr(options, name) if options.HasField(name) else default
+def _penalty(name: str, asked: float | None, default: float) -> float:
+    value = default if asked is None else asked
     if not 0.0 <= value <= MAX_PENALTY:  # true for NaN too
         raise _refused(name, f"must be a number from 0 to {MAX_PENALTY:g}; it is {value:g}")
     return value
 
 
-def _coverage_penalty(options: decoding_pb2.DecodeOptions, model: ServedModel) -> float:
-    value = _penalty(options, "coverage_penalty", 0.0)
+def _coverage_penalty(options: AskedOptions, model: Model) -> float:
+    value = _penalty("coverage_penalty", options.coverage_penalty, 0.0)
     if value and not model.gives_attention:
         raise _refused(
             "coverage_penalty", f"needs attention, which {model.id} does not give (variant {model.variant}); leave it out"
@@ -194,8 +217,8 @@ def _coverage_penalty(options: decoding_pb2.DecodeOptions, model: ServedModel) -
     return value
 
 
-def _repetition_penalty(options: decoding_pb2.DecodeOptions) -> float:
-    value = options.repetition_penalty if options.HasField("repetition_penalty") else 1.0
+def _repetition_penalty(options: AskedOptions) -> float:
+    value = 1.0 if options.repetition_penalty is None else options.repetition_penalty
     _check_factor("repetition_penalty", value)
     return value
 
@@ -206,23 +229,23 @@ def _check_factor(name: str, value: float) -> None:
         raise _refused(name, f"must be a number from {MIN_FACTOR:g} to {MAX_FACTOR:g}; it is {value:g}")
 
 
-def _attention(options: decoding_pb2.DecodeOptions, model: ServedModel) -> AttentionDetail:
-    detail = _ATTENTION.get(options.return_attention)
-    if detail is None:
-        raise _refused("return_attention", f"has the unknown value {int(options.return_attention)}")
+def _attention(options: AskedOptions, model: Model) -> AttentionDetail:
+    detail = options.attention
+    if not isinstance(detail, AttentionDetail):
+        raise _refused("return_attention", f"has the unknown value {detail}")
     if detail is not AttentionDetail.NONE and not model.gives_attention:
         raise _refused("return_attention", f"asks for attention, which {model.id} does not give (variant {model.variant})")
     return detail
 
 
-def _check_scores(options: DecodeOptions, model: ServedModel) -> None:
+def _check_scores(options: DecodeOptions, model: Model) -> None:
     neutral = DecodeOptions()
     for name in _NEED_SCORES:
         if getattr(options, name) != getattr(neutral, name) and not model.gives_scores:
             raise _needs_scores(name, model)
 
 
-def _needs_scores(name: str, model: ServedModel) -> InvalidRequest:
+def _needs_scores(name: str, model: Model) -> InvalidRequest:
     return _refused(name, f"needs the scores of all pieces, which {model.id} does not give (variant {model.variant}); leave it out")
 
 

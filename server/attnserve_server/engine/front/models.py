@@ -145,7 +145,7 @@ class ModelRegistry:
             self.remove(model.key)
 
     def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
-        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version ("" for the newest).
+        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version ("" for the newest that is ready, if any is).
 
         Raises:
             ModelNotFound: no such id, no such version of it, or no model at all for the task.
@@ -156,7 +156,7 @@ class ModelRegistry:
         versions = self._versions.get(wanted)
         if versions is None:
             raise ModelNotFound(f"no model {wanted!r}; there are {', '.join(sorted(self._versions))}", field="model")
-        found = versions.get(version) if version else versions[max(versions, key=int)]
+        found = versions.get(version) if version else _newest(versions)
         if found is None:
             raise ModelNotFound(f"no version {version!r} of {wanted!r}; there are {', '.join(sorted(versions))}", field="version")
         return found
@@ -170,6 +170,14 @@ class ModelRegistry:
             of_task.setdefault(model.manifest.task, set()).add(model.id)
         self._defaults = {task: min(ids) for task, ids in of_task.items()} | self._given
         self._first = min(of_task, default=0)
+
+
+def _newest(versions: Mapping[str, ServedModel]) -> ServedModel:
+    """The newest that is ready: a version that is being loaded takes over when it can answer. The newest of all, if none is."""
+    if len(versions) == 1:
+        return next(iter(versions.values()))
+    ready = [version for version, model in versions.items() if model.is_ready]
+    return versions[max(ready or versions, key=int)]
 
 
 def _name(task: int) -> str:

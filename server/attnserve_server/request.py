@@ -12,7 +12,7 @@ one machine share.
 from __future__ import annotations
 
 import enum
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -88,66 +88,6 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     """Whose request it is: clients share the engine fairly."""
 
 
-class Payload(Protocol):
-    """What front and data plane ask of any kind's payload; no more of it is their business."""
-
-    @property
-    def num_rows(self) -> int:
-        """Rows that it may hold at once."""
-        ...
-
-    @property
-    def num_source(self) -> int:
-        """Size of its source: tokens, or cells of an image."""
-        ...
-
-    @property
-    def num_pieces(self) -> int:
-        """What of it counts against the model's limit of source pieces, without the end symbol."""
-        ...
-
-    @property
-    def max_steps(self) -> int:
-        """Steps that it may take at most."""
-        ...
-
-    @property
-    def is_reproducible(self) -> bool:
-        """Whether an equal payload has an equal outcome."""
-        ...
-
-
-class Outcome(Protocol):
-    """What the front asks of any kind's outcome."""
-
-    @property
-    def num_generated(self) -> int:
-        """Tokens of the best answer, for metrics."""
-        ...
-
-    def as_part(self, request_id: int) -> Part | None:
-        """The whole as one part of a stream; None where this kind has no streams."""
-        ...
-
-
-class Part(Protocol):
-    """A part of a streamed answer; what the front and its tickets ask of any kind's."""
-
-    @property
-    def request_id(self) -> int:
-        """Whose part it is."""
-        ...
-
-    @property
-    def size(self) -> int:
-        """How much it is, in tokens."""
-        ...
-
-    def joined(self, following: Part) -> Part:
-        """Both as one part."""
-        ...
-
-
 PayloadT = TypeVar("PayloadT")
 OutcomeT = TypeVar("OutcomeT")
 
@@ -221,7 +161,7 @@ class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defa
 
     @property
     def num_rows(self) -> int:
-        """See :class:`Payload`."""
+        """See ``kinds.py: Payload``."""
         return self.options.num_rows
 
     @property
@@ -231,12 +171,12 @@ class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defa
 
     @property
     def num_pieces(self) -> int:
-        """See :class:`Payload`."""
+        """See ``kinds.py: Payload``."""
         return len(self.tokens) - 1 if self.image is None else 0
 
     @property
     def max_steps(self) -> int:
-        """See :class:`Payload`."""
+        """See ``kinds.py: Payload``."""
         return self.options.max_tokens
 
     @property

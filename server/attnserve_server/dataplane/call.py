@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from attnserve_server.request import Done, Payload, Terms
+from attnserve_server.kinds import Payload
+from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Model
 
 

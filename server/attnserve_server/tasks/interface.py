@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.request import Done, Payload
+from attnserve_server.kinds import Payload
+from attnserve_server.request import Done
 from attnserve_server.tasks.images import ImageLimits
 
 

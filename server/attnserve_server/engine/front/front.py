@@ -2,7 +2,7 @@
 """The front's side of the engine: takes requests, sends them to workers, brings the answers back.
 
 Everything here runs on the event loop of the front process, and handles envelopes: of a payload it reads what every kind's says
-(``request.py: Payload``). What is refused, and what goes next, is in ``admission.py``; which worker may be sent more in
+(``kinds.py: Payload``). What is refused, and what goes next, is in ``admission.py``; which worker may be sent more in
 ``workers.py``; what need not be sent at all in ``sharing.py``, a wrapper around :meth:`Front.submit`.
 """
 
@@ -18,14 +18,15 @@ from typing import Any
 
 from attnserve_server import errors
 from attnserve_server.engine.front.admission import Admission
-from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
+from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.workers import Listener, Workers, WorkersConfig
 from attnserve_server.engine.link.messages import Progress
+from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics import logs
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.request import Done, Failed, ModelKey, Outcome, Payload, Terms, Work
+from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
 from attnserve_server.scheduling.queue import QueueConfig
 
 MAX_ATTEMPTS = 2
@@ -242,7 +243,7 @@ class Front:
         job = ticket.job
         assert job is not None, "a ticket that is not done has a job"
         job.detach(ticket)
-        ticket.fail(_error_of(reason))
+        ticket.fail(error_of(reason))
         if job.tickets or job.status == Status.QUEUED:
             self._metrics.request_cancelled(job.model.id, job.model.version, reason)
         if not job.tickets and job.status == Status.SENT:
@@ -279,7 +280,7 @@ class Front:
             job.finish(event)
         elif isinstance(event, Failed):
             self.forget(job)
-            job.fail(_failure_of(event.reason, event.message))
+            job.fail(failure_of(event.reason, event.message))
         else:
             job.deliver(event, time.monotonic())
 
@@ -295,16 +296,3 @@ class Front:
                 self._admissions[job.model.key].put_back(job)
         for model in self.models():
             self.dispatch(model)
-
-
-def _error_of(reason: str) -> errors.ServiceError:
-    """What a ticket ends with that was given up."""
-    if reason == "deadline":
-        return errors.DeadlineExceeded("the deadline passed before the answer was ready")
-    return errors.Cancelled("the request was cancelled")
-
-
-def _failure_of(reason: str, message: str) -> errors.ServiceError:
-    """The error that a worker names."""
-    kinds: list[type[errors.ServiceError]] = [errors.Cancelled, errors.DeadlineExceeded]
-    return next((kind for kind in kinds if kind.reason == reason), errors.ExecutionFailed)(message)

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import msgspec
 
 from attnserve_server.engine.front.models import ServedModel
-from attnserve_server.errors import ServiceError
-from attnserve_server.request import Done, Outcome, Part, Terms, Work
+from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed, ServiceError
+from attnserve_server.kinds import Outcome, Part
+from attnserve_server.request import Done, Terms, Work
 from attnserve_server.stats import RequestStats
 
 MAX_MERGED = 2
@@ -229,3 +230,16 @@ def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
         first_token_at=max(answer.first_token_at, moment),
         finished_at=max(answer.finished_at, moment),
     )
+
+
+def error_of(reason: str) -> ServiceError:
+    """What a ticket ends with that was given up."""
+    if reason == "deadline":
+        return DeadlineExceeded("the deadline passed before the answer was ready")
+    return Cancelled("the request was cancelled")
+
+
+def failure_of(reason: str, message: str) -> ServiceError:
+    """The error that a worker names."""
+    kinds: list[type[ServiceError]] = [Cancelled, DeadlineExceeded]
+    return next((kind for kind in kinds if kind.reason == reason), ExecutionFailed)(message)

@@ -10,8 +10,8 @@ from typing import Any, cast
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, SequenceTooLong
-from attnserve_server.kinds import Kind
-from attnserve_server.request import ModelKey, Payload
+from attnserve_server.kinds import Kind, Payload
+from attnserve_server.request import ModelKey
 
 _SCORES = {"logits", "log_probs"}
 
@@ -145,7 +145,9 @@ class ModelRegistry:
             self.remove(model.key)
 
     def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
-        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version ("" for the newest that is ready, if any is).
+        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version.
+
+        No version ("") is the newest that is ready, or the newest if none is.
 
         Raises:
             ModelNotFound: no such id, no such version of it, or no model at all for the task.

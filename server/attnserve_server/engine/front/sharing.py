@@ -19,8 +19,9 @@ from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Job, Ticket
 from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.errors import ServiceError
+from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.request import Done, Outcome, Payload, Terms
+from attnserve_server.request import Done, Terms
 
 LARGEST_SHARE = 8
 """An answer that takes more than this part of the cache is not kept: it would push out too many others."""

@@ -14,7 +14,7 @@ from attnserve_server.engine.front.job import Ticket
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.front.workers import WorkersConfig
-from attnserve_server.engine.link.messages import Cancel, FromWorker, Progress, Ready, ToWorker
+from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
 from attnserve_server.kinds import ITERATIVE
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
@@ -61,6 +61,8 @@ class Pool:
     def __init__(self, models: list[Model], workers: tuple[str, ...]) -> None:
         self.sent: list[tuple[str, ToWorker]] = []
         self.models, self.workers, self.num_workers = models, workers, len(workers)
+        self.broken: dict[tuple[str, ModelKey], list[str]] = {}
+        """What is wrong with a model, by worker and model."""
 
     def learn(self, kinds: Any) -> None:
         pass
@@ -69,7 +71,8 @@ class Pool:
         self.say, self.lose = on_message, on_lost
         for worker in self.workers:
             for model in self.models:
-                self.say(worker, Ready(model.key, 0.1))
+                problems = self.broken.get((worker, model.key))
+                self.say(worker, Ready(model.key, 0.1) if problems is None else Broken(model.key, problems))
 
     def send(self, worker: str, message: ToWorker) -> None:
         self.sent.append((worker, message))

@@ -11,6 +11,7 @@ import weakref
 import pytest
 
 from attnserve_server import errors
+from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions
 from tests.unit.engine.fronting import WORKER, Bench, failed, produced
 
@@ -347,3 +348,45 @@ async def test_words_about_unknown_requests_are_nothing(bench: Bench) -> None:
     bench.say(failed(78))
     bench.say(produced(79, 1), worker=WORKER)
     bench.assert_idle()
+
+
+# --- Models that cannot be loaded ---
+
+
+async def test_model_that_no_worker_can_load_is_no_longer_served(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(num_models=2)
+    bench.pool.broken[WORKER, bench.models[0].key] = ["no graph", "no weights"]
+    await bench.start()
+    assert [model.id for model in bench.front.models()] == ["model-1"]
+    assert "cannot load model-0, version 1: no graph; no weights" in caplog.text
+    assert bench.value("model_ready") == 1
+    assert bench.value("slots", model="model-0") == 0
+    bench.ask(model=1)
+    bench.finish(1, model=1)
+    bench.assert_idle()
+
+
+async def test_model_that_one_worker_can_load_is_served_by_it() -> None:
+    bench = Bench()
+    bench.pool.broken["worker-1.0", bench.models[0].key] = ["no memory"]
+    await bench.start("worker-0.0", "worker-1.0")
+    for _ in range(3):
+        bench.ask()
+    assert {worker for worker, _ in bench.pool.sent} == {"worker-0.0"}
+
+
+async def test_without_any_model_the_start_fails_with_all_that_is_wrong() -> None:
+    bench = Bench(num_models=2)
+    for index, model in enumerate(bench.models):
+        bench.pool.broken[WORKER, model.key] = [f"fault {index}", "no weights"]
+    with pytest.raises(errors.StartupError, match="fault 0; no weights; nowhere: fault 1; no weights"):
+        await bench.start()
+
+
+async def test_worker_is_told_the_id_of_the_request(bench: Bench) -> None:
+    token = logs.request_id.set("id-7")
+    try:
+        bench.ask()
+    finally:
+        logs.request_id.reset(token)
+    assert bench.submits()[0].log_id == "id-7"

@@ -11,6 +11,7 @@ import pytest
 
 from attnserve_server.engine.worker.iterative import loop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.metrics import logs
 from attnserve_server.request import (
     AttentionDetail,
     DecodeOptions,
@@ -375,3 +376,37 @@ def test_stats_are_reported_once(engine: loop.EngineLoop, clock: Clock) -> None:
     drain(engine, clock)
     assert engine.stats().num_slots_used == 0
     assert engine.stats().steps == []
+
+
+def test_failed_execution_is_logged_under_the_id_of_each_request(
+    engine: loop.EngineLoop, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(logs.RequestIdFilter())
+    for number in (1, 2):
+        work = request(number)
+        work.log_id = f"id-{number}"
+        engine.submit(work)
+    runner_of(engine).fail_steps = {1}
+    assert {type(event) for event in engine.step()} == {Failed}
+    assert [record.__dict__["request_id"] for record in caplog.records] == ["id-1", "id-2"]
+    assert all("RuntimeError: planted" in record.getMessage() for record in caplog.records)
+    assert [record.exc_info is not None for record in caplog.records] == [True, False], "one traceback is enough"
+    assert logs.request_id.get() == "-"
+
+
+def test_a_step_is_three_calls(engine: loop.EngineLoop, clock: Clock) -> None:
+    """What was cancelled has left before the graphs run, and no search has moved before they have."""
+    engine.submit(request(1, beam_size=2))
+    engine.step()
+    engine.submit(request(2))
+    engine.cancel(1, "client")
+    output = engine._schedule()
+    assert (output.dropped, output.admitted) == ([(1, "client")], [2])
+    assert engine._batch.num_rows == 0
+    executed = engine._execute(output)
+    (sequence,) = engine._batch.sequences.values()
+    assert (sequence.request_id, sequence.num_steps, executed.num_rows) == (2, 0, 1)
+    engine._update(executed)
+    assert (sequence.num_steps, sequence.first_token_at) == (1, clock.now)
+    assert {event.request_id for event in engine.step() + drain(engine, clock)} == {1, 2}
+    assert_idle(engine)

@@ -66,3 +66,11 @@ def test_text_lines() -> None:
     stream = configured("text")
     logger.warning("careful")
     assert stream.getvalue().endswith("WARNING attnserve_server.test [id-1] careful\n")
+
+
+def test_lines_of_one_request() -> None:
+    stream = configured("text")
+    with logs.of_request("id-2"):
+        logger.warning("its own")
+    logger.warning("nobody's")
+    assert [line.split(" [")[1] for line in stream.getvalue().splitlines()] == ["id-2] its own", "-] nobody's"]

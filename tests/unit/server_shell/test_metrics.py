@@ -208,3 +208,24 @@ def test_reports_are_cheap(metrics: Metrics) -> None:
 def test_exposition_can_be_rendered(metrics: Metrics, registry: CollectorRegistry) -> None:
     touch_everything(metrics)
     assert b'attnserve_build_info{onnxruntime="1.31.1"' in generate_latest(registry)
+
+
+def test_model_that_is_no_longer_served_has_no_series(metrics: Metrics, registry: CollectorRegistry) -> None:
+    def models() -> set[str]:
+        return {
+            sample.labels["model"]
+            for family in registry.collect()
+            for sample in family.samples
+            if "version" in sample.labels and "model" in sample.labels
+        }
+
+    touch_everything(metrics)
+    metrics.register_model("other", "1")
+    metrics.set_queue_length("m", "1", 3)
+    assert models() == {"m", "other"}
+    metrics.forget_model("m", "1")
+    assert models() == {"other"}
+    metrics.forget_worker("w0")
+    assert models() == {"other"}, "a report that is forgotten brings nothing back"
+    touch_everything(metrics)
+    assert models() == {"m", "other"}

@@ -57,9 +57,11 @@ class App:
             StartupError: a bundle, an address or a setting cannot be used; all broken bundles are named at once.
         """
         config, engine = self.config, self.config.engine
+        paths, defaults = find_bundles(self._repository), self._defaults()
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         device = await self.pool.open()
-        registry = self._registry(device)
+        models = self._load_models(paths, device)
+        registry = ModelRegistry(models, defaults, {path.parent.name for path in paths})
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         metrics.build_info(__version__, _onnxruntime_version())
@@ -128,6 +130,8 @@ class App:
         """After a failed start: ends the workers and closes the ports."""
         if hasattr(self, "grpc"):
             await self.grpc.stop(0)
+        if hasattr(self, "plane"):
+            self.plane.close()
         if hasattr(self, "pool"):
             await self.pool.stop()
         if hasattr(self, "http"):
@@ -151,7 +155,7 @@ class App:
         else:
             self.board.set_ready(model.id, is_ready, model.version)
 
-    def _registry(self, device: str) -> ModelRegistry:
+    def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
         """All models of the repository that can be served; what is wrong with the others is in the log.
 
         Raises:
@@ -160,7 +164,6 @@ class App:
         engine = self.config.engine
         models: list[ServedModel] = []
         broken: list[BundleError] = []
-        paths = find_bundles(self._repository)
         for path in paths:
             try:
                 models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
@@ -169,7 +172,7 @@ class App:
                 broken.append(error)
         if not models:
             raise StartupError("; ".join(map(str, broken)))
-        return ModelRegistry(models, self._defaults(), {path.parent.name for path in paths})
+        return models
 
     def _served(self, bundle: Bundle) -> ServedModel:
         spec, engine = self._tasks.of(bundle.manifest), self.config.engine

@@ -163,7 +163,7 @@ def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone
     expected = {request_id: answer[0][0] for request_id, answer in alone["greedy"].items()}
     quick = requests_of(sources, DecodeOptions(omit_score=True))
     mixed = [
-        sequence_work(each.request_id, each.tokens, MODES["greedy"] if index % 3 else each.options)
+        sequence_work(each.request_id, each.payload.tokens, MODES["greedy"] if index % 3 else each.payload.options)
         for index, each in enumerate(quick)
     ]
     company = [sequence_work(1000 + index, tokens, MODES["beam"]) for index, tokens in enumerate(sources[:20])]

@@ -22,6 +22,8 @@ from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.metrics import logs
 
+MAX_DEATHS_AT_START = 3
+DEATHS_AT_START = "the workers die before they are ready; their log says why"
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_S = 10.0
 log = logging.getLogger(__name__)
@@ -46,25 +48,26 @@ class WorkerPool:
         self._ends: dict[str, FrontEnd] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
+        self._num_lost = 0
         self._is_open = asyncio.Event()
         self._on_message: Callable[[str, FromWorker], None] = self._keep
         self._on_lost: Callable[[str], None] = self._forget
         self._is_stopping = False
 
     async def open(self, timeout_s: float = 60.0) -> str:
-        """Starts one process, waits until it says which device it has, and returns that.
+        """Starts the processes (one, where the device decides how many), and returns the device that the first of them has.
 
         Raises:
-            StartupError: it says nothing; its log says why.
+            StartupError: they say nothing, or die; their log says why.
         """
-        self._tasks = [asyncio.create_task(self._keep_alive(0))]
+        self._tasks = [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers or 1)]
         try:
             await asyncio.wait_for(self._is_open.wait(), timeout_s)
         except TimeoutError as error:
             raise StartupError(f"no worker was there after {timeout_s:.0f} s") from error
         hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
         if hello is None:
-            raise StartupError("the workers die before they are ready; their log says why")
+            raise StartupError(DEATHS_AT_START)
         self.num_workers = self.num_workers or _auto_workers(hello.device)
         return hello.device
 
@@ -91,7 +94,9 @@ class WorkerPool:
     def _forget(self, worker: str) -> None:
         """Before :meth:`start`, a worker that dies takes with it what it said."""
         self._early = [(name, message) for name, message in self._early if name != worker]
-        self._is_open.set()
+        self._num_lost += 1
+        if self._num_lost >= MAX_DEATHS_AT_START:
+            self._is_open.set()
 
     def send(self, worker: str, message: ToWorker) -> None:
         """Sends to a worker; what is sent to one that has died is lost with it."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from attnserve_server.engine.front.job import Job, Status
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
-from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.pool import DEATHS_AT_START, MAX_DEATHS_AT_START, WorkerPool
 from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,
@@ -32,8 +32,6 @@ from attnserve_server.engine.link.messages import (
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import ModelKey
-
-MAX_DEATHS_AT_START = 3
 
 log = logging.getLogger(__name__)
 
@@ -214,7 +212,7 @@ class Workers:
         self._names.discard(worker)
         self._num_lost += 1
         if not self._is_started and self._num_lost >= MAX_DEATHS_AT_START:
-            self._failure = self._failure or "the workers die before they are ready; their log says why"
+            self._failure = self._failure or DEATHS_AT_START
             self._settled.set()
         for model in self._registry.all():
             self._rows.pop((worker, model.key), None)

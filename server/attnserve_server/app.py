@@ -20,15 +20,13 @@ from attnserve_server.bundle.loader import Bundle, default_models, find_bundles,
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
-from attnserve_server.engine.front.front import Front, FrontConfig
+from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.sharing import SharedAnswers
-from attnserve_server.engine.front.workers import WorkersConfig
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -66,11 +64,7 @@ class App:
         metrics = Metrics(collectors)
         metrics.build_info(__version__, _onnxruntime_version())
         self.board = HealthBoard()
-        front_config = FrontConfig(
-            WorkersConfig(engine.slots, engine.admit_wait_seconds, engine.stream_interval_seconds, device),
-            QueueConfig(engine.queue_limit, engine.ageing_seconds),
-        )
-        self.front = Front(registry, self.pool, front_config, metrics, self._show)
+        self.front = Front(registry, self.pool, engine, metrics, self._show)
         cache_bytes, submit = config.cache.max_bytes, None
         if cache_bytes:
             submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit

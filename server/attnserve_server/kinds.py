@@ -85,7 +85,7 @@ class Kind:
     Args:
         name: for people.
         path: where this very object is, as "package.module:NAME".
-        engine: a function ``(bundle, settings) -> Engine`` (``engine/worker/engine.py``), as a path of the same form.
+        engine: a function ``(bundle, config) -> Engine`` (``engine/worker/engine.py``), as a path of the same form.
         payload: what a request carries, a msgspec struct that is a :class:`Payload`; its tag is its own.
         outcome: what an answer carries, likewise an :class:`Outcome`.
         problems: everything that is wrong with a manifest of its models.

@@ -18,7 +18,7 @@ import msgspec
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.link.messages import EngineSettings
+from attnserve_server.config import EngineConfig
 from attnserve_server.errors import BundleError, InvalidRequest
 from attnserve_server.kinds import Kind
 from attnserve_server.request import Done, Failed, Work
@@ -80,8 +80,8 @@ class Running:
 class Abacus:
     """The engine: all requests take their steps together."""
 
-    def __init__(self, bundle: Bundle, settings: EngineSettings) -> None:
-        self.key, self.num_slots = bundle.key, settings.num_slots
+    def __init__(self, bundle: Bundle, config: EngineConfig) -> None:
+        self.key, self.num_slots = bundle.key, config.slots
         self.alphabet = bundle.read("alphabet.txt").decode()
         self.running: dict[int, Running] = {}
         self.events: list[Any] = []
@@ -122,8 +122,8 @@ class Abacus:
         return EngineStats(*self.key, steps, self.num_slots, len(self.running), 0, STEP_S, STEP_S, cancelled)
 
 
-def make_engine(bundle: Bundle, settings: EngineSettings) -> Abacus:
-    return Abacus(bundle, settings)
+def make_engine(bundle: Bundle, config: EngineConfig) -> Abacus:
+    return Abacus(bundle, config)
 
 
 @dataclass(frozen=True)

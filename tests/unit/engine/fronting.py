@@ -9,11 +9,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from attnserve_server.engine.front.front import Front, FrontConfig
+from attnserve_server.config import EngineConfig
+from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Ticket
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
-from attnserve_server.engine.front.workers import WorkersConfig
 from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
 from attnserve_server.kinds import ITERATIVE
 from attnserve_server.metrics.prometheus import Metrics
@@ -31,7 +31,6 @@ from attnserve_server.request import (
     TokensProduced,
     Work,
 )
-from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.stats import EngineStats
 
 WORKER = "worker-0.0"
@@ -64,6 +63,8 @@ class Pool:
         self.broken: dict[tuple[str, ModelKey], list[str]] = {}
         """What is wrong with a model, by worker and model."""
 
+    device = "cpu"
+
     def learn(self, kinds: Any) -> None:
         pass
 
@@ -91,7 +92,7 @@ class Bench:
         models: Any = self.models
         pool: Any = self.pool
         metrics = Metrics(self.registry)
-        config = FrontConfig(WorkersConfig(slots, 0.0, 0.0, "cpu"), QueueConfig(limit, ageing_s))
+        config = EngineConfig(slots=slots, queue_limit=limit, ageing_seconds=ageing_s)
         self.front = Front(ModelRegistry(models, {}), pool, config, metrics, lambda *_: None)
         self.shared = SharedAnswers(self.front, cache_bytes, limit, metrics) if cache_bytes else None
 

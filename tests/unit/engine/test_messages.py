@@ -10,12 +10,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.link.messages import (
     ENCODER,
     Broken,
     Cancel,
     Configure,
-    EngineSettings,
     Hello,
     Load,
     Progress,
@@ -57,7 +57,7 @@ DONE = Done(7, SequenceOutcome([HYPOTHESIS]), 1.0, 0.5, 1.6, 2.0, 3)
 BOTH = [(ITERATIVE,), (ITERATIVE, KIND), (KIND, ITERATIVE)]
 
 TO_WORKER: list[Any] = [
-    Configure(EngineSettings(32, 0.004, 0.02)),
+    Configure(EngineConfig(slots=7, variant="int8")),
     Load(KEY, ITERATIVE.path, "models/transformer-en-de/1", "cpu", "fp32"),
     Unload(KEY),
     sequence_work(7, [5, 6, 3], OPTIONS, Terms(12.5, True, -2, "me"), KEY),

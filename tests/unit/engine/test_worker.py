@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from attnserve_server.collector import quiet_collector
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.link.messages import (
     ENCODER,
     Broken,
     Cancel,
     Configure,
-    EngineSettings,
     Hello,
     Load,
     Progress,
@@ -70,7 +70,7 @@ def work(number: int, text: str, num_steps: int = 1) -> Work[Letters]:
     return Work(number, ModelKey("letters", "1"), Terms(), 1, 1.0, Letters(text, num_steps))
 
 
-CONFIGURE = Configure(EngineSettings(4, 0.0, 0.0))
+CONFIGURE = Configure(EngineConfig(slots=4))
 
 
 @pytest.fixture(autouse=True)

@@ -13,15 +13,15 @@ import itertools
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from attnserve_server import errors
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
-from attnserve_server.engine.front.workers import Listener, Workers, WorkersConfig
+from attnserve_server.engine.front.workers import Listener, Workers
 from attnserve_server.engine.link.messages import Progress
 from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics import logs
@@ -39,31 +39,26 @@ OnState = Callable[[ServedModel, bool | None], None]
 """Told of a model that is ready, or is not, or (None) is no longer served."""
 
 
-@dataclass(frozen=True, slots=True)
-class FrontConfig:
-    """Limits of the front."""
-
-    workers: WorkersConfig
-    queue: QueueConfig
-
-
 class Front:
     """Takes requests, hands them to workers, brings the answers back.
 
     Args:
         registry: the models; more may come with :meth:`add_model`.
         pool: the worker processes.
-        config: limits.
+        config: of the engines, and the limits of their queues.
         metrics: counts.
         on_state: told of each model's state.
     """
 
-    def __init__(self, registry: ModelRegistry, pool: WorkerPool, config: FrontConfig, metrics: Metrics, on_state: OnState) -> None:
-        self._registry, self._metrics, self._config, self._on_state = registry, metrics, config, on_state
+    def __init__(
+        self, registry: ModelRegistry, pool: WorkerPool, config: EngineConfig, metrics: Metrics, on_state: OnState
+    ) -> None:
+        self._registry, self._metrics, self._on_state = registry, metrics, on_state
+        self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
         self._ids = itertools.count(1)
         self._jobs: dict[int, Job] = {}
         self._admissions: dict[ModelKey, Admission] = {}
-        self._workers = Workers(registry, pool, config.workers, metrics, on_state)
+        self._workers = Workers(registry, pool, config, metrics, on_state)
         self.is_draining = False
         for model in registry.all():
             self._open(model)
@@ -223,7 +218,7 @@ class Front:
         job.status = Status.DONE
 
     def _open(self, model: ServedModel) -> None:
-        self._admissions[model.key] = Admission(model.id, self._config.queue, time.monotonic)
+        self._admissions[model.key] = Admission(model.id, self._queue_config, time.monotonic)
         self._metrics.register_model(model.id, model.version)
         self._on_state(model, False)
 

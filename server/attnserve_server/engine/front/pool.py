@@ -40,7 +40,9 @@ class WorkerPool:
     """
 
     def __init__(self, num_workers: int, device: str = "auto", log_level: str = "INFO", log_format: str = "text") -> None:
-        self.num_workers, self._device = num_workers, device
+        self.num_workers, self._asked_device = num_workers, device
+        self.device = ""
+        """That the workers have, once :meth:`open` has found out."""
         self._environ = {logs.LEVEL_VARIABLE: log_level, logs.FORMAT_VARIABLE: log_format}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = from_worker()
@@ -69,6 +71,7 @@ class WorkerPool:
         if hello is None:
             raise StartupError(DEATHS_AT_START)
         self.num_workers = self.num_workers or _auto_workers(hello.device)
+        self.device = hello.device
         return hello.device
 
     async def start(self, on_message: Callable[[str, FromWorker], None], on_lost: Callable[[str], None]) -> None:
@@ -148,7 +151,7 @@ class WorkerPool:
                     "attnserve_server.engine.worker",
                     str(theirs.fileno()),
                     name,
-                    self._device,
+                    self._asked_device,
                     pass_fds=[theirs.fileno()],
                     start_new_session=True,
                     stdin=asyncio.subprocess.DEVNULL,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.job import Job, Status
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import DEATHS_AT_START, MAX_DEATHS_AT_START, WorkerPool
@@ -21,7 +22,6 @@ from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,
     Configure,
-    EngineSettings,
     FromWorker,
     Hello,
     Load,
@@ -34,21 +34,6 @@ from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import ModelKey
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WorkersConfig:
-    """What workers are told."""
-
-    num_slots: int
-    admit_wait_s: float
-    stream_interval_s: float
-    device: str
-
-    @property
-    def settings(self) -> EngineSettings:
-        """What their engines are told."""
-        return EngineSettings(self.num_slots, self.admit_wait_s, self.stream_interval_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +62,12 @@ class Workers:
         self,
         registry: ModelRegistry,
         pool: WorkerPool,
-        config: WorkersConfig,
+        config: EngineConfig,
         metrics: Metrics,
         on_state: Callable[[ServedModel, bool | None], None],
     ) -> None:
         self._registry, self._pool, self._config, self._metrics, self._on_state = registry, pool, config, metrics, on_state
-        self._credit = config.num_slots + max(2, config.num_slots // 4)
+        self._credit = config.slots + max(2, config.slots // 4)
         self._rows: dict[tuple[str, ModelKey], int] = {}
         self._names: set[str] = set()
         self._settled = asyncio.Event()
@@ -176,7 +161,7 @@ class Workers:
             self._listener.progress(message)
         elif isinstance(message, Hello):
             self._names.add(worker)
-            self._pool.send(worker, Configure(self._config.settings))
+            self._pool.send(worker, Configure(self._config))
             for model in self._registry.all():
                 self._tell(worker, model)
         elif isinstance(message, Ready):
@@ -187,7 +172,7 @@ class Workers:
     def _tell(self, worker: str, model: ServedModel) -> None:
         """Has a worker load a model."""
         folder, variant = str(model.bundle.folder), model.variant
-        self._pool.send(worker, Load(model.key, model.kind.path, folder, self._config.device, variant))
+        self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant))
 
     def _on_loaded(self, worker: str, message: Ready) -> None:
         model = self._registry.get(message.model)

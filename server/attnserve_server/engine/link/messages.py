@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, Union
 
 import msgspec
 
+from attnserve_server.config import EngineConfig
 from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.request import Done, Failed, ModelKey, Work
 from attnserve_server.stats import EngineStats
@@ -19,18 +20,11 @@ from attnserve_server.stats import EngineStats
 EventT = TypeVar("EventT")
 
 
-class EngineSettings(msgspec.Struct, frozen=True, array_like=True):
-    """What every engine of a worker is told."""
-
-    num_slots: int
-    admit_wait_s: float
-    stream_interval_s: float
-
-
 class Configure(msgspec.Struct, tag="configure", array_like=True, gc=False):
     """The first message to a worker."""
 
-    settings: EngineSettings
+    engine: EngineConfig
+    """The engines' section of the configuration."""
 
 
 class Load(msgspec.Struct, tag="load", array_like=True, gc=False):

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any, Protocol, cast
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.link.messages import EngineSettings
+from attnserve_server.config import EngineConfig
 from attnserve_server.kinds import Kind, imported
 from attnserve_server.request import Work
 from attnserve_server.stats import EngineStats
@@ -41,10 +41,10 @@ class Engine(Protocol):
         ...
 
 
-def make_engine(kind: Kind, bundle: Bundle, settings: EngineSettings) -> Engine:
+def make_engine(kind: Kind, bundle: Bundle, config: EngineConfig) -> Engine:
     """The engine of a kind's model, not yet started.
 
     Raises:
         ImportError: the kind names a function that is not there.
     """
-    return cast(Engine, imported(kind.engine)(bundle, settings))
+    return cast(Engine, imported(kind.engine)(bundle, config))

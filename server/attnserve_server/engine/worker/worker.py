@@ -21,13 +21,13 @@ from typing import Any
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.collector import quiet_collector
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.link.channel import WorkerEnd
 from attnserve_server.engine.link.messages import (
     ENCODER,
     Broken,
     Cancel,
     Configure,
-    EngineSettings,
     FromWorker,
     Hello,
     Load,
@@ -75,7 +75,7 @@ class Worker:
         self._served: dict[ModelKey, Served] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = to_worker()
-        self._settings = EngineSettings(1, 0.0, 0.0)
+        self._config = EngineConfig()
         self._has_changed = False
         """Whether models have come or gone since the garbage collector was told."""
         self._is_stopping = False
@@ -121,7 +121,7 @@ class Worker:
         elif isinstance(message, Unload):
             self._unload(message.model)
         elif isinstance(message, Configure):
-            self._settings = message.settings
+            self._config = message.engine
         else:
             self._is_stopping = True
 
@@ -130,7 +130,7 @@ class Worker:
         try:
             kind = self._kind(message.kind)
             bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
-            engine = make_engine(kind, bundle, self._settings)
+            engine = make_engine(kind, bundle, self._config)
             engine.start()
         except BundleError as error:
             self._send(Broken(message.model, error.problems))

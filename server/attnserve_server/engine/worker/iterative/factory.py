@@ -7,16 +7,16 @@ import time
 from collections.abc import Callable
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.link.messages import EngineSettings
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 
-def make_engine(bundle: Bundle, settings: EngineSettings) -> EngineLoop:
+def make_engine(bundle: Bundle, config: EngineConfig) -> EngineLoop:
     """What the kind ``ITERATIVE`` names."""
-    config = SchedulerConfig(settings.num_slots, settings.admit_wait_s, max_encoded=bundle.max_encoded)
-    return make_loop(bundle, config, time.monotonic, stream_interval_s=settings.stream_interval_s)
+    scheduling = SchedulerConfig(config.slots, config.admit_wait_seconds, max_encoded=bundle.max_encoded)
+    return make_loop(bundle, scheduling, time.monotonic, stream_interval_s=config.stream_interval_seconds)
 
 
 def make_loop(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The garbage collector of a process that serves: it comes often and is soon done, for while it runs nobody is answered."""
+"""Runs frequent, short collections; a long one stalls every request."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request of a client, whatever protocol it came by: who sent it, until when, and the tickets that it has at the front."""
+"""One request of a client, whatever protocol it came by: its client, its deadline, and the tickets that it has at the front."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work beside the event loop: a few threads, and a bounded number of those who wait for one."""
+"""Work beside the event loop: a few threads, and a bounded number of requests that wait for one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Offload:
 
     Args:
         name: of its threads.
-        what: is too many, in the plural, when it refuses.
+        what: plural noun for the error message ("too many images at once").
     """
 
     def __init__(self, name: str, what: str) -> None:
@@ -67,7 +67,7 @@ class Preparing:
 
     Args:
         name: of the threads.
-        what: is too many, in the plural, when it refuses.
+        what: plural noun for the error message ("too many images at once").
     """
 
     def __init__(self, name: str, what: str) -> None:

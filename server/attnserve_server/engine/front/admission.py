@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue of one model at the front: what is refused at once, who is sent to a worker next, and who is too late for that."""
+"""The queue of one model at the front: what is refused at once, what is sent to a worker next, and what is too late for that."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnserve_server.scheduling.estimator import ServiceEstimator
 from attnserve_server.scheduling.queue import FairQueue, QueueConfig
 
 TRUST = 0.5
-"""The part of an estimated wait that is surely waited: who has less time than this is refused."""
+"""Fraction of the estimated wait that is taken as certain; tighter deadlines are refused."""
 
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 10.0
 
@@ -68,7 +68,7 @@ class Admission:
         self._queue.take(job.id)
 
     def remove(self, job: Job) -> None:
-        """Nobody wants a job any more, or it is answered without a worker; nothing where it is not queued."""
+        """A job is given up, or answered without a worker; nothing where it is not queued."""
         self._queue.remove(job.id)
 
     def answered(self, job: Job, answer: Done[Any]) -> None:

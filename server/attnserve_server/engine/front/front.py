@@ -79,7 +79,9 @@ class Front:
             self._close(model)
 
     async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
-        """Serves one more model; returns when it is warm on every worker that can load it. Others are served meanwhile.
+        """Serves one more model; returns when it is warm on every worker that can load it.
+
+        Others are served meanwhile, but a worker steps nothing while it loads.
 
         Raises:
             BundleError: no worker could load it; it is not served then.

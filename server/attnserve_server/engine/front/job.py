@@ -112,7 +112,7 @@ class Job:
         """The answer has come."""
         for ticket in self.tickets:
             ticket.finish(answer if ticket.received_at <= self.queued_at else _seen_from(ticket.received_at, answer))
-        self.tickets.clear()  # which know the job: the two would wait for the garbage collector, and it holds up everybody
+        self.tickets.clear()  # which know the job: a cycle, left to the garbage collector, which stalls all requests
 
     def fail(self, error: ServiceError) -> None:
         """No answer will come."""

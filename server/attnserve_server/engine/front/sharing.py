@@ -45,7 +45,7 @@ class _Entry:
 
 
 class ResponseCache:
-    """The answers that were used last, as bytes, so that their size is known and nobody changes them.
+    """The answers that were used last, as bytes: their size is known, and no reader can change them.
 
     Args:
         max_bytes: of keys, answers and books together; 0 keeps nothing.

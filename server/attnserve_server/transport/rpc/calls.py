@@ -44,7 +44,7 @@ StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None]]
 
 
 class _ClientGone(Exception):
-    """A message could not be written: nobody is there to read it."""
+    """A message could not be written: the client is gone."""
 
 
 def service_handler(

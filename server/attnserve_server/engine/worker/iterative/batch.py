@@ -208,7 +208,7 @@ class RunningBatch:
         search, rows = sequence.search, sequence.rows
         parents = search.advance(*self._candidates(search, rows, outputs))
         if search.is_done:
-            return  # whoever releases the request frees its rows
+            return  # releasing the request frees its rows
         sequence.rows = self._place(sequence, parents, copies)
         self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
         self._free(set(rows) - set(sequence.rows))

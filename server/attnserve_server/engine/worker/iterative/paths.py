@@ -32,7 +32,7 @@ class RowPaths:
         self.totals = np.zeros(num_slots, np.float64)
         """Sums of natural log-probabilities: (num_slots,)."""
         self.positions = np.zeros(num_slots, np.int32)
-        """How many tokens each row has: (num_slots,). They are counted for every row, whoever searches."""
+        """How many tokens each row has: (num_slots,). Counted for every row, however it is searched."""
 
     def of(self, row: int) -> list[int]:
         """The tokens of a row."""

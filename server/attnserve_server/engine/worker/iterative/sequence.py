@@ -34,7 +34,7 @@ class Decoding(Waiting):
     num_sent: int = 0
     """Tokens that were reported of a stream."""
     is_aligned: bool = False
-    """Whether its attention is kept, though nobody asked for it, to say what stands for its unknown symbols."""
+    """Whether its attention is kept, though it was not asked for, to say what stands for its unknown symbols."""
 
     @classmethod
     def of(cls, request: SequenceWork, queued_at: float = 0.0) -> Decoding:

@@ -52,7 +52,7 @@ class PlainSearches:
             sequence.is_plain = True
 
     def free(self, row: int) -> None:
-        """A row is nobody's any longer."""
+        """A row was freed."""
         self._greedy.end(row)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -61,7 +61,7 @@ class PlainSearches:
         self._greedy.move(sources, targets)
 
     def clear(self) -> None:
-        """No row is anybody's any longer."""
+        """All rows were freed."""
         self._greedy.clear()
 
     def decide_greedy(self, owners: Sequence[Decoding | None], best: tuple[Ints, npt.NDArray[np.float32]], inputs: Ints) -> None:

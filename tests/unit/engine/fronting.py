@@ -44,7 +44,7 @@ class Model:
     def __init__(self, index: int = 0, max_source_tokens: int = 50) -> None:
         self.key = ModelKey(f"model-{index}", "1")
         self.id, self.version = self.key
-        self.variant, self.kind = "fp32", ITERATIVE
+        self.variant, self.kind, self.generation = "fp32", ITERATIVE, index
         self.max_source_tokens, self.ready_workers, self.lost_at = max_source_tokens, set[str](), -1e9
         self.broken: dict[str, list[str]] = {}
         self.bundle, self.manifest = SimpleNamespace(folder="nowhere"), SimpleNamespace(task=1)

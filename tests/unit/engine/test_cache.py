@@ -147,6 +147,15 @@ async def test_other_tokens_and_models_are_other_requests() -> None:
     assert (bench.submitted(0), bench.submitted(1)) == ([1, 2], [3])
 
 
+async def test_model_that_comes_again_under_its_key_is_another(bench: Bench) -> None:
+    bench.ask()
+    bench.finish(1)
+    assert bench.ask().is_done
+    bench.models[0].generation += 1
+    assert not bench.ask().is_done
+    assert bench.submitted() == [1, 2]
+
+
 async def test_seeded_samples_are_kept(bench: Bench) -> None:
     options = DecodeOptions(sampling=Sampling(7, temperature=0.5))
     bench.ask(options=options)

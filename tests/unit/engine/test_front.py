@@ -11,6 +11,7 @@ import weakref
 import pytest
 
 from attnserve_server import errors
+from attnserve_server.engine.link.messages import Unload
 from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions
 from tests.unit.engine.fronting import WORKER, Bench, failed, produced
@@ -390,3 +391,41 @@ async def test_worker_is_told_the_id_of_the_request(bench: Bench) -> None:
     finally:
         logs.request_id.reset(token)
     assert bench.submits()[0].log_id == "id-7"
+
+
+async def test_removed_model_leaves_nothing_behind() -> None:
+    bench = await Bench(num_models=2).start()
+    tickets = [bench.ask() for _ in range(8)]
+    other = bench.ask(model=1)
+    removal = asyncio.create_task(bench.front.remove_model(bench.models[0].key))
+    await asyncio.sleep(0)
+    for ticket in tickets[6:]:
+        with pytest.raises(errors.ModelNotReady, match="model-0 is no longer served"):
+            await ticket.result()
+    bench.finish(1)
+    bench.lose()
+    await removal
+    assert [ticket.is_done for ticket in tickets] == [True] * 8
+    assert (await tickets[0].result()).outcome.hypotheses
+    with pytest.raises(errors.ModelNotReady):
+        await tickets[1].result()
+    assert not other.is_done
+    with pytest.raises(errors.ModelNotFound):
+        await bench.front.remove_model(bench.models[0].key)
+    bench.say(model=0)
+    assert bench.value("slots", model="model-0") == bench.value("queue_length", model="model-0") == 0
+    bench.ready("worker-0.1", model=1)
+    bench.finish(other.job.id if other.job else 0, model=1)
+    assert (await other.result()).outcome.hypotheses
+    bench.assert_idle()
+
+
+async def test_removal_does_not_wait_for_ever() -> None:
+    bench = await Bench().start()
+    ticket = bench.ask()
+    await bench.front.remove_model(bench.models[0].key, timeout_s=0.02)
+    with pytest.raises(errors.ModelNotReady):
+        await ticket.result()
+    assert any(isinstance(message, Unload) for _, message in bench.pool.sent)
+    bench.finish(1)
+    assert bench.front.models() == []

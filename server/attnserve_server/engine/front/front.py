@@ -103,13 +103,13 @@ class Front:
         """
         model = self._registry.remove(key)
         gone = errors.ModelNotReady(f"{model.id} is no longer served")
-        for job in self._of(model, Status.QUEUED):
-            self._give_up(job, "unload", gone)
         until = time.monotonic() + timeout_s
-        while self._of(model) and time.monotonic() < until:
-            await asyncio.sleep(0.005)
-        for job in self._of(model):
-            self._give_up(job, "unload", gone)
+        while jobs := self._of(model):
+            is_late = time.monotonic() >= until
+            for job in jobs:
+                if is_late or job.status == Status.QUEUED:  # what its worker lost while it was waited for is queued too
+                    self._give_up(job, "unload", gone)
+            await asyncio.sleep(0 if is_late else 0.005)
         self._close(model)
 
     async def drain(self, timeout_s: float) -> None:
@@ -231,9 +231,9 @@ class Front:
         self._metrics.forget_model(model.id, model.version)
         self._on_state(model, None)
 
-    def _of(self, model: ServedModel, *statuses: Status) -> list[Job]:
-        """A model's jobs, or those in some states."""
-        return [job for job in self._jobs.values() if job.model is model and (not statuses or job.status in statuses)]
+    def _of(self, model: ServedModel) -> list[Job]:
+        """A model's jobs."""
+        return [job for job in self._jobs.values() if job.model is model]
 
     def _leave(self, ticket: Ticket, reason: str) -> None:
         """A ticket is given up; its job goes on while others wait for it."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
@@ -13,6 +14,7 @@ from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, Seq
 from attnserve_server.kinds import Kind, Payload
 from attnserve_server.request import ModelKey
 
+_GENERATIONS = itertools.count()
 _SCORES = {"logits", "log_probs"}
 
 
@@ -36,6 +38,8 @@ class ServedModel:
         self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
         self.max_target_tokens = limits.max_target_tokens
         self.task = task
+        self.generation = next(_GENERATIONS)
+        """Another one for each: a model that comes again under its key may be another one."""
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
         """When the last worker was lost, in seconds of the monotonic clock."""

@@ -193,7 +193,7 @@ class SharedAnswers:
 
 def _key(model: ServedModel, payload: Payload) -> bytes:
     """What shapes the answer."""
-    key = _ENCODER.encode((model.id, model.version, model.variant, payload))
+    key = _ENCODER.encode((model.id, model.version, model.generation, model.variant, payload))
     return key if len(key) <= LARGEST_KEY else hashlib.sha256(key).digest()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +92,11 @@ class Abacus:
     def has_work(self) -> bool:
         return bool(self.running or self.events)
 
-    def start(self) -> None:
+    def starting(self) -> Iterator[None]:
         if not self.alphabet:
             raise BundleError("abacus", ["the alphabet is empty", "there is nothing to count"])
+        for _ in self.alphabet:
+            yield
 
     def submit(self, work: Work[Letters]) -> None:
         self.running[work.request_id] = Running(work, time.monotonic(), work.payload.num_steps)

@@ -56,7 +56,8 @@ class Channel:
 
 
 def said(*groups: Sequence[Any]) -> list[Any]:
-    channel: Any = Channel(*groups)
+    """What a worker says to some groups of messages, with time for ten steps after each."""
+    channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)))
     Worker(channel, "cpu").run()
     assert channel.is_closed
     return channel.said
@@ -85,7 +86,7 @@ def test_says_hello_with_its_device_and_leaves_when_it_is_told() -> None:
 
 def test_kind_is_learnt_from_its_path_and_used_at_once(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path)
-    hello, ready, progress = said([CONFIGURE, load(folder), work(1, "abba")], [Stop()])
+    hello, ready, progress = said([CONFIGURE, load(folder)], [work(1, "abba")], [Stop()])
     assert (type(hello), type(ready), type(progress)) == (Hello, Ready, Progress)
     (done,) = progress.events
     assert isinstance(done, Done)
@@ -103,7 +104,7 @@ def test_kind_is_learnt_from_its_path_and_used_at_once(tmp_path: Path) -> None:
 )
 def test_model_that_cannot_be_loaded_stops_no_other(tmp_path: Path, kind: str, problem: str) -> None:
     sound, broken = write_bundle(tmp_path), write_bundle(tmp_path, "broken")
-    _, first, second, progress = said([CONFIGURE, load(broken, kind), load(sound), work(1, "c")], [Stop()])
+    _, first, second, progress = said([CONFIGURE, load(broken, kind), load(sound)], [work(1, "c")], [Stop()])
     assert isinstance(first, Broken)
     assert first.model == ModelKey("broken", "1")
     assert any(problem in each for each in first.problems)
@@ -120,8 +121,20 @@ def test_all_that_is_wrong_is_said(tmp_path: Path) -> None:
 
 def test_unloaded_model_is_gone_and_words_about_it_are_nothing(tmp_path: Path) -> None:
     key = ModelKey("letters", "1")
-    messages = said([CONFIGURE, load(write_bundle(tmp_path)), Unload(key)], [Unload(key), Cancel(key, 7, "client"), Stop()])
+    messages = said([CONFIGURE, load(write_bundle(tmp_path))], [Unload(key)], [Unload(key), Cancel(key, 7, "client"), Stop()])
     assert [type(message) for message in messages] == [Hello, Ready]
+
+
+def test_others_are_stepped_while_a_model_is_loaded(tmp_path: Path) -> None:
+    first, second = write_bundle(tmp_path), write_bundle(tmp_path, "second", alphabet="abcdefghij" * 10)
+    third = write_bundle(tmp_path, "third")
+    messages = said([CONFIGURE, load(first)], [load(second), load(third), work(1, "abc", 3)], *[()] * 20, [Stop()])
+    order = [type(message).__name__ for message in messages]
+    assert order.index("Progress") < len(order) - 2, "an answer before the others are loaded"
+    ready = [message.model.id for message in messages if isinstance(message, Ready)]
+    assert ready == ["letters", "second", "third"], "one after the other"
+    done = [event for message in messages if isinstance(message, Progress) for event in message.events]
+    assert [event.outcome for event in done] == [Counted({"a": 1, "b": 1, "c": 1})]
 
 
 class Cycle:

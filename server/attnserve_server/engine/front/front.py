@@ -81,7 +81,7 @@ class Front:
     async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
         """Serves one more model; returns when it is warm on every worker that can load it.
 
-        Others are served meanwhile, but a worker steps nothing while it loads.
+        Others are served meanwhile; a worker loads in parts, of which making the sessions is the longest.
 
         Raises:
             BundleError: no worker could load it; it is not served then.

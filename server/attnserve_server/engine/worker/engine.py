@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Protocol, cast
 
 from attnserve_server.bundle.loader import Bundle
@@ -20,8 +21,8 @@ class Engine(Protocol):
         """Whether something waits or runs."""
         ...
 
-    def start(self) -> None:
-        """Loads the graphs and warms them up."""
+    def starting(self) -> Iterator[None]:
+        """Loads the graphs and warms them up, in parts: a worker steps its other engines between two of them."""
         ...
 
     def submit(self, work: Work[Any]) -> None:

@@ -15,9 +15,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.collector import quiet_collector
@@ -40,7 +41,7 @@ from attnserve_server.engine.link.messages import (
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.session import resolve_device
-from attnserve_server.kinds import ITERATIVE, Kind, imported
+from attnserve_server.kinds import ITERATIVE, imported
 from attnserve_server.metrics import logs
 from attnserve_server.request import ModelKey, Work
 from attnserve_server.scheduling.time_slices import TimeSharing
@@ -60,6 +61,16 @@ class Served:
         self.pending: list[Any] = []
 
 
+@dataclass(slots=True)
+class Starting:
+    """An engine that is being started."""
+
+    message: Load
+    started_at: float
+    engine: Engine | None = None
+    parts: Iterator[None] | None = None
+
+
 class Worker:
     """The loop of one worker process.
 
@@ -73,6 +84,7 @@ class Worker:
         self._channel, self._device, self._clock = channel, device, clock
         self._sharing = TimeSharing()
         self._served: dict[ModelKey, Served] = {}
+        self._starting: dict[ModelKey, Starting] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = to_worker()
         self._config = EngineConfig()
@@ -84,8 +96,11 @@ class Worker:
         """Loads what the front names, and serves until it is told to stop."""
         self._send(Hello(self._device))
         while not self._is_stopping:
-            self._receive(wait=not any(each.engine.has_work for each in self._served.values()))
+            self._receive(wait=not self._starting and not any(each.engine.has_work for each in self._served.values()))
             self.step()
+            if self._has_changed and not self._starting:
+                quiet_collector()
+                self._has_changed = False
         self._channel.close()
 
     def serve(self, model: ModelKey, engine: Engine) -> None:
@@ -93,12 +108,19 @@ class Worker:
         self._served[model] = Served(engine, self._clock())
 
     def step(self) -> None:
-        """One step of the model whose turn it is, if there is work at all."""
+        """One step of the model whose turn it is, or one part of starting the next one; nothing without work."""
         active = [model for model, each in self._served.items() if each.engine.has_work]
+        starting = next(iter(self._starting), None)  # one after the other, so that the first one serves soonest
+        if starting is not None:
+            active.append(starting)
         if not active:
             return
-        model = self._sharing.choose(active)
-        served, started = self._served[model], self._clock()
+        model, started = self._sharing.choose(active), self._clock()
+        if model == starting:
+            self._start(self._starting[model])
+            self._sharing.charge(model, self._clock() - started)
+            return
+        served = self._served[model]
         served.pending += served.engine.step()
         self._sharing.charge(model, self._clock() - started)
         self._report(served)
@@ -106,9 +128,6 @@ class Worker:
     def _receive(self, *, wait: bool) -> None:
         for data in self._channel.receive(wait=wait):
             self._handle(self._decoder.decode(data))
-        if self._has_changed:
-            quiet_collector()
-            self._has_changed = False
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Work):
@@ -126,33 +145,58 @@ class Worker:
             self._is_stopping = True
 
     def _load(self, message: Load) -> None:
-        started = time.monotonic()
+        """Starts a model when its turn comes; its kind's messages are understood at once."""
         try:
-            kind = self._kind(message.kind)
-            bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
-            engine = make_engine(kind, bundle, self._config)
-            engine.start()
-        except BundleError as error:
-            self._send(Broken(message.model, error.problems))
-        except Exception as error:
-            log.exception("%s, version %s, could not be loaded", *message.model)
-            self._send(Broken(message.model, [f"{type(error).__name__}: {error}"]))
+            self._learn(message.kind)
+        except Exception as error:  # noqa: BLE001  it is reported
+            self._on_broken(message.model, error)
         else:
-            self.serve(message.model, engine)
-            self._send(Ready(message.model, time.monotonic() - started))
-        self._has_changed = True
+            self._starting[message.model] = Starting(message, time.monotonic())
+
+    def _start(self, starting: Starting) -> None:
+        """One part of starting a model."""
+        model = starting.message.model
+        try:
+            if starting.engine is None or starting.parts is None:
+                starting.started_at = time.monotonic()
+                starting.engine = self._made(starting.message)
+                starting.parts = starting.engine.starting()
+            else:
+                next(starting.parts)
+        except StopIteration:
+            del self._starting[model]
+            self._has_changed = True
+            self.serve(model, cast(Engine, starting.engine))
+            self._send(Ready(model, time.monotonic() - starting.started_at))
+        except Exception as error:  # noqa: BLE001  it is reported
+            del self._starting[model]
+            self._has_changed = True
+            self._on_broken(model, error)
+
+    def _made(self, message: Load) -> Engine:
+        kind = self._kinds[message.kind]
+        bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
+        return make_engine(kind, bundle, self._config)
+
+    def _on_broken(self, model: ModelKey, error: Exception) -> None:
+        """Reports a model that cannot be loaded; the others are served."""
+        if isinstance(error, BundleError):
+            problems = error.problems
+        else:
+            log.error("%s, version %s, could not be loaded", *model, exc_info=error)
+            problems = [f"{type(error).__name__}: {error}"]
+        self._send(Broken(model, problems))
 
     def _unload(self, model: ModelKey) -> None:
-        if self._served.pop(model, None) is not None:
+        if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
             self._sharing.forget(model)
             self._has_changed = True
 
-    def _kind(self, path: str) -> Kind:
-        """A kind of engine, whose messages are understood from now on."""
+    def _learn(self, path: str) -> None:
+        """From now on the messages of a kind of engine are understood."""
         if path not in self._kinds:
             self._kinds[path] = imported(path)
             self._decoder = to_worker(self._kinds.values())
-        return self._kinds[path]
 
     def _report(self, served: Served) -> None:
         now = self._clock()

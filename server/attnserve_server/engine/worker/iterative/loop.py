@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -66,9 +66,15 @@ class EngineLoop:
 
     def start(self) -> None:
         """Loads the graphs and warms them up."""
+        for _ in self.starting():
+            pass
+
+    def starting(self) -> Iterator[None]:
+        """:meth:`start` in parts."""
         self._runner.start()
         self._batch = RunningBatch(self._runner)
-        self._runner.warm_up()
+        yield
+        yield from self._runner.warming()
 
     @property
     def has_work(self) -> bool:

@@ -106,11 +106,6 @@ class WorkerPool:
         if worker in self._ends:
             self._ends[worker].send(ENCODER.encode(message))
 
-    @property
-    def is_started(self) -> bool:
-        """Workers were started."""
-        return bool(self._tasks)
-
     def pids(self) -> dict[str, int]:
         """Process id of each living worker."""
         return {name: process.pid for name, process in self._processes.items()}

@@ -9,36 +9,42 @@ import json
 import logging
 import os
 import signal
+from collections.abc import Iterable
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
-from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
+from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
-from attnserve_server.engine.front import Front, FrontConfig
-from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
-from attnserve_server.engine.pool import WorkerPool
-from attnserve_server.engine.workers import WorkersConfig
+from attnserve_server.dataplane.plane import DataPlane
+from attnserve_server.engine.front.front import Front
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
-from attnserve_server.execution.session import onnxruntime_version, resolve_device
 from attnserve_server.metrics.http import MetricsServer
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.tasks.images import ImageLimits
-from attnserve_server.transport.health import HealthBoard
-from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.tasks.interface import Limits
+from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
+from attnserve_server.transport.rpc.health import HealthBoard
+from attnserve_server.transport.rpc.server import GrpcServer
 
 log = logging.getLogger(__name__)
 
 
 class App:
-    """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal."""
+    """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal.
 
-    def __init__(self, config: ServerConfig) -> None:
-        self.config = config
+    Args:
+        config: everything that can be configured.
+        tasks: those that it has.
+    """
+
+    def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
+        self.config, self._tasks = config, TaskTable(tasks)
         self.grpc_port = self.http_port = 0
 
     async def start(self) -> None:
@@ -48,25 +54,22 @@ class App:
             StartupError: a bundle, an address or a setting cannot be used; all broken bundles are named at once.
         """
         config, engine = self.config, self.config.engine
-        device = resolve_device(engine.device)
-        registry = ModelRegistry(self._load_models(device), self._defaults())
+        paths, defaults = find_bundles(self._repository), self._defaults()
+        self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
+        hello = await self.pool.open()
+        models = self._load_models(paths, hello.device)
+        registry = ModelRegistry(models, defaults, {path.parent.name for path in paths})
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
-        metrics.build_info(__version__, onnxruntime_version())
-        self.board = HealthBoard([model.id for model in registry.all()])
-        self.pool = WorkerPool(engine.workers or _auto_workers(device), config.log_level)
-        front_config = FrontConfig(
-            WorkersConfig(engine.slots, engine.admit_wait_seconds, engine.stream_interval_seconds, device),
-            QueueConfig(engine.queue_limit, engine.ageing_seconds),
-            config.cache.max_bytes,
-        )
-        self.front = Front(
-            registry, self.pool, front_config, metrics, lambda model, is_ready: self.board.set_ready(model.id, is_ready)
-        )
-        for model in registry.all():
-            metrics.register_model(model.id, model.version)
+        metrics.build_info(__version__, hello.onnxruntime)
+        self.board = HealthBoard()
+        self.front = Front(registry, self.pool, engine, metrics, self._show)
+        cache_bytes, submit = config.cache.max_bytes, None
+        if cache_bytes:
+            submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
-        self.grpc = GrpcServer(self.front, metrics, self.board, config.grpc, limits)
+        self.plane = DataPlane(self.front, metrics, limits, submit)
+        self.grpc = GrpcServer(self.plane, self.board, config.grpc)
         self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
         self.http_port = self.http.start()
         self.grpc_port = await self.grpc.start()
@@ -84,6 +87,7 @@ class App:
         self.board.drain()
         await self.front.drain(self.config.drain_seconds)
         await self.grpc.stop(1.0)
+        self.plane.close()
         await self.front.stop()
         self.http.stop()
 
@@ -119,8 +123,10 @@ class App:
         """After a failed start: ends the workers and closes the ports."""
         if hasattr(self, "grpc"):
             await self.grpc.stop(0)
-        if hasattr(self, "front") and self.pool.is_started:
-            await self.front.stop()
+        if hasattr(self, "plane"):
+            self.plane.close()
+        if hasattr(self, "pool"):
+            await self.pool.stop()
         if hasattr(self, "http"):
             self.http.stop()
 
@@ -134,26 +140,34 @@ class App:
     def _defaults(self) -> dict[int, str]:
         """The model that an empty id means, by task: the configuration's before the repository's."""
         own, repository = self.config.default_models, repository_defaults(self._repository)
-        return {
-            TRANSLATION: own.translation or repository.translation,
-            CAPTION: own.caption or repository.caption,
-        }
+        return {spec.number: getattr(own, spec.name, "") or getattr(repository, spec.name, "") for spec in self._tasks.all()}
 
-    def _load_models(self, device: str) -> list[ServedModel]:
+    def _show(self, model: ServedModel, is_ready: bool | None) -> None:
+        if is_ready is None:
+            self.board.remove(model.id, model.version)
+        else:
+            self.board.set_ready(model.id, is_ready, model.version)
+
+    def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
+        """All models of the repository that can be served; what is wrong with the others is in the log.
+
+        Raises:
+            StartupError: there is none; names everything that is wrong with each.
+        """
         engine = self.config.engine
         models: list[ServedModel] = []
-        problems: list[str] = []
-        for path in find_bundles(self._repository):
+        broken: list[BundleError] = []
+        for path in paths:
             try:
-                bundle = load_bundle(path, device, engine.variant)
-                models.append(ServedModel(bundle, len(models), min(engine.max_beam_size, engine.slots), engine.max_source_tokens))
+                models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
             except BundleError as error:
-                problems.append(str(error))
-        if problems:
-            raise StartupError("; ".join(problems))
+                log.error("cannot be served: %s", error)
+                broken.append(error)
+        if not models:
+            raise StartupError("; ".join(map(str, broken)))
         return models
 
-
-def _auto_workers(device: str) -> int:
-    """On a GPU one; on CPUs as many as this process may use."""
-    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))
+    def _served(self, bundle: Bundle) -> ServedModel:
+        spec, engine = self._tasks.of(bundle.manifest), self.config.engine
+        max_beam_size = min(engine.max_beam_size, engine.slots)
+        return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)

@@ -13,7 +13,7 @@ import typer
 from attnserve_server.app import App
 from attnserve_server.config import load_config, to_toml
 from attnserve_server.errors import StartupError
-from attnserve_server.transport.logs import configure_logging
+from attnserve_server.metrics.logs import configure_logging
 
 
 def serve(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The garbage collector of a process that serves: it comes often and is soon done, for while it runs nobody is answered."""
+"""Runs frequent, short collections; a long one stalls every request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ YOUNG = 2_000
 
 
 def quiet_collector() -> None:
-    """To be called when all is loaded: what there is now lives as long as the process, and no collection needs to walk it again."""
+    """To be called after loading or unloading: what there is now lives long, and no collection needs to walk it again."""
+    gc.unfreeze()  # what was frozen and has been unloaded since is collected
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, 10)

@@ -1,17 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request is inside the server: the types that cross from the front to a worker and back.
+"""What a request is inside the server: an envelope, which front, link and worker handle, and what is in it, which engines read.
 
-They are msgspec structs, so that the local socket carries them as MessagePack without a schema beside these classes.
-Times are seconds of the monotonic clock, which all processes of one machine share.
+:class:`Work` goes from the front to a worker; :class:`Done`, :class:`Failed` or parts of a stream come back. Payload, outcome and
+parts are of one *kind* of engine (``kinds.py``); those of models that decode step by step are here.
+
+All are msgspec structs, so that the local socket carries them as MessagePack without a schema beside these classes: arrays without
+field names, and none of them is tracked by the garbage collector. Times are seconds of the monotonic clock, which all processes of
+one machine share.
 """
 
 from __future__ import annotations
 
 import enum
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
 MIN_PRIORITY, MAX_PRIORITY = -2, 2
+
+
+class ModelKey(NamedTuple):
+    """Which model: it is known by this on both sides of the link, in queues, metrics and health."""
+
+    id: str
+    version: str
 
 
 class AttentionDetail(enum.IntEnum):
@@ -29,7 +41,7 @@ class FinishReason(enum.IntEnum):
     LENGTH = 2
 
 
-class Sampling(msgspec.Struct, frozen=True):
+class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """How tokens are drawn: penalties first, then temperature, ``top_k`` (0 for all) and ``top_p``, in this order."""
 
     seed: int
@@ -40,7 +52,7 @@ class Sampling(msgspec.Struct, frozen=True):
     """The server drew the seed: no other request will have it."""
 
 
-class DecodeOptions(msgspec.Struct, frozen=True):
+class DecodeOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """Validated options of one request; ``max_tokens`` and ``min_tokens`` count the prefix, but not the end symbol."""
 
     beam_size: int = 1
@@ -63,7 +75,7 @@ class DecodeOptions(msgspec.Struct, frozen=True):
         return self.beam_size if self.sampling is None else self.num_hypotheses
 
 
-class Terms(msgspec.Struct, frozen=True):
+class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """On what terms a request is served: what shapes when it is answered, and never what the answer is."""
 
     deadline: float | None = None
@@ -76,7 +88,50 @@ class Terms(msgspec.Struct, frozen=True):
     """Whose request it is: clients share the engine fairly."""
 
 
-class ImageSource(msgspec.Struct, frozen=True):
+PayloadT = TypeVar("PayloadT")
+OutcomeT = TypeVar("OutcomeT")
+
+
+class Work(msgspec.Struct, Generic[PayloadT], tag="work", array_like=True, omit_defaults=True, gc=False):
+    """One request on its way to an engine."""
+
+    request_id: int
+    """Its number, on both sides of the link."""
+    model: ModelKey
+    terms: Terms
+    num_rows: int
+    """Rows that it may hold at once."""
+    cost: float
+    """What it takes to serve it, in rows times source tokens: translations are about as long as what they translate."""
+    payload: PayloadT
+    log_id: str = "-"
+    """The client's id of the request: logs of front and worker name it."""
+
+
+class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_defaults=True, gc=False):
+    """A request's answer, with the times of its events (see ``metrics/intervals.py``)."""
+
+    request_id: int
+    outcome: OutcomeT
+    admitted_at: float
+    encode_s: float
+    first_token_at: float
+    finished_at: float
+    num_steps: int
+
+
+class Failed(msgspec.Struct, tag="failed", array_like=True, omit_defaults=True, gc=False):
+    """A request that a worker gave up: ``reason`` is that of a :class:`ServiceError` subclass."""
+
+    request_id: int
+    reason: str
+    message: str
+
+
+# --- Models that decode step by step ---
+
+
+class ImageSource(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """An image as an encode graph reads it: uint8 (height, width, 3) row by row, and the cells that attention is over."""
 
     pixels: bytes
@@ -87,21 +142,17 @@ Source = list[int] | ImageSource
 """What a model is asked: token ids, their end symbol included, or an image."""
 
 
-class SequenceRequest(msgspec.Struct):
-    """One request as the engine sees it: source token ids, their end symbol included, or an image; options and terms."""
+class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defaults=True, gc=False):
+    """What is to be decoded: source token ids, their end symbol included, or an image; and how."""
 
-    request_id: int
     tokens: list[int]
     options: DecodeOptions = DecodeOptions()
-    terms: Terms = Terms()
     image: ImageSource | None = None
 
     @classmethod
-    def of(cls, request_id: int, source: Source, options: DecodeOptions, terms: Terms) -> SequenceRequest:
-        """A request for either kind of source."""
-        if isinstance(source, ImageSource):
-            return cls(request_id, [], options, terms, source)
-        return cls(request_id, source, options, terms)
+    def of(cls, source: Source, options: DecodeOptions) -> SequencePayload:
+        """A payload for either kind of source."""
+        return cls([], options, source) if isinstance(source, ImageSource) else cls(source, options)
 
     @property
     def source(self) -> Source:
@@ -109,19 +160,39 @@ class SequenceRequest(msgspec.Struct):
         return self.tokens if self.image is None else self.image
 
     @property
-    def source_length(self) -> int:
+    def num_rows(self) -> int:
+        """See ``kinds.py: Payload``."""
+        return self.options.num_rows
+
+    @property
+    def num_source(self) -> int:
         """What attention is over: tokens, or cells."""
         return len(self.tokens) if self.image is None else self.image.num_cells
 
+    @property
+    def num_pieces(self) -> int:
+        """See ``kinds.py: Payload``."""
+        return len(self.tokens) - 1 if self.image is None else 0
 
-class AttentionWeights(msgspec.Struct):
+    @property
+    def max_steps(self) -> int:
+        """See ``kinds.py: Payload``."""
+        return self.options.max_tokens
+
+    @property
+    def is_reproducible(self) -> bool:
+        """A seed that the server drew, no other request will have."""
+        return self.options.sampling is None or not self.options.sampling.is_drawn
+
+
+class AttentionWeights(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """Float32 weights in native byte order, of shape (num_target, num_source) or (num_target, layers, heads, num_source)."""
 
     shape: tuple[int, ...]
     data: bytes
 
 
-class Hypothesis(msgspec.Struct):
+class Hypothesis(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """One result of a search: its tokens (the end symbol last, where it was produced) and its normalized score."""
 
     tokens: list[int]
@@ -134,32 +205,54 @@ class Hypothesis(msgspec.Struct):
     """What of the score is the coverage penalty, its weight included."""
 
 
-class TokensProduced(msgspec.Struct, tag="tokens"):
+class SequenceOutcome(msgspec.Struct, tag="sequence", array_like=True, omit_defaults=True, gc=False):
+    """What was decoded, best hypothesis first."""
+
+    hypotheses: list[Hypothesis]
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the best hypothesis, the end symbol included."""
+        return len(self.hypotheses[0].tokens)
+
+    def as_part(self, request_id: int) -> TokensProduced:
+        """The best hypothesis as one part of a stream."""
+        return TokensProduced(request_id, self.hypotheses[0].tokens, self.hypotheses[0].copied_from)
+
+
+class TokensProduced(msgspec.Struct, tag="tokens", array_like=True, omit_defaults=True, gc=False):
     """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, by index in these."""
 
     request_id: int
     tokens: list[int]
     copied_from: dict[int, int] = {}
 
+    @property
+    def size(self) -> int:
+        """How many tokens."""
+        return len(self.tokens)
 
-class RequestFinished(msgspec.Struct, tag="finished"):
-    """A request's answer, best hypothesis first, with the times of its events (see ``metrics/intervals.py``)."""
-
-    request_id: int
-    hypotheses: list[Hypothesis]
-    admitted_at: float
-    encode_s: float
-    first_token_at: float
-    finished_at: float
-    num_steps: int
+    def joined(self, following: TokensProduced) -> TokensProduced:
+        """Both as one part: indices of the second count from the first one's tokens."""
+        shifted = {len(self.tokens) + index: origin for index, origin in following.copied_from.items()}
+        return TokensProduced(self.request_id, self.tokens + following.tokens, self.copied_from | shifted)
 
 
-class RequestFailed(msgspec.Struct, tag="failed"):
-    """A request that a worker gave up: ``reason`` is that of a :class:`ServiceError` subclass."""
-
-    request_id: int
-    reason: str
-    message: str
+NO_MODEL = ModelKey("", "")
 
 
-RequestEvent = TokensProduced | RequestFinished | RequestFailed
+def sequence_work(
+    request_id: int,
+    source: Source,
+    options: DecodeOptions = DecodeOptions(),  # noqa: B008  it is immutable
+    terms: Terms = Terms(),  # noqa: B008  likewise
+    model: ModelKey = NO_MODEL,
+) -> Work[SequencePayload]:
+    """An envelope as the front makes it; for driving an engine without one."""
+    payload = SequencePayload.of(source, options)
+    return Work(request_id, model, terms, payload.num_rows, payload.num_rows * payload.num_source, payload)
+
+
+SequenceWork = Work[SequencePayload]
+SequenceDone = Done[SequenceOutcome]
+SequenceEvent = TokensProduced | Done[SequenceOutcome] | Failed

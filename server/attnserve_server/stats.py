@@ -6,7 +6,7 @@ from __future__ import annotations
 import msgspec
 
 
-class StepStats(msgspec.Struct):
+class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """One iteration of an engine loop; durations in seconds."""
 
     num_rows: int
@@ -21,7 +21,7 @@ class StepStats(msgspec.Struct):
     """A shape was run that warm-up had not seen."""
 
 
-class EngineStats(msgspec.Struct, tag="stats"):
+class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """What a worker reports of one model's engine since its last report."""
 
     model: str

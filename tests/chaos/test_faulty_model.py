@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from attnserve.v1 import translation_pb2, translation_pb2_grpc
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_server.bundle.loader import default_models
 from tests.e2e.serving import SENTENCES, Server, ask, details, eventually, serve, start_unary, texts
@@ -57,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     num_pieces = len(common.tokenizer().encode(POISON)) + 1
     write_bundle(models / FAULTY / "1", manifest, {**graphs, step: plant(graphs[step], num_pieces)}, gru_luong.extra_files())
     shutil.copytree(default_models() / SOUND, models / SOUND)
-    with serve(tmp_path_factory.mktemp("server"), "--models", str(models), "--workers", "1") as running:
+    with serve(tmp_path_factory.mktemp("server"), "--models", str(models), "--workers", "1", "--log-format", "json") as running:
         yield running
 
 
@@ -112,3 +114,24 @@ def test_who_shares_the_step_fails_with_it_and_whoever_comes_later_does_not(serv
                 check(error)
         assert [texts(ask(channel, text, model=FAULTY)) for text in SENTENCES[20:28]] == expected
     server.assert_unharmed()
+
+
+def test_log_has_the_failure_under_the_id_of_its_request(server: Server) -> None:
+    """The worker wrote it, in the format that the server was told."""
+    with server.channel() as channel:
+        stub = translation_pb2_grpc.TranslationServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Translate(
+                translation_pb2.TranslateRequest(text=POISON, model=FAULTY), timeout=60, metadata=(("x-request-id", "poison-1"),)
+            )
+    check(raised.value)
+    lines = server.log.read_text().splitlines()
+    entries = [json.loads(line) for line in lines if line.startswith("{")]
+    assert all("onnxruntime:" in line for line in lines if not line.startswith("{")), "ONNX Runtime's own words, and no others"
+    own = [entry for entry in entries if entry["request_id"] == "poison-1"]
+    failure, answer = own
+    assert failure["level"] == "ERROR"
+    assert failure["logger"].startswith("attnserve_server.engine.worker")
+    assert "Traceback" in failure["exception"]
+    assert answer["code"] == "INTERNAL"
+    assert POISON not in json.dumps(entries), "no text of a user"

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, translation_pb2
+from attnserve_server.dataplane.call import Call
+from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import ServiceError
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
-from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.offload import Offload
-from attnserve_server.transport.rpc import Call
-from attnserve_server.transport.servicers.captions import CaptionServicer
-from attnserve_server.transport.servicers.translation import TranslationServicer
-from attnserve_server.transport.tokenizing import Tokenizing
+from attnserve_server.tasks.interface import Limits
+from attnserve_server.transport.rpc.v1.caption import CaptionServicer
+from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.e2e.captioning import PHOTOS
 from tests.unit.server_shell.fakes import Front, Model, Recorder, Translator
 
 TEXT = "ab\ncd"
+LIMITS = Limits(1000, ImageLimits(1_000_000, 1_000_000))
 CHANGES: dict[str, dict[str, Any]] = {
     "TranslateRequest": {
         "text": "other",
@@ -51,7 +51,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 async def submitted(**fields: Any) -> list[Any]:
     """What reaches the front for a request, or the field that is refused."""
     front = Front(Model(), Model(version="2"), Model("second"))
-    servicer, call = TranslationServicer(front, Tokenizing(), 1000), Call("id")
+    servicer, call = TranslationServicer(DataPlane(front, Recorder(), LIMITS)), Call("id")
     request = translation_pb2.TranslateRequest(**{"text": TEXT, **fields})
     try:
         await servicer.translate(request, call)
@@ -115,14 +115,15 @@ async def submitted_caption(**fields: Any) -> list[Any]:
     models = [Model(task=Captioner()), Model(version="2", task=Captioner()), Model("second", task=Captioner())]
     for model in models:
         model.manifest.task = manifest_pb2.TASK_CAPTION
-    front, decoding = Front(*models), Offload("decoder", "images")
-    servicer, call = CaptionServicer(front, decoding, Limits(1000, ImageLimits(1_000_000, 1_000_000)), Recorder()), Call("id")
+    front = Front(*models)
+    plane = DataPlane(front, Recorder(), LIMITS)
+    servicer, call = CaptionServicer(plane), Call("id")
     try:
         await servicer.caption(caption_pb2.CaptionRequest(**{"image": PHOTOS[0].read_bytes(), **fields}), call)
     except ServiceError as error:
         return [error.field]
     finally:
-        decoding.close()
+        plane.close()
     assert call.model is not None
     return [(call.model.id, call.model.version, ticket.tokens, ticket.options, ticket.terms) for ticket in front.tickets]
 

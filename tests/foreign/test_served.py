@@ -21,7 +21,7 @@ import pytest
 from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceRequest
+from attnserve_server.request import AttentionDetail, DecodeOptions, sequence_work
 from attnserve_server.tasks.translation import TranslationTask
 from tests.foreign import common, gru_luong, post_norm_transformer
 from tests.parity.driving import attention_of, run, started_engine
@@ -81,18 +81,18 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
         for offset, options in enumerate(OPTIONS.values()):
             detail = AttentionDetail(index % 3) if written.gives_attention else AttentionDetail.NONE
             options = DecodeOptions(options.beam_size, options.num_hypotheses, max_tokens=options.max_tokens, attention=detail)
-            requests.append(SequenceRequest(2 * index + offset, source, options))
+            requests.append(sequence_work(2 * index + offset, source, options))
             asked[2 * index + offset] = (source, options)
     answers = run(engine, requests)
     num_near_ties = num_attention = 0
     for request_id, answer in answers.items():
         source, options = asked[request_id]
         expected = reference(written.module, source, options)
-        if [one.tokens for one in answer.hypotheses] != [one.tokens for one in expected.hypotheses]:
+        if [one.tokens for one in answer.outcome.hypotheses] != [one.tokens for one in expected.hypotheses]:
             assert expected.margin <= MARGIN, f"request {request_id} differs, and its margin is {expected.margin:.3g}"
             num_near_ties += 1
             continue
-        for one, other in zip(answer.hypotheses, expected.hypotheses, strict=True):
+        for one, other in zip(answer.outcome.hypotheses, expected.hypotheses, strict=True):
             assert one.finish_reason == other.finish_reason
             assert one.score == pytest.approx(other.score, abs=1e-4)
             assert (one.attention is not None) == bool(options.attention)
@@ -103,17 +103,17 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
                 num_attention += 1
     assert num_near_ties <= MAX_NEAR_TIES * len(answers)
     assert (num_attention > 0) == written.gives_attention
-    assert any(one.tokens[-1] == common.END_ID for answer in answers.values() for one in answer.hypotheses)
+    assert any(one.tokens[-1] == common.END_ID for answer in answers.values() for one in answer.outcome.hypotheses)
 
 
 def test_company_changes_no_tokens(written: Written) -> None:
     engine = started_engine(load_bundle(written.folder), num_slots=16)
     task = TranslationTask(engine.bundle)
-    requests = [SequenceRequest(index, task.encode(text).tokens, OPTIONS["beam"]) for index, text in enumerate(TEXTS[:10])]
+    requests = [sequence_work(index, task.encode(text).tokens, OPTIONS["beam"]) for index, text in enumerate(TEXTS[:10])]
     alone = {request.request_id: run(engine, [request])[request.request_id] for request in requests}
     together = run(engine, requests)
     for request_id, answer in alone.items():
-        assert [one.tokens for one in together[request_id].hypotheses] == [one.tokens for one in answer.hypotheses]
+        assert [one.tokens for one in together[request_id].outcome.hypotheses] == [one.tokens for one in answer.outcome.hypotheses]
 
 
 @pytest.fixture(scope="module")

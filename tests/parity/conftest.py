@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, started_engine
 from tests.parity.torch_module import module_of_bundle

@@ -13,8 +13,9 @@ import numpy as np
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import Hypothesis, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.engine.worker.iterative.factory import make_loop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.request import Done, Failed, Hypothesis, SequenceWork
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,18 +58,18 @@ def cpu_variants() -> list[tuple[str, str]]:
 
 def started_engine(bundle: Bundle, num_slots: int = NUM_SLOTS) -> EngineLoop:
     """An engine that is warm."""
-    engine = EngineLoop(bundle, SchedulerConfig(num_slots), time.monotonic)
+    engine = make_loop(bundle, SchedulerConfig(num_slots), time.monotonic)
     engine.start()
     return engine
 
 
 def run(
     engine: EngineLoop,
-    requests: Iterable[SequenceRequest],
+    requests: Iterable[SequenceWork],
     *,
     num_joining: Callable[[], int] | None = None,
     leaving: dict[int, int] | None = None,
-) -> dict[int, RequestFinished]:
+) -> dict[int, Done]:
     """Answers of all requests by id; those that leave have none.
 
     Args:
@@ -77,7 +78,7 @@ def run(
         num_joining: how many arrive before the next step; all before the first one if it is not given.
         leaving: ids of requests whose client leaves, and after how many of the run's steps.
     """
-    waiting, answers, dropped, num_steps = list(requests), dict[int, RequestFinished](), set[int](), 0
+    waiting, answers, dropped, num_steps = list(requests), dict[int, Done](), set[int](), 0
     while waiting or engine.has_work:
         count = len(waiting) if num_joining is None else num_joining()
         for request in waiting[:count]:
@@ -87,9 +88,9 @@ def run(
             if step == num_steps:
                 engine.cancel(request_id, "client")
         for event in engine.step():
-            if isinstance(event, RequestFinished):
+            if isinstance(event, Done):
                 answers[event.request_id] = event
-            elif isinstance(event, RequestFailed):
+            elif isinstance(event, Failed):
                 assert leaving and event.request_id in leaving, event
                 dropped.add(event.request_id)
         num_steps += 1
@@ -97,17 +98,17 @@ def run(
     return answers
 
 
-def one_by_one(engine: EngineLoop, requests: Iterable[SequenceRequest]) -> dict[int, RequestFinished]:
+def one_by_one(engine: EngineLoop, requests: Iterable[SequenceWork]) -> dict[int, Done]:
     """Answers of all requests, each of which was alone in the engine."""
-    answers: dict[int, RequestFinished] = {}
+    answers: dict[int, Done] = {}
     for request in requests:
         answers |= run(engine, [request])
     return answers
 
 
-def content(answers: dict[int, RequestFinished]) -> dict[int, Answer]:
+def content(answers: dict[int, Done]) -> dict[int, Answer]:
     """Everything that must not depend on company, to the last bit."""
-    return {request_id: [_of_hypothesis(one) for one in answer.hypotheses] for request_id, answer in answers.items()}
+    return {request_id: [_of_hypothesis(one) for one in answer.outcome.hypotheses] for request_id, answer in answers.items()}
 
 
 def attention_of(hypothesis: Hypothesis) -> np.ndarray:

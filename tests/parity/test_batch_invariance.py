@@ -16,9 +16,9 @@ import pytest
 from msgspec.structs import replace
 
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
-from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceRequest
+from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceWork, sequence_work
 from tests.parity.driving import (
     BUNDLES,
     DEFAULT_MODEL,
@@ -93,15 +93,15 @@ def idle(engine: EngineLoop) -> Iterator[EngineLoop]:
     assert engine.stats().num_slots_used == 0
 
 
-def requests_of(sources: list[list[int]], options: DecodeOptions) -> list[SequenceRequest]:
-    return [SequenceRequest(index, tokens, options) for index, tokens in enumerate(sources)]
+def requests_of(sources: list[list[int]], options: DecodeOptions) -> list[SequenceWork]:
+    return [sequence_work(index, tokens, options) for index, tokens in enumerate(sources)]
 
 
 NONE, MEAN, ALL = AttentionDetail
 DETAILS = {"no attention": [NONE], "attention": [MEAN, ALL], "attention for some": [NONE, NONE, MEAN, ALL]}
 
 
-def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str, details: str) -> list[SequenceRequest]:
+def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str, details: str) -> list[SequenceWork]:
     """Requests with all options, each of them left as it is about every other time."""
     if details != "no attention" and not has_attention(engine):
         pytest.skip("the model has no attention")
@@ -125,7 +125,7 @@ def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str
             attention=rng.choice(DETAILS[details]),
             omit_score=is_search and beam_size == 1 and rng.random() < 0.5,
         )
-        requests.append(SequenceRequest(index, tokens, options))
+        requests.append(sequence_work(index, tokens, options))
     return requests
 
 
@@ -163,17 +163,19 @@ def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone
     expected = {request_id: answer[0][0] for request_id, answer in alone["greedy"].items()}
     quick = requests_of(sources, DecodeOptions(omit_score=True))
     mixed = [
-        SequenceRequest(each.request_id, each.tokens, MODES["greedy"] if index % 3 else each.options)
+        sequence_work(each.request_id, each.payload.tokens, MODES["greedy"] if index % 3 else each.payload.options)
         for index, each in enumerate(quick)
     ]
-    company = [SequenceRequest(1000 + index, tokens, MODES["beam"]) for index, tokens in enumerate(sources[:20])]
+    company = [sequence_work(1000 + index, tokens, MODES["beam"]) for index, tokens in enumerate(sources[:20])]
     found = [one_by_one(idle, quick[:20]), run(idle, quick), run(idle, [*mixed[:40], *company, *mixed[40:]])]
     for answers in found:
-        tokens = {request_id: one.hypotheses[0].tokens for request_id, one in answers.items() if request_id < 1000}
+        tokens = {request_id: one.outcome.hypotheses[0].tokens for request_id, one in answers.items() if request_id < 1000}
         assert tokens == {request_id: expected[request_id] for request_id in tokens}
-    assert {one.hypotheses[0].score for one in found[1].values()} == {0.0}
+    assert {one.outcome.hypotheses[0].score for one in found[1].values()} == {0.0}
     assert all(
-        (one.hypotheses[0].score == 0.0) == (request_id % 3 == 0) for request_id, one in found[2].items() if request_id < 1000
+        (one.outcome.hypotheses[0].score == 0.0) == (request_id % 3 == 0)
+        for request_id, one in found[2].items()
+        if request_id < 1000
     )
     has_quick_graph = any("log_probs" not in {each.name for each in step.graph.outputs} for step in idle.bundle.variant.steps)
     assert graphs == ({True, False} if has_quick_graph else {True})

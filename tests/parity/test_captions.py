@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 
 from attnserve_export.training.captions.search import caption_tokens
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceRequest, Terms
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceWork, Terms, sequence_work
 from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.images import ImageLimits
 from tests.e2e.captioning import PHOTOS, variations
@@ -74,9 +74,9 @@ class Asked:
     task: CaptionTask
     options: DecodeOptions
 
-    def of(self, files: list[bytes], first_id: int = 0) -> list[SequenceRequest]:
+    def of(self, files: list[bytes], first_id: int = 0) -> list[SequenceWork]:
         sources = [self.task.read(data, LIMITS).source for data in files]
-        return [SequenceRequest.of(first_id + index, source, self.options, Terms()) for index, source in enumerate(sources)]
+        return [sequence_work(first_id + index, source, self.options, Terms()) for index, source in enumerate(sources)]
 
 
 def test_what_is_encoded(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
@@ -99,7 +99,7 @@ def test_whole_captions_and_their_maps(engine: EngineLoop, module: Any, task: Ca
     answers = run(engine, asked.of(images))
     num_unclear = 0
     for index, data in enumerate(images):
-        (mine,) = answers[index].hypotheses
+        (mine,) = answers[index].outcome.hypotheses
         with torch.no_grad():
             memory = module.encode(torch.from_numpy(prepared(data)[None].copy()))
             target = torch.tensor([[2, *mine.tokens[:-1]]])
@@ -124,7 +124,7 @@ def test_beams_are_the_trainers(engine: EngineLoop, module: Any, task: CaptionTa
     with torch.no_grad():
         features = torch.cat([module.features(torch.from_numpy(prepared(data)[None].copy())) for data in images])
     theirs = caption_tokens(module, features, 5)
-    mine = [[token for token in answers[index].hypotheses[0].tokens if token != 3] for index in range(len(images))]
+    mine = [[token for token in answers[index].outcome.hypotheses[0].tokens if token != 3] for index in range(len(images))]
     assert sum(one == other for one, other in zip(mine, theirs, strict=True)) >= 38
 
 

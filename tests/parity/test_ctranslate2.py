@@ -43,8 +43,8 @@ from msgspec.structs import replace
 
 from attnserve_export.models.transformer import Transformer
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of, save_ctranslate2, translator
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import DecodeOptions, RequestFinished, Sampling, SequenceRequest
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.request import DecodeOptions, Done, Sampling, sequence_work
 from tests.parity.draws import p_value
 from tests.parity.driving import run
 from tests.reference.answer import reference_answer
@@ -122,19 +122,17 @@ class Other:
         return [self._pieces[token] for token in tokens]
 
 
-def ask(engine: EngineLoop, sources: list[list[int]], options: list[DecodeOptions]) -> list[RequestFinished]:
+def ask(engine: EngineLoop, sources: list[list[int]], options: list[DecodeOptions]) -> list[Done]:
     pairs = zip(sources, options, strict=True)
-    answers = run(engine, [SequenceRequest(index, tokens, each) for index, (tokens, each) in enumerate(pairs)])
+    answers = run(engine, [sequence_work(index, tokens, each) for index, (tokens, each) in enumerate(pairs)])
     return [answers[index] for index in range(len(sources))]
 
 
-def tokens_of(answer: RequestFinished) -> list[list[int]]:
-    return [one.tokens for one in answer.hypotheses]
+def tokens_of(answer: Done) -> list[list[int]]:
+    return [one.tokens for one in answer.outcome.hypotheses]
 
 
-def compare(
-    model: Transformer, sources: list[list[int]], options: DecodeOptions, ours: list[RequestFinished], theirs: Answers
-) -> int:
+def compare(model: Transformer, sources: list[list[int]], options: DecodeOptions, ours: list[Done], theirs: Answers) -> int:
     """How many answers differ, all of them where a choice was too close to call."""
     num_near_ties = 0
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
@@ -143,7 +141,7 @@ def compare(
             assert margin <= MARGIN, f"sentence {index} differs, and its margin is {margin:.3g}"
             num_near_ties += 1
             continue
-        for one, (_, score) in zip(our.hypotheses, their, strict=True):
+        for one, (_, score) in zip(our.outcome.hypotheses, their, strict=True):
             norm = len(one.tokens) ** (1 - options.length_penalty)
             assert score == pytest.approx(one.score, abs=SCORE_TOLERANCE * norm)
     return num_near_ties
@@ -212,7 +210,7 @@ def test_greedy_with_a_prefix(
         ours = ask(engine, sources, [replace(options, prefix=prefix) for prefix in prefixes])
         theirs = other.ask(sources, options, prefixes)
         for index, (our, ((tokens, score),)) in enumerate(zip(ours, theirs, strict=True)):
-            (one,) = our.hypotheses
+            (one,) = our.outcome.hypotheses
             prefix = prefixes[index]
             assert one.tokens[: len(prefix)] == tokens[: len(prefix)] == list(prefix)
             if one.tokens != tokens:
@@ -275,14 +273,14 @@ def test_no_length_penalty_ends_early_there(engine: EngineLoop, model: Transform
     best = other.ask(sources, DecodeOptions(5, 1, length_penalty=0.0))
     num_worse = num_near_ties = 0
     for index, (our, ((tokens, _),)) in enumerate(zip(ours, best, strict=True)):
-        if tokens != our.hypotheses[0].tokens:
+        if tokens != our.outcome.hypotheses[0].tokens:
             assert reference_answer(model, sources[index], replace(options, num_hypotheses=1)).margin <= MARGIN
             num_near_ties += 1
     assert num_near_ties <= 1
     pairs = other.ask(sources, DecodeOptions(5, 2, length_penalty=0.0))
     for our, (_, (tokens, score)) in zip(ours, pairs, strict=True):
-        assert score <= our.hypotheses[1].score + SCORE_TOLERANCE * len(tokens)
-        num_worse += score < our.hypotheses[1].score - SCORE_TOLERANCE * len(tokens)
+        assert score <= our.outcome.hypotheses[1].score + SCORE_TOLERANCE * len(tokens)
+        num_worse += score < our.outcome.hypotheses[1].score - SCORE_TOLERANCE * len(tokens)
     assert num_worse > 0, "the second best is never worse there"
 
 
@@ -296,7 +294,9 @@ def test_limit_of_length(engine: EngineLoop, model: Transformer, other: Other, s
             if tokens_of(our) == [tokens for tokens, _ in their]:
                 continue
             cut = [tokens for tokens, _ in their if tokens[-1] != END_ID]
-            is_at_the_limit = max(map(len, tokens_of(our))) == max_tokens and {one.finish_reason for one in our.hypotheses} == {1}
+            is_at_the_limit = max(map(len, tokens_of(our))) == max_tokens and {
+                one.finish_reason for one in our.outcome.hypotheses
+            } == {1}
             if not (is_at_the_limit and cut):
                 assert reference_answer(model, source, options).margin <= MARGIN
                 continue
@@ -328,7 +328,7 @@ def test_coverage_of_one_layer(
             assert reference_answer(model, sources[index], options, heads=Heads(tuple(layers))).margin <= MARGIN
             num_near_ties += 1
             continue
-        for one, (_, score) in zip(our.hypotheses, theirs[index], strict=True):
+        for one, (_, score) in zip(our.outcome.hypotheses, theirs[index], strict=True):
             norm = len(one.tokens) ** (1 - length_penalty)
             assert score == pytest.approx(one.score, abs=SCORE_TOLERANCE * norm * 3)
     assert num_near_ties <= MAX_NEAR_TIES * len(sources)
@@ -345,7 +345,7 @@ def test_coverage_depends_on_company_there(other: Other, sources: list[list[int]
 def test_empty_source(engine: EngineLoop, other: Other) -> None:
     assert other.ask([[3]], DecodeOptions()) == [[([], 0.0)]]
     (answer,) = ask(engine, [[3]], [DecodeOptions()])
-    assert answer.hypotheses[0].tokens
+    assert answer.outcome.hypotheses[0].tokens
 
 
 DRAWS = [Sampling(1, temperature=2.0, top_k=40), Sampling(1, temperature=2.5, top_p=0.8), Sampling(1, 3.0, 12, 0.7)]

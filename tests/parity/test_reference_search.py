@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import AttentionDetail, DecodeOptions, RequestFinished, Sampling, SequenceRequest
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.request import AttentionDetail, DecodeOptions, Done, Sampling, sequence_work
 from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import Heads, SearchResult, teacher_forced_alignments
@@ -79,8 +79,8 @@ def sources(model_id: str, all_sources: list[list[int]]) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def prefixes(engine: EngineLoop, sources: list[list[int]]) -> list[tuple[int, ...]]:
     """The first pieces of another sentence's translation: none to six of them."""
-    answers = run(engine, [SequenceRequest(index, tokens, DecodeOptions()) for index, tokens in enumerate(sources[:NUM_SENTENCES])])
-    said = [answers[index].hypotheses[0].tokens[:-1] for index in range(len(answers))]
+    answers = run(engine, [sequence_work(index, tokens, DecodeOptions()) for index, tokens in enumerate(sources[:NUM_SENTENCES])])
+    said = [answers[index].outcome.hypotheses[0].tokens[:-1] for index in range(len(answers))]
     return [tuple(said[index - 7][: index % 7]) for index in range(len(said))]
 
 
@@ -106,12 +106,12 @@ def options_of(mode: str, prefixes: list[tuple[int, ...]]) -> list[DecodeOptions
     return [MODES[mode]] * NUM_OF_MODE.get(mode, NUM_SENTENCES)
 
 
-def is_same(answer: RequestFinished, expected: SearchResult) -> bool:
-    ours = [(one.tokens, one.finish_reason) for one in answer.hypotheses]
+def is_same(answer: Done, expected: SearchResult) -> bool:
+    ours = [(one.tokens, one.finish_reason) for one in answer.outcome.hypotheses]
     return ours == [(one.tokens, one.finish_reason) for one in expected.hypotheses]
 
 
-def compare(answers: dict[int, RequestFinished], expected: list[SearchResult], are_draws: bool = False) -> int:
+def compare(answers: dict[int, Done], expected: list[SearchResult], are_draws: bool = False) -> int:
     """How many answers differ: few, and all of them where a choice was too close to call."""
     num_near_ties = 0
     for index, theirs in enumerate(expected):
@@ -120,7 +120,7 @@ def compare(answers: dict[int, RequestFinished], expected: list[SearchResult], a
             assert theirs.margin <= allowed, f"sentence {index} differs, and its margin is {theirs.margin:.3g}"
             num_near_ties += 1
             continue
-        for one, other in zip(answers[index].hypotheses, theirs.hypotheses, strict=True):
+        for one, other in zip(answers[index].outcome.hypotheses, theirs.hypotheses, strict=True):
             assert one.score == pytest.approx(other.score, abs=SCORE_TOLERANCE)
     assert num_near_ties <= max(1, (MAX_NEAR_TIES_OF_DRAWS if are_draws else MAX_NEAR_TIES) * len(expected))
     return num_near_ties
@@ -139,7 +139,7 @@ def test_same_answers(
     skip_without_attention(engine, MODES[mode])
     skip_draws_of_others(engine, mode)
     pairs = list(zip(sources, options_of(mode, prefixes), strict=False))
-    answers = run(engine, [SequenceRequest(index, *pair) for index, pair in enumerate(pairs)])
+    answers = run(engine, [sequence_work(index, *pair) for index, pair in enumerate(pairs)])
     expected = [reference_answer(model, *pair, heads=heads) for pair in pairs]
     are_draws = MODES[mode].sampling is not None
     record_property("near_ties", compare(answers, expected, are_draws))
@@ -147,7 +147,7 @@ def test_same_answers(
     record_property("in_earnest", in_earnest)
     assert are_draws or in_earnest > len(pairs) * 0.9, "hardly anything was compared in earnest"
     if mode not in ("greedy", "beam"):
-        plain = run(engine, [SequenceRequest(index, tokens, plain_of(options)) for index, (tokens, options) in enumerate(pairs)])
+        plain = run(engine, [sequence_work(index, tokens, plain_of(options)) for index, (tokens, options) in enumerate(pairs)])
         changed = sum(not is_same(plain[index], one) for index, one in enumerate(expected))
         assert changed > len(pairs) // 20, "the options change hardly anything"
 
@@ -164,7 +164,7 @@ def test_another_module_is_seen(engine: EngineLoop, model: Any, sources: list[li
     """A planted fault: one weight of the module is off by as much as 16 bits could lose."""
     matrix = next(value for name, value in model.named_parameters() if name in MATRICES)
     kept = matrix.clone()
-    answers = run(engine, [SequenceRequest(index, tokens, MODES["greedy"]) for index, tokens in enumerate(sources[:20])])
+    answers = run(engine, [sequence_work(index, tokens, MODES["greedy"]) for index, tokens in enumerate(sources[:20])])
     try:
         matrix.mul_(1.25)
         with pytest.raises(AssertionError):
@@ -202,7 +202,7 @@ def test_a_misunderstood_option_is_seen(
     skip_without_attention(engine, MODES[mode])
     skip_draws_of_others(engine, mode)
     pairs = list(zip(sources[:10], options_of(mode, prefixes), strict=False))
-    answers = run(engine, [SequenceRequest(index, tokens, change(options)) for index, (tokens, options) in enumerate(pairs)])
+    answers = run(engine, [sequence_work(index, tokens, change(options)) for index, (tokens, options) in enumerate(pairs)])
     expected = [reference_answer(model, *pair, heads=heads) for pair in pairs]
     with pytest.raises(AssertionError):
         compare(answers, expected, MODES[mode].sampling is not None)
@@ -215,7 +215,7 @@ def test_same_alignments(engine: EngineLoop, model: Any, sources: list[list[int]
     has_layers = engine.bundle.manifest.attention.num_layers > 0
     chosen = sources[3:15]
     requests = [
-        SequenceRequest(
+        sequence_work(
             index,
             tokens,
             DecodeOptions(
@@ -228,7 +228,7 @@ def test_same_alignments(engine: EngineLoop, model: Any, sources: list[list[int]
     ]
     for request_id, answer in run(engine, requests).items():
         source = chosen[request_id]
-        for hypothesis in answer.hypotheses:
+        for hypothesis in answer.outcome.hypotheses:
             of_heads = teacher_forced_alignments(model, source, hypothesis.tokens)
             expected = (heads.mean(of_heads) if request_id % 2 or not has_layers else of_heads).numpy()
             weights = attention_of(hypothesis)

@@ -13,8 +13,8 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from attnserve_server.decoding import candidates, search
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import DecodeOptions, Sampling, SequenceRequest
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.request import DecodeOptions, Sampling, sequence_work
 from attnserve_server.tasks.translation import TranslationTask
 from tests.parity.draws import p_value
 from tests.parity.driving import SENTENCES, run
@@ -64,8 +64,8 @@ def drawn(engine: EngineLoop, source: list[int], setting: str) -> list[int]:
         no_repeat_ngram_size=rules.no_repeat_ngram_size,
         min_tokens=min(rules.min_tokens, len(rules.prefix) + 1),
     )
-    requests = [SequenceRequest(seed, source, replace(options, sampling=replace(sampling, seed=seed))) for seed in range(NUM_SEEDS)]
-    return [one.tokens[-1] for answer in run(engine, requests).values() for one in answer.hypotheses]
+    requests = [sequence_work(seed, source, replace(options, sampling=replace(sampling, seed=seed))) for seed in range(NUM_SEEDS)]
+    return [one.tokens[-1] for answer in run(engine, requests).values() for one in answer.outcome.hypotheses]
 
 
 @pytest.mark.parametrize("setting", SETTINGS)

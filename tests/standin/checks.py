@@ -15,14 +15,15 @@ import onnxruntime
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.factory import make_loop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.errors import ExecutionFailed
 from attnserve_server.execution.cuda import CudaMemory, row_buckets
 from attnserve_server.execution.device_state import DeviceState
 from attnserve_server.execution.device_tensor import DeviceTensor
 from attnserve_server.execution.session import cuda_options, make_session
 from attnserve_server.execution.slot_state import SlotState
-from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.request import AttentionDetail, DecodeOptions, Done, Failed, FinishReason, SequenceWork, sequence_work
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 NUM_SLOTS = 20
@@ -68,20 +69,20 @@ def check_placement(bundle: Bundle) -> None:
         assert {op_type for op_type, _ in on_cpu} <= SHAPE_ARITHMETIC
 
 
-def run(engine: EngineLoop, requests: list[SequenceRequest]) -> dict[int, Any]:
+def run(engine: EngineLoop, requests: list[SequenceWork]) -> dict[int, Any]:
     """Answers (or failures) of all requests, which join one after the other."""
     answers: dict[int, Any] = {}
     pending = list(requests)
     while pending or engine.has_work:
         if pending:
             engine.submit(pending.pop(0))
-        answers |= {event.request_id: event for event in engine.step() if isinstance(event, RequestFinished | RequestFailed)}
+        answers |= {event.request_id: event for event in engine.step() if isinstance(event, Done | Failed)}
     return answers
 
 
 def check_steps(bundle: Bundle) -> None:
     """All captures are made by the start; each step is one launch of a graph, and all copies are in order with it."""
-    engine = EngineLoop(bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), time.monotonic)
+    engine = make_loop(bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), time.monotonic)
     engine.start()
     started = counts()
     print("start", started)
@@ -91,21 +92,21 @@ def check_steps(bundle: Bundle) -> None:
         options = [DecodeOptions(beam, beam, max_tokens=rng.randint(1, 20)) for beam in rng.choices(sizes, k=12)]
         before = counts()
         sources = [[7] * rng.randint(1, bundle.manifest.limits.max_source_tokens) for _ in options]
-        answers = run(engine, [SequenceRequest(index, *each) for index, each in enumerate(zip(sources, options, strict=True))])
+        answers = run(engine, [sequence_work(index, *each) for index, each in enumerate(zip(sources, options, strict=True))])
         num_steps = sum(1 for step in engine.stats().steps if step.num_rows)
         assert counts().launches - before.launches == num_steps > 0
         for index, each in enumerate(options):
-            assert isinstance(answers[index], RequestFinished), answers[index]
+            assert isinstance(answers[index], Done), answers[index]
             assert answers[index].num_steps == each.max_tokens
-            assert len(answers[index].hypotheses) == each.num_hypotheses
-            found = answers[index].hypotheses[0]
+            assert len(answers[index].outcome.hypotheses) == each.num_hypotheses
+            found = answers[index].outcome.hypotheses[0]
             assert (len(found.tokens), found.finish_reason) == (each.max_tokens, FinishReason.LENGTH) or each.beam_size > 1
     ended = counts()
     print("end", ended)
     assert (ended.captures, ended.allocations) == (started.captures, started.allocations)
     assert (ended.forbidden, ended.out_of_order) == (0, 0)
     if not any(step.gives_attention for step in bundle.variant.steps):
-        answers = run(engine, [SequenceRequest(0, [7, 2], DecodeOptions(attention=AttentionDetail.MEAN))])
+        answers = run(engine, [sequence_work(0, [7, 2], DecodeOptions(attention=AttentionDetail.MEAN))])
         assert answers[0].reason == ExecutionFailed.reason
 
 

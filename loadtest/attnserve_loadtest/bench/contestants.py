@@ -16,8 +16,8 @@ import sentencepiece
 
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.engine.loop import EngineLoop
-from attnserve_server.request import DecodeOptions, RequestFailed, RequestFinished, SequenceRequest
+from attnserve_server.engine.worker.iterative.factory import make_loop
+from attnserve_server.request import DecodeOptions, Done, Failed, sequence_work
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 Tokens = list[int]
@@ -73,20 +73,20 @@ class Engine:
             bundle.manifest.vocabulary.end_id,
             DecodeOptions(beam_size=beam_size, omit_score=beam_size == 1),
         )
-        self._engine = EngineLoop(bundle, SchedulerConfig(num_slots), time.monotonic)
+        self._engine = make_loop(bundle, SchedulerConfig(num_slots), time.monotonic)
         self._engine.start()
 
     def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
         """See :class:`Contestant`."""
         for index in sorted(range(len(sources)), key=lambda index: -len(sources[index])):
-            self._engine.submit(SequenceRequest(index, sources[index], self._options))
+            self._engine.submit(sequence_work(index, sources[index], self._options))
         answers: dict[int, Tokens] = {}
         while self._engine.has_work:
             for event in self._engine.step():
-                if isinstance(event, RequestFailed):
+                if isinstance(event, Failed):
                     raise RuntimeError(event.message)
-                if isinstance(event, RequestFinished):
-                    tokens = event.hypotheses[0].tokens
+                if isinstance(event, Done):
+                    tokens = event.outcome.hypotheses[0].tokens
                     answers[event.request_id] = tokens[:-1] if tokens[-1] == self._end_id else tokens
         self._engine.stats()
         return [answers[index] for index in range(len(sources))]

@@ -19,16 +19,16 @@ import sentencepiece
 from attnserve.v1 import manifest_pb2
 from attnserve_loadtest.gpu.results import CUT, Skip, load
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.factory import make_loop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import (
     DecodeOptions,
+    Done,
+    Failed,
     Hypothesis,
     ImageSource,
-    RequestFailed,
-    RequestFinished,
-    SequenceRequest,
     Source,
-    Terms,
+    sequence_work,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
@@ -101,7 +101,7 @@ class Context:
         if key not in self.engines:
             bundle = load_bundle(path, device, variant)
             config = SchedulerConfig(slots, admit_wait_s=0.0, max_encoded=1 if bundle.manifest.HasField("image") else 0)
-            self.engines[key] = EngineLoop(bundle, config, self.clock, captures=captures)
+            self.engines[key] = make_loop(bundle, config, self.clock, captures=captures)
             self.engines[key].start()
         return self.engines[key]
 
@@ -153,7 +153,7 @@ def translate(
         AssertionError: the engine failed a request.
     """
     several = [options] if isinstance(options, DecodeOptions) else options
-    waiting = [SequenceRequest.of(index, each, several[index % len(several)], Terms()) for index, each in enumerate(sources)]
+    waiting = [sequence_work(index, each, several[index % len(several)]) for index, each in enumerate(sources)]
     answers: dict[int, Hypothesis] = {}
     while waiting or engine.has_work:
         count = joining or len(waiting)
@@ -161,10 +161,10 @@ def translate(
             engine.submit(request)
         del waiting[:count]
         for event in engine.step():
-            if isinstance(event, RequestFailed):
+            if isinstance(event, Failed):
                 raise AssertionError(f"{event.reason}: {event.message}")
-            if isinstance(event, RequestFinished):
-                answers[event.request_id] = event.hypotheses[0]
+            if isinstance(event, Done):
+                answers[event.request_id] = event.outcome.hypotheses[0]
     return [answers[index] for index in range(len(sources))]
 
 

@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads bundles: the manifest, its checks, and which variant this machine runs. Knows files and protobuf, nothing of graphs."""
+"""Reads bundles: the manifest, its files, and which variant this machine runs. Knows files and protobuf, nothing of graphs."""
 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import json_format
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.checks import iterative_problems, named_files
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSION = 1
-STEP_INPUTS = {"token", "position", "source_length", "request_of_row", "rows_of_request", "place_of_row"}
-STEP_SCORES = {"logits", "log_probs", "top_log_probs"}
-_TASKS = (manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION)
-_ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
+Check = Callable[[manifest_pb2.Manifest], list[str]]
+"""Says everything that is wrong with a manifest but for its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +66,14 @@ def default_models() -> Path:
     return checkout if checkout.is_dir() else Path(__file__).resolve().parents[1] / "models"
 
 
-def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto") -> Bundle:
+def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check: Check = iterative_problems) -> Bundle:
     """Reads and checks one bundle.
 
     Args:
         folder: ``<id>/<version>``.
         device: "cpu" or "cuda"; chooses among the variants.
         variant: a variant's name, or "auto" for the first one of the device.
+        check: what the model's task, or the kind of its engine, asks of the manifest.
 
     Raises:
         BundleError: with everything that is wrong at once.
@@ -85,10 +85,7 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto") -> Bun
         raise BundleError(str(folder), [f"manifest.json: {error}"]) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(str(folder), [f"format version {manifest.format_version}; this server reads {FORMAT_VERSION}"])
-    problems = [*_identity_problems(folder, manifest), *_file_problems(folder, manifest), *_state_problems(manifest)]
-    problems += _attention_problems(manifest.attention)
-    for each in manifest.variants:
-        problems += _variant_problems(manifest, each)
+    problems = [*_identity_problems(folder, manifest), *_file_problems(folder, manifest), *check(manifest)]
     wanted = manifest_pb2.DEVICE_CUDA if device == "cuda" else manifest_pb2.DEVICE_CPU
     fitting = [each for each in manifest.variants if each.device == wanted and variant in ("auto", each.name)]
     if not fitting:
@@ -105,15 +102,6 @@ def _identity_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[st
         problems.append(f"manifest says {manifest.model_id}/{manifest.version}, the folders {folder.parent.name}/{folder.name}")
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", manifest.model_id) or not manifest.version.isdigit():
         problems.append("model_id must be lower case letters, digits, dots and dashes; version a decimal number")
-    if manifest.task not in _TASKS:
-        problems.append(f"task {manifest.task} is not served")
-    reads_image = manifest.task == manifest_pb2.TASK_CAPTION
-    if manifest.HasField("image") != reads_image:
-        problems.append("image: a captioning model has it, and no other")
-    wanted = ["max_target_tokens", "max_beam_size", *([] if reads_image else ["max_source_tokens"])]
-    problems += [f"limits.{name} is missing" for name in wanted if not getattr(manifest.limits, name)]
-    wanted = ["height", "width", "grid_height", "grid_width"] if reads_image else []
-    problems += [f"image.{name} is missing" for name in wanted if not getattr(manifest.image, name)]
     return problems
 
 
@@ -127,84 +115,5 @@ def _file_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[str]:
             problems.append(f"{name} is missing")
         elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != file.sha256:
             problems.append(f"{name} is not the file that was listed (SHA-256 differs)")
-    named = {manifest.vocabulary.sentencepiece_file}
-    for variant in manifest.variants:
-        named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
-    problems += [f"{name or '(empty name)'} is named but not listed" for name in sorted(named - set(listed))]
-    return problems
-
-
-def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
-    problems = []
-    for state in manifest.states:
-        first = {manifest_pb2.SCOPE_REQUEST: "request", manifest_pb2.SCOPE_HYPOTHESIS: "row"}.get(state.scope)
-        if first is None or not state.axes or state.axes[0] != first:
-            problems.append(f"state {state.name}: scope and first axis do not agree")
-        named = [axis for axis in state.axes[1:] if not axis.isdigit()]
-        if named != ([state.growing_axis] if state.growing_axis else []):
-            problems.append(f"state {state.name}: axes {named} have no size")
-        if state.growing_axis and not state.capacity:
-            problems.append(f"state {state.name}: no capacity")
-        least = manifest.limits.max_target_tokens if state.growing_axis == "target" else manifest.limits.max_source_tokens + 1
-        if state.growing_axis and state.capacity < least:
-            problems.append(f"state {state.name}: capacity {state.capacity} is below the model's limit {least}")
-    return problems
-
-
-def _attention_problems(attention: manifest_pb2.AttentionOutput) -> list[str]:
-    named = {"layer": (attention.num_layers, attention.mean_layers), "head": (attention.num_heads, attention.mean_heads)}
-    if bool(attention.num_layers) != bool(attention.num_heads):
-        return ["attention: it has layers and heads, or neither"]
-    return [
-        f"attention: the mean takes {name} {index}, but there are {size}"
-        for name, (size, indices) in named.items()
-        for index in indices
-        if index >= size
-    ]
-
-
-def _output_problems(attention: manifest_pb2.AttentionOutput, graph: manifest_pb2.Graph) -> list[str]:
-    sizes = [str(size) for size in (attention.num_layers, attention.num_heads) if size]
-    for tensor in graph.outputs:
-        if tensor.name == attention.output:
-            inner = list(tensor.axes[1:-1])
-            return [] if inner == sizes else [f"attention has layers and heads {inner}, declared are {sizes}"]
-    return ["no attention output"]
-
-
-def _most_rows(step: manifest_pb2.StepGraph) -> float:
-    """Rows of one request at most, infinite for any number."""
-    return step.max_rows_of_request or math.inf
-
-
-def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Variant) -> list[str]:
-    problems = []
-    where = f"variant {variant.name}"
-    inputs = {tensor.name for tensor in variant.encode.inputs}
-    known = {"image"} if manifest.HasField("image") else {"source", "source_length"}
-    problems += [f"{where}: encode has the unknown input {name}" for name in sorted(inputs - known)]
-    encoded = {tensor.name for tensor in variant.encode.outputs}
-    missing = {state.encode_output for state in manifest.states} - encoded - {""}
-    problems += [f"{where}: encode gives no {name}" for name in sorted(missing)]
-    states = {state.name for state in manifest.states}
-    if not variant.steps:
-        problems.append(f"{where}: no step graph")
-    most = {
-        flag: max((_most_rows(step) for step in variant.steps if step.gives_attention == flag), default=0) for flag in (False, True)
-    }
-    if 0 < most[True] < most[False]:
-        problems.append(f"{where}: the graphs that give attention take fewer rows of a request than the others")
-    for step in variant.steps:
-        inputs, outputs = {tensor.name for tensor in step.graph.inputs}, {tensor.name for tensor in step.graph.outputs}
-        problems += [f"{where}, {step.graph.file}: unknown input {name}" for name in sorted(inputs - states - STEP_INPUTS)]
-        if "token" not in inputs:
-            problems.append(f"{where}, {step.graph.file}: no input token")
-        if not outputs & STEP_SCORES:
-            problems.append(f"{where}, {step.graph.file}: none of the outputs {', '.join(sorted(STEP_SCORES))}")
-        needed = {state.step_output for state in manifest.states if state.name in inputs} - {""}
-        problems += [f"{where}, {step.graph.file}: no output {name}" for name in sorted(needed - outputs)]
-        if step.gives_attention:
-            problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
-        if step.max_rows_of_request != 1 and not inputs & _ROUTING:
-            problems.append(f"{where}, {step.graph.file}: takes several rows a request, but no input says which")
+    problems += [f"{name} is named but not listed" for name in sorted(named_files(manifest) - {""} - set(listed))]
     return problems

@@ -120,6 +120,11 @@ class IterativeRunner:
 
     def warm_up(self) -> None:
         """Runs every step graph at every number of rows that it is bound for, then the encoder at a few shapes."""
+        for _ in self.warming():
+            pass
+
+    def warming(self) -> Iterator[None]:
+        """:meth:`warm_up` in parts: one shape before each yield."""
         started = time.monotonic()
         end = self.bundle.manifest.vocabulary.end_id
         for step in self._steps:
@@ -129,8 +134,10 @@ class IterativeRunner:
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]
                 self._run(step, StepInputs([end] * rows, [0] * rows, of_row, members, [1] * requests, False))
+                yield
         for sources in self._made_up_sources():
             self.encode(sources)
+            yield
         self._is_warm = True
         log.info("warm-up of %s took %.2f s", self.bundle.manifest.model_id, time.monotonic() - started)
 

@@ -7,12 +7,14 @@ All methods belong on one thread (the event loop); any thread may scrape the reg
 from __future__ import annotations
 
 import platform
+from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram, Info
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
-from attnserve_server.metrics.workers import ModelKey, WorkerReports
+from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
 UNKNOWN = "unknown"
@@ -28,6 +30,7 @@ LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 _MODEL = ("model", "version")
+MetricT = TypeVar("MetricT", bound=MetricWrapperBase)
 
 
 class Metrics:
@@ -39,10 +42,12 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
+        self._of_models: list[MetricWrapperBase] = []
+        """What has series by model and version."""
         self._reports = WorkerReports()
-        self._queue_lengths: dict[ModelKey, int] = {}
-        self._engines: dict[ModelKey, _EngineSeries] = {}
-        self._answers: dict[ModelKey, _AnswerSeries] = {}
+        self._queue_lengths: dict[Key, int] = {}
+        self._engines: dict[Key, _EngineSeries] = {}
+        self._answers: dict[Key, _AnswerSeries] = {}
         self._make_request_metrics()
         self._make_engine_metrics()
         self._make_server_metrics()
@@ -87,8 +92,9 @@ class Metrics:
 
     def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
         """Says how many requests wait in the front's queue; those that wait inside workers are added."""
-        self._queue_lengths[model, version] = num_waiting
-        self._queue_length.labels(model, version).set(num_waiting + self._reports.total((model, version)).num_waiting)
+        key = model, version
+        self._queue_lengths[key] = num_waiting
+        self._queue_length.labels(model, version).set(num_waiting + self._reports.total(key).num_waiting)
 
     def cache_request(self, model: str, version: str, result: str) -> None:
         """Counts one request by what the cache did for it: "hit", "miss" or "coalesced"."""
@@ -119,17 +125,26 @@ class Metrics:
         self._show_workers(key)
         self.set_model_ready(model, version, False)
 
+    def forget_model(self, model: str, version: str) -> None:
+        """Takes the series of a model that is no longer served out, but for the count of its RPCs."""
+        key = model, version
+        for tables in (self._queue_lengths, self._answers, self._engines):
+            tables.pop(key, None)
+        self._reports.forget_model(key)
+        for metric in self._of_models:
+            metric.remove_by_labels({"model": model, "version": version})
+
     def build_info(self, version: str, onnxruntime: str) -> None:
         """Says what runs."""
         self._build_info.info({"version": version, "onnxruntime": onnxruntime, "python": platform.python_version()})
 
-    def _answers_of(self, key: ModelKey) -> _AnswerSeries:
+    def _answers_of(self, key: Key) -> _AnswerSeries:
         return self._answers.get(key) or self._answers.setdefault(key, _AnswerSeries(self, key))
 
-    def _engine_of(self, key: ModelKey) -> _EngineSeries:
+    def _engine_of(self, key: Key) -> _EngineSeries:
         return self._engines.get(key) or self._engines.setdefault(key, _EngineSeries(self, key))
 
-    def _show_workers(self, key: ModelKey) -> None:
+    def _show_workers(self, key: Key) -> None:
         total = self._reports.total(key)
         self._slots.labels(*key, "used").set(total.num_slots_used)
         self._slots.labels(*key, "free").set(total.num_slots - total.num_slots_used)
@@ -189,13 +204,18 @@ class Metrics:
         self._build_info = Info("attnserve_build", "What runs.", registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
-        return Counter(f"attnserve_{name}", text, labels, registry=self._registry)
+        return self._kept(Counter(f"attnserve_{name}", text, labels, registry=self._registry), labels)
 
     def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
-        return Gauge(f"attnserve_{name}", text, labels, registry=self._registry)
+        return self._kept(Gauge(f"attnserve_{name}", text, labels, registry=self._registry), labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = _MODEL) -> Histogram:
-        return Histogram(f"attnserve_{name}", text, labels, registry=self._registry, buckets=buckets)
+        return self._kept(Histogram(f"attnserve_{name}", text, labels, registry=self._registry, buckets=buckets), labels)
+
+    def _kept(self, metric: MetricT, labels: tuple[str, ...]) -> MetricT:
+        if set(_MODEL) <= set(labels):
+            self._of_models.append(metric)
+        return metric
 
     def _duration(self, name: str, labels: tuple[str, ...] = _MODEL) -> Histogram:
         """Returns the histogram of an interval between two events."""
@@ -205,7 +225,7 @@ class Metrics:
 class _AnswerSeries:
     """The series of one model's answers, looked up once."""
 
-    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+    def __init__(self, metrics: Metrics, key: Key) -> None:
         self._queue = metrics.queue_duration.labels(*key)
         self._encode = metrics.encode_duration.labels(*key)
         self._decode = metrics.decode_duration.labels(*key)
@@ -229,7 +249,7 @@ class _AnswerSeries:
 class _EngineSeries:
     """The series of one model's steps, looked up once: they come several hundred times a second."""
 
-    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+    def __init__(self, metrics: Metrics, key: Key) -> None:
         self._key = key
         self._step_duration = metrics.step_duration.labels(*key)
         self._batch_rows = metrics.batch_rows.labels(*key)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from attnserve_server.stats import EngineStats
 
-ModelKey = tuple[str, str]
-"""Model id and version."""
+Key = tuple[str, str]
+"""Model id and version, a :class:`~attnserve_server.request.ModelKey`."""
 
 
 @dataclass(slots=True)
@@ -25,7 +25,7 @@ class WorkerReports:
     """Keeps the newest report of each worker on each model, without its steps."""
 
     def __init__(self) -> None:
-        self._reports: dict[ModelKey, dict[str, Total]] = {}
+        self._reports: dict[Key, dict[str, Total]] = {}
 
     def put(self, worker_id: str, stats: EngineStats) -> None:
         """Replaces the worker's report on the model."""
@@ -33,11 +33,15 @@ class WorkerReports:
         report = Total(stats.num_slots, stats.num_slots_used, stats.num_waiting, busy_ratio)
         self._reports.setdefault((stats.model, stats.version), {})[worker_id] = report
 
-    def forget(self, worker_id: str) -> list[ModelKey]:
+    def forget(self, worker_id: str) -> list[Key]:
         """Drops all reports of a worker; returns the models that it had reported on."""
         return [key for key, reports in self._reports.items() if reports.pop(worker_id, None) is not None]
 
-    def total(self, key: ModelKey) -> Total:
+    def forget_model(self, key: Key) -> None:
+        """Drops all reports on a model."""
+        self._reports.pop(key, None)
+
+    def total(self, key: Key) -> Total:
         """Returns the sums over all workers, and the mean of their busy ratios; zeros where there are none."""
         reports = self._reports.get(key, {}).values()
         return Total(

@@ -8,10 +8,12 @@ house encodes several at once.
 
 from __future__ import annotations
 
+import enum
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,34 +35,58 @@ class SchedulerConfig:
     max_encoded: int = 0
 
 
-@dataclass(slots=True)
+class Status(enum.IntEnum):
+    """How far a request has come in an engine."""
+
+    WAITING = 0
+    RUNNING = 1
+    DONE = 2
+
+
+@dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in the queue of an engine."""
+    """A request in an engine, from the queue to its end. What an engine knows of it besides is for subclasses."""
 
     request_id: int
     num_rows: int
     num_tokens: int
     deadline: float | None
     queued_at: float
+    status: Status = Status.WAITING
+    dropped: str | None = None
+    """Why it leaves before its end: "client", "deadline" …"""
+
+
+EntryT = TypeVar("EntryT", bound=Waiting)
 
 
 @dataclass(slots=True)
-class SchedulerOutput:
+class SchedulerOutput(Generic[EntryT]):
     """What one iteration does: drop, then admit, then step."""
 
-    admitted: list[int] = field(default_factory=list)
-    dropped: list[tuple[int, str]] = field(default_factory=list)
-    """Request id and reason: "client" or "deadline"."""
+    admit: list[EntryT] = field(default_factory=list)
+    drop: list[EntryT] = field(default_factory=list)
+    """Their ``dropped`` says why."""
+
+    @property
+    def admitted(self) -> list[int]:
+        """Request ids."""
+        return [each.request_id for each in self.admit]
+
+    @property
+    def dropped(self) -> list[tuple[int, str]]:
+        """Request id and reason: "client" or "deadline"."""
+        return [(each.request_id, each.dropped or "") for each in self.drop]
 
 
-class Scheduler:
+class Scheduler(Generic[EntryT]):
     """The queue of one engine and the rows that its running requests hold."""
 
     def __init__(self, config: SchedulerConfig, clock: Callable[[], float]) -> None:
         self.config, self._clock = config, clock
-        self._waiting: deque[Waiting] = deque()
-        self._running: dict[int, Waiting] = {}
-        self._cancelled: dict[int, str] = {}
+        self._entries: dict[int, EntryT] = {}
+        self._waiting: deque[EntryT] = deque()
+        self._has_dropped = False
         self._first_deadline = math.inf
         self._num_rows = 0
         self._freed_at = self._scheduled_at = clock()
@@ -71,6 +97,11 @@ class Scheduler:
         return len(self._waiting)
 
     @property
+    def num_running(self) -> int:
+        """Requests that were."""
+        return len(self._entries) - len(self._waiting)
+
+    @property
     def num_rows(self) -> int:
         """Row slots that running requests hold."""
         return self._num_rows
@@ -78,61 +109,74 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """There is something to admit or to decode."""
-        return bool(self._waiting or self._running)
+        return bool(self._entries)
 
-    def add(self, request: Waiting, *, is_first: bool = False) -> None:
+    def add(self, request: EntryT, *, is_first: bool = False) -> None:
         """Queues a request, before all others if it was admitted once already; it must fit the slots.
 
         It came while a step ran: its wait counts from that step's beginning.
         """
-        if self._running:
+        if self.num_running:
             request.queued_at = min(request.queued_at, self._scheduled_at)
         if request.deadline is not None:
             self._first_deadline = min(self._first_deadline, request.deadline)
+        request.status = Status.WAITING
+        self._entries[request.request_id] = request
         (self._waiting.appendleft if is_first else self._waiting.append)(request)
 
     def cancel(self, request_id: int, reason: str) -> None:
         """Drops a request at the next iteration; unknown ids (it has just finished) are passed over."""
-        if request_id in self._running or any(each.request_id == request_id for each in self._waiting):
-            self._cancelled[request_id] = reason
+        request = self._entries.get(request_id)
+        if request is not None:
+            request.dropped, self._has_dropped = reason, True
 
     def finish(self, request_id: int) -> None:
         """Frees the rows of a request."""
-        self._num_rows -= self._running.pop(request_id).num_rows
+        request = self._entries.pop(request_id)
+        request.status = Status.DONE
+        self._num_rows -= request.num_rows
         self._freed_at = self._clock()
 
-    def schedule(self) -> SchedulerOutput:
+    def schedule(self) -> SchedulerOutput[EntryT]:
         """Decides the next iteration. Dropped requests have left the books when it returns."""
-        output = SchedulerOutput()
+        output = SchedulerOutput[EntryT]()
         now = self._scheduled_at = self._clock()
         self._drop(output, now)
         self._admit(output, now)
         return output
 
-    def _drop(self, output: SchedulerOutput, now: float) -> None:
-        if not self._cancelled and now < self._first_deadline:
+    def _drop(self, output: SchedulerOutput[EntryT], now: float) -> None:
+        if not self._has_dropped and now < self._first_deadline:
             return
-        for each in [*self._running.values(), *self._waiting]:
-            reason = self._cancelled.get(each.request_id)
-            if reason is None and each.deadline is not None and each.deadline <= now:
-                reason = "deadline"
-            if reason is not None:
-                output.dropped.append((each.request_id, reason))
-        gone = {request_id for request_id, _ in output.dropped}
-        if gone:
-            self._waiting = deque(each for each in self._waiting if each.request_id not in gone)
-            for request_id in gone & set(self._running):
-                self.finish(request_id)
-        self._cancelled.clear()
-        deadlines = (each.deadline for each in (*self._running.values(), *self._waiting) if each.deadline is not None)
+        for each in self._in_order():
+            if each.dropped is None and each.deadline is not None and each.deadline <= now:
+                each.dropped = "deadline"
+            if each.dropped is not None:
+                output.drop.append(each)
+        if any(each.status == Status.WAITING for each in output.drop):
+            self._waiting = deque(each for each in self._waiting if each.dropped is None)
+        for each in output.drop:
+            if each.status == Status.RUNNING:
+                self.finish(each.request_id)
+            else:
+                del self._entries[each.request_id]
+                each.status = Status.DONE
+        self._has_dropped = False
+        deadlines = (each.deadline for each in self._entries.values() if each.deadline is not None)
         self._first_deadline = min(deadlines, default=math.inf)
 
-    def _admit(self, output: SchedulerOutput, now: float) -> None:
-        group: list[Waiting] = []
+    def _in_order(self) -> Iterator[EntryT]:
+        """Those that run, then those that wait."""
+        yield from [each for each in self._entries.values() if each.status == Status.RUNNING]
+        yield from self._waiting
+
+    def _admit(self, output: SchedulerOutput[EntryT], now: float) -> None:
+        group: list[EntryT] = []
         rows, tokens = self._num_rows, 0
+        is_running = self.num_running > 0
         for each in self._waiting:
             tokens += each.num_tokens
-            if rows + each.num_rows > self.config.num_slots or (group and self._running and tokens > self.config.max_encode_tokens):
+            if rows + each.num_rows > self.config.num_slots or (group and is_running and tokens > self.config.max_encode_tokens):
                 break
             group.append(each)
             rows += each.num_rows
@@ -142,11 +186,11 @@ class Scheduler:
             return
         for each in group:
             self._waiting.popleft()
-            self._running[each.request_id] = each
-            output.admitted.append(each.request_id)
+            each.status = Status.RUNNING
+        output.admit = group
         self._num_rows = rows
 
-    def _is_worth_it(self, group: list[Waiting], now: float) -> bool:
+    def _is_worth_it(self, group: Sequence[Waiting], now: float) -> bool:
         if len(group) == self.config.max_encoded or len(group) >= 1 + self.config.busy_share * self._num_rows:
             return True
         return now - max(group[0].queued_at, self._freed_at) >= self.config.admit_wait_s

@@ -3,9 +3,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from attnserve_server.bundle.loader import Bundle
+from attnserve_server.request import DecodeOptions, SequenceDone, SequencePayload
+from attnserve_server.tasks import options
+from attnserve_server.tasks.answers import Caption
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
+from attnserve_server.tasks.interface import Limits, Model
+from attnserve_server.tasks.joining import Part
+from attnserve_server.tasks.options import AskedOptions
+from attnserve_server.tasks.rendering import NoText, TextPrepared, TextStream, hypotheses_of
 from attnserve_server.tasks.text import TextTask
+
+
+@dataclass(frozen=True, slots=True)
+class AskedCaption:
+    """What a client asks for: an image file, and how it is to be described."""
+
+    image: bytes
+    options: AskedOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CaptionPrepared(TextPrepared):
+    """A request for a caption; its one part has no text."""
+
+    picture: Picture
 
 
 class CaptionTask(TextTask):
@@ -20,3 +45,35 @@ class CaptionTask(TextTask):
     def read(self, data: bytes, limits: ImageLimits) -> Picture:
         """The image in a file as the model reads it; see :func:`read_picture`."""
         return read_picture(data, limits, self._size, self._num_cells)
+
+
+class CaptionWork:
+    """A :class:`~attnserve_server.tasks.interface.Task`: image to text."""
+
+    def load(self, bundle: Bundle) -> CaptionTask:
+        """See :class:`Task`."""
+        return CaptionTask(bundle)
+
+    def check(self, asked: AskedCaption, model: Model, limits: Limits) -> DecodeOptions:
+        """See :class:`Task`: everything for which the image need not be decoded."""
+        prefix = options.check_prefix(asked.options.prefix, limits.max_text_chars, "")
+        checked = options.decode_options(asked.options, model)
+        return options.with_prefix(checked, model.task.encode_prefix(prefix), model) if prefix else checked
+
+    def effort(self, asked: AskedCaption) -> None:
+        """See :class:`Task`: decoding takes milliseconds."""
+        return
+
+    def prepare(self, asked: AskedCaption, checked: DecodeOptions, model: Model, limits: Limits) -> CaptionPrepared:
+        """See :class:`Task`."""
+        picture = model.task.read(asked.image, limits.image)
+        payload = SequencePayload.of(picture.source, checked)
+        return CaptionPrepared(model=model, parts=[Part(NoText())], options=checked, payloads=[payload], picture=picture)
+
+    def render(self, prepared: CaptionPrepared, answers: Sequence[SequenceDone]) -> Caption:
+        """See :class:`Task`."""
+        return Caption(hypotheses_of(prepared, answers), prepared.picture.width, prepared.picture.height)
+
+    def stream(self, prepared: CaptionPrepared) -> TextStream:
+        """See :class:`Task`."""
+        return TextStream(prepared)

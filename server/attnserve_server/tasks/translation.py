@@ -3,12 +3,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.tasks import sentences
+from attnserve_server.request import DecodeOptions, SequenceDone, SequencePayload
+from attnserve_server.tasks import joining, options, sentences
+from attnserve_server.tasks.answers import Translation
+from attnserve_server.tasks.interface import Limits, Model
+from attnserve_server.tasks.joining import Part
+from attnserve_server.tasks.options import AskedOptions
+from attnserve_server.tasks.rendering import TextPrepared, TextStream, hypotheses_of, source_pieces
 from attnserve_server.tasks.sentences import Sentence
 from attnserve_server.tasks.text import Span, TextTask, spans_of
+
+
+@dataclass(frozen=True, slots=True)
+class AskedTranslation:
+    """What a client asks for."""
+
+    text: str
+    options: AskedOptions
+    is_split: bool = False
+    """Whether its sentences are translated one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +54,43 @@ class TranslationTask(TextTask):
         skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space, which is in no piece
         spans = spans_of([piece.surface for piece in found], skipped)
         return Source([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
+
+
+class TranslationWork:
+    """A :class:`~attnserve_server.tasks.interface.Task`: text to text. A text that is split is a payload for each sentence."""
+
+    def load(self, bundle: Bundle) -> TranslationTask:
+        """See :class:`Task`."""
+        return TranslationTask(bundle)
+
+    def check(self, asked: AskedTranslation, model: Model, limits: Limits) -> DecodeOptions:
+        """See :class:`Task`."""
+        text = options.check_text(asked.text, limits.max_text_chars)
+        options.check_prefix(asked.options.prefix, limits.max_text_chars - len(text))
+        return options.decode_options(asked.options, model)
+
+    def effort(self, asked: AskedTranslation) -> int:
+        """See :class:`Task`."""
+        return len(asked.text) + len(asked.options.prefix)
+
+    def prepare(self, asked: AskedTranslation, checked: DecodeOptions, model: Model, limits: Limits) -> TextPrepared:
+        """See :class:`Task`."""
+        if asked.is_split:
+            split = options.check_sentences(model.task.split(asked.text))
+            parts = [Part(model.task.encode(each.text), each.begin, each.gap) for each in split]
+        else:
+            parts = [Part(model.task.encode(asked.text))]
+        if asked.options.prefix:
+            checked = options.with_prefix(checked, model.task.encode_prefix(asked.options.prefix), model)
+        joining.check_attention(parts, checked, model)
+        options.check_lengths([part.source for part in parts], model)
+        payloads = [SequencePayload(part.source.tokens, options.of_sentence(checked, index)) for index, part in enumerate(parts)]
+        return TextPrepared(model, parts, checked, payloads)
+
+    def render(self, prepared: TextPrepared, answers: Sequence[SequenceDone]) -> Translation:
+        """See :class:`Task`."""
+        return Translation(hypotheses_of(prepared, answers), source_pieces(prepared.parts))
+
+    def stream(self, prepared: TextPrepared) -> TextStream:
+        """See :class:`Task`."""
+        return TextStream(prepared)

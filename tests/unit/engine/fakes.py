@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -127,8 +127,9 @@ class FakeRunner:
     def start(self) -> None:
         """There is nothing to load."""
 
-    def warm_up(self) -> None:
+    def warming(self) -> Iterator[None]:
         """Nor to warm."""
+        return iter(())
 
     def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:
         self.num_encodes += 1

@@ -9,22 +9,28 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from attnserve_server.engine.front import Front, FrontConfig
-from attnserve_server.engine.messages import Cancel, FromWorker, Progress, Ready, Submit, ToWorker
-from attnserve_server.engine.ticket import Ticket
-from attnserve_server.engine.workers import WorkersConfig
+from attnserve_server.config import EngineConfig
+from attnserve_server.engine.front.front import Front
+from attnserve_server.engine.front.job import Ticket
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.sharing import SharedAnswers
+from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
+from attnserve_server.kinds import ITERATIVE
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,
+    Done,
+    Failed,
     FinishReason,
     Hypothesis,
-    RequestEvent,
-    RequestFailed,
-    RequestFinished,
+    ModelKey,
+    SequenceEvent,
+    SequenceOutcome,
+    SequencePayload,
     Terms,
     TokensProduced,
+    Work,
 )
-from attnserve_server.scheduling.queue import QueueConfig
 from attnserve_server.stats import EngineStats
 
 WORKER = "worker-0.0"
@@ -33,10 +39,15 @@ WORKER = "worker-0.0"
 class Model:
     """What a front needs of a model."""
 
+    check, load_error = ServedModel.check, ServedModel.load_error
+
     def __init__(self, index: int = 0, max_source_tokens: int = 50) -> None:
-        self.id, self.version, self.variant, self.index = f"model-{index}", "1", "fp32", index
+        self.key = ModelKey(f"model-{index}", "1")
+        self.id, self.version = self.key
+        self.variant, self.kind, self.generation = "fp32", ITERATIVE, index
         self.max_source_tokens, self.ready_workers, self.lost_at = max_source_tokens, set[str](), -1e9
-        self.bundle = SimpleNamespace(folder="nowhere")
+        self.broken: dict[str, list[str]] = {}
+        self.bundle, self.manifest = SimpleNamespace(folder="nowhere"), SimpleNamespace(task=1)
 
     @property
     def is_ready(self) -> bool:
@@ -44,15 +55,25 @@ class Model:
 
 
 class Pool:
-    """Notes what is sent."""
+    """Notes what is sent; its workers have every model as soon as they are started."""
 
-    num_workers = 1
-
-    def __init__(self) -> None:
+    def __init__(self, models: list[Model], workers: tuple[str, ...]) -> None:
         self.sent: list[tuple[str, ToWorker]] = []
+        self.models, self.workers, self.num_workers = models, workers, len(workers)
+        self.broken: dict[tuple[str, ModelKey], list[str]] = {}
+        """What is wrong with a model, by worker and model."""
+
+    device = "cpu"
+
+    def learn(self, kinds: Any) -> None:
+        pass
 
     async def start(self, on_message: Any, on_lost: Any) -> None:
         self.say, self.lose = on_message, on_lost
+        for worker in self.workers:
+            for model in self.models:
+                problems = self.broken.get((worker, model.key))
+                self.say(worker, Ready(model.key, 0.1) if problems is None else Broken(model.key, problems))
 
     def send(self, worker: str, message: ToWorker) -> None:
         self.sent.append((worker, message))
@@ -67,40 +88,38 @@ class Bench:
     def __init__(self, num_models: int = 1, slots: int = 4, limit: int = 100, cache_bytes: int = 0, ageing_s: float = 1.0) -> None:
         self.models = [Model(index) for index in range(num_models)]
         self.registry = CollectorRegistry()
-        self.pool = Pool()
-        registry: Any = SimpleNamespace(all=lambda: list(self.models))
+        self.pool = Pool(self.models, (WORKER,))
+        models: Any = self.models
         pool: Any = self.pool
-        config = FrontConfig(WorkersConfig(slots, 0.0, 0.0, "cpu"), QueueConfig(limit, ageing_s), cache_bytes)
-        self.front = Front(registry, pool, config, Metrics(self.registry), lambda *_: None)
+        metrics = Metrics(self.registry)
+        config = EngineConfig(slots=slots, queue_limit=limit, ageing_seconds=ageing_s)
+        self.front = Front(ModelRegistry(models, {}), pool, config, metrics, lambda *_: None)
+        self.shared = SharedAnswers(self.front, cache_bytes, limit, metrics) if cache_bytes else None
 
     async def start(self, *workers: str) -> Bench:
-        for worker in workers or (WORKER,):
-            for model in self.models:
-                model.ready_workers.add(worker)
-        await self.pool.start(None, None)
-        front: Any = self.front
-        front._workers._listener = SimpleNamespace(progress=front._on_progress, ready=front._dispatch, lost=front._on_lost)
-        self.pool.say, self.pool.lose = front._workers._on_message, front._workers._on_lost
+        self.pool.workers, self.pool.num_workers = workers or (WORKER,), len(workers) or 1
+        await self.front.start()
         return self
 
     def ask(self, tokens: list[int] | None = None, model: int = 0, options: DecodeOptions | None = None, **terms: Any) -> Ticket:
         served: Any = self.models[model]
-        return self.front.submit(served, tokens or [5, 6, 7, 3], options or DecodeOptions(), Terms(**terms))
+        payload = SequencePayload(tokens or [5, 6, 7, 3], options or DecodeOptions())
+        submit = self.shared.submit if self.shared is not None else self.front.submit
+        return submit(served, payload, Terms(**terms))
 
     def submitted(self, model: int = 0) -> list[int]:
         """Numbers of the requests that were sent to workers, in order."""
-        found = [message for _, message in self.pool.sent if isinstance(message, Submit)]
-        return [message.request.request_id for message in found if message.model == model]
+        return [work.request_id for work in self.submits() if work.model == self.models[model].key]
 
-    def submits(self) -> list[Submit]:
-        return [message for _, message in self.pool.sent if isinstance(message, Submit)]
+    def submits(self) -> list[Work[Any]]:
+        return [message for _, message in self.pool.sent if isinstance(message, Work)]
 
     def cancels(self) -> list[tuple[int, str]]:
         return [(message.request_id, message.reason) for _, message in self.pool.sent if isinstance(message, Cancel)]
 
-    def say(self, *events: RequestEvent, model: int = 0, worker: str = WORKER, **cancelled: int) -> None:
+    def say(self, *events: SequenceEvent, model: int = 0, worker: str = WORKER, **cancelled: int) -> None:
         stats = EngineStats(f"model-{model}", "1", [], 4, 0, 0, 0.0, 1.0, cancelled)
-        message: FromWorker = Progress(model, list(events), stats)
+        message: FromWorker = Progress(list(events), stats)
         self.pool.say(worker, message)
 
     def finish(self, number: int, tokens: list[int] | None = None, service_s: float = 0.1, model: int = 0, **rest: Any) -> None:
@@ -110,7 +129,7 @@ class Bench:
         self.pool.lose(worker)
 
     def ready(self, worker: str, model: int = 0) -> None:
-        self.pool.say(worker, Ready(model, 0.1))
+        self.pool.say(worker, Ready(self.models[model].key, 0.1))
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of a sample's series with these labels."""
@@ -124,21 +143,23 @@ class Bench:
     def assert_idle(self) -> None:
         front: Any = self.front
         assert not front._jobs
-        assert not front._sharing._under_way
-        assert all(not len(admission) for admission in front._admissions)
+        assert self.shared is None or not self.shared.num_under_way
+        assert all(not len(admission) for admission in front._admissions.values())
         assert all(rows == 0 for rows in front._workers._rows.values())
         assert self.value("queue_length") == 0
 
 
-def finished(number: int, tokens: list[int] | None = None, service_s: float = 0.1, **rest: Any) -> RequestFinished:
+def finished(number: int, tokens: list[int] | None = None, service_s: float = 0.1, **rest: Any) -> Done:
     now = time.monotonic()
     hypotheses = [Hypothesis(tokens or [9, 8, 3], -0.5, FinishReason.STOP, **rest)]
-    return RequestFinished(number, hypotheses, now - service_s, service_s / 4, now - service_s / 2, now, len(tokens or [9, 8, 3]))
+    return Done(
+        number, SequenceOutcome(hypotheses), now - service_s, service_s / 4, now - service_s / 2, now, len(tokens or [9, 8, 3])
+    )
 
 
 def produced(number: int, *tokens: int, **copied: int) -> TokensProduced:
     return TokensProduced(number, list(tokens), {int(index[1:]): origin for index, origin in copied.items()})
 
 
-def failed(number: int, reason: str = "EXECUTION_FAILED") -> RequestFailed:
-    return RequestFailed(number, reason, "made up")
+def failed(number: int, reason: str = "EXECUTION_FAILED") -> Failed:
+    return Failed(number, reason, "made up")

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from attnserve_server.engine.batch import RunningBatch
-from attnserve_server.engine.sequence import Decoding
-from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceRequest
+from attnserve_server.engine.worker.iterative.batch import RunningBatch
+from attnserve_server.engine.worker.iterative.sequence import Decoding
+from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceWork, sequence_work
 from tests.reference.answer import reference_answer
 from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
 from tests.unit.engine.options import any_options, plain_options
@@ -27,7 +27,7 @@ class Driven:
     """A batch, and what it has answered."""
 
     runner: FakeRunner = field(default_factory=lambda: FakeRunner(NUM_SLOTS))
-    answers: dict[int, tuple[SequenceRequest, list[Hypothesis]]] = field(default_factory=dict)
+    answers: dict[int, tuple[SequenceWork, list[Hypothesis]]] = field(default_factory=dict)
     most_rows: int = 0
     num_released: int = 0
     plain_widths: set[int] = field(default_factory=set)
@@ -38,21 +38,21 @@ class Driven:
 
     @property
     def num_reserved(self) -> int:
-        return sum(each.request.options.num_rows for each in self.batch.sequences.values())
+        return sum(each.num_rows for each in self.batch.sequences.values())
 
-    def admit(self, requests: list[SequenceRequest]) -> None:
-        fitting: list[SequenceRequest] = []
+    def admit(self, requests: list[SequenceWork]) -> None:
+        fitting: list[SequenceWork] = []
         for request in requests:
-            if self.num_reserved + sum(each.options.num_rows for each in fitting) + request.options.num_rows <= NUM_SLOTS:
+            if self.num_reserved + sum(each.num_rows for each in fitting) + request.num_rows <= NUM_SLOTS:
                 fitting.append(request)
         if fitting:
-            self.batch.admit(fitting, 0.0)
+            self.batch.admit([Decoding.of(each) for each in fitting], 0.0)
         self.check()
 
     def step(self) -> None:
         if not self.batch.num_rows:
             return
-        self.batch.step()
+        self.batch.advance(self.batch.run())
         self.plain_widths |= {len(each.rows) for each in self.batch.sequences.values() if each.is_plain}
         self.check_trails()
         for sequence in list(self.batch.sequences.values()):
@@ -101,37 +101,41 @@ class Driven:
         compared = []
         for request, hypotheses in self.answers.values():
             expected = reference_answer(
-                Toy(bool(request.options.coverage_penalty)), request.tokens, request.options, begin_id=BEGIN_ID, end_id=END_ID
+                Toy(bool(request.payload.options.coverage_penalty)),
+                request.payload.tokens,
+                request.payload.options,
+                begin_id=BEGIN_ID,
+                end_id=END_ID,
             )
             for one in hypotheses:
                 check_attention(request, one)
             if expected.margin <= MARGIN:
                 continue
-            compared.append(request.options)
+            compared.append(request.payload.options)
             assert [one.tokens for one in hypotheses] == [one.tokens for one in expected.hypotheses]
             assert [one.finish_reason for one in hypotheses] == [one.finish_reason for one in expected.hypotheses]
             assert [one.score for one in hypotheses] == pytest.approx([one.score for one in expected.hypotheses], abs=1e-5)
         return compared
 
 
-def check_attention(request: SequenceRequest, one: Hypothesis) -> None:
-    if not request.options.attention:
+def check_attention(request: SequenceWork, one: Hypothesis) -> None:
+    if not request.payload.options.attention:
         assert one.attention is None
         return
     assert one.attention is not None
     found = np.frombuffer(one.attention.data, np.float32).reshape(one.attention.shape)
-    source = tuple(request.tokens)
+    source = tuple(request.payload.tokens)
     expected = np.stack([attention(source, tuple(one.tokens[:count])) for count in range(len(one.tokens))])
-    if request.options.attention == AttentionDetail.MEAN:
+    if request.payload.options.attention == AttentionDetail.MEAN:
         expected = expected.mean((1, 2))
     assert np.abs(found - expected).max() < 1e-6
 
 
 @st.composite
-def requests(draw: st.DrawFn, request_id: int) -> SequenceRequest:
+def requests(draw: st.DrawFn, request_id: int) -> SequenceWork:
     tokens = draw(st.lists(st.integers(4, VOCAB_SIZE - 1), min_size=1, max_size=7))
     options = draw(st.sampled_from([any_options, plain_options]))
-    return SequenceRequest(request_id, tokens, options(lambda values: draw(st.sampled_from(values))))
+    return sequence_work(request_id, tokens, options(lambda values: draw(st.sampled_from(values))))
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
@@ -152,9 +156,9 @@ def test_any_order_of_joining_forking_and_leaving(data: st.DataObject) -> None:
     driven.check_answers()
 
 
-def random_request(rng: random.Random, request_id: int) -> SequenceRequest:
+def random_request(rng: random.Random, request_id: int) -> SequenceWork:
     tokens = [rng.randint(4, VOCAB_SIZE - 1) for _ in range(rng.randint(1, 9))]
-    return SequenceRequest(request_id, tokens, rng.choice([any_options, plain_options])(rng.choice))
+    return sequence_work(request_id, tokens, rng.choice([any_options, plain_options])(rng.choice))
 
 
 def long_run(driven: Driven, seed: int) -> None:
@@ -214,7 +218,7 @@ def test_mean_is_that_of_the_named_layers_and_heads(layers: list[int], heads: li
     runner.bundle.manifest.attention.mean_heads.extend(heads)
     driven = Driven(runner)
     options = DecodeOptions(max_tokens=4, attention=AttentionDetail.MEAN)
-    driven.admit([SequenceRequest(0, [5, 6], options)])
+    driven.admit([sequence_work(0, [5, 6], options)])
     driven.finish()
     (one,) = driven.answers[0][1]
     assert one.attention is not None

@@ -9,8 +9,16 @@ import time
 import pytest
 
 from attnserve_server import errors
-from attnserve_server.engine.cache import ENTRY_BYTES, ResponseCache
-from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, Sampling
+from attnserve_server.engine.front.sharing import ENTRY_BYTES, ResponseCache
+from attnserve_server.request import (
+    AttentionDetail,
+    AttentionWeights,
+    DecodeOptions,
+    FinishReason,
+    Hypothesis,
+    Sampling,
+    SequenceOutcome,
+)
 from tests.unit.engine.fronting import Bench, failed, produced
 
 MIB = 1 << 20
@@ -30,9 +38,9 @@ def counts(bench: Bench) -> tuple[float, float, float]:
 # --- The store ---
 
 
-def hypotheses(num_tokens: int = 3, num_weights: int = 0) -> list[Hypothesis]:
+def hypotheses(num_tokens: int = 3, num_weights: int = 0) -> SequenceOutcome:
     weights = AttentionWeights((num_weights, 1), bytes(4 * num_weights)) if num_weights else None
-    return [Hypothesis(list(range(num_tokens)), -0.123456789, FinishReason.STOP, weights, {1: 2})]
+    return SequenceOutcome([Hypothesis(list(range(num_tokens)), -0.123456789, FinishReason.STOP, weights, {1: 2})])
 
 
 def test_what_is_kept_comes_back_the_same() -> None:
@@ -42,7 +50,7 @@ def test_what_is_kept_comes_back_the_same() -> None:
     assert cache.get(b"key") == kept
     found = cache.get(b"key")
     assert found is not None
-    found[0].tokens.append(7)
+    found.hypotheses[0].tokens.append(7)
     assert cache.get(b"key") == kept, "nobody changes what is kept"
     assert cache.get(b"other") is None
 
@@ -93,7 +101,7 @@ async def test_hit_is_answered_at_once(bench: Bench) -> None:
     bench.finish(1, [4, 5, 3])
     again = bench.ask(client="another", priority=2, deadline=time.monotonic() + 60)
     answer = await again.result()
-    assert answer.hypotheses == (await first.result()).hypotheses
+    assert answer.outcome.hypotheses == (await first.result()).outcome.hypotheses
     assert bench.submitted() == [1]
     assert counts(bench) == (1, 1, 0)
     assert again.received_at <= answer.admitted_at == answer.first_token_at == answer.finished_at <= time.monotonic()
@@ -108,7 +116,7 @@ async def test_hit_of_a_stream_is_one_event(bench: Bench) -> None:
     bench.finish(1, [4, 5, 3], copied_from={1: 2})
     ticket = bench.ask(is_streamed=True)
     assert [(event.tokens, event.copied_from) async for event in ticket.deltas()] == [([4, 5, 3], {1: 2})]
-    assert (await ticket.result()).hypotheses[0].tokens == [4, 5, 3]
+    assert (await ticket.result()).outcome.hypotheses[0].tokens == [4, 5, 3]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,15 @@ async def test_other_tokens_and_models_are_other_requests() -> None:
     bench.ask([5, 7, 3])
     bench.ask([5, 6, 3], model=1)
     assert (bench.submitted(0), bench.submitted(1)) == ([1, 2], [3])
+
+
+async def test_model_that_comes_again_under_its_key_is_another(bench: Bench) -> None:
+    bench.ask()
+    bench.finish(1)
+    assert bench.ask().is_done
+    bench.models[0].generation += 1
+    assert not bench.ask().is_done
+    assert bench.submitted() == [1, 2]
 
 
 async def test_seeded_samples_are_kept(bench: Bench) -> None:
@@ -197,10 +214,10 @@ async def test_equal_requests_share_their_work(bench: Bench) -> None:
     assert bench.submitted() == [1]
     assert counts(bench) == (0, 1, 5)
     bench.finish(1, [4, 3], service_s=0.01)
-    expected = (await leader.result()).hypotheses
+    expected = (await leader.result()).outcome.hypotheses
     for ticket in followers:
         answer = await ticket.result()
-        assert answer.hypotheses == expected
+        assert answer.outcome.hypotheses == expected
         times = ticket.received_at, answer.admitted_at, answer.admitted_at + answer.encode_s, answer.finished_at
         assert list(times) == sorted(times), "no interval is negative, none begins before the request"
     assert bench.value("queue_duration_seconds_count") == 1
@@ -228,7 +245,7 @@ async def test_who_leaves_ends_only_his_own(bench: Bench, who: str) -> None:
     assert bench.cancels() == []
     assert bench.value("requests_cancelled_total", reason="client") == 1
     bench.finish(1, [4, 3])
-    assert [(await ticket.result()).hypotheses[0].tokens for ticket in tickets] == [[4, 3], [4, 3]]
+    assert [(await ticket.result()).outcome.hypotheses[0].tokens for ticket in tickets] == [[4, 3], [4, 3]]
     bench.assert_idle()
 
 
@@ -249,7 +266,7 @@ async def test_work_is_cancelled_when_nobody_is_left(bench: Bench) -> None:
 async def test_deadlines_end_only_their_own(bench: Bench) -> None:
     now = time.monotonic()
     soon, later, never = bench.ask(deadline=now + 0.02), bench.ask(deadline=now + 0.04), bench.ask()
-    assert bench.submits()[0].request.terms.deadline is None, "the front watches, who comes later may have more time"
+    assert bench.submits()[0].terms.deadline is None, "the front watches, who comes later may have more time"
     for ticket in (soon, later):
         with pytest.raises(errors.DeadlineExceeded):
             await ticket.result()
@@ -297,7 +314,7 @@ async def test_stream_joins_a_stream(bench: Bench) -> None:
     bench.finish(1, [4, 5, 3])
     assert [event async for event in events] == []
     assert [token async for event in leader.deltas() for token in event.tokens] == [4, 5, 3]
-    assert (await unary.result()).hypotheses == (await follower.result()).hypotheses
+    assert (await unary.result()).outcome.hypotheses == (await follower.result()).outcome.hypotheses
     assert counts(bench) == (0, 1, 2)
 
 
@@ -343,7 +360,7 @@ async def test_queued_request_is_joined_by_its_own_client(bench: Bench) -> None:
     bench.finish(1)
     bench.finish(tickets[1].job.id if tickets[1].job else 0)
     for ticket in tickets[1:]:
-        assert (await ticket.result()).hypotheses
+        assert (await ticket.result()).outcome.hypotheses
     assert counts(bench) == (0, 7, 3)
 
 

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from attnserve_server.engine.channel import FrontEnd, WorkerEnd
+from attnserve_server.engine.link.channel import FrontEnd, WorkerEnd
 
 SIZES = (0, 1, 5, 70_000, 3_000_000, 4)
 

@@ -11,6 +11,8 @@ import weakref
 import pytest
 
 from attnserve_server import errors
+from attnserve_server.engine.link.messages import Unload
+from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions
 from tests.unit.engine.fronting import WORKER, Bench, failed, produced
 
@@ -26,7 +28,7 @@ async def test_a_request_and_its_answer(bench: Bench) -> None:
     ticket = bench.ask()
     assert bench.submitted() == [1]
     bench.finish(1, [4, 5, 3])
-    assert (await ticket.result()).hypotheses[0].tokens == [4, 5, 3]
+    assert (await ticket.result()).outcome.hypotheses[0].tokens == [4, 5, 3]
     assert bench.value("generated_tokens_total") == 3
     bench.assert_idle()
 
@@ -206,7 +208,7 @@ async def test_deadline_that_passes(bench: Bench, where: str) -> None:
 async def test_worker_keeps_the_deadline_too(bench: Bench) -> None:
     deadline = time.monotonic() + 60
     bench.ask(deadline=deadline)
-    assert bench.submits()[0].request.terms.deadline == deadline
+    assert bench.submits()[0].terms.deadline == deadline
 
 
 async def test_drain_answers_what_was_admitted(bench: Bench) -> None:
@@ -347,3 +349,83 @@ async def test_words_about_unknown_requests_are_nothing(bench: Bench) -> None:
     bench.say(failed(78))
     bench.say(produced(79, 1), worker=WORKER)
     bench.assert_idle()
+
+
+# --- Models that cannot be loaded ---
+
+
+async def test_model_that_no_worker_can_load_is_no_longer_served(caplog: pytest.LogCaptureFixture) -> None:
+    bench = Bench(num_models=2)
+    bench.pool.broken[WORKER, bench.models[0].key] = ["no graph", "no weights"]
+    await bench.start()
+    assert [model.id for model in bench.front.models()] == ["model-1"]
+    assert "cannot load model-0, version 1: no graph; no weights" in caplog.text
+    assert bench.value("model_ready") == 1
+    assert bench.value("slots", model="model-0") == 0
+    bench.ask(model=1)
+    bench.finish(1, model=1)
+    bench.assert_idle()
+
+
+async def test_model_that_one_worker_can_load_is_served_by_it() -> None:
+    bench = Bench()
+    bench.pool.broken["worker-1.0", bench.models[0].key] = ["no memory"]
+    await bench.start("worker-0.0", "worker-1.0")
+    for _ in range(3):
+        bench.ask()
+    assert {worker for worker, _ in bench.pool.sent} == {"worker-0.0"}
+
+
+async def test_without_any_model_the_start_fails_with_all_that_is_wrong() -> None:
+    bench = Bench(num_models=2)
+    for index, model in enumerate(bench.models):
+        bench.pool.broken[WORKER, model.key] = [f"fault {index}", "no weights"]
+    with pytest.raises(errors.StartupError, match="fault 0; no weights; nowhere: fault 1; no weights"):
+        await bench.start()
+
+
+async def test_worker_is_told_the_id_of_the_request(bench: Bench) -> None:
+    token = logs.request_id.set("id-7")
+    try:
+        bench.ask()
+    finally:
+        logs.request_id.reset(token)
+    assert bench.submits()[0].log_id == "id-7"
+
+
+async def test_removed_model_leaves_nothing_behind() -> None:
+    bench = await Bench(num_models=2).start()
+    tickets = [bench.ask() for _ in range(8)]
+    other = bench.ask(model=1)
+    removal = asyncio.create_task(bench.front.remove_model(bench.models[0].key))
+    await asyncio.sleep(0)
+    for ticket in tickets[6:]:
+        with pytest.raises(errors.ModelNotReady, match="model-0 is no longer served"):
+            await ticket.result()
+    bench.finish(1)
+    bench.lose()
+    await removal
+    assert [ticket.is_done for ticket in tickets] == [True] * 8
+    assert (await tickets[0].result()).outcome.hypotheses
+    with pytest.raises(errors.ModelNotReady):
+        await tickets[1].result()
+    assert not other.is_done
+    with pytest.raises(errors.ModelNotFound):
+        await bench.front.remove_model(bench.models[0].key)
+    bench.say(model=0)
+    assert bench.value("slots", model="model-0") == bench.value("queue_length", model="model-0") == 0
+    bench.ready("worker-0.1", model=1)
+    bench.finish(other.job.id if other.job else 0, model=1)
+    assert (await other.result()).outcome.hypotheses
+    bench.assert_idle()
+
+
+async def test_removal_does_not_wait_for_ever() -> None:
+    bench = await Bench().start()
+    ticket = bench.ask()
+    await bench.front.remove_model(bench.models[0].key, timeout_s=0.02)
+    with pytest.raises(errors.ModelNotReady):
+        await ticket.result()
+    assert any(isinstance(message, Unload) for _, message in bench.pool.sent)
+    bench.finish(1)
+    assert bench.front.models() == []

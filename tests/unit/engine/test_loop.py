@@ -9,18 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from attnserve_server.engine import loop
+from attnserve_server.engine.worker.iterative import loop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.metrics import logs
 from attnserve_server.request import (
     AttentionDetail,
     DecodeOptions,
-    RequestEvent,
-    RequestFailed,
-    RequestFinished,
+    Done,
+    Failed,
     Sampling,
-    SequenceRequest,
+    SequenceEvent,
+    SequenceWork,
     Terms,
     TokensProduced,
+    sequence_work,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 from tests.unit.engine.fakes import Clock, FakeRunner, attention, log_probs
@@ -42,10 +44,9 @@ def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
 def make_engine(
     monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner, stream_interval_s: float = 0.0
 ) -> loop.EngineLoop:
-    monkeypatch.setattr(loop, "make_runner", lambda *_, **__: runner)
     config: Any = SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0)
-    bundle: Any = runner.bundle
-    started = loop.EngineLoop(bundle, config, clock, stream_interval_s=stream_interval_s)
+    made_up: Any = runner
+    started = loop.EngineLoop(made_up, config, clock, stream_interval_s=stream_interval_s)
     started.start()
     return started
 
@@ -55,16 +56,16 @@ def runner_of(engine: loop.EngineLoop) -> FakeRunner:
     return runner
 
 
-def request(request_id: int, beam_size: int = 1, **rest: Any) -> SequenceRequest:
+def request(request_id: int, beam_size: int = 1, **rest: Any) -> SequenceWork:
     rng = random.Random(request_id)
     options = DecodeOptions(
         beam_size, beam_size, max_tokens=rest.pop("max_tokens", 12), attention=rest.pop("attention", AttentionDetail.NONE)
     )
-    return SequenceRequest(request_id, [rng.randint(4, 11) for _ in range(3)], options, Terms(**rest))
+    return sequence_work(request_id, [rng.randint(4, 11) for _ in range(3)], options, Terms(**rest))
 
 
-def drain(engine: loop.EngineLoop, clock: Clock, max_steps: int = 200) -> list[RequestEvent]:
-    events: list[RequestEvent] = []
+def drain(engine: loop.EngineLoop, clock: Clock, max_steps: int = 200) -> list[SequenceEvent]:
+    events: list[SequenceEvent] = []
     while engine.has_work:
         events += engine.step()
         clock.now += 1
@@ -77,7 +78,7 @@ def assert_idle(engine: loop.EngineLoop) -> None:
     stats = engine.stats()
     assert (stats.num_slots_used, stats.num_waiting) == (0, 0)
     assert not engine.has_work
-    assert not engine._requests
+    assert engine._scheduler.num_running == 0
     assert engine._batch.num_rows == 0
 
 
@@ -86,17 +87,17 @@ def test_every_request_is_answered_once(engine: loop.EngineLoop, clock: Clock) -
         engine.submit(request(request_id, beam_size=[1, 2, 5][request_id % 3]))
     events = drain(engine, clock)
     assert sorted(event.request_id for event in events) == list(range(12))
-    assert all(isinstance(event, RequestFinished) for event in events)
+    assert all(isinstance(event, Done) for event in events)
     assert_idle(engine)
 
 
 def test_times_are_those_of_the_clock(engine: loop.EngineLoop, clock: Clock) -> None:
     engine.submit(request(1))
     (event,) = drain(engine, clock)
-    assert isinstance(event, RequestFinished)
+    assert isinstance(event, Done)
     assert event.admitted_at == 100.0
     assert event.first_token_at == 100.0
-    assert event.num_steps == len(event.hypotheses[0].tokens)
+    assert event.num_steps == len(event.outcome.hypotheses[0].tokens)
     assert event.finished_at == 100.0 + event.num_steps - 1
 
 
@@ -110,12 +111,12 @@ STREAMED = {
 }
 
 
-def parts(events: list[RequestEvent], request_id: int = 0) -> list[list[int]]:
+def parts(events: list[SequenceEvent], request_id: int = 0) -> list[list[int]]:
     return [event.tokens for event in events if isinstance(event, TokensProduced) and event.request_id == request_id]
 
 
-def answer_to(events: list[RequestEvent], request_id: int = 0) -> RequestFinished:
-    (answer,) = (event for event in events if isinstance(event, RequestFinished) and event.request_id == request_id)
+def answer_to(events: list[SequenceEvent], request_id: int = 0) -> Done:
+    (answer,) = (event for event in events if isinstance(event, Done) and event.request_id == request_id)
     return answer
 
 
@@ -124,10 +125,10 @@ def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clo
     num_early = 0
     for seed in range(20):
         source = [random.Random(seed).randint(4, 11) for _ in range(3)]
-        engine.submit(SequenceRequest(0, source, STREAMED[kind], Terms(is_streamed=True)))
+        engine.submit(sequence_work(0, source, STREAMED[kind], Terms(is_streamed=True)))
         events = drain(engine, clock)
         answer = answer_to(events)
-        assert [token for part in parts(events) for token in part] == answer.hypotheses[0].tokens
+        assert [token for part in parts(events) for token in part] == answer.outcome.hypotheses[0].tokens
         assert all(parts(events)), "an empty part"
         assert events[-1] is answer
         num_early += len(parts(events)) > 1
@@ -147,7 +148,7 @@ def test_tokens_of_one_interval_go_together_but_the_first_at_once(monkeypatch: p
         for event in engine.step():
             if isinstance(event, TokensProduced):
                 sent.setdefault(event.request_id, []).append((clock.now, len(event.tokens)))
-            answers += isinstance(event, RequestFinished)
+            answers += isinstance(event, Done)
         clock.now += 1
     assert answers == len(sent) == NUM_SLOTS
     for number, parts_sent in sent.items():
@@ -164,8 +165,8 @@ def test_only_what_was_asked_for_is_streamed(engine: loop.EngineLoop, clock: Clo
 
 
 def test_prefix_begins_the_answer(engine: loop.EngineLoop, clock: Clock) -> None:
-    engine.submit(SequenceRequest(0, [7, 8], DecodeOptions(4, 4, max_tokens=12, prefix=(5, 5, 9))))
-    hypotheses = answer_to(drain(engine, clock)).hypotheses
+    engine.submit(sequence_work(0, [7, 8], DecodeOptions(4, 4, max_tokens=12, prefix=(5, 5, 9))))
+    hypotheses = answer_to(drain(engine, clock)).outcome.hypotheses
     assert len({tuple(one.tokens) for one in hypotheses}) == 4
     for one in hypotheses:
         assert one.tokens[:3] == [5, 5, 9]
@@ -174,20 +175,20 @@ def test_prefix_begins_the_answer(engine: loop.EngineLoop, clock: Clock) -> None
 
 
 def test_samples_depend_on_the_seed_alone(engine: loop.EngineLoop, clock: Clock) -> None:
-    def ask(request_id: int, seed: int) -> SequenceRequest:
-        return SequenceRequest(request_id, [7, 8], DecodeOptions(num_hypotheses=2, max_tokens=9, sampling=Sampling(seed)))
+    def ask(request_id: int, seed: int) -> SequenceWork:
+        return sequence_work(request_id, [7, 8], DecodeOptions(num_hypotheses=2, max_tokens=9, sampling=Sampling(seed)))
 
     alone = {}
     for seed in range(8):
         engine.submit(ask(0, seed))
-        alone[seed] = [(one.tokens, one.score) for one in answer_to(drain(engine, clock)).hypotheses]
+        alone[seed] = [(one.tokens, one.score) for one in answer_to(drain(engine, clock)).outcome.hypotheses]
     assert len({str(each) for each in alone.values()}) > 6, "the seed changes nothing"
     engine.submit(request(99, beam_size=2))
     for seed in (5, 2, 7, 1):
         engine.submit(ask(seed, seed))
     events = drain(engine, clock)
     for seed in (5, 2, 7, 1):
-        assert [(one.tokens, one.score) for one in answer_to(events, seed).hypotheses] == alone[seed]
+        assert [(one.tokens, one.score) for one in answer_to(events, seed).outcome.hypotheses] == alone[seed]
     assert_idle(engine)
 
 
@@ -209,10 +210,10 @@ def test_no_finite_scores_fail_their_request_alone(
         return outputs
 
     monkeypatch.setattr(runner, "step", faulty)
-    engine.submit(SequenceRequest(0, poison, options, Terms(is_streamed=is_streamed)))
+    engine.submit(sequence_work(0, poison, options, Terms(is_streamed=is_streamed)))
     engine.submit(request(1, beam_size=2))
     events = drain(engine, clock)
-    assert [(event.request_id, event.reason) for event in events if isinstance(event, RequestFailed)] == [(0, "EXECUTION_FAILED")]
+    assert [(event.request_id, event.reason) for event in events if isinstance(event, Failed)] == [(0, "EXECUTION_FAILED")]
     assert answer_to(events, 1)
     engine.submit(request(2, beam_size=2))
     assert answer_to(drain(engine, clock), 2)
@@ -221,10 +222,10 @@ def test_no_finite_scores_fail_their_request_alone(
 
 def test_step_that_fails_half_way_leaves_no_rows(engine: loop.EngineLoop, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     for request_id in (1, 2):
-        engine.submit(SequenceRequest(request_id, [5, 6, 7], DecodeOptions(3, 3, min_tokens=9)))
+        engine.submit(sequence_work(request_id, [5, 6, 7], DecodeOptions(3, 3, min_tokens=9)))
     engine.step()
     monkeypatch.setattr(engine._batch.sequences[2].search, "advance", lambda *_: 1 / 0)
-    assert {event.request_id for event in engine.step() if isinstance(event, RequestFailed)} == {1, 2}
+    assert {event.request_id for event in engine.step() if isinstance(event, Failed)} == {1, 2}
     assert_idle(engine)
     engine.submit(request(3, beam_size=2))
     assert answer_to(drain(engine, clock), 3)
@@ -244,9 +245,9 @@ def test_unknown_symbols_are_aligned(
     for seed in range(30):
         source = [random.Random(seed).randint(4, 11) for _ in range(4)]
         for each in (engine, other):
-            each.submit(SequenceRequest(0, source, options, Terms(is_streamed=is_streamed)))
+            each.submit(sequence_work(0, source, options, Terms(is_streamed=is_streamed)))
         events = drain(engine, clock)
-        found, expected = answer_to(events).hypotheses, answer_to(drain(other, clock)).hypotheses
+        found, expected = answer_to(events).outcome.hypotheses, answer_to(drain(other, clock)).outcome.hypotheses
         assert [(one.tokens, one.score, one.attention) for one in found] == [(one.tokens, one.score, None) for one in expected]
         for one in found:
             places = [index for index, token in enumerate(one.tokens) if token == UNKNOWN]
@@ -271,8 +272,8 @@ def test_unknown_symbols_without_attention_are_passed_over(
 ) -> None:
     engine = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN, gives_attention=False))
     for seed in range(20):
-        engine.submit(SequenceRequest(0, [random.Random(seed).randint(4, 11) for _ in range(4)], options))
-        hypotheses = answer_to(drain(engine, clock)).hypotheses
+        engine.submit(sequence_work(0, [random.Random(seed).randint(4, 11) for _ in range(4)], options))
+        hypotheses = answer_to(drain(engine, clock)).outcome.hypotheses
         assert len(hypotheses) == options.num_hypotheses
         assert not any(UNKNOWN in one.tokens for one in hypotheses)
 
@@ -284,10 +285,10 @@ def test_failed_encode_fails_its_group_only(engine: loop.EngineLoop, clock: Cloc
     engine.submit(request(2))
     engine.submit(request(3, beam_size=2))
     events += engine.step()
-    assert {event.request_id for event in events if isinstance(event, RequestFailed)} == {2, 3}
+    assert {event.request_id for event in events if isinstance(event, Failed)} == {2, 3}
     engine.submit(request(4))
     events += drain(engine, clock)
-    assert {event.request_id for event in events if isinstance(event, RequestFinished)} == {1, 4}
+    assert {event.request_id for event in events if isinstance(event, Done)} == {1, 4}
     assert_idle(engine)
 
 
@@ -298,12 +299,12 @@ def test_failed_step_fails_those_that_were_in_it(engine: loop.EngineLoop, clock:
         engine.submit(request(request_id))
     runner_of(engine).fail_steps = {2}
     events = engine.step() + engine.step()
-    failed = [event for event in events if isinstance(event, RequestFailed)]
+    failed = [event for event in events if isinstance(event, Failed)]
     assert {event.request_id for event in failed} == {1, 2}
     assert {event.reason for event in failed} == {"EXECUTION_FAILED"}
     assert "planted" not in failed[0].message
     events += drain(engine, clock)
-    assert {event.request_id for event in events if isinstance(event, RequestFinished)} == {3, 4}
+    assert {event.request_id for event in events if isinstance(event, Done)} == {3, 4}
     assert len(events) == 4
     assert_idle(engine)
 
@@ -312,9 +313,9 @@ def test_engine_answers_as_before_after_failures(engine: loop.EngineLoop, clock:
     def ask(first_id: int) -> list[list[tuple[list[int], float]]]:
         for index in range(6):
             wanted = request(index, beam_size=[1, 3][index % 2], attention=AttentionDetail.ALL)
-            engine.submit(SequenceRequest(first_id + index, wanted.tokens, wanted.options))
-        found = {event.request_id: event for event in drain(engine, clock) if isinstance(event, RequestFinished)}
-        return [[(one.tokens, one.score) for one in found[first_id + index].hypotheses] for index in range(6)]
+            engine.submit(sequence_work(first_id + index, wanted.payload.tokens, wanted.payload.options))
+        found = {event.request_id: event for event in drain(engine, clock) if isinstance(event, Done)}
+        return [[(one.tokens, one.score) for one in found[first_id + index].outcome.hypotheses] for index in range(6)]
 
     before = ask(0)
     runner = runner_of(engine)
@@ -339,9 +340,9 @@ def test_cancelled_request(engine: loop.EngineLoop, clock: Clock, where: str) ->
     engine.cancel(99, "client")
     events = drain(engine, clock)
     gone = 2 if where == "queue" else 1
-    (failed,) = (event for event in events if isinstance(event, RequestFailed))
+    (failed,) = (event for event in events if isinstance(event, Failed))
     assert (failed.request_id, failed.reason) == (gone, "CANCELLED")
-    assert {event.request_id for event in events if isinstance(event, RequestFinished)} == {1, 2, 3} - {gone}
+    assert {event.request_id for event in events if isinstance(event, Done)} == {1, 2, 3} - {gone}
     assert engine.stats().cancelled == {"client": 1}
     assert_idle(engine)
 
@@ -350,9 +351,9 @@ def test_deadline_frees_the_slots(engine: loop.EngineLoop, clock: Clock) -> None
     engine.submit(request(1, beam_size=8, deadline=clock.now + 1.5))
     engine.submit(request(2, beam_size=8))
     events = drain(engine, clock)
-    (failed,) = (event for event in events if isinstance(event, RequestFailed))
+    (failed,) = (event for event in events if isinstance(event, Failed))
     assert (failed.request_id, failed.reason) == (1, "DEADLINE_EXCEEDED")
-    assert [event.request_id for event in events if isinstance(event, RequestFinished)] == [2]
+    assert [event.request_id for event in events if isinstance(event, Done)] == [2]
     assert_idle(engine)
 
 
@@ -361,7 +362,7 @@ def test_cancel_of_a_finished_request_is_nothing(engine: loop.EngineLoop, clock:
     drain(engine, clock)
     engine.cancel(1, "client")
     engine.submit(request(1))
-    assert [type(event) for event in drain(engine, clock)] == [RequestFinished]
+    assert [type(event) for event in drain(engine, clock)] == [Done]
 
 
 def test_stats_are_reported_once(engine: loop.EngineLoop, clock: Clock) -> None:
@@ -375,3 +376,37 @@ def test_stats_are_reported_once(engine: loop.EngineLoop, clock: Clock) -> None:
     drain(engine, clock)
     assert engine.stats().num_slots_used == 0
     assert engine.stats().steps == []
+
+
+def test_failed_execution_is_logged_under_the_id_of_each_request(
+    engine: loop.EngineLoop, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(logs.RequestIdFilter())
+    for number in (1, 2):
+        work = request(number)
+        work.log_id = f"id-{number}"
+        engine.submit(work)
+    runner_of(engine).fail_steps = {1}
+    assert {type(event) for event in engine.step()} == {Failed}
+    assert [record.__dict__["request_id"] for record in caplog.records] == ["id-1", "id-2"]
+    assert all("RuntimeError: planted" in record.getMessage() for record in caplog.records)
+    assert [record.exc_info is not None for record in caplog.records] == [True, False], "one traceback is enough"
+    assert logs.request_id.get() == "-"
+
+
+def test_a_step_is_three_calls(engine: loop.EngineLoop, clock: Clock) -> None:
+    """What was cancelled has left before the graphs run, and no search has moved before they have."""
+    engine.submit(request(1, beam_size=2))
+    engine.step()
+    engine.submit(request(2))
+    engine.cancel(1, "client")
+    output = engine._schedule()
+    assert (output.dropped, output.admitted) == ([(1, "client")], [2])
+    assert engine._batch.num_rows == 0
+    executed = engine._execute(output)
+    (sequence,) = engine._batch.sequences.values()
+    assert (sequence.request_id, sequence.num_steps, executed.num_rows) == (2, 0, 1)
+    engine._update(executed)
+    assert (sequence.num_steps, sequence.first_token_at) == (1, clock.now)
+    assert {event.request_id for event in engine.step() + drain(engine, clock)} == {1, 2}
+    assert_idle(engine)

@@ -8,8 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.models import CAPTION, TRANSLATION, ModelRegistry, ServedModel
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
+from attnserve_server.request import ModelKey
+
+TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
 
 
 def served(*outputs: list[str]) -> ServedModel:
@@ -36,7 +39,9 @@ def test_gives_scores(outputs: list[list[str]], expected: bool) -> None:
 
 def named(name: str, version: str, task: int) -> ServedModel:
     model = ServedModel.__new__(ServedModel)
-    model.id, model.version = name, version
+    model.key = ModelKey(name, version)
+    model.id, model.version = model.key
+    model.ready_workers = set()
     model.bundle = SimpleNamespace(manifest=manifest_pb2.Manifest(task=task))  # type: ignore[assignment]
     return model
 
@@ -77,3 +82,27 @@ def test_what_is_not_served() -> None:
         ModelRegistry(MODELS, {CAPTION: "b-en-de"})
     with pytest.raises(ConfigError, match=r"default_models\.translation: 'x' is not served; there are none"):
         ModelRegistry(MODELS[3:], {TRANSLATION: "x"})
+
+
+def test_version_that_is_being_loaded_takes_over_when_it_can_answer() -> None:
+    old, new = named("a-en-de", "1", TRANSLATION), named("a-en-de", "2", TRANSLATION)
+    registry = ModelRegistry([old], {})
+    registry.add(new)
+    assert registry.resolve("", "", TRANSLATION) is new, "none can answer"
+    old.ready_workers.add("worker-0.0")
+    assert registry.resolve("", "", TRANSLATION) is old
+    new.ready_workers.add("worker-0.0")
+    assert registry.resolve("a-en-de", "", TRANSLATION) is new
+    assert registry.remove(new.key) is new
+    assert registry.resolve("a-en-de", "", TRANSLATION) is old
+    with pytest.raises(ModelNotFound, match="no version '2' of 'a-en-de' is served"):
+        registry.remove(new.key)
+    with pytest.raises(ConfigError, match="a-en-de, version 1, is served already"):
+        registry.add(old)
+
+
+def test_default_that_cannot_be_served_is_missed_and_stops_no_other() -> None:
+    registry = ModelRegistry(MODELS, {TRANSLATION: "broken-en-de"}, absent={"broken-en-de"})
+    with pytest.raises(ModelNotFound, match="no model 'broken-en-de'"):
+        registry.resolve("", "", TRANSLATION)
+    assert registry.resolve("a-en-de", "", TRANSLATION).id == "a-en-de"

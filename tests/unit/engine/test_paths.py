@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from attnserve_server.decoding.search import BeamSearch, Symbols
-from attnserve_server.engine.paths import BeamStep, GreedyRows, RowPaths, advance_beams
+from attnserve_server.engine.worker.iterative.paths import BeamStep, GreedyRows, RowPaths, advance_beams
 from attnserve_server.request import DecodeOptions
 
 END, VOCAB = 3, 40

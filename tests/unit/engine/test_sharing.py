@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from attnserve_server.engine.worker import Worker
-from attnserve_server.scheduling.sharing import TimeSharing
+from attnserve_server.engine.worker.worker import Worker
+from attnserve_server.request import ModelKey
+from attnserve_server.scheduling.time_slices import TimeSharing
 from tests.unit.engine.fakes import Clock
 
 
@@ -79,11 +80,11 @@ class MadeUpEngine:
         return None
 
 
-def make_worker(clock: Clock, *engines: MadeUpEngine) -> Any:
+def make_worker(clock: Clock, *engines: Any) -> Worker:
     channel: Any = SimpleNamespace(send=lambda _: None)
-    worker: Any = Worker(channel, clock)
-    worker._engines, worker._pending = list(engines), [[] for _ in engines]
-    worker._reported_at = [clock.now for _ in engines]
+    worker = Worker(channel, clock=clock)
+    for index, engine in enumerate(engines):
+        worker.serve(ModelKey("made-up", str(index)), engine)
     return worker
 
 
@@ -92,7 +93,7 @@ def test_models_share_a_worker() -> None:
     slow, fast = MadeUpEngine(clock, 0.010), MadeUpEngine(clock, 0.001)
     worker = make_worker(clock, slow, fast)
     for _ in range(2000):
-        worker._step()
+        worker.step()
     assert slow.used_s == pytest.approx(fast.used_s, rel=0.02)
     assert fast.num_steps == pytest.approx(10 * slow.num_steps, rel=0.02)
 
@@ -103,11 +104,11 @@ def test_nobody_waits_longer_than_one_step_of_the_other() -> None:
     worker = make_worker(clock, slow, fast)
     fast.has_work = False
     for _ in range(100):
-        worker._step()
+        worker.step()
     fast.has_work = True
     before = slow.num_steps
     for _ in itertools.count():
-        worker._step()
+        worker.step()
         if fast.num_steps:
             break
     assert slow.num_steps <= before + 1
@@ -117,6 +118,6 @@ def test_worker_without_work_steps_nothing() -> None:
     clock = Clock()
     engine = MadeUpEngine(clock, 1.0)
     engine.has_work = False
-    make_worker(clock, engine)._step()
-    make_worker(clock)._step()
+    make_worker(clock, engine).step()
+    make_worker(clock).step()
     assert engine.num_steps == 0

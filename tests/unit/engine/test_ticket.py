@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from attnserve_server.engine.ticket import Ticket, joined
+from attnserve_server.engine.front.job import Ticket
 from attnserve_server.errors import Cancelled, ServiceError
-from attnserve_server.request import FinishReason, Hypothesis, RequestFinished, Terms, TokensProduced
+from attnserve_server.request import Done, FinishReason, Hypothesis, SequenceOutcome, Terms, TokensProduced
 
 
 class Leaving:
@@ -33,8 +33,8 @@ def produced(*tokens: int, **copied: int) -> TokensProduced:
     return TokensProduced(1, list(tokens), {int(index[1:]): origin for index, origin in copied.items()})
 
 
-def answer(*tokens: int) -> RequestFinished:
-    return RequestFinished(1, [Hypothesis(list(tokens), -1.0, FinishReason.STOP)], 0.0, 0.0, 0.0, 0.0, len(tokens))
+def answer(*tokens: int) -> Done:
+    return Done(1, SequenceOutcome([Hypothesis(list(tokens), -1.0, FinishReason.STOP)]), 0.0, 0.0, 0.0, 0.0, len(tokens))
 
 
 async def collect(ticket: Ticket) -> list[TokensProduced]:
@@ -50,7 +50,7 @@ async def test_events_come_one_by_one_to_who_is_quick() -> None:
     await asyncio.sleep(0.001)
     ticket.finish(answer(5, 6, 7))
     assert await reader == [produced(5), produced(6), produced(7)]
-    assert (await ticket.result()).hypotheses[0].tokens == [5, 6, 7]
+    assert (await ticket.result()).outcome.hypotheses[0].tokens == [5, 6, 7]
 
 
 async def test_events_that_piled_up_are_joined_by_twos() -> None:
@@ -86,7 +86,7 @@ async def test_stream_without_tokens_ends() -> None:
 
 def test_joined_leaves_its_parts_alone() -> None:
     first, second = produced(1, i0=9), produced(2, i0=8)
-    assert joined(first, second) == produced(1, 2, i0=9, i1=8)
+    assert first.joined(second) == produced(1, 2, i0=9, i1=8)
     assert (first, second) == (produced(1, i0=9), produced(2, i0=8))
 
 

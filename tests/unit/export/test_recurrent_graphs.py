@@ -28,7 +28,7 @@ from attnserve_export.parity_sources import TextSources
 from attnserve_export.recipe import Recipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
-from attnserve_server.bundle.loader import STEP_INPUTS
+from attnserve_server.bundle.checks import STEP_INPUTS
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 VOCAB_SIZE = 90

@@ -20,7 +20,8 @@ from attnserve_loadtest.gpu import answers, context
 from attnserve_loadtest.gpu.context import Context, translate
 from attnserve_loadtest.gpu.results import CUT
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.engine.loop import EngineLoop
+from attnserve_server.engine.worker.iterative.factory import make_loop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution import factory
 from attnserve_server.execution.host import HostMemory
 from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis
@@ -81,7 +82,7 @@ class FakeLoop:
 
 def test_engines_differ_by_device_and_by_the_way_they_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three bundles call their variants on both devices "fp32"."""
-    monkeypatch.setattr(context, "EngineLoop", FakeLoop)
+    monkeypatch.setattr(context, "make_loop", FakeLoop)
     checked = Context(MODELS, [], tmp_path)
     path = ALL_BUNDLES["rnnsearch-en-de"]
     engines = [
@@ -111,7 +112,7 @@ def test_who_is_encoded_together_does_not_depend_on_the_time_of_a_step(tmp_path:
     for tick in (1e-9, 1.0):
         clock = itertools.count(0.0, tick).__next__
         ours.append(groups(Context(MODELS, [], tmp_path, clock=clock).engine(bundle.folder, "cpu", "fp32")))
-        engine = EngineLoop(bundle, SchedulerConfig(context.NUM_SLOTS, admit_wait_s=0.5), itertools.count(0.0, tick).__next__)
+        engine = make_loop(bundle, SchedulerConfig(context.NUM_SLOTS, admit_wait_s=0.5), itertools.count(0.0, tick).__next__)
         engine.start()
         waiting.append(groups(engine))
     assert ours[0] == ours[1]

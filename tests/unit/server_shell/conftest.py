@@ -13,10 +13,11 @@ import pytest
 
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
 from attnserve_server.config import GrpcConfig
+from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.tasks.images import ImageLimits
-from attnserve_server.transport.health import HealthBoard
-from attnserve_server.transport.interface import Limits
-from attnserve_server.transport.server import GrpcServer
+from attnserve_server.tasks.interface import Limits
+from attnserve_server.transport.rpc.health import HealthBoard
+from attnserve_server.transport.rpc.server import GrpcServer
 from tests.unit.server_shell.fakes import Front, Recorder
 
 
@@ -27,6 +28,7 @@ class Shell:
     front: Front
     recorder: Recorder
     board: HealthBoard
+    plane: DataPlane
     server: GrpcServer
     port: int
     channel: grpc.aio.Channel
@@ -51,15 +53,17 @@ async def make_shell() -> AsyncIterator[ShellFactory]:
         front, recorder = front or Front(), Recorder()
         board = HealthBoard(model.id for model in front.models())
         limits = Limits(max_text_chars, ImageLimits(max_bytes=1_000_000, max_pixels=4_000_000))
-        server = GrpcServer(front, recorder, board, GrpcConfig(port=0, **settings), limits)
+        plane = DataPlane(front, recorder, limits)
+        server = GrpcServer(plane, board, GrpcConfig(port=0, **settings))
         port = await server.start()
-        made.append(Shell(front, recorder, board, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
+        made.append(Shell(front, recorder, board, plane, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
         return made[-1]
 
     yield make
     for shell in made:
         await shell.channel.close()
         await shell.server.stop(0)
+        shell.plane.close()
 
 
 @pytest.fixture

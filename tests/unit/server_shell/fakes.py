@@ -20,10 +20,11 @@ from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,
     DecodeOptions,
+    Done,
     FinishReason,
     Hypothesis,
-    ImageSource,
-    RequestFinished,
+    SequenceOutcome,
+    SequencePayload,
     Terms,
     TokensProduced,
 )
@@ -150,7 +151,8 @@ class Model:
 class Ticket:
     """Answers with the source in capitals, unless its front is told to hang or to fail, or it is cancelled."""
 
-    def __init__(self, front: Front, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> None:
+    def __init__(self, front: Front, payload: SequencePayload, terms: Terms) -> None:
+        source, options = payload.source, payload.options
         self.received_at = time.monotonic()
         self.tokens, self.options, self.terms = source, options, terms
         self._letters = source if isinstance(source, list) else [ord("x"), END]
@@ -158,7 +160,7 @@ class Ticket:
         self.cancelled_event = asyncio.Event()
         self._front = front
 
-    async def result(self) -> RequestFinished:
+    async def result(self) -> Done:
         await self._ended()
         if (error := self.error) is not None:
             raise error
@@ -196,7 +198,7 @@ def answer_to(tokens: list[int]) -> tuple[list[int], dict[int, int]]:
     return answer, {index: index for index, token in enumerate(answer) if token == UNKNOWN}
 
 
-def finished(tokens: list[int], options: DecodeOptions) -> RequestFinished:
+def finished(tokens: list[int], options: DecodeOptions) -> Done:
     now = time.monotonic()
     answer, copied = answer_to(tokens)
     attention = None
@@ -207,7 +209,7 @@ def finished(tokens: list[int], options: DecodeOptions) -> RequestFinished:
         attention = weights(shape)
     ranks = range(options.num_hypotheses)
     hypotheses = [Hypothesis(answer, -0.5 - rank, FinishReason.STOP, attention, copied) for rank in ranks]
-    return RequestFinished(1, hypotheses, now, 0.25, now + 0.25, now + 0.75, len(answer))
+    return Done(1, SequenceOutcome(hypotheses), now, 0.25, now + 0.25, now + 0.75, len(answer))
 
 
 def weights(shape: tuple[int, ...]) -> AttentionWeights:
@@ -241,12 +243,12 @@ class Front:
                 return each
         raise ModelNotFound(f"no model {model}", field="model")
 
-    def submit(self, model: Model, source: list[int] | ImageSource, options: DecodeOptions, terms: Terms) -> Ticket:
+    def submit(self, model: Model, payload: SequencePayload, terms: Terms) -> Ticket:
         if self.submit_error is not None:
             raise self.submit_error
         if len(self.tickets) >= self.max_tickets:
             raise Overloaded("full", retry_after_s=0.1)
-        self.tickets.append(Ticket(self, source, options, terms))
+        self.tickets.append(Ticket(self, payload, terms))
         self.submitted.set()
         return self.tickets[-1]
 

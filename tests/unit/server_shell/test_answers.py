@@ -9,19 +9,32 @@ import numpy as np
 import pytest
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
-from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.transport.answers import Admitted, Deltas, model_message, translate_response
-from attnserve_server.transport.joining import Part
+from attnserve_server.dataplane.plane import Timings
+from attnserve_server.request import (
+    AttentionDetail,
+    AttentionWeights,
+    DecodeOptions,
+    Done,
+    FinishReason,
+    Hypothesis,
+    SequenceOutcome,
+)
+from attnserve_server.tasks.joining import Part
+from attnserve_server.tasks.registry import TRANSLATION
+from attnserve_server.tasks.rendering import Deltas, TextPrepared
+from attnserve_server.transport.rpc.v1.models import model_message
+from attnserve_server.transport.rpc.v1.translation import translate_delta, translate_response
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model, Span, finished, weights
 
 TOKENS = [ord("a"), ord("b"), END]
 
 
-def answer(options: DecodeOptions, answered: RequestFinished | None = None) -> translation_pb2.TranslateResponse:
+def answer(options: DecodeOptions, answered: Done | None = None) -> translation_pb2.TranslateResponse:
     model = Model()
     now = time.monotonic()
-    admitted = Admitted(model, [Part(model.task.encode("ab"))], options, now - 2.0, now - 1.0)
-    response = translate_response(admitted, [answered or finished(TOKENS, options)])
+    prepared, done = TextPrepared(model, [Part(model.task.encode("ab"))], options), answered or finished(TOKENS, options)
+    rendered = TRANSLATION.task.render(prepared, [done])
+    response = translate_response(model, rendered, Timings.of(now - 2.0, now - 1.0, done))
     return translation_pb2.TranslateResponse.FromString(response.SerializeToString())
 
 
@@ -62,7 +75,7 @@ def test_coverage_is_said() -> None:
 
 
 def test_a_copied_piece_says_from_where() -> None:
-    copied = RequestFinished(1, [Hypothesis([ord("A"), UNKNOWN, END], -1.0, FinishReason.STOP, None, {1: 0})], 0, 0, 0, 0, 1)
+    copied = Done(1, SequenceOutcome([Hypothesis([ord("A"), UNKNOWN, END], -1.0, FinishReason.STOP, None, {1: 0})]), 0, 0, 0, 0, 1)
     hypothesis = answer(DecodeOptions(), copied).hypotheses[0]
     assert hypothesis.text == "Aa"
     assert [piece.HasField("copied_from") for piece in hypothesis.pieces] == [False, True, False]
@@ -70,7 +83,7 @@ def test_a_copied_piece_says_from_where() -> None:
 
 
 def test_a_hypothesis_that_was_cut() -> None:
-    cut = RequestFinished(1, [Hypothesis([ord("A")], -1.0, FinishReason.LENGTH)], 0.0, 0.0, 0.0, 0.0, 1)
+    cut = Done(1, SequenceOutcome([Hypothesis([ord("A")], -1.0, FinishReason.LENGTH)]), 0.0, 0.0, 0.0, 0.0, 1)
     hypothesis = answer(DecodeOptions(max_tokens=1), cut).hypotheses[0]
     assert hypothesis.finish_reason == decoding_pb2.FINISH_REASON_LENGTH
     assert [piece.text for piece in hypothesis.pieces] == ["A"]
@@ -99,12 +112,12 @@ def test_all_attention_is_a_matrix_for_each_layer_and_head() -> None:
 def test_any_size_survives_the_wire(num_target: int, num_source: int) -> None:
     values = np.random.default_rng(0).random((num_target, num_source), np.float32)
     hypothesis = Hypothesis([END], 0.0, FinishReason.STOP, AttentionWeights(values.shape, values.tobytes()))
-    response = answer(DecodeOptions(attention=AttentionDetail.MEAN), RequestFinished(1, [hypothesis], 0.0, 0.0, 0.0, 0.0, 1))
+    response = answer(DecodeOptions(attention=AttentionDetail.MEAN), Done(1, SequenceOutcome([hypothesis]), 0.0, 0.0, 0.0, 0.0, 1))
     np.testing.assert_array_equal(np.array(response.hypotheses[0].attention[0].weights, np.float32), values.ravel())
 
 
 def test_a_delta() -> None:
-    event = Deltas().message("ab", [Span("ab", 3, 5)])
+    event = translate_delta(Deltas().delta("ab", [Span("ab", 3, 5)]))
     assert event.WhichOneof("event") == "delta"
     assert (event.delta.text, event.delta.pieces[0].begin, event.delta.pieces[0].end) == ("ab", 3, 5)
 

@@ -11,14 +11,15 @@ import pytest
 from attnserve.v1 import decoding_pb2
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
-from attnserve_server.transport.convert import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
+from attnserve_server.tasks.options import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
+from attnserve_server.transport.rpc.v1.decoding import asked_options
 from tests.unit.server_shell.fakes import Model, Prefix
 
 SAMPLING = decoding_pb2.SamplingOptions
 
 
 def convert(model: Model | None = None, **options: Any) -> DecodeOptions:
-    return decode_options(decoding_pb2.DecodeOptions(**options), model or Model())
+    return decode_options(asked_options(decoding_pb2.DecodeOptions(**options)), model or Model())
 
 
 def test_defaults_are_the_models() -> None:

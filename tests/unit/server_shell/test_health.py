@@ -12,7 +12,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from attnserve_server.transport.health import HealthBoard
+from attnserve_server.transport.rpc.health import HealthBoard
 from tests.unit.server_shell.conftest import Shell, ShellFactory
 from tests.unit.server_shell.fakes import Front, Model
 
@@ -132,3 +132,16 @@ async def test_reflection_can_be_switched_off(make_shell: ShellFactory) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await list_services(await make_shell(reflection=False))
     assert raised.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_id_serves_when_all_its_versions_do() -> None:
+    board = HealthBoard()
+    for version in ("1", "2"):
+        board.set_ready("a", True, version)
+    assert board.status("a") == SERVING
+    board.set_ready("a", False, "1")
+    assert (board.status("a"), board.status(""), board.summary()) == (NOT_SERVING, NOT_SERVING, "not ready: a")
+    board.remove("a", "1")
+    assert (board.status("a"), board.summary()) == (SERVING, "ok")
+    board.remove("a", "2")
+    assert (board.status("a"), board.summary()) == (None, "no models")

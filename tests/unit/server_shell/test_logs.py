@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from attnserve_server.transport import logs
+from attnserve_server.metrics import logs
 
 logger = logging.getLogger("attnserve_server.test")
 
@@ -66,3 +66,11 @@ def test_text_lines() -> None:
     stream = configured("text")
     logger.warning("careful")
     assert stream.getvalue().endswith("WARNING attnserve_server.test [id-1] careful\n")
+
+
+def test_lines_of_one_request() -> None:
+    stream = configured("text")
+    with logs.of_request("id-2"):
+        logger.warning("its own")
+    logger.warning("nobody's")
+    assert [line.split(" [")[1] for line in stream.getvalue().splitlines()] == ["id-2] its own", "-] nobody's"]

@@ -3,14 +3,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 
-import onnxruntime
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from attnserve_server import app
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
 from attnserve_server.stats import EngineStats, RequestStats, StepStats
@@ -213,8 +210,22 @@ def test_exposition_can_be_rendered(metrics: Metrics, registry: CollectorRegistr
     assert b'attnserve_build_info{onnxruntime="1.31.1"' in generate_latest(registry)
 
 
-def test_the_onnxruntime_that_runs_is_named_and_not_another_that_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distributions "onnxruntime" and "onnxruntime-gpu" may both be there, with different versions."""
-    monkeypatch.setattr(onnxruntime, "__version__", "1.31.1")
-    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "1.30.0")
-    assert app.onnxruntime_version() == "1.31.1"
+def test_model_that_is_no_longer_served_has_no_series(metrics: Metrics, registry: CollectorRegistry) -> None:
+    def models() -> set[str]:
+        return {
+            sample.labels["model"]
+            for family in registry.collect()
+            for sample in family.samples
+            if "version" in sample.labels and "model" in sample.labels
+        }
+
+    touch_everything(metrics)
+    metrics.register_model("other", "1")
+    metrics.set_queue_length("m", "1", 3)
+    assert models() == {"m", "other"}
+    metrics.forget_model("m", "1")
+    assert models() == {"other"}
+    metrics.forget_worker("w0")
+    assert models() == {"other"}, "a report that is forgotten brings nothing back"
+    touch_everything(metrics)
+    assert models() == {"m", "other"}

@@ -17,11 +17,13 @@ from grpc_status import rpc_status
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
-from attnserve_server.transport.rpc import service_handler
-from attnserve_server.transport.server import MODEL, TRANSLATION
-from attnserve_server.transport.servicers.translation import TranslationServicer
-from attnserve_server.transport.tokenizing import Tokenizing
+from attnserve_server.tasks.images import ImageLimits
+from attnserve_server.tasks.interface import Limits
+from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.server import MODEL, TRANSLATION
+from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.fakes import END, Front, Model, Recorder
 
@@ -420,7 +422,7 @@ class Context:
 
 def method_of(front: Front, recorder: Recorder, name: str) -> Any:
     service = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
-    servicer = TranslationServicer(front, Tokenizing(), 100)
+    servicer = TranslationServicer(DataPlane(front, recorder, Limits(100, ImageLimits(100, 100))))
     handler: Any = service_handler(service, servicer, recorder, lambda: False)
     return handler.service(SimpleNamespace(method=f"/attnserve.v1.TranslationService/{name}"))
 

@@ -17,12 +17,23 @@ from google.rpc import error_details_pb2
 
 from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.dataplane.plane import Timings
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import AttentionDetail, AttentionWeights, DecodeOptions, FinishReason, Hypothesis, RequestFinished
-from attnserve_server.transport import joining
-from attnserve_server.transport.answers import Admitted, translate_response
-from attnserve_server.transport.convert import MAX_SENTENCES
-from attnserve_server.transport.joining import Part, check_attention, joined_score
+from attnserve_server.request import (
+    AttentionDetail,
+    AttentionWeights,
+    DecodeOptions,
+    Done,
+    FinishReason,
+    Hypothesis,
+    SequenceOutcome,
+)
+from attnserve_server.tasks import joining
+from attnserve_server.tasks.joining import Part, check_attention, joined_score
+from attnserve_server.tasks.options import MAX_SENTENCES
+from attnserve_server.tasks.registry import TRANSLATION
+from attnserve_server.tasks.rendering import TextPrepared
+from attnserve_server.transport.rpc.v1.translation import translate_response
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model
 from tests.unit.server_shell.test_rpc import detail, failure, reason
@@ -242,11 +253,12 @@ def answer(hypotheses: list[list[Hypothesis]], times: list[tuple[float, float]])
     model, now = Model(), time.monotonic()
     parts = [Part(model.task.encode("a"), 2 * index, "\n" if index else "") for index in range(len(hypotheses))]
     finished = [
-        RequestFinished(1, each, now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)
+        Done(1, SequenceOutcome(each), now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)
         for each, (begin, end) in zip(hypotheses, times, strict=True)
     ]
     options = DecodeOptions(length_penalty=0.0, num_hypotheses=2, attention=AttentionDetail.MEAN)
-    return translate_response(Admitted(model, parts, options, now - 10, now - 9.5), finished)
+    rendered = TRANSLATION.task.render(TextPrepared(model, parts, options), finished)
+    return translate_response(model, rendered, Timings.of(now - 10, now - 9.5, joining.whole(finished)))
 
 
 def test_ranks_lengths_and_times() -> None:
@@ -264,5 +276,5 @@ def test_ranks_lengths_and_times() -> None:
 
 
 def test_whole_of_one_is_itself() -> None:
-    one = RequestFinished(3, [part([END], -1.0)], 1.0, 2.0, 3.0, 4.0, 5)
+    one = Done(3, SequenceOutcome([part([END], -1.0)]), 1.0, 2.0, 3.0, 4.0, 5)
     assert joining.whole([one]) == one

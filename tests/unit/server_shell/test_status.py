@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from attnserve_server import errors
 from attnserve_server.errors import ErrorCode, ServiceError
-from attnserve_server.transport.status import MAX_MESSAGE_CHARS, STATUS, message_of, rich_status, status_of
+from attnserve_server.transport.rpc.status import MAX_MESSAGE_CHARS, STATUS, message_of, rich_status, status_of
 
 EXPECTED = {
     "INVALID_REQUEST": grpc.StatusCode.INVALID_ARGUMENT,

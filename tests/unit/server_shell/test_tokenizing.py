@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from attnserve_server.dataplane.offload import MAX_INLINE_CHARS, MAX_PENDING, Preparing
 from attnserve_server.errors import Overloaded
-from attnserve_server.transport.tokenizing import MAX_INLINE_CHARS, MAX_PENDING, Tokenizing
 from tests.unit.server_shell.fakes import Source, Translator
 
 LONG = "x" * (MAX_INLINE_CHARS + 1)
@@ -26,12 +26,12 @@ class SlowTranslator(Translator):
         return super().encode(text)
 
 
-async def encode(tokenizing: Tokenizing, translator: Translator, text: str) -> Source:
+async def encode(tokenizing: Preparing, translator: Translator, text: str) -> Source:
     return await tokenizing.run(len(text), functools.partial(translator.encode, text))
 
 
 async def test_long_texts_wait_in_a_bounded_queue() -> None:
-    tokenizing, translator = Tokenizing(), SlowTranslator()
+    tokenizing, translator = Preparing("tokenizer", "long texts"), SlowTranslator()
     waiting = [asyncio.ensure_future(encode(tokenizing, translator, LONG)) for _ in range(MAX_PENDING)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
@@ -49,7 +49,7 @@ async def test_long_texts_wait_in_a_bounded_queue() -> None:
 
 
 async def test_short_texts_need_no_place() -> None:
-    tokenizing, translator = Tokenizing(), Translator()
+    tokenizing, translator = Preparing("tokenizer", "long texts"), Translator()
     await asyncio.gather(*(encode(tokenizing, translator, "short") for _ in range(MAX_PENDING * 2)))
     assert set(translator.threads) == {"MainThread"}
     tokenizing.close()

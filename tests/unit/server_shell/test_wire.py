@@ -7,7 +7,7 @@ import pytest
 
 from attnserve.v1 import translation_pb2
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.transport.wire import parse_request
+from attnserve_server.transport.rpc.parse import parse_request
 
 REQUEST = translation_pb2.TranslateRequest
 TEXT, MODEL, OPTIONS = 1, 2, 4

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every protocol calls: resolve the model, have its task prepare the request, submit it, have the answer rendered.
+
+All in domain types: a protocol turns its messages into what a task is asked and the task's answers into messages, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from attnserve_server.dataplane.accounts import RequestRecorder
+from attnserve_server.dataplane.call import Call, Submit, Ticket
+from attnserve_server.dataplane.offload import Preparing
+from attnserve_server.errors import InvalidRequest
+from attnserve_server.request import Done
+from attnserve_server.tasks.interface import Limits, Model, Prepared
+from attnserve_server.tasks.joining import whole
+from attnserve_server.tasks.options import check_priority
+from attnserve_server.tasks.registry import TaskSpec
+
+
+class Models(Protocol):
+    """What the data plane needs of the front."""
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused because the server stops."""
+        ...
+
+    def models(self) -> Sequence[Any]:
+        """Returns all models and versions, in any order."""
+        ...
+
+    def resolve(self, model: str, version: str, task: int = ...) -> Any:
+        """Returns the model; an empty id means the default or only one of a task, an empty version the newest.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        ...
+
+
+class Timings(msgspec.Struct, frozen=True, gc=False):
+    """Where the time of a request went, in seconds."""
+
+    queue_s: float
+    encode_s: float
+    decode_s: float
+    total_s: float
+
+    @classmethod
+    def of(cls, received_at: float, queued_at: float, done: Done[Any]) -> Timings:
+        """Until now, when the answer is made; from the events RECEIVED and QUEUED of ``metrics.intervals``."""
+        encoded_at = done.admitted_at + done.encode_s
+        return cls(
+            max(done.admitted_at - queued_at, 0.0),
+            done.encode_s,
+            max(done.finished_at - encoded_at, 0.0),
+            time.monotonic() - received_at,
+        )
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What a client asks for, of which model, and how urgently.
+
+    Attributes:
+        what: as the task takes it.
+        model: id; empty for the default.
+        version: empty for the newest.
+        priority: from MIN_PRIORITY to MAX_PRIORITY.
+        is_streamed: parts of the answer are wanted as they become certain.
+    """
+
+    what: Any
+    model: str = ""
+    version: str = ""
+    priority: int = 0
+    is_streamed: bool = False
+
+
+class Pending:
+    """A request that was submitted."""
+
+    __slots__ = ("_call", "_prepared", "_spec", "_tickets", "model")
+
+    def __init__(self, call: Call, spec: TaskSpec, model: Model, prepared: Prepared, tickets: Sequence[Ticket]) -> None:
+        self._call, self._spec, self.model, self._prepared, self._tickets = call, spec, model, prepared, tickets
+
+    async def answer(self) -> tuple[Any, Timings]:
+        """Waits for the whole answer.
+
+        Raises:
+            ServiceError: it will not come.
+        """
+        return self._rendered(await _results(self._tickets))
+
+    async def stream(self) -> AsyncGenerator[Any, None]:
+        """Yields the parts of the answer as they become certain; last, what :meth:`answer` returns.
+
+        Raises:
+            ServiceError: it will not come.
+        """
+        results: asyncio.Future[list[Done[Any]]] | None = None
+        if len(self._tickets) > 1:
+            results = asyncio.ensure_future(_results(self._tickets))
+            results.add_done_callback(functools.partial(_fail_together, self._call))
+        try:
+            stream, answers = self._spec.task.stream(self._prepared), list[Done[Any]]()
+            for index, ticket in enumerate(self._tickets):
+                stream.begin(index)
+                async for part in ticket.deltas():
+                    delta = stream.push(part)
+                    if delta is not None:
+                        yield delta
+                answers.append(await _own_or_first_error(ticket, results))
+                delta = stream.finish(answers[-1])
+                if delta is not None:
+                    yield delta
+            yield self._rendered(answers)
+        finally:
+            if results is not None:
+                results.cancel()
+
+    def _rendered(self, answers: Sequence[Done[Any]]) -> tuple[Any, Timings]:
+        rendered = self._spec.task.render(self._prepared, answers)
+        return rendered, Timings.of(self._call.received_at, self._tickets[0].received_at, whole(answers))
+
+
+class DataPlane:
+    """Between every protocol and the engine.
+
+    Args:
+        front: knows the models.
+        recorder: takes the times of preparation.
+        limits: of what a request may have.
+        submit: in place of the front's own.
+    """
+
+    def __init__(self, front: Any, recorder: RequestRecorder, limits: Limits, submit: Submit | None = None) -> None:
+        self._front: Models = front
+        self.recorder, self._limits, self._submit = recorder, limits, submit or front.submit
+        self._preparing: dict[str, Preparing] = {}
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new requests are refused because the server stops."""
+        return self._front.is_draining
+
+    def models(self) -> Sequence[Model]:
+        """All models and versions, in any order."""
+        return self._front.models()
+
+    def resolve(self, model: str, version: str, task: int) -> Model:
+        """The model of an id, or the default one of a task; see :meth:`ModelRegistry.resolve`.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        found: Model = self._front.resolve(model, version, task)
+        return found
+
+    async def submit(self, call: Call, spec: TaskSpec, asked: Asked) -> Pending:
+        """Takes a request.
+
+        Raises:
+            ServiceError: it cannot be served.
+        """
+        model = call.model = self.resolve(asked.model, asked.version, spec.number)
+        if model.manifest.task != spec.number:
+            raise InvalidRequest(f"the model {model.id} does not {spec.does}", field="model")
+        task, limits, what = spec.task, self._limits, asked.what
+        checked = task.check(what, model, limits)
+        terms = call.terms(is_streamed=asked.is_streamed, priority=check_priority(asked.priority))
+        effort = task.effort(what)
+        preparing = self._of(spec)
+        if preparing.is_inline(effort):
+            prepared = task.prepare(what, checked, model, limits)
+        else:
+            prepared = await preparing.run(effort, functools.partial(task.prepare, what, checked, model, limits))
+        tickets = [call.submit(self._submit, model, payload, terms) for payload in prepared.payloads]
+        if spec.reads_image:
+            self.recorder.image_prepared(model.id, model.version, tickets[0].received_at - call.received_at)
+        return Pending(call, spec, model, prepared, tickets)
+
+    def close(self) -> None:
+        """Drops what waits for its preparation, and lets the threads end."""
+        for preparing in self._preparing.values():
+            preparing.close()
+
+    def _of(self, spec: TaskSpec) -> Preparing:
+        name = spec.preparation.name
+        return self._preparing.get(name) or self._preparing.setdefault(name, Preparing(name, spec.preparation.what))
+
+
+async def _results(tickets: Sequence[Ticket]) -> list[Done[Any]]:
+    """Returns all answers; raises the first error as soon as it is there."""
+    if len(tickets) == 1:
+        return [await tickets[0].result()]
+    return await asyncio.gather(*(ticket.result() for ticket in tickets))
+
+
+def _fail_together(call: Call, results: asyncio.Future[list[Done[Any]]]) -> None:
+    """With one part that has failed all the others end, so that none of them is waited for."""
+    if not results.cancelled() and results.exception() is not None:
+        call.cancel("error")
+
+
+async def _own_or_first_error(ticket: Ticket, results: asyncio.Future[list[Done[Any]]] | None) -> Done[Any]:
+    """Returns a ticket's answer; raises the error that all failed by, rather than that the ticket was cancelled for it."""
+    if results is not None and results.done():
+        results.result()
+    return await ticket.result()

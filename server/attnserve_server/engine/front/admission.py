@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The queue of one model at the front: what is refused at once, what is sent to a worker next, and what is too late for that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from attnserve_server.engine.front.job import Job
+from attnserve_server.errors import DeadlineUnreachable, Overloaded
+from attnserve_server.request import Done, Terms
+from attnserve_server.scheduling.estimator import ServiceEstimator
+from attnserve_server.scheduling.queue import FairQueue, QueueConfig
+
+TRUST = 0.5
+"""Fraction of the estimated wait that is taken as certain; tighter deadlines are refused."""
+
+MIN_RETRY_S, MAX_RETRY_S = 0.1, 10.0
+
+
+class Admission:
+    """Jobs of one model that wait for a worker.
+
+    Args:
+        model: its id, for messages.
+        config: limits of the queue.
+        clock: monotonic.
+    """
+
+    def __init__(self, model: str, config: QueueConfig, clock: Callable[[], float]) -> None:
+        self._model, self._clock = model, clock
+        self._queue: FairQueue[Job] = FairQueue(config, clock)
+        self._estimator = ServiceEstimator(clock)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def add(self, job: Job) -> None:
+        """Queues a job, or refuses it at once.
+
+        Raises:
+            Overloaded: the queue, or its client's part of it, is full.
+            DeadlineUnreachable: it clearly cannot be answered in time.
+        """
+        terms = job.terms
+        if not self._queue.has_room(terms.client):
+            raise self._overloaded(terms.client)
+        if terms.deadline is not None:
+            self._check_deadline(job, terms.deadline)
+        self._queue.add(job.id, job, terms.client, terms.priority, job.work.cost)
+
+    def put_back(self, job: Job) -> None:
+        """Queues, before all others, a job whose worker has died."""
+        self._queue.put_back(job.id, job)
+
+    def first(self) -> Job | None:
+        """The job that goes next."""
+        return self._queue.first()
+
+    def is_too_late(self, job: Job) -> bool:
+        """Whether a queued job would not be finished in time even if it were sent now."""
+        if job.deadline is None:
+            return False
+        return job.deadline - self._clock() < self._service_s(job)
+
+    def take(self, job: Job) -> None:
+        """A job is sent to a worker."""
+        self._queue.take(job.id)
+
+    def remove(self, job: Job) -> None:
+        """A job is given up, or answered without a worker; nothing where it is not queued."""
+        self._queue.remove(job.id)
+
+    def answered(self, job: Job, answer: Done[Any]) -> None:
+        """Takes the times of an answer."""
+        service_s, num_source = answer.finished_at - answer.admitted_at, job.work.payload.num_source
+        self._estimator.answered(job.work.cost, service_s, answer.num_steps, num_source)
+
+    def settle(self) -> int:
+        """Call when all is dispatched that can be; returns how many are left waiting."""
+        self._estimator.set_waiting(len(self._queue))
+        return len(self._queue)
+
+    def _service_s(self, job: Job) -> float:
+        return self._estimator.service_s(job.work.payload.max_steps, job.work.payload.num_source)
+
+    def _overloaded(self, client: str) -> Overloaded:
+        num_own, num_all = self._queue.num_waiting(client), len(self._queue)
+        text = f"{self._model}: {num_all} requests are waiting, {num_own} of them this client's"
+        return Overloaded(text, retry_after_s=self._retry_after())
+
+    def _retry_after(self) -> float:
+        """When a quarter of the queue will have been served, about."""
+        return min(max(MIN_RETRY_S, self._estimator.wait_s(self._queue.cost / 4)), MAX_RETRY_S)
+
+    def _check_deadline(self, job: Job, deadline: float) -> None:
+        terms: Terms = job.terms
+        wait_s = TRUST * self._estimator.wait_s(self._queue.cost_ahead(terms.client, terms.priority))
+        needed_s = wait_s + self._service_s(job)
+        remaining_s = deadline - self._clock()
+        if needed_s > max(remaining_s, 0.0):
+            raise DeadlineUnreachable(
+                f"{self._model}: the deadline is in {max(remaining_s, 0.0):.3f} s, and an answer takes {needed_s:.3f} s at least"
+            )

@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The front's side of the engine: takes requests, sends them to workers, brings the answers back.
+
+Everything here runs on the event loop of the front process, and handles envelopes: of a payload it reads what every kind's says
+(``kinds.py: Payload``). What is refused, and what goes next, is in ``admission.py``; which worker may be sent more in
+``workers.py``; what need not be sent at all in ``sharing.py``, a wrapper around :meth:`Front.submit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+from attnserve_server import errors
+from attnserve_server.config import EngineConfig
+from attnserve_server.engine.front.admission import Admission
+from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
+from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.workers import Listener, Workers
+from attnserve_server.engine.link.messages import Progress
+from attnserve_server.kinds import Outcome, Payload
+from attnserve_server.metrics import logs
+from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
+from attnserve_server.scheduling.queue import QueueConfig
+
+MAX_ATTEMPTS = 2
+PATIENCE_S = 5.0
+"""So long a model without workers (one is being restarted) still queues requests."""
+
+log = logging.getLogger(__name__)
+
+OnState = Callable[[ServedModel, bool | None], None]
+"""Told of a model that is ready, or is not, or (None) is no longer served."""
+
+
+class Front:
+    """Takes requests, hands them to workers, brings the answers back.
+
+    Args:
+        registry: the models; more may come with :meth:`add_model`.
+        pool: the worker processes.
+        config: of the engines, and the limits of their queues.
+        metrics: counts.
+        on_state: told of each model's state.
+    """
+
+    def __init__(
+        self, registry: ModelRegistry, pool: WorkerPool, config: EngineConfig, metrics: Metrics, on_state: OnState
+    ) -> None:
+        self._registry, self._metrics, self._on_state = registry, metrics, on_state
+        self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
+        self._ids = itertools.count(1)
+        self._jobs: dict[int, Job] = {}
+        self._admissions: dict[ModelKey, Admission] = {}
+        self._workers = Workers(registry, pool, config, metrics, on_state)
+        self.is_draining = False
+        for model in registry.all():
+            self._open(model)
+
+    async def start(self, timeout_s: float = 120.0) -> None:
+        """Starts the workers and waits until every model is warm on every one of them, or could not be loaded.
+
+        A model that no worker could load is reported and no longer served.
+
+        Raises:
+            StartupError: no model is left, the workers die, or they took too long.
+        """
+        await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost), timeout_s)
+        unloaded = [model for model in self._registry.all() if not model.is_ready]
+        if unloaded and len(unloaded) == len(self._registry.all()):
+            raise errors.StartupError("; ".join(str(model.load_error()) for model in unloaded))
+        for model in unloaded:
+            self._close(model)
+
+    async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
+        """Serves one more model; returns when it is warm on every worker that can load it.
+
+        Others are served meanwhile; a worker loads in parts, of which making the sessions is the longest.
+
+        Raises:
+            BundleError: no worker could load it; it is not served then.
+            StartupError: it took too long; likewise.
+        """
+        self._registry.add(model)
+        self._open(model)
+        try:
+            await self._workers.load(model, timeout_s)
+        except errors.StartupError:
+            self._close(model)
+            raise
+
+    async def remove_model(self, key: ModelKey, timeout_s: float = 30.0) -> None:
+        """Serves a model no longer: nothing new, what waits is refused, what a worker has is answered within ``timeout_s``.
+
+        Raises:
+            ModelNotFound: there is no such model.
+        """
+        model = self._registry.remove(key)
+        gone = errors.ModelNotReady(f"{model.id} is no longer served")
+        until = time.monotonic() + timeout_s
+        while jobs := self._of(model):
+            is_late = time.monotonic() >= until
+            for job in jobs:
+                if is_late or job.status == Status.QUEUED:  # what its worker lost while it was waited for is queued too
+                    self._give_up(job, "unload", gone)
+            await asyncio.sleep(0 if is_late else 0.005)
+        self._close(model)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuses what comes new and waits for what was admitted; after ``timeout_s`` the rest is cancelled."""
+        self.is_draining = True
+        until = time.monotonic() + timeout_s
+        while self._jobs and time.monotonic() < until:
+            await asyncio.sleep(0.005)
+        for job in list(self._jobs.values()):
+            self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
+        for model in self.models():
+            self.dispatch(model)
+
+    async def stop(self) -> None:
+        """Ends the workers."""
+        self.is_draining = True
+        await self._workers.stop()
+
+    def models(self) -> list[ServedModel]:
+        """All models and versions."""
+        return self._registry.all()
+
+    def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
+        """See :meth:`ModelRegistry.resolve`."""
+        return self._registry.resolve(model, version, task)
+
+    def submit(self, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
+        """Takes a request, or refuses it at once.
+
+        Args:
+            model: from :meth:`resolve`.
+            payload: of the model's kind.
+            terms: deadline, streaming, priority and whose request it is.
+
+        Raises:
+            SequenceTooLong, Overloaded, DeadlineUnreachable, ShuttingDown, ModelNotReady: see ``errors``.
+        """
+        try:
+            self.check(model, payload)
+            job = self.queue(model, payload, terms)
+        except errors.ServiceError as error:
+            self.count_refusal(model, error)
+            raise
+        ticket = self.ticket(terms, job.queued_at)
+        job.attach(ticket)
+        self.dispatch(model)
+        return ticket
+
+    def check(self, model: ServedModel, payload: Payload) -> None:
+        """Refuses what is never taken, or not now."""
+        if self.is_draining:
+            raise errors.ShuttingDown("the server is shutting down")
+        model.check(payload)
+
+    def queue(self, model: ServedModel, payload: Payload, terms: Terms, watcher: Watcher | None = None, key: bytes = b"") -> Job:
+        """Makes a job of a request and queues it, or refuses it; for :class:`Job`'s watcher, where it may be shared.
+
+        Raises:
+            Overloaded, DeadlineUnreachable, ModelNotReady: see ``errors``.
+        """
+        now = time.monotonic()
+        if not model.is_ready and now - model.lost_at > PATIENCE_S:
+            raise errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0)
+        # Others with later deadlines may join what is shared, so the front alone watches them.
+        sent = terms if watcher is None or terms.deadline is None else Terms(None, terms.is_streamed, terms.priority, terms.client)
+        num_rows = payload.num_rows
+        work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
+        job = Job(model, work, terms, now, watcher, key)
+        self._admissions[model.key].add(job)
+        self._jobs[job.id] = job
+        return job
+
+    def ticket(self, terms: Terms, received_at: float) -> Ticket:
+        """A ticket for a job of this front; :meth:`Job.attach` follows."""
+        return Ticket(terms, received_at, self._leave)
+
+    def count_refusal(self, model: ServedModel, error: errors.ServiceError) -> None:
+        """Counts a request that was refused before it was queued."""
+        self._metrics.request_rejected(model.id, model.version, error.reason.lower())
+
+    def dispatch(self, model: ServedModel) -> None:
+        """Sends what there is credit for; what is too late for that, or is answered by now, is done with."""
+        admission = self._admissions.get(model.key)
+        if admission is None:
+            return  # it is served no longer
+        while (job := admission.first()) is not None:
+            if admission.is_too_late(job):
+                self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
+            elif job.watcher is None or not job.watcher.is_answered(job):
+                worker = self._workers.choose(job)
+                if worker is None:
+                    break
+                admission.take(job)
+                self._workers.send(worker, job)
+                if job.watcher is not None:
+                    job.watcher.sent(job)
+        self._metrics.set_queue_length(model.id, model.version, admission.settle())
+
+    def forget(self, job: Job, outcome: Outcome | None = None) -> None:
+        """Takes a job off all books."""
+        self._jobs.pop(job.id, None)
+        if job.watcher is not None:
+            job.watcher.ended(job, outcome)
+        if job.status == Status.QUEUED:
+            self._admissions[job.model.key].remove(job)
+        else:
+            self._workers.give_back(job)
+        job.status = Status.DONE
+
+    def _open(self, model: ServedModel) -> None:
+        self._admissions[model.key] = Admission(model.id, self._queue_config, time.monotonic)
+        self._metrics.register_model(model.id, model.version)
+        self._on_state(model, False)
+
+    def _close(self, model: ServedModel) -> None:
+        self._registry.discard(model)
+        self._workers.unload(model)
+        self._admissions.pop(model.key, None)
+        self._metrics.forget_model(model.id, model.version)
+        self._on_state(model, None)
+
+    def _of(self, model: ServedModel) -> list[Job]:
+        """A model's jobs."""
+        return [job for job in self._jobs.values() if job.model is model]
+
+    def _leave(self, ticket: Ticket, reason: str) -> None:
+        """A ticket is given up; its job goes on while others wait for it."""
+        job = ticket.job
+        assert job is not None, "a ticket that is not done has a job"
+        job.detach(ticket)
+        ticket.fail(error_of(reason))
+        if job.tickets or job.status == Status.QUEUED:
+            self._metrics.request_cancelled(job.model.id, job.model.version, reason)
+        if not job.tickets and job.status == Status.SENT:
+            job.status = Status.LEAVING
+            if job.watcher is not None:
+                job.watcher.ended(job, None)
+            self._workers.cancel(job, reason)  # the worker counts it, and says when its rows are free
+        elif not job.tickets:
+            self.forget(job)
+            self.dispatch(job.model)
+
+    def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
+        """The front itself ends a job that is waited for."""
+        for _ in job.tickets:
+            self._metrics.request_cancelled(job.model.id, job.model.version, reason)
+        self.forget(job)
+        job.fail(error)
+
+    def _on_progress(self, progress: Progress[Any]) -> None:
+        for event in progress.events:
+            self._on_event(event)
+        model = self._registry.get((progress.stats.model, progress.stats.version))
+        if model is not None:
+            self.dispatch(model)
+
+    def _on_event(self, event: Any) -> None:
+        job = self._jobs.get(event.request_id)
+        if job is None:
+            return
+        if isinstance(event, Done):
+            self.forget(job, event.outcome)
+            self._admissions[job.model.key].answered(job, event)
+            self._metrics.answered(job.stats(event))
+            job.finish(event)
+        elif isinstance(event, Failed):
+            self.forget(job)
+            job.fail(failure_of(event.reason, event.message))
+        else:
+            job.deliver(event, time.monotonic())
+
+    def _on_lost(self, worker: str) -> None:
+        """What a dead worker held runs once more elsewhere, unless part of it was already sent."""
+        for job in [each for each in self._jobs.values() if each.worker == worker]:
+            job.worker = None
+            if not job.tickets or job.delivered_at or job.num_attempts >= MAX_ATTEMPTS:
+                self.forget(job)
+                job.fail(errors.WorkerLost("the worker that decoded this request died"))
+            else:
+                job.status = Status.QUEUED
+                self._admissions[job.model.key].put_back(job)
+        for model in self.models():
+            self.dispatch(model)

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The models of a server: one entry a version; resolved by id and version."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, cast
+
+from attnserve.v1 import manifest_pb2
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, SequenceTooLong
+from attnserve_server.kinds import Kind, Payload
+from attnserve_server.request import ModelKey
+
+_GENERATIONS = itertools.count()
+_SCORES = {"logits", "log_probs"}
+
+
+class ServedModel:
+    """One model version on this server.
+
+    Args:
+        bundle: what is served.
+        kind: of its engine.
+        task: what its task loaded for it.
+        max_beam_size: the server's limit; the bundle's own may be lower.
+        max_source_tokens: the server's limit, 0 for the bundle's own.
+    """
+
+    def __init__(self, bundle: Bundle, kind: Kind, task: Any, max_beam_size: int, max_source_tokens: int) -> None:
+        limits = bundle.manifest.limits
+        self.bundle, self.kind = bundle, kind
+        self.key = ModelKey(*bundle.key)
+        self.id, self.version = self.key
+        self.max_beam_size = min(max_beam_size, limits.max_beam_size)
+        self.max_source_tokens = min(max_source_tokens or limits.max_source_tokens, limits.max_source_tokens)
+        self.max_target_tokens = limits.max_target_tokens
+        self.task = task
+        self.generation = next(_GENERATIONS)
+        """Another one for each: a model that comes again under its key may be another one."""
+        self.ready_workers: set[str] = set()
+        self.lost_at = -math.inf
+        """When the last worker was lost, in seconds of the monotonic clock."""
+        self.broken: dict[str, list[str]] = {}
+        """What is wrong with it, by the workers that could not load it."""
+
+    @property
+    def manifest(self) -> manifest_pb2.Manifest:
+        """The bundle's manifest."""
+        return self.bundle.manifest
+
+    @property
+    def variant(self) -> str:
+        """Name of the variant that is served."""
+        return self.bundle.variant.name
+
+    @property
+    def gives_attention(self) -> bool:
+        """Whether a step graph of the variant computes the attention."""
+        return any(step.gives_attention for step in self.bundle.variant.steps)
+
+    @property
+    def gives_scores(self) -> bool:
+        """Every step graph of the variant scores all tokens; what changes scores, draws or forces tokens needs that."""
+        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
+
+    @property
+    def is_ready(self) -> bool:
+        """At least one worker is warm."""
+        return bool(self.ready_workers)
+
+    def check(self, payload: Payload) -> None:
+        """Refuses what is longer than the model takes.
+
+        Raises:
+            SequenceTooLong: it is.
+        """
+        if payload.num_pieces > self.max_source_tokens:
+            raise SequenceTooLong(
+                f"the text has {payload.num_pieces} pieces; {self.id} takes {self.max_source_tokens}", field="text"
+            )
+
+    def load_error(self) -> BundleError:
+        """Everything that workers found wrong with it."""
+        problems = list(dict.fromkeys(problem for problems in self.broken.values() for problem in problems))
+        return BundleError(str(self.bundle.folder), problems or ["no worker has loaded it"])
+
+
+class ModelRegistry:
+    """All served models, by id and version.
+
+    Args:
+        models: the entries.
+        defaults: of a task: id of the model that an empty id means; the only one, or the first by name, where there is none.
+        absent: ids of models that are in the repository, and that cannot be served.
+
+    Raises:
+        ConfigError: a default is not among the models of its task, nor absent.
+    """
+
+    def __init__(self, models: Iterable[ServedModel], defaults: Mapping[int, str], absent: Collection[str] = ()) -> None:
+        self._models: dict[tuple[str, str], ServedModel] = {}
+        self._given = {task: default for task, default in defaults.items() if default}
+        for model in models:
+            self._models[model.key] = model
+        self._index()
+        for task, default in self._given.items():
+            of_task = {model.id for model in self._models.values() if model.manifest.task == task}
+            if default not in of_task and default not in absent:
+                known = ", ".join(sorted(of_task)) or "none"
+                raise ConfigError(f"default_models.{_name(task)}: {default!r} is not served; there are {known}")
+
+    def all(self) -> list[ServedModel]:
+        """Every entry, in the order in which they came."""
+        return list(self._models.values())
+
+    def get(self, key: tuple[str, str]) -> ServedModel | None:
+        """The entry of a key, if it is served."""
+        return self._models.get(key)
+
+    def add(self, model: ServedModel) -> None:
+        """One more is served.
+
+        Raises:
+            ConfigError: one of this key is served already.
+        """
+        if model.key in self._models:
+            raise ConfigError(f"{model.id}, version {model.version}, is served already")
+        self._models[model.key] = model
+        self._index()
+
+    def remove(self, key: ModelKey) -> ServedModel:
+        """Takes a model out; it resolves no longer.
+
+        Raises:
+            ModelNotFound: there is none.
+        """
+        model = self._models.pop(key, None)
+        if model is None:
+            raise ModelNotFound(f"no version {key.version!r} of {key.id!r} is served", field="model")
+        self._index()
+        return model
+
+    def discard(self, model: ServedModel) -> None:
+        """Takes a model out, if it is there."""
+        if self._models.get(model.key) is model:
+            self.remove(model.key)
+
+    def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
+        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version.
+
+        No version ("") is the newest that is ready, or the newest if none is.
+
+        Raises:
+            ModelNotFound: no such id, no such version of it, or no model at all for the task.
+        """
+        wanted = model or self._defaults.get(task or self._first, "")
+        if not wanted:
+            raise ModelNotFound(f"no model for {_name(task)} is served", field="model")
+        versions = self._versions.get(wanted)
+        if versions is None:
+            raise ModelNotFound(f"no model {wanted!r}; there are {', '.join(sorted(self._versions))}", field="model")
+        found = versions.get(version) if version else _newest(versions)
+        if found is None:
+            raise ModelNotFound(f"no version {version!r} of {wanted!r}; there are {', '.join(sorted(versions))}", field="version")
+        return found
+
+    def _index(self) -> None:
+        """Makes the tables that :meth:`resolve` looks into."""
+        self._versions: dict[str, dict[str, ServedModel]] = {}
+        of_task: dict[int, set[str]] = {}
+        for model in self._models.values():
+            self._versions.setdefault(model.id, {})[model.version] = model
+            of_task.setdefault(model.manifest.task, set()).add(model.id)
+        self._defaults = {task: min(ids) for task, ids in of_task.items()} | self._given
+        self._first = min(of_task, default=0)
+
+
+def _newest(versions: Mapping[str, ServedModel]) -> ServedModel:
+    """The newest that is ready: a version that is being loaded takes over when it can answer. The newest of all, if none is."""
+    if len(versions) == 1:
+        return next(iter(versions.values()))
+    ready = [version for version, model in versions.items() if model.is_ready]
+    return versions[max(ready or versions, key=int)]
+
+
+def _name(task: int) -> str:
+    return manifest_pb2.Task.Name(cast(Any, task)).removeprefix("TASK_").lower()

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The worker processes: started, watched, started again when one dies; and the sockets that reach them.
+
+Each start has a name of its own, with its number in it, and sockets of its own, so that nothing a dead process said is taken for
+its successor's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+from attnserve_server.engine.link.channel import FrontEnd
+from attnserve_server.engine.link.messages import ENCODER, FromWorker, Hello, Stop, ToWorker, from_worker
+from attnserve_server.errors import StartupError
+from attnserve_server.kinds import ITERATIVE, Kind
+from attnserve_server.metrics import logs
+
+MAX_DEATHS_AT_START = 3
+DEATHS_AT_START = "the workers die before they are ready; their log says why"
+_MAX_BACKOFF_S = 5.0
+_HEALTHY_S = 10.0
+log = logging.getLogger(__name__)
+
+
+class WorkerPool:
+    """The worker processes and the sockets to them; belongs to the front's event loop.
+
+    Args:
+        num_workers: how many; 0 for as many as the device allows, which :meth:`open` finds out.
+        device: that workers are to use; "auto" leaves it to them.
+        log_level: of the processes.
+        log_format: likewise, "text" or "json".
+    """
+
+    def __init__(self, num_workers: int, device: str = "auto", log_level: str = "INFO", log_format: str = "text") -> None:
+        self.num_workers, self._asked_device = num_workers, device
+        self.device = ""
+        """That the workers have, once :meth:`open` has found out."""
+        self._environ = {logs.LEVEL_VARIABLE: log_level, logs.FORMAT_VARIABLE: log_format}
+        self._kinds = {ITERATIVE.path: ITERATIVE}
+        self._decoder = from_worker()
+        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._ends: dict[str, FrontEnd] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+        self._early: list[tuple[str, FromWorker]] = []
+        self._num_lost = 0
+        self._is_open = asyncio.Event()
+        self._on_message: Callable[[str, FromWorker], None] = self._keep
+        self._on_lost: Callable[[str], None] = self._forget
+        self._is_stopping = False
+
+    async def open(self, timeout_s: float = 60.0) -> Hello:
+        """Starts the processes (one, where the device decides how many), and returns what the first of them says of itself.
+
+        Raises:
+            StartupError: they say nothing, or die; their log says why.
+        """
+        self._tasks = [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers or 1)]
+        try:
+            await asyncio.wait_for(self._is_open.wait(), timeout_s)
+        except TimeoutError as error:
+            raise StartupError(f"no worker was there after {timeout_s:.0f} s") from error
+        hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
+        if hello is None:
+            raise StartupError(DEATHS_AT_START)
+        self.num_workers = self.num_workers or _auto_workers(hello.device)
+        self.device = hello.device
+        return hello
+
+    async def start(self, on_message: Callable[[str, FromWorker], None], on_lost: Callable[[str], None]) -> None:
+        """Starts the other processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
+        self._on_message, self._on_lost = on_message, on_lost
+        self._tasks += [asyncio.create_task(self._keep_alive(index)) for index in range(len(self._tasks), self.num_workers)]
+        early, self._early = self._early, []
+        for worker, message in early:
+            on_message(worker, message)
+
+    def learn(self, kinds: Iterable[Kind]) -> None:
+        """From now on workers may speak of models of these kinds too."""
+        new = {kind.path: kind for kind in kinds if kind.path not in self._kinds}
+        if new:
+            self._kinds |= new
+            self._decoder = from_worker(self._kinds.values())
+
+    def _keep(self, worker: str, message: FromWorker) -> None:
+        """Before :meth:`start`, what a worker says is kept."""
+        self._early.append((worker, message))
+        self._is_open.set()
+
+    def _forget(self, worker: str) -> None:
+        """Before :meth:`start`, a worker that dies takes with it what it said."""
+        self._early = [(name, message) for name, message in self._early if name != worker]
+        self._num_lost += 1
+        if self._num_lost >= MAX_DEATHS_AT_START:
+            self._is_open.set()
+
+    def send(self, worker: str, message: ToWorker) -> None:
+        """Sends to a worker; what is sent to one that has died is lost with it."""
+        if worker in self._ends:
+            self._ends[worker].send(ENCODER.encode(message))
+
+    def pids(self) -> dict[str, int]:
+        """Process id of each living worker."""
+        return {name: process.pid for name, process in self._processes.items()}
+
+    async def stop(self, grace_s: float = 3.0) -> None:
+        """Asks the workers to leave, and ends those that do not."""
+        self._is_stopping = True
+        for name in list(self._processes):
+            self.send(name, Stop())
+        waiting = [process.wait() for process in self._processes.values()]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.gather(*waiting), grace_s)
+        for process in self._processes.values():
+            if process.returncode is None:
+                process.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for end in self._ends.values():
+            end.close()
+
+    def _receive(self, worker: str, data: bytes) -> None:
+        try:
+            self._on_message(worker, self._decoder.decode(data))
+        except Exception:
+            log.exception("a message of worker %s could not be handled", worker)
+
+    async def _keep_alive(self, index: int) -> None:
+        backoff, number = 0.0, 0
+        while True:
+            name = f"worker-{index}.{number}"
+            started = time.monotonic()
+            self._ends[name], theirs = await FrontEnd.open(functools.partial(self._receive, name))
+            with theirs:
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable,
+                    "-m",
+                    "attnserve_server.engine.worker",
+                    str(theirs.fileno()),
+                    name,
+                    self._asked_device,
+                    pass_fds=[theirs.fileno()],
+                    start_new_session=True,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=os.environ | self._environ,
+                )
+            self._processes[name] = process
+            code = await process.wait()
+            del self._processes[name]
+            self._ends.pop(name).close()
+            if self._is_stopping:
+                return
+            log.error("%s (pid %d) ended with code %d; starting another", name, process.pid, code)
+            self._on_lost(name)
+            backoff = 0.0 if time.monotonic() - started > _HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
+            await asyncio.sleep(backoff)
+            number += 1
+
+
+def _auto_workers(device: str) -> int:
+    """On a GPU one; on CPUs as many as this process may use."""
+    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))

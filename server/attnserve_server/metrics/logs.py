@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logs that carry the request's id: a context variable, the filter that reads it, and the two formats; in the front and in workers.
+
+No user text is ever logged: the id is the way from a client's report to the log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from typing import TextIO
+
+request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
+"""The id of the request that the current task works for."""
+
+FIELDS = "fields"
+"""``extra={FIELDS: {...}}`` adds these entries to a JSON line; the text format leaves them out."""
+
+LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
+"""By these a worker process is told how to log."""
+
+TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
+
+
+@contextlib.contextmanager
+def of_request(identifier: str) -> Iterator[None]:
+    """Within this, logs are of the request with this id."""
+    token = request_id.set(identifier)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
+
+class RequestIdFilter(logging.Filter):
+    """Adds ``request_id`` to every record. Belongs on a handler, so that all loggers' records pass it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Sets the id and keeps the record."""
+        record.request_id = request_id.get()
+        return True
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Returns the line, with the traceback as one string where there is one."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        entry: dict[str, object] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "request_id": getattr(record, "request_id", "-"),
+            "message": record.getMessage(),
+            **getattr(record, FIELDS, {}),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
+    """Sends all logs to one stream (standard error), in ``text`` or ``json``; replaces what was configured before."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.addFilter(RequestIdFilter())
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level.upper())

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What may be asked of a model that writes text: every rule that text and options must keep is here.
+
+What needs the tokenizer comes after the rest: the prefix (:func:`with_prefix`) and the limits of sentences.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import msgspec
+
+from attnserve_server.errors import InvalidRequest, SequenceTooLong
+from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.joining import Source
+from attnserve_server.tasks.sentences import Sentence
+from attnserve_server.tasks.text import Prefix
+
+MAX_PENALTY = 10.0
+"""Of length and coverage; far above any useful value, and it keeps length to this power finite."""
+
+MIN_FACTOR, MAX_FACTOR = 1e-6, 100.0
+"""Of temperature and repetition penalty; scores over or times these are finite in 32 bits."""
+
+MAX_SENTENCES = 64
+"""Of one text: each is a request of its own, and no text may fill the queue alone."""
+
+_NEED_SCORES = ("min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling")
+"""Options that change or use the scores of all pieces, unless they have the value that changes nothing."""
+
+
+class AskedSampling(msgspec.Struct, frozen=True, gc=False):
+    """How a client wants tokens to be drawn; None is for what it left out."""
+
+    temperature: float | None = None
+    top_k: int = 0
+    top_p: float | None = None
+    seed: int | None = None
+
+
+class AskedOptions(msgspec.Struct, frozen=True, gc=False):
+    """Options as a client gave them; None is for what it left out."""
+
+    beam_size: int | None = None
+    num_hypotheses: int | None = None
+    length_penalty: float | None = None
+    coverage_penalty: float | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    no_repeat_ngram_size: int = 0
+    repetition_penalty: float | None = None
+    sampling: AskedSampling | None = None
+    prefix: str = ""
+    attention: AttentionDetail | int = AttentionDetail.NONE
+    """A plain number is one that there is no detail for."""
+    omit_score: bool = False
+
+
+def check_text(text: str, max_chars: int) -> str:
+    """Returns the text.
+
+    Raises:
+        InvalidRequest: it is empty, only white space, or longer than the server takes.
+    """
+    if len(text) > max_chars:
+        raise InvalidRequest(f"text must have at most {max_chars} characters; it has {len(text)}", field="text")
+    if not text or text.isspace():
+        raise InvalidRequest("text must not be empty or only white space", field="text")
+    return text
+
+
+def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text") -> str:
+    """Returns the prefix, which may be empty.
+
+    Raises:
+        InvalidRequest: it is only white space, or longer than the text has left of the server's limit.
+    """
+    if len(prefix) > max_chars:
+        raise _refused("prefix", f"must have at most {max_chars} characters{beside}; it has {len(prefix)}")
+    if prefix.isspace():
+        raise _refused("prefix", "must not be only white space; leave it empty for none")
+    return prefix
+
+
+def check_priority(priority: int) -> int:
+    """Returns the priority.
+
+    Raises:
+        InvalidRequest: there is no such priority.
+    """
+    if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidRequest(f"priority must be from {MIN_PRIORITY} to {MAX_PRIORITY}; it is {priority}", field="priority")
+    return priority
+
+
+def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
+    """Returns the sentences of one text.
+
+    Raises:
+        InvalidRequest: there are too many.
+    """
+    if len(sentences) > MAX_SENTENCES:
+        raise InvalidRequest(f"text must have at most {MAX_SENTENCES} sentences; it has {len(sentences)}", field="text")
+    return sentences
+
+
+def check_lengths(sources: Sequence[Source], model: Model) -> None:
+    """Checks the sentences of one text before any of them is submitted; a single one is the front's to check.
+
+    Raises:
+        SequenceTooLong: names the first one that has too many pieces.
+    """
+    for number, source in enumerate(sources if len(sources) > 1 else (), 1):
+        num_pieces = len(source.tokens) - 1
+        if num_pieces > model.max_source_tokens:
+            raise SequenceTooLong(
+                f"sentence {number} of the text has {num_pieces} pieces; {model.id} takes {model.max_source_tokens}", field="text"
+            )
+
+
+def decode_options(options: AskedOptions, model: Model) -> DecodeOptions:
+    """Returns validated options but for the prefix, with the model's defaults where the request has none.
+
+    Raises:
+        InvalidRequest: names the first field that is out of range, or that the model cannot honour.
+    """
+    beam_size = _in_range("beam_size", 1 if options.beam_size is None else options.beam_size, (1, model.max_beam_size))
+    sampling = _sampling(options, beam_size)
+    most, what = (beam_size, " (beam_size)") if sampling is None else (model.max_beam_size, "")
+    asked = 1 if options.num_hypotheses is None else options.num_hypotheses
+    limit = model.max_target_tokens
+    max_tokens = _in_range("max_tokens", limit if options.max_tokens is None else options.max_tokens, (1, limit))
+    converted = DecodeOptions(
+        beam_size=beam_size,
+        num_hypotheses=_in_range("num_hypotheses", asked, (1, most), what),
+        length_penalty=_penalty("length_penalty", options.length_penalty, 1.0),
+        coverage_penalty=_coverage_penalty(options, model),
+        max_tokens=max_tokens,
+        min_tokens=_in_range("min_tokens", options.min_tokens, (0, max_tokens), " (max_tokens)"),
+        no_repeat_ngram_size=_in_range("no_repeat_ngram_size", options.no_repeat_ngram_size, (0, limit)),
+        repetition_penalty=_repetition_penalty(options),
+        sampling=sampling,
+        attention=_attention(options, model),
+        omit_score=_omit_score(options, beam_size),
+    )
+    _check_scores(converted, model)
+    return converted
+
+
+def with_prefix(options: DecodeOptions, prefix: Prefix, model: Model) -> DecodeOptions:
+    """Returns the options with a prefix that is not the empty text.
+
+    Raises:
+        InvalidRequest: it has no pieces, has some that the vocabulary lacks, or leaves the model nothing to do.
+    """
+    if not model.gives_scores:
+        raise _needs_scores("prefix", model)
+    if prefix.unknown:
+        shown = ", ".join(repr(each) for each in prefix.unknown[:5])
+        raise _refused("prefix", f"has characters that the vocabulary of {model.id} lacks: {shown}")
+    if not prefix.tokens:
+        raise _refused("prefix", "has nothing but white space for this model; leave it empty for none")
+    if len(prefix.tokens) >= options.max_tokens:
+        raise _refused("prefix", f"must have fewer pieces than max_tokens ({options.max_tokens}); it has {len(prefix.tokens)}")
+    return msgspec.structs.replace(options, prefix=tuple(prefix.tokens))
+
+
+def of_sentence(options: DecodeOptions, index: int) -> DecodeOptions:
+    """Returns the options of one sentence of a text: the prefix is that of the first, and each one draws from a seed of its own."""
+    if index == 0:
+        return options
+    sampling = options.sampling
+    if sampling is not None:
+        sampling = msgspec.structs.replace(sampling, seed=(sampling.seed + index * 0x9E3779B97F4A7C15) % 2**64)
+    return msgspec.structs.replace(options, prefix=(), sampling=sampling)
+
+
+def _sampling(options: AskedOptions, beam_size: int) -> Sampling | None:
+    asked = options.sampling
+    if asked is None:
+        return None
+    if beam_size > 1:
+        raise _refused("sampling", f"needs options.beam_size 1; it is {beam_size}")
+    temperature = 1.0 if asked.temperature is None else asked.temperature
+    if temperature == 0.0:
+        raise _refused("sampling.temperature", "must be above 0; leave sampling out for the most probable piece")
+    _check_factor("sampling.temperature", temperature)
+    top_p = 1.0 if asked.top_p is None else asked.top_p
+    if not 0.0 < top_p <= 1.0:
+        raise _refused("sampling.top_p", f"must be a number above 0 and at most 1; it is {top_p:g}")
+    if asked.seed is None:
+        return Sampling(secrets.randbits(64), temperature, asked.top_k, top_p, is_drawn=True)
+    return Sampling(asked.seed, temperature, asked.top_k, top_p)
+
+
+def _omit_score(options: AskedOptions, beam_size: int) -> bool:
+    if options.omit_score and (beam_size > 1 or options.sampling is not None):
+        raise _refused("omit_score", "needs options.beam_size 1 and no options.sampling")
+    return options.omit_score
+
+
+def _penalty(name: str, asked: float | None, default: float) -> float:
+    value = default if asked is None else asked
+    if not 0.0 <= value <= MAX_PENALTY:  # true for NaN too
+        raise _refused(name, f"must be a number from 0 to {MAX_PENALTY:g}; it is {value:g}")
+    return value
+
+
+def _coverage_penalty(options: AskedOptions, model: Model) -> float:
+    value = _penalty("coverage_penalty", options.coverage_penalty, 0.0)
+    if value and not model.gives_attention:
+        raise _refused(
+            "coverage_penalty", f"needs attention, which {model.id} does not give (variant {model.variant}); leave it out"
+        )
+    return value
+
+
+def _repetition_penalty(options: AskedOptions) -> float:
+    value = 1.0 if options.repetition_penalty is None else options.repetition_penalty
+    _check_factor("repetition_penalty", value)
+    return value
+
+
+def _check_factor(name: str, value: float) -> None:
+    # The least value is a little below itself in the 32 bits of the wire. True for NaN too.
+    if not MIN_FACTOR * (1.0 - 2.0**-20) <= value <= MAX_FACTOR:
+        raise _refused(name, f"must be a number from {MIN_FACTOR:g} to {MAX_FACTOR:g}; it is {value:g}")
+
+
+def _attention(options: AskedOptions, model: Model) -> AttentionDetail:
+    detail = options.attention
+    if not isinstance(detail, AttentionDetail):
+        raise _refused("return_attention", f"has the unknown value {detail}")
+    if detail is not AttentionDetail.NONE and not model.gives_attention:
+        raise _refused("return_attention", f"asks for attention, which {model.id} does not give (variant {model.variant})")
+    return detail
+
+
+def _check_scores(options: DecodeOptions, model: Model) -> None:
+    neutral = DecodeOptions()
+    for name in _NEED_SCORES:
+        if getattr(options, name) != getattr(neutral, name) and not model.gives_scores:
+            raise _needs_scores(name, model)
+
+
+def _needs_scores(name: str, model: Model) -> InvalidRequest:
+    return _refused(name, f"needs the scores of all pieces, which {model.id} does not give (variant {model.variant}); leave it out")
+
+
+def _in_range(name: str, value: int, bounds: tuple[int, int], what: str = "") -> int:
+    lower, upper = bounds
+    if not lower <= value <= upper:
+        raise _refused(name, f"must be from {lower} to {upper}{what}; it is {value}")
+    return value
+
+
+def _refused(name: str, text: str) -> InvalidRequest:
+    field = f"options.{name}"
+    return InvalidRequest(f"{field} {text}", field=field)

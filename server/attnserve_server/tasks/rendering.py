@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From an engine's hypotheses to text with its pieces, whole or as it comes. Runs on the event loop, so it is kept fast."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attnserve_server.request import DecodeOptions, Hypothesis, SequenceDone, SequencePayload, TokensProduced
+from attnserve_server.tasks import joining
+from attnserve_server.tasks.answers import Normalization, TextDelta, TextHypothesis
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.joining import Part
+from attnserve_server.tasks.text import Span
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrepared:
+    """A request for text that is ready for the engine.
+
+    It has one part for each sentence where the text was split; all have these options, but for the prefix and the seed.
+    """
+
+    model: Model
+    parts: Sequence[Part]
+    options: DecodeOptions
+    payloads: Sequence[SequencePayload] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoText:
+    """In a part's place of a source text, where the source is none."""
+
+    tokens: list[int] = field(default_factory=list)
+    pieces: list[Span] = field(default_factory=list)
+
+
+def hypotheses_of(prepared: TextPrepared, answers: Sequence[SequenceDone]) -> list[TextHypothesis]:
+    """The hypotheses of the whole, best first.
+
+    Raises:
+        InvalidRequest: the attention of the parts joined is too large.
+    """
+    num_ranks = max(len(each.outcome.hypotheses) for each in answers)
+    chosen = [joining.ranked(answers, rank) for rank in range(num_ranks)]
+    num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
+    joining.check_attention(prepared.parts, prepared.options, prepared.model, num_target)
+    return [_hypothesis(hypotheses, prepared) for hypotheses in chosen]
+
+
+def source_pieces(parts: Sequence[Part]) -> Sequence[Span]:
+    """All parts' source pieces, as they stand in the whole text."""
+    if len(parts) == 1:
+        return shifted(parts[0].source.pieces, parts[0].begin, 0)
+    return [piece for part in parts for piece in shifted(part.source.pieces, part.begin, 0)]
+
+
+def shifted(spans: Sequence[Span], begin: int, first_source: int) -> Sequence[Span]:
+    """A part's pieces in the whole; the part begins at this character, its source at this source piece."""
+    if not begin and not first_source:
+        return spans
+    return [
+        Span(
+            span.text,
+            begin + span.begin,
+            begin + span.end,
+            None if span.copied_from is None else first_source + span.copied_from,
+        )
+        for span in spans
+    ]
+
+
+def _hypothesis(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> TextHypothesis:
+    """One hypothesis, given as one for each part."""
+    if len(hypotheses) == 1:
+        (part,), (hypothesis,) = prepared.parts, hypotheses
+        rendered, spans = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+        text, pieces = part.gap + rendered, shifted(spans, len(part.gap), 0)
+    else:
+        text, pieces = _joined(hypotheses, prepared)
+    return TextHypothesis(
+        text,
+        pieces,
+        joining.joined_score(hypotheses, prepared.options.length_penalty),
+        Normalization.of(prepared.options),
+        joining.joined_reason(hypotheses),
+        joining.joined_attention(hypotheses, prepared.parts),
+    )
+
+
+def _joined(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> tuple[str, list[Span]]:
+    text, pieces, first_source = "", list[Span](), 0
+    for part, hypothesis in zip(prepared.parts, hypotheses, strict=True):
+        rendered, spans = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+        text += part.gap
+        pieces += shifted(spans, len(text), first_source)
+        text += rendered
+        first_source += len(part.source.pieces)
+    return text, pieces
+
+
+class Deltas:
+    """The next parts of a streamed text, from what the renderers of one part of it after the other give."""
+
+    def __init__(self) -> None:
+        self._num_chars = self._begin = self._first_source = 0
+        self._gap, self._source_size = "", 0
+
+    def begin(self, part: Part) -> None:
+        """What follows is of this part: it stands after all that was sent, and after the characters before the part."""
+        self._gap += part.gap
+        self._begin = self._num_chars + len(self._gap)
+        self._first_source += self._source_size
+        self._source_size = len(part.source.pieces)
+
+    def delta(self, text: str, pieces: Sequence[Span]) -> TextDelta:
+        """What is to be sent for what the current part's renderer gave."""
+        text, self._gap = self._gap + text, ""
+        self._num_chars += len(text)
+        return TextDelta(text, shifted(pieces, self._begin, self._first_source))
+
+
+class TextStream:
+    """A :class:`~attnserve_server.tasks.interface.Stream` of text."""
+
+    def __init__(self, prepared: TextPrepared) -> None:
+        self._prepared, self._deltas = prepared, Deltas()
+        self._renderer: Any = None
+
+    def begin(self, index: int) -> None:
+        """See :class:`Stream`."""
+        part = self._prepared.parts[index]
+        self._deltas.begin(part)
+        self._renderer = self._prepared.model.task.stream(part.source.pieces)
+
+    def push(self, part: TokensProduced) -> TextDelta | None:
+        """See :class:`Stream`."""
+        return self._sent(*self._renderer.push(part.tokens, part.copied_from))
+
+    def finish(self, done: SequenceDone) -> TextDelta | None:
+        """See :class:`Stream`."""
+        best = done.outcome.hypotheses[0]
+        return self._sent(*self._renderer.finish(best.tokens, best.copied_from))
+
+    def _sent(self, text: str, pieces: Sequence[Span]) -> TextDelta | None:
+        return self._deltas.delta(text, pieces) if text or pieces else None

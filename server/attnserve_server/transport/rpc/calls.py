@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one wrapper between grpc.aio and the servicers' methods, unary and server-streaming.
+
+A servicer's method takes a parsed request and a :class:`Call` and returns (or yields) messages or raises a
+:class:`ServiceError`. Everything that is the same for all methods is here: parsing, request id, deadline, status with details,
+cancellation. ``server.py`` is the only user; the servicers see :class:`Call` and nothing of grpc.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import re
+import uuid
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any, cast
+
+import grpc
+from google.protobuf import message, message_factory
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+
+from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
+from attnserve_server.dataplane.call import Call
+from attnserve_server.errors import Cancelled, DeadlineExceeded, ServiceError
+from attnserve_server.metrics import logs
+from attnserve_server.transport.rpc.parse import parse_request
+from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
+
+REQUEST_ID_KEY = "x-request-id"
+"""Metadata: the client may send its own id, the trailers always carry the one that was used."""
+
+CLIENT_ID_KEY = "x-client-id"
+"""Metadata: what a client calls itself, so that all its connections count as one client."""
+
+logger = logging.getLogger(__name__)
+
+_SANE_ID = re.compile(r"[!-~]{1,128}")
+_INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
+
+
+UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
+StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None]]
+
+
+class _ClientGone(Exception):
+    """A message could not be written: the client is gone."""
+
+
+def service_handler(
+    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+) -> grpc.GenericRpcHandler:
+    """Returns the handler of a whole service.
+
+    Args:
+        service: its descriptor; only unary and server-streaming methods are known.
+        servicer: has a method for each RPC, in snake case ("TranslateStream": ``translate_stream``); what it lacks is
+            answered with UNIMPLEMENTED.
+        recorder: counts the answers; None for a service whose calls are neither counted nor logged, as probes.
+        is_stopping: whether a cancelled RPC is the server's doing.
+    """
+    handlers = {}
+    for method in service.methods:
+        function = getattr(servicer, _snake_case(method.name), None)
+        if function is not None:
+            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping))
+    return grpc.method_handlers_generic_handler(service.full_name, handlers)
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+def _handler(method: MethodDescriptor, wrapped: _Method) -> grpc.RpcMethodHandler[bytes, bytes]:
+    # No (de)serializer is given, so grpc hands over bytes: a request that cannot be parsed gets our status, not grpc's.
+    make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+    return make(wrapped.run_stream if method.server_streaming else wrapped.run_unary)
+
+
+class _Method:
+    """One RPC method: everything around the servicer's own function."""
+
+    def __init__(
+        self,
+        method: MethodDescriptor,
+        function: Callable[..., Any],
+        recorder: RequestRecorder | None,
+        is_stopping: Callable[[], bool],
+    ) -> None:
+        self._name = method.name
+        self._message_class = message_factory.GetMessageClass(method.input_type)
+        self._function = function
+        self._accounts = Accounts(method.name, recorder, is_stopping)
+
+    async def run_unary(self, data: bytes, context: Any) -> bytes:
+        """Answers a unary RPC."""
+
+        async def answer(call: Call) -> bytes:
+            response = await cast(UnaryMethod, self._function)(parse_request(self._message_class, data), call)
+            return response.SerializeToString()
+
+        return cast(bytes, await self._run(context, answer))
+
+    async def run_stream(self, data: bytes, context: Any) -> None:
+        """Answers a server-streaming RPC."""
+
+        async def answer(call: Call) -> None:
+            request = parse_request(self._message_class, data)
+            async with contextlib.aclosing(cast(StreamMethod, self._function)(request, call)) as responses:
+                async for response in responses:
+                    await _write(context, response.SerializeToString())
+
+        await self._run(context, answer)
+
+    async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
+        call = _begin(context)
+        error: ServiceError
+        try:
+            if call.is_past_deadline():
+                raise DeadlineExceeded("the deadline had passed when the request arrived")
+            response = await answer(call)
+            self._accounts.answered(call)
+            return response
+        except _ClientGone:
+            self._accounts.abandoned(call)
+            raise asyncio.CancelledError from None  # the one way to end an RPC of which grpc knows that it is over
+        except asyncio.CancelledError:
+            if _is_cancelled():  # by grpc: the client left, the deadline passed, or the server stops
+                self._accounts.abandoned(call)
+                raise
+            error = Cancelled("the request was cancelled on the server")
+        except ServiceError as raised:
+            error = raised
+        except Exception:
+            logger.exception("%s failed", self._name)
+            error = ServiceError(_INTERNAL_TEXT)
+        self._accounts.failed(call, error, status_of(error).name)
+        trailers = ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, rich_status(error).SerializeToString()))
+        await context.abort(status_of(error), message_of(error), trailers)
+        raise AssertionError("abort always raises")
+
+
+async def _write(context: Any, data: bytes) -> None:
+    try:
+        await context.write(data)
+    except Exception as failure:  # of grpc's internal types; all mean that the stream is over
+        raise _ClientGone from failure
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _begin(context: Any) -> Call:
+    """Makes the call: its id (bound to this task's logs and sent back), its client and its deadline."""
+    remaining_s, metadata = context.time_remaining(), context.invocation_metadata() or ()
+    request_id = _sane(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
+    call = Call(request_id, _sane(metadata, CLIENT_ID_KEY) or context.peer())
+    call.deadline = None if remaining_s is None else call.received_at + remaining_s
+    logs.request_id.set(call.request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
+    return call
+
+
+def _sane(metadata: Any, wanted: str) -> str | None:
+    """Returns the first sane value of a key: 1 to 128 visible ASCII characters."""
+    for key, value in metadata:
+        if key == wanted and isinstance(value, str) and _SANE_ID.fullmatch(value):
+            return value
+    return None

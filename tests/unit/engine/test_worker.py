@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's loop with a made-up channel: what it is told, what it says, and that no model stops another."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+
+from attnserve_server.collector import quiet_collector
+from attnserve_server.config import EngineConfig
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.link.messages import (
+    ENCODER,
+    Broken,
+    Cancel,
+    Configure,
+    Hello,
+    Load,
+    Progress,
+    Ready,
+    Stop,
+    Unload,
+    from_worker,
+)
+from attnserve_server.engine.worker.worker import Worker
+from attnserve_server.errors import StartupError
+from attnserve_server.kinds import ITERATIVE
+from attnserve_server.request import Done, ModelKey, Terms, Work
+from tests.foreign.letters import KIND, Counted, Letters, write_bundle
+
+
+class Channel:
+    """Says one group of messages after the other; keeps what is said to it."""
+
+    def __init__(self, *groups: Sequence[Any]) -> None:
+        self.groups = [list(group) for group in groups]
+        self.decoder = from_worker((ITERATIVE, KIND))
+        self.said: list[Any] = []
+        self.is_closed = False
+
+    def receive(self, *, wait: bool) -> list[bytes]:
+        if not self.groups:
+            return []
+        return [ENCODER.encode(message) for message in self.groups.pop(0)]
+
+    def send(self, data: bytes) -> None:
+        self.said.append(self.decoder.decode(data))
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def said(*groups: Sequence[Any]) -> list[Any]:
+    """What a worker says to some groups of messages, with time for ten steps after each."""
+    channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)))
+    Worker(channel, "cpu").run()
+    assert channel.is_closed
+    return channel.said
+
+
+def load(folder: Path, kind: str = KIND.path) -> Load:
+    return Load(ModelKey(folder.parent.name, folder.name), kind, str(folder), "cpu", "plain")
+
+
+def work(number: int, text: str, num_steps: int = 1) -> Work[Letters]:
+    return Work(number, ModelKey("letters", "1"), Terms(), 1, 1.0, Letters(text, num_steps))
+
+
+CONFIGURE = Configure(EngineConfig(slots=4))
+
+
+@pytest.fixture(autouse=True)
+def _unfrozen() -> Any:
+    yield
+    gc.unfreeze()
+
+
+def test_says_hello_with_its_device_and_leaves_when_it_is_told() -> None:
+    assert said([Stop()]) == [Hello("cpu", onnxruntime.__version__)]
+
+
+def test_kind_is_learnt_from_its_path_and_used_at_once(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path)
+    hello, ready, progress = said([CONFIGURE, load(folder)], [work(1, "abba")], [Stop()])
+    assert (type(hello), type(ready), type(progress)) == (Hello, Ready, Progress)
+    (done,) = progress.events
+    assert isinstance(done, Done)
+    assert done.outcome == Counted({"a": 2, "b": 2})
+    assert (progress.stats.model, progress.stats.num_slots) == ("letters", 4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "problem"),
+    [
+        ("tests.foreign.letters:NOTHING", "ImportError"),
+        ("tests.nowhere:KIND", "ModuleNotFoundError"),
+        (ITERATIVE.path, "(empty name) is named but not listed"),
+    ],
+)
+def test_model_that_cannot_be_loaded_stops_no_other(tmp_path: Path, kind: str, problem: str) -> None:
+    sound, broken = write_bundle(tmp_path), write_bundle(tmp_path, "broken")
+    _, first, second, progress = said([CONFIGURE, load(broken, kind), load(sound)], [work(1, "c")], [Stop()])
+    assert isinstance(first, Broken)
+    assert first.model == ModelKey("broken", "1")
+    assert any(problem in each for each in first.problems)
+    assert isinstance(second, Ready)
+    assert progress.events[0].outcome == Counted({"c": 1})
+
+
+def test_all_that_is_wrong_is_said(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, architecture="sundial")
+    (folder / "notes.txt").write_text("mine")
+    _, broken = said([CONFIGURE, load(folder)], [Stop()])
+    assert sorted(broken.problems) == ["architecture 'sundial' counts no letters", "notes.txt is not listed"]
+
+
+def test_unloaded_model_is_gone_and_words_about_it_are_nothing(tmp_path: Path) -> None:
+    key = ModelKey("letters", "1")
+    messages = said([CONFIGURE, load(write_bundle(tmp_path))], [Unload(key)], [Unload(key), Cancel(key, 7, "client"), Stop()])
+    assert [type(message) for message in messages] == [Hello, Ready]
+
+
+def test_others_are_stepped_while_a_model_is_loaded(tmp_path: Path) -> None:
+    first, second = write_bundle(tmp_path), write_bundle(tmp_path, "second", alphabet="abcdefghij" * 10)
+    third = write_bundle(tmp_path, "third")
+    messages = said([CONFIGURE, load(first)], [load(second), load(third), work(1, "abc", 3)], *[()] * 20, [Stop()])
+    order = [type(message).__name__ for message in messages]
+    assert order.index("Progress") < len(order) - 2, "an answer before the others are loaded"
+    ready = [message.model.id for message in messages if isinstance(message, Ready)]
+    assert ready == ["letters", "second", "third"], "one after the other"
+    done = [event for message in messages if isinstance(message, Progress) for event in message.events]
+    assert [event.outcome for event in done] == [Counted({"a": 1, "b": 1, "c": 1})]
+
+
+class Cycle:
+    """Garbage that only a collection finds."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_was_frozen_and_unloaded_is_collected() -> None:
+    cycle = Cycle()
+    gone = weakref.ref(cycle)
+    quiet_collector()
+    del cycle
+    gc.collect()
+    assert gone() is not None, "it was frozen: nothing is shown otherwise"
+    quiet_collector()
+    assert gone() is None
+
+
+async def test_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    pool = WorkerPool(1)
+    with pytest.raises(StartupError, match="the workers die before they are ready"):
+        await pool.open()
+    await pool.stop()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points, metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from attnserve_client.cli import app as cli_app
 from attnserve_client.cli import main, output, plugins
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
+from attnserve_client.types import CaptionDelta
 from tests.unit.client.fakes import OVERLOADED, Failure, FakeServer
 
 TOO_LONG = Failure(grpc.StatusCode.INVALID_ARGUMENT, "too many\npieces", "SEQUENCE_TOO_LONG", "text")
@@ -135,6 +137,13 @@ def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["translate", "a dog", "--stream", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [next(iter(event)) for event in events] == ["delta", "delta", "result"]
+
+
+@pytest.mark.parametrize("num_deltas", [0, 1])
+def test_stream_prints_its_text_once(num_deltas: int, capsys: pytest.CaptureFixture[str]) -> None:
+    whole: Any = SimpleNamespace(text="a dog")
+    output.print_stream([CaptionDelta("a dog", ())] * num_deltas + [whole], as_json=False)
+    assert capsys.readouterr().out == "a dog\n"
 
 
 def test_attention_is_drawn_and_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

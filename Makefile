@@ -20,6 +20,7 @@ DEV := $(VENV)/.stamp-dev
 PROTOS := $(patsubst protos/%,%,$(wildcard protos/attnserve/*/*.proto))
 SERVICES := $(patsubst protos/%,%,$(shell grep -l '^service ' protos/attnserve/*/*.proto))
 STUBS := .make/stubs
+MAKE_SYNC := clients/python/make_sync.py
 BUF := @bufbuild/buf@1.75.0
 
 .PHONY: help
@@ -107,7 +108,7 @@ gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports protos-check ## Check format, lint, types, import rules and protos
+check: lint types imports protos-check client-check ## Check format, lint, types, import rules, and what is generated
 
 .PHONY: lint
 lint: $(DEV) ## Check the format, and lint
@@ -132,6 +133,10 @@ protos-check: $(DEV) ## Lint the protos, and check that the stubs are theirs
 	@diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ $(STUBS)/attnserve protos/attnserve \
 		|| { echo "the stubs are not those of the protos: run make protos" >&2; exit 1; }
 
+.PHONY: client-check
+client-check: $(DEV) ## Check that the blocking client is that of the client for asyncio
+	@$(PY) $(MAKE_SYNC) --check
+
 # --- Making -----------------------------------------------------------------------------------------------------------
 
 .PHONY: format
@@ -149,6 +154,10 @@ $(STUBS):
 	@rm -rf $@ && mkdir -p $@
 	@$(PY) -m grpc_tools.protoc -I protos --python_out=$@ --pyi_out=$@ $(PROTOS)
 	@$(PY) -m grpc_tools.protoc -I protos --grpc_python_out=$@ $(SERVICES)
+
+.PHONY: client
+client: $(DEV) ## Generate the blocking client from the client for asyncio
+	@$(PY) $(MAKE_SYNC)
 
 .PHONY: clean
 clean: ## Remove what was built and cached, but not .venv

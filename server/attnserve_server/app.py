@@ -79,7 +79,7 @@ class App:
             self.grpc_port,
             self.http_port,
             self.pool.num_workers,
-            device,
+            hello.device,
         )
 
     async def drain_and_stop(self) -> None:

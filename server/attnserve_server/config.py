@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's configuration: flags over environment over file over defaults, read once at start into frozen sections.
 
-``cli.py`` calls :func:`load_config`; ``app.py`` hands every ring its own section. The names of a key follow from these classes:
-``engine.slots`` is ``slots`` under ``[engine]`` in the TOML file and ``ATTNSERVE_ENGINE_SLOTS`` in the environment.
+``cli.py`` calls :func:`load_config`; ``app.py`` hands every ring its own section. A setting is a field of these classes and
+nothing else: ``engine.slots`` is ``slots`` under ``[engine]`` in the TOML file, ``ATTNSERVE_ENGINE_SLOTS`` in the environment, and
+``--slots`` with its help text by its :class:`Flag`.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -24,6 +26,22 @@ FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
 DEFAULTS_FILE = "defaults.toml"
 """Of a model repository."""
 
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """Gives a setting a flag of `attnserve serve`.
+
+    Attributes:
+        help: what the setting is, without a period; empty for its values, where it is one of several.
+        name: with underscores; empty for the field's name. Settings with the same name are set by one flag.
+        default: what is shown as the default; empty for the field's own.
+    """
+
+    help: str = ""
+    name: str = ""
+    default: str = ""
+
+
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
 CountOrAuto = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
@@ -33,10 +51,10 @@ Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The gRPC server; port 0 picks a free one."""
+    """The gRPC server."""
 
-    host: Name = "127.0.0.1"
-    port: Port = 8001
+    host: Annotated[Name, Flag("Address to bind, both ports")] = "127.0.0.1"
+    port: Annotated[Port, Flag("gRPC port, 0 for a free one", "grpc_port")] = 8001
     max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 12 * 1024 * 1024
     """Larger requests are refused; an image file must fit in."""
     max_concurrent_streams: Count = 4096
@@ -52,40 +70,45 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The HTTP server of /metrics and /healthz; port 0 picks a free one."""
+    """The HTTP server of /metrics and /healthz."""
 
-    host: Name = "127.0.0.1"
-    port: Port = 8002
+    host: Annotated[Name, Flag()] = "127.0.0.1"
+    port: Annotated[Port, Flag("Port of /metrics and /healthz, 0 for a free one", "http_port")] = 8002
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Workers, slots and queue."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    variant: Name = "auto"
-    """Name of a bundle's variant; "auto" takes the first one for the device."""
-    workers: CountOrAuto = 0
-    """Worker processes; 0 for as many as the device allows."""
-    slots: Count = 32
-    """Rows of a worker's batch for one model."""
-    queue_limit: Count = 512
-    """Requests of one model that may wait; what comes above is refused. One client may fill four fifths of it."""
-    ageing_seconds: PositiveSeconds = 1.0
-    """After this long, a request that is the next of its client moves up a level of priority."""
-    max_beam_size: Count = 8
-    max_source_tokens: CountOrAuto = 0
-    """Longest source that is taken; 0 for the model's own limit."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], Flag()] = "auto"
+    variant: Annotated[Name, Flag("Variant of the bundles, by name")] = "auto"
+    """The name "auto" takes the first one for the device."""
+    workers: Annotated[CountOrAuto, Flag("Worker processes; 0 for one a core (GPU: one)")] = 0
+    slots: Annotated[Count, Flag("Rows that decode at once in a worker")] = 32
+    """Of one model."""
+    queue_limit: Annotated[Count, Flag("Requests that may wait, per model")] = 512
+    """What comes above is refused. One client may fill four fifths of it."""
+    ageing_seconds: Annotated[PositiveSeconds, Flag("A request's wait for one more level of priority")] = 1.0
+    """It is counted while the request is the next of its client."""
+    max_beam_size: Annotated[Count, Flag("Largest beam that is accepted")] = 8
+    max_source_tokens: Annotated[CountOrAuto, Flag("Longest source in pieces", default="the model's limit")] = 0
+    """0 for the model's limit."""
     admit_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.004
     """How long a request waits for company, while others decode, before it is encoded."""
-    stream_interval_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.02
-    """Pieces of a stream that come within this time go in one message; 0 for each by itself. The first one never waits."""
+    stream_interval_seconds: Annotated[
+        float,
+        msgspec.Meta(ge=0, le=1),
+        Flag("Pieces of a stream that come within this time go together; 0 for each by itself"),
+    ] = 0.02
+    """The first piece never waits."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The cache of answers, which also lets equal requests share the work that is under way."""
 
-    max_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**40)] = 0
-    """Memory for answers, those of all models; 0 for no cache."""
+    max_bytes: Annotated[
+        int, msgspec.Meta(ge=0, le=2**40), Flag("Memory for answers to repeated requests; 0 for none", "cache_bytes")
+    ] = 0
+    """For the answers of all models together."""
 
 
 class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -101,23 +124,51 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Everything that can be configured."""
 
-    models: str = ""
-    """Folder of the model repository; empty for the one that comes with attnserve."""
+    models: Annotated[str, Flag("Model repository: <model id>/<version>/manifest.json")] = ""
+    """Empty for the one that comes with attnserve."""
     max_text_chars: Count = 10_000
     """Longer texts are refused before they are tokenized."""
     max_image_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 10_000_000
     """Larger image files are refused before they are opened."""
     max_image_pixels: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 40_000_000
     """Images of more pixels are refused before they are decoded."""
-    drain_seconds: Seconds = 30.0
-    """How long a stopping server works on for what it has admitted."""
-    log_format: Literal["text", "json"] = "text"
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    drain_seconds: Annotated[Seconds, Flag("How long a stop waits for what was admitted")] = 30.0
+    log_format: Annotated[Literal["text", "json"], Flag()] = "text"
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Flag()] = "info"
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
+
+
+class Setting(NamedTuple):
+    """One setting: its key with its section, its type, its default, and its flag if it has one."""
+
+    key: str
+    type: Any
+    default: Any
+    flag: Flag | None
+
+
+def settings(struct: type[msgspec.Struct] = ServerConfig, prefix: str = "") -> Iterator[Setting]:
+    """Yields all settings, in the order of the file."""
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            yield from settings(field.type, f"{prefix}{field.name}.")
+        else:
+            flag = next((each for each in get_args(field.type) if isinstance(each, Flag)), None)
+            named = flag and replace(flag, name=flag.name or field.name)
+            yield Setting(prefix + field.name, field.type, field.default, named)
+
+
+def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of flags, by name, nested as the sections are."""
+    nested: dict[str, Any] = {}
+    for key, _, _, flag in settings():
+        if flag is not None and flag.name in given:
+            _merge(nested, _nested(key, given[flag.name]))
+    return nested
 
 
 def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> ServerConfig:
@@ -168,15 +219,7 @@ def to_toml(config: ServerConfig) -> str:
 
 def variables() -> dict[str, str]:
     """Returns every environment variable that is known, with its key."""
-    return {PREFIX + key.upper().replace(".", "_"): key for key in _keys(ServerConfig)}
-
-
-def _keys(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[str]:
-    for field in msgspec.structs.fields(struct):
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from _keys(field.type, f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name
+    return {PREFIX + key.upper().replace(".", "_"): key for key, *_ in settings()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -1,42 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client for asyncio: the surface of ``client.py``, where each method's contract stands."""
+"""The client: methods for each task."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncGenerator, Callable, Iterable
-from types import TracebackType
-from typing import Literal, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncGenerator, Iterable
+from typing import Literal, Unpack, overload
 
-import grpc
-import grpc.aio
-from google.protobuf.wrappers_pb2 import StringValue
-
-from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
-from attnserve_client import convert, health, methods
-from attnserve_client.aio_calls import AioCalls
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
+from attnserve.v1 import caption_pb2, translation_pb2
+from attnserve_client import convert, methods
+from attnserve_client.aio_connection import AioConnection, events, values
+from attnserve_client.aio_many import many
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
-from attnserve_client.methods import Method, RequestT, ResponseT
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
-from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
-from attnserve_client.types import Caption, CaptionDelta, Model, ModelDetails, Translation, TranslationDelta
-
-EventT = TypeVar("EventT")
+from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
 
 
-class AsyncClient:
-    """A client of an attnserve server for one event loop, within which it must be made; see ``Client``.
+class AsyncClient(AioConnection):
+    """A client of an attnserve server.
+
+    The blocking client may be shared between threads. The client for asyncio belongs to one event loop, within which it must be
+    made; cancelling a task that awaits a call cancels the call.
 
     Example:
         >>> async with AsyncClient("127.0.0.1:8001") as client:
-        ...     print((await client.translate("A dog runs across the grass.", beam_size=5)).text)
+        ...     answer = await client.translate("A dog runs across the grass.", beam_size=5)
+        ...     print(answer.text)
 
-    Cancelling a task that awaits a call cancels the call. Iterators that are left early should be closed with ``aclose()``
-    (``contextlib.aclosing``), which cancels what is under way.
+    All calls raise an ``AttnserveError`` where they end without an answer. Their ``timeout`` is in seconds and covers all attempts:
+    None for the client's own, ``math.inf`` for none. Iterators that are left early should be closed (``contextlib.aclosing``),
+    which cancels what is under way.
 
     Args:
         address: the server's ``host:port``.
@@ -50,34 +43,6 @@ class AsyncClient:
         ValueError: ``client_id`` is not sane.
     """
 
-    def __init__(
-        self,
-        address: str = DEFAULT_ADDRESS,
-        credentials: grpc.ChannelCredentials | None = None,
-        *,
-        timeout: float = DEFAULT_TIMEOUT_S,
-        retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
-        client_id: str = "",
-    ) -> None:
-        self.address, metadata = address, metadata_of(client_id)
-        if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
-
-    async def close(self) -> None:
-        """Cancels what is under way and closes the connection."""
-        await self._channel.close()
-
-    async def __aenter__(self) -> Self:
-        """Returns the client, which is closed at the block's end."""
-        return self
-
-    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Closes the client."""
-        await self.close()
-
     async def translate(
         self,
         text: str,
@@ -88,7 +53,16 @@ class AsyncClient:
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Translation:
-        """Translates one text; see ``Client.translate``."""
+        """Translates one text.
+
+        Args:
+            text: not empty.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts together.
+            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
+        """
         wanted = asked(options, keywords)
         request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, wanted)
         return convert.translation_from_proto(await self._calls.unary(methods.TRANSLATE, request, timeout))
@@ -102,11 +76,15 @@ class AsyncClient:
         options: DecodeOptions | None = None,
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
-    ) -> AsyncGenerator[TranslationDelta | Translation, None]:
-        """Translates one text, and returns an iterator over its parts, then the whole; see ``Client.translate_stream``."""
+    ) -> AsyncGenerator[TranslationDelta | Translation]:
+        """Translates one text, and returns an iterator over its parts as they come, then the whole; see ``translate``.
+
+        Of several hypotheses, what all that may still win agree on comes as it becomes certain. The call starts with the first
+        ``anext()``; closing the iterator cancels it.
+        """
         wanted = asked(options, keywords)
         request = convert.translate_request(translation_pb2.TranslateStreamRequest, text, model, version, wanted)
-        return self._events(methods.TRANSLATE_STREAM, request, convert.event_from_proto, timeout)
+        return events(self._calls.stream(methods.TRANSLATE_STREAM, request, timeout), convert.event_from_proto)
 
     @overload
     def translate_many(
@@ -120,7 +98,7 @@ class AsyncClient:
         options: DecodeOptions | None = None,
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
-    ) -> AsyncGenerator[Translation, None]: ...
+    ) -> AsyncGenerator[Translation]: ...
 
     @overload
     def translate_many(
@@ -134,7 +112,7 @@ class AsyncClient:
         options: DecodeOptions | None = None,
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
-    ) -> AsyncGenerator[Translation | AttnserveError, None]: ...
+    ) -> AsyncGenerator[Translation | AttnserveError]: ...
 
     def translate_many(  # noqa: PLR0913
         self,
@@ -147,12 +125,27 @@ class AsyncClient:
         options: DecodeOptions | None = None,
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
-    ) -> AsyncGenerator[Translation | AttnserveError, None]:
-        """Translates many texts at once, and returns an iterator in their order; see ``Client.translate_many``."""
+    ) -> AsyncGenerator[Translation | AttnserveError]:
+        """Translates many texts at once over the one connection, and returns an iterator in their order; see ``translate``.
+
+        Texts are drawn from ``texts`` as room comes free, so that it may be endless; ``timeout`` holds for each from then on.
+        Closing the iterator cancels what is under way.
+
+        Args:
+            texts: none of them empty.
+            on_error: ``"raise"`` ends with the first error in order; ``"return"`` yields errors in their texts' places.
+            max_in_flight: calls under way at once, at least 1.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts of one text.
+            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
+        """
         wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
         requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
-        return self._outcomes(requests, raising, timeout, max_in_flight)
+        outcomes = many(self._calls, methods.TRANSLATE, requests, timeout, max_in_flight)
+        return values(outcomes, convert.translation_from_proto, raising)
 
     async def caption(
         self,
@@ -164,7 +157,19 @@ class AsyncClient:
         timeout: float | None = None,
         **keywords: Unpack[CaptionKeywords],
     ) -> Caption:
-        """Describes one image; see ``Client.caption``."""
+        """Describes one image.
+
+        Args:
+            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts together.
+            keywords: single options, over those of ``options``, and ``priority``.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         request = convert.caption_request(caption_pb2.CaptionRequest, image, model, version, asked(options, keywords))
         return convert.caption_from_proto(await self._calls.unary(methods.CAPTION, request, timeout))
 
@@ -178,9 +183,12 @@ class AsyncClient:
         timeout: float | None = None,
         **keywords: Unpack[CaptionKeywords],
     ) -> AsyncGenerator[CaptionDelta | Caption]:
-        """Describes one image, and returns an iterator over the caption's parts, then the whole; see ``Client.caption_stream``."""
+        """Describes one image, and returns an iterator over the caption's parts as they come, then the whole; see ``caption``.
+
+        The call starts with the first ``anext()``; closing the iterator cancels it.
+        """
         request = convert.caption_request(caption_pb2.CaptionStreamRequest, image, model, version, asked(options, keywords))
-        return self._events(methods.CAPTION_STREAM, request, convert.caption_event_from_proto, timeout)
+        return events(self._calls.stream(methods.CAPTION_STREAM, request, timeout), convert.caption_event_from_proto)
 
     def caption_many(
         self,
@@ -193,66 +201,24 @@ class AsyncClient:
         timeout: float | None = None,
         **keywords: Unpack[CaptionKeywords],
     ) -> AsyncGenerator[Caption | AttnserveError]:
-        """Describes many images at once; returns an iterator over their captions or errors; see ``Client.caption_many``."""
-        wanted, kind = asked(options, keywords), caption_pb2.CaptionRequest
-        requests = (convert.caption_request(kind, image, model, version, wanted) for image in images)
-        return self._caption_outcomes(requests, timeout, max_in_flight)
+        """Describes many images at once over the one connection; returns an iterator over their captions or errors, in their order.
 
-    async def list_models(self, *, timeout: float | None = None) -> list[Model]:
-        """Returns all models and versions that the server has, sorted by id, then by version."""
-        request = model_pb2.ListModelsRequest()
-        return convert.models_from_proto(await self._calls.unary(methods.LIST_MODELS, request, timeout))
+        Files are read as room comes free, so that there may be any number; ``timeout`` holds for each from then on. Closing the
+        iterator cancels what is under way.
 
-    async def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
-        """Returns one model with its manifest; the newest version unless one is named."""
-        request = model_pb2.GetModelRequest(model=model, version=version)
-        return convert.details_from_proto(await self._calls.unary(methods.GET_MODEL, request, timeout))
-
-    async def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:
-        """Tells whether the server, or one service or model of it, says that it serves; False where nobody answers."""
-        try:
-            answer = await self._calls.unary(methods.HEALTH_CHECK, StringValue(value=service), timeout, NO_RETRIES)
-        except AttnserveError as error:
-            if health.means_down(error):
-                return False
-            raise
-        return answer.value == methods.HEALTH_SERVING
-
-    async def wait_ready(self, timeout: float = DEFAULT_TIMEOUT_S, service: str = "") -> None:
-        """Waits until ``is_healthy`` is true.
+        Args:
+            images: as for ``caption``.
+            max_in_flight: calls under way at once, at least 1.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            options: how to decode.
+            timeout: seconds for all attempts of one image.
+            keywords: single options, over those of ``options``, and ``priority``.
 
         Raises:
-            DeadlineExceeded: it was not within ``timeout`` seconds.
+            OSError: while iterating: a file cannot be read.
         """
-        deadline = time.monotonic() + timeout
-        while not await self.is_healthy(service, timeout=max(health.POLL_S, deadline - time.monotonic())):
-            if time.monotonic() + health.POLL_S > deadline:
-                raise health.not_ready(self.address, timeout)
-            await asyncio.sleep(health.POLL_S)
-
-    async def _events(
-        self,
-        method: Method[RequestT, ResponseT],
-        request: RequestT,
-        make: Callable[[ResponseT], EventT | None],
-        timeout: float | None,
-    ) -> AsyncGenerator[EventT]:
-        async with contextlib.aclosing(self._calls.stream(method, request, timeout)) as messages:
-            async for message in messages:
-                event = make(message)
-                if event is not None:
-                    yield event
-
-    async def _caption_outcomes(
-        self, requests: Iterable[caption_pb2.CaptionRequest], timeout: float | None, max_in_flight: int
-    ) -> AsyncGenerator[Caption | AttnserveError]:
-        async with contextlib.aclosing(self._calls.many(methods.CAPTION, requests, timeout, max_in_flight)) as outcomes:
-            async for outcome in outcomes:
-                yield convert.value_of_outcome(outcome, convert.caption_from_proto, is_raising=False)
-
-    async def _outcomes(
-        self, requests: Iterable[translation_pb2.TranslateRequest], raising: bool, timeout: float | None, max_in_flight: int
-    ) -> AsyncGenerator[Translation | AttnserveError, None]:
-        async with contextlib.aclosing(self._calls.many(methods.TRANSLATE, requests, timeout, max_in_flight)) as outcomes:
-            async for outcome in outcomes:
-                yield convert.value_of_outcome(outcome, convert.translation_from_proto, raising)
+        wanted, kind = asked(options, keywords), caption_pb2.CaptionRequest
+        requests = (convert.caption_request(kind, image, model, version, wanted) for image in images)
+        outcomes = many(self._calls, methods.CAPTION, requests, timeout, max_in_flight)
+        return values(outcomes, convert.caption_from_proto, is_raising=False)

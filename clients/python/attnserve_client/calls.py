@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calls on a blocking channel and on an aio channel have in common; see ``sync_calls.py`` and ``aio_calls.py``.
+"""What calls on a blocking channel and on an aio channel have in common; see ``aio_calls.py`` and the two ``*_many.py``.
 
 Why these retry by themselves, with ``retry.py``, and not by gRPC's own ``retryPolicy`` in the channel's service config: that
 one obeys ``grpc-retry-pushback-ms`` but not ``google.rpc.RetryInfo``, sees a status code and not the reason behind it (a message
@@ -30,19 +30,19 @@ class Calls:
     def __init__(
         self, channel: Any, address: str, policy: RetryPolicy, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
     ) -> None:
-        self._channel, self._address, self._policy, self._timeout_s = channel, address, policy, timeout_s
-        self._metadata = tuple(metadata)
+        self._channel, self._policy, self._timeout_s = channel, policy, timeout_s
+        self.address, self.metadata = address, tuple(metadata)
         self._callables: dict[str, Any] = {}
 
-    def _attempts(self, timeout: float | None, policy: RetryPolicy | None = None) -> Attempts:
+    def attempts(self, timeout: float | None, policy: RetryPolicy | None = None) -> Attempts:
         """Starts the clock of one call."""
         return Attempts(policy or self._policy, self._timeout_s if timeout is None else timeout)
 
-    def _unary(self, method: Method[RequestT, ResponseT]) -> Any:
+    def unary_callable(self, method: Method[RequestT, ResponseT]) -> Any:
         """Returns gRPC's callable of a method that answers once."""
         return self._callable(method, self._channel.unary_unary)
 
-    def _stream(self, method: Method[RequestT, ResponseT]) -> Any:
+    def stream_callable(self, method: Method[RequestT, ResponseT]) -> Any:
         """Returns gRPC's callable of a method that answers with a stream."""
         return self._callable(method, self._channel.unary_stream)
 

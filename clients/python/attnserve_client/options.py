@@ -28,22 +28,26 @@ class DecodeOptions:
     Any of ``temperature``, ``top_k``, ``top_p`` and ``seed`` asks for random sampling instead of search, with beam size 1;
     ``temperature=1.0`` is the model's own distribution.
 
+    Of each attribute, the first sentence is also the help text of the command line's option.
+
     Attributes:
-        beam_size: hypotheses kept at each step; 1 is greedy search.
-        num_hypotheses: hypotheses in the answer, at most ``beam_size``; with sampling, independent draws.
-        length_penalty: hypotheses are ranked by the sum of their log-probabilities over length to this power.
-        coverage_penalty: weight of the coverage penalty of Wu et al. (2016) in that ranking; needs a model with attention.
-        max_tokens: target pieces at most, the prefix included, the end symbol not counted.
-        min_tokens: target pieces at least, the prefix included.
-        no_repeat_ngram_size: no n-gram of pieces of this size twice; 0 allows all.
-        repetition_penalty: logits of pieces that are there already are divided by this, or multiplied where negative.
-        temperature: divides the logits before a piece is drawn.
-        top_k: only so many of the most probable pieces may be drawn; 0 for all.
-        top_p: only the smallest set of most probable pieces with at least this probability may be drawn.
-        seed: the same seed gives the same answer; None draws anew at every call.
-        prefix: text that the answer must begin with.
+        beam_size: Hypotheses kept at each step; 1 is greedy.
+        num_hypotheses: Answers to each: rank, score and text of each. At most ``beam_size``; with sampling, independent draws.
+        length_penalty: Exponent of the length that scores are divided by. A score is the sum of the pieces' log-probabilities.
+        coverage_penalty: Weight of the coverage penalty: prefer answers that leave nothing out. By Wu et al. (2016), eq. 14; it
+            needs a model with attention.
+        max_tokens: Pieces of an answer at most. The prefix is counted, the end symbol is not.
+        min_tokens: Pieces of an answer at least. The prefix is counted.
+        no_repeat_ngram_size: No N pieces in a row twice in an answer; 0 allows all.
+        repetition_penalty: Above 1: pieces that are there already become less probable. Their logits are divided by this, or
+            multiplied where negative.
+        temperature: Below 1 the probable becomes more so, above 1 less. It divides the logits before a piece is drawn.
+        top_k: Draw from the N most probable pieces only; 0 for all.
+        top_p: Draw from the fewest pieces only that have this probability together.
+        seed: The same seed, the same answer. None draws anew at every call.
+        prefix: What each answer must begin with.
         return_attention: "none", "mean" (one matrix) or "all" (one for every layer and head); True for "mean".
-        omit_score: leave the score out (0): greedy search is up to a tenth cheaper without.
+        omit_score: Leave the score out (0): greedy search is up to a tenth cheaper without.
     """
 
     beam_size: int | None = None
@@ -87,8 +91,8 @@ class RequestKeywords(DecodeKeywords, total=False):
     """What else a request may say.
 
     Attributes:
-        split_sentences: translate each sentence of the text by itself, and join the answers.
-        priority: from -2 to 2, higher is sooner.
+        split_sentences: Translate each sentence of a text by itself, and join the answers.
+        priority: From -2 to 2, higher is sooner.
     """
 
     split_sentences: bool
@@ -99,7 +103,7 @@ class CaptionKeywords(DecodeKeywords, total=False):
     """What else a request for a caption may say.
 
     Attributes:
-        priority: from -2 to 2, higher is sooner.
+        priority: From -2 to 2, higher is sooner.
     """
 
     priority: int

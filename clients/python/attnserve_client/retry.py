@@ -102,6 +102,17 @@ class Attempts:
         """Returns the seconds that are left, not below 0; None without a deadline."""
         return None if math.isinf(self._deadline) else max(0.0, self._deadline - self._clock())
 
+    def delay_or_raise(self, error: AttnserveError) -> float:
+        """Counts an attempt that failed; returns the seconds to wait before the next one, or raises ``error`` if there is none.
+
+        Raises:
+            AttnserveError: see ``delay_after``.
+        """
+        delay = self.delay_after(error)
+        if delay is None:
+            raise error
+        return delay
+
     def delay_after(self, error: AttnserveError) -> float | None:
         """Counts an attempt that failed; returns the seconds to wait before the next one.
 

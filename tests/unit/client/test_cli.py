@@ -8,8 +8,9 @@ import io
 import json
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points, metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -24,6 +25,7 @@ from attnserve_client.cli import app as cli_app
 from attnserve_client.cli import main, output, plugins
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
+from attnserve_client.types import CaptionDelta
 from tests.unit.client.fakes import OVERLOADED, Failure, FakeServer
 
 TOO_LONG = Failure(grpc.StatusCode.INVALID_ARGUMENT, "too many\npieces", "SEQUENCE_TOO_LONG", "text")
@@ -135,6 +137,13 @@ def test_stream(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["translate", "a dog", "--stream", "--json"]) == 0
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [next(iter(event)) for event in events] == ["delta", "delta", "result"]
+
+
+@pytest.mark.parametrize("num_deltas", [0, 1])
+def test_stream_prints_its_text_once(num_deltas: int, capsys: pytest.CaptureFixture[str]) -> None:
+    whole: Any = SimpleNamespace(text="a dog")
+    output.print_stream([CaptionDelta("a dog", ())] * num_deltas + [whole], as_json=False)
+    assert capsys.readouterr().out == "a dog\n"
 
 
 def test_attention_is_drawn_and_shown(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -295,18 +304,41 @@ def test_listing_commands_imports_none(capsys: pytest.CaptureFixture[str], monke
     assert "Train a model." in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("name", "extras"), [("serve", "server,cpu"), ("train", "export,cpu"), ("export", "export,cpu")])
+def test_listing_commands_imports_no_more_than_their_packages() -> None:
+    heavy = '("attnserve_server.", "attnserve_export.", "torch", "onnxruntime")'
+    code = f"import sys; from attnserve_client.cli import main; main(['--help']); print([m for m in sys.modules if m.startswith({heavy})])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("\n[]\n")
+    assert "Train a model." in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("about", "cure"),
+    [("COMMANDS = {'dance': ('Dance.', 'feet')}", 'pip install "attnserve[feet]"'), ("", "install a_package_nobody_has, which")],
+)
 def test_command_without_its_extra(
-    name: str, extras: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    about: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = f"command_{name}"
-    (tmp_path / f"{module}.py").write_text("import a_package_nobody_has\n")
+    package = tmp_path / f"dancing{len(about)}"
+    package.mkdir()
+    (package / "__init__.py").write_text(about)
+    (package / "command.py").write_text("import a_package_nobody_has\n")
     monkeypatch.syspath_prepend(tmp_path)
-    plugged(monkeypatch, (name, f"{module}:run"))
-    assert main([name, "--any", "thing"]) == 1
+    plugged(monkeypatch, ("dance", f"{package.name}.command:run"))
+    assert main(["dance", "--any", "thing"]) == 1
     error = capsys.readouterr().err
     assert "a_package_nobody_has" in error
-    assert f'pip install "attnserve[{extras}]"' in error
+    assert cure in error
+    assert main(["--help"]) == 0
+    assert ("Dance." if about else f"Added by {package.name}.") in capsys.readouterr().out
+
+
+def test_every_command_of_this_project_names_its_extras() -> None:
+    for entry in entry_points(group=plugins.GROUP):
+        if entry.module.startswith("attnserve_"):
+            line, extras = plugins._about(entry)
+            assert not line.startswith("Added by")
+            assert set(extras.split(",")) <= set(metadata("attnserve").get_all("Provides-Extra") or ())
 
 
 def test_command_that_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

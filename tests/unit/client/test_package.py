@@ -37,7 +37,7 @@ def test_the_tools_need_neither_server_nor_exporter() -> None:
 METHODS = [each for each in vars(methods).values() if isinstance(each, methods.Method) and each is not methods.HEALTH_CHECK]
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda m: m.path)
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.path)
 def test_methods_are_the_contracts(method: methods.Method) -> None:  # type: ignore[type-arg]
     service, name = method.path[1:].split("/")
     declared = descriptor_pool.Default().FindServiceByName(service).methods_by_name[name]

@@ -5,12 +5,25 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from attnserve_server.config import DefaultModelsConfig, ServerConfig, load_config, repository_defaults, to_toml, variables
+from attnserve_server import cli
+from attnserve_server.config import (
+    DefaultModelsConfig,
+    Flag,
+    ServerConfig,
+    from_flags,
+    load_config,
+    repository_defaults,
+    settings,
+    to_toml,
+    variables,
+)
 from attnserve_server.errors import ConfigError
 
 
@@ -156,3 +169,63 @@ def test_repository_defaults_that_cannot_be_read(tmp_path: Path, text: str, prob
     with pytest.raises(ConfigError, match=problem) as caught:
         repository_defaults(tmp_path)
     assert "defaults.toml" in str(caught.value)
+
+
+def test_flags_are_those_of_the_settings_that_have_one() -> None:
+    given = {"host": "::1", "grpc_port": 1, "cache_bytes": 2, "slots": None}
+    assert from_flags(given) == {
+        "grpc": {"host": "::1", "port": 1},
+        "http": {"host": "::1"},
+        "engine": {"slots": None},
+        "cache": {"max_bytes": 2},
+    }
+    assert load_config(from_flags(given), {"ATTNSERVE_ENGINE_SLOTS": "5"}).engine.slots == 5
+
+
+def test_no_two_settings_share_a_flag_but_the_host() -> None:
+    names = [setting.flag.name for setting in settings() if setting.flag is not None]
+    assert [name for name in set(names) if names.count(name) > 1] == ["host"]
+
+
+class PlantedSection(msgspec.Struct, frozen=True):
+    """A section of a later release."""
+
+    retries: Annotated[int, msgspec.Meta(ge=0), Flag("How often to try again")] = 3
+    colour: Annotated[Literal["red", "green"], Flag(name="paint")] = "red"
+    is_loud: Annotated[bool, Flag("Whether to shout")] = False
+    hidden: int = 1
+
+
+class PlantedConfig(msgspec.Struct, frozen=True):
+    """A configuration of a later release."""
+
+    section: PlantedSection = PlantedSection()
+
+
+def test_setting_that_is_added_has_a_flag_with_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "settings", lambda: settings(PlantedConfig))
+    shown = {flag.name: get_args(flag.annotation) for flag in cli._flags()}
+    assert {name: (kind, option.help) for name, (kind, option) in shown.items()} == {
+        "retries": (int | None, "How often to try again [3]."),
+        "paint": (str | None, "red or green [red]."),
+        "is_loud": (bool | None, "Whether to shout [False]."),
+    }
+
+
+def test_command_prints_what_flags_and_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNSERVE_ENGINE_SLOTS", "5")
+    app = typer.Typer()
+    app.command()(cli.serve)
+    done = CliRunner().invoke(app, ["--host", "::1", "--drain-seconds", "2.5", "--device", "cpu", "--print-config"])
+    assert done.exit_code == 0
+    printed = tomllib.loads(done.stdout)
+    assert (printed["grpc"]["host"], printed["http"]["host"], printed["drain_seconds"]) == ("::1", "::1", 2.5)
+    assert (printed["engine"]["device"], printed["engine"]["slots"], printed["engine"]["workers"]) == ("cpu", 5, 0)
+
+
+def test_command_refuses_a_flag_out_of_range() -> None:
+    app = typer.Typer()
+    app.command()(cli.serve)
+    done = CliRunner().invoke(app, ["--slots", "0", "--print-config"])
+    assert done.exit_code == 1
+    assert "engine.slots" in done.output

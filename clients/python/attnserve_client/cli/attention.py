@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from attnserve_client.attention_text import AttentionText
+from attnserve_client.cli import output
 from attnserve_client.errors import ToolError
 from attnserve_client.types import Translation
 
@@ -31,11 +32,7 @@ def save(path: Path, translation: Translation) -> None:
     Raises:
         ToolError: it cannot be drawn or written.
     """
-    try:
+    with output.drawing(path, "the attention "):
         from attnserve_client.attention_plot import save_attention
-    except ModuleNotFoundError as error:
-        raise ToolError(f'drawing the attention needs {error.name}: pip install "attnserve[cli]"') from error
-    try:
+
         save_attention(path, translation)
-    except (OSError, ValueError) as error:
-        raise ToolError(f"cannot draw the attention into {path}: {error}") from error

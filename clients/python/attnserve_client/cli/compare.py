@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attnserve_client import evaluation, word_alignment
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import output, sentences
-from attnserve_client.cli.options import Address, AsJson, BeamSize, MaxInFlight, Timeout
+from attnserve_client.cli.options import Address, AsJson, MaxInFlight, Timeout, decode_option
 from attnserve_client.client import Client
 from attnserve_client.errors import InvalidRequest, ToolError
 from attnserve_client.options import AttentionDetail
@@ -44,7 +44,7 @@ def evaluate_lengths(
     models: Annotated[
         list[str] | None, typer.Option("--model", metavar="ID", help="May be given several times; all translation models if not.")
     ] = None,
-    beam_size: BeamSize = 5,
+    beam_size: Annotated[int | None, decode_option("beam_size")] = 5,
     num_bins: Annotated[int, typer.Option("--bins", min=1, metavar="N", help="Groups of lengths, of about the same size.")] = 7,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
@@ -109,7 +109,8 @@ def _draw_lengths(path: Path, result: dict[str, Any]) -> None:
     plots = _plots(path)
     curves = [plots.LengthCurve(f"{each['model']} ({each[METRIC]:.1f})", each["by_length"]) for each in result["models"]]
     metric = f"BLEU, lower case ({result['split']}, beam {result['beam_size']})"
-    _drawn(path, lambda: plots.save_length_curves(path, result["words"], result["counts"], curves, metric))
+    with output.drawing(path):
+        plots.save_length_curves(path, result["words"], result["counts"], curves, metric)
 
 
 def evaluate_alignment(
@@ -162,7 +163,8 @@ def evaluate_alignment(
     }
     output.print_json(result, indent=None if as_json else 2)
     if plot is not None:
-        _drawn(plot, lambda: _plots(plot).save_page(plot, rows))
+        with output.drawing(plot):
+            _plots(plot).save_page(plot, rows)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,17 +249,8 @@ def _attention(answer: Translation) -> NDArray[np.float32]:
 
 def _plots(path: Path) -> Any:
     """Returns what draws; says before any work where it cannot draw into this file."""
-    try:
+    with output.drawing(path):
         from attnserve_client import plots
-    except ModuleNotFoundError as error:
-        raise ToolError(f'drawing needs {error.name}: pip install "attnserve[cli]"') from error
     if not path.parent.is_dir() or path.suffix.lstrip(".") not in plots.FORMATS:
         raise ToolError(f"cannot draw into {path}: its folder must exist, and its ending be one of {', '.join(plots.FORMATS)}")
     return plots
-
-
-def _drawn(path: Path, draw: Callable[[], None]) -> None:
-    try:
-        draw()
-    except (OSError, ValueError) as error:
-        raise ToolError(f"cannot draw into {path}: {error}") from error

@@ -14,27 +14,7 @@ import typer
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import compare, output, photos, sentences
-from attnserve_client.cli.options import (
-    Address,
-    AsJson,
-    BeamSize,
-    CoveragePenalty,
-    ImagesInFlight,
-    LengthPenalty,
-    MaxInFlight,
-    MaxTokens,
-    MinTokens,
-    ModelId,
-    NoRepeatNgram,
-    RepetitionPenalty,
-    Sample,
-    Seed,
-    SplitSentences,
-    Temperature,
-    Timeout,
-    TopK,
-    TopP,
-)
+from attnserve_client.cli.options import SAMPLING, Address, AsJson, ImagesInFlight, MaxInFlight, ModelId, Timeout, takes_keywords
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError
 from attnserve_client.options import CaptionKeywords, RequestKeywords
@@ -48,6 +28,7 @@ _FILES = "UTF-8 text, one sentence a line, .gz or plain."
 
 
 @app.command("translation")
+@takes_keywords(but=("num_hypotheses", "prefix", "priority"))
 def evaluate_translation(
     source: Annotated[Path | None, typer.Option("--source", metavar="FILE", help=f"What to translate: {_FILES}")] = None,
     reference: Annotated[Path | None, typer.Option("--reference", metavar="FILE", help=f"How it should be: {_FILES}")] = None,
@@ -55,19 +36,8 @@ def evaluate_translation(
     split: sentences.SplitName = "test_2016_flickr",
     address: Address = DEFAULT_ADDRESS,
     model: ModelId = "",
-    beam_size: BeamSize = None,
-    length_penalty: LengthPenalty = None,
-    coverage_penalty: CoveragePenalty = None,
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    no_repeat_ngram: NoRepeatNgram = None,
-    repetition_penalty: RepetitionPenalty = None,
-    sample: Sample = False,
-    temperature: Temperature = None,
-    top_k: TopK = None,
-    top_p: TopP = None,
-    seed: Seed = None,
-    split_sentences: SplitSentences = False,
+    *,
+    keywords: RequestKeywords,
     limit: sentences.Limit = None,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 64,
@@ -84,20 +54,6 @@ def evaluate_translation(
     if source is None and data is None:
         raise typer.BadParameter("give --source and --reference, or the folder of data sets with --data or ATTNSERVE_DATA")
     evaluation.require_sacrebleu()
-    keywords: RequestKeywords = {
-        "beam_size": beam_size,
-        "length_penalty": length_penalty,
-        "coverage_penalty": coverage_penalty,
-        "max_tokens": max_tokens,
-        "min_tokens": min_tokens,
-        "no_repeat_ngram_size": no_repeat_ngram,
-        "repetition_penalty": repetition_penalty,
-        "temperature": 1.0 if sample and temperature is None else temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "seed": seed,
-        "split_sentences": split_sentences,
-    }
     with Client(address, timeout=timeout) as client:
         if source is None or reference is None:
             pairs, name = sentences.read_split(client, data, split, model, limit), split
@@ -127,17 +83,14 @@ def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight
 
 
 @app.command("caption")
+@takes_keywords(but=("num_hypotheses", "coverage_penalty", *SAMPLING, "prefix", "priority"))
 def evaluate_caption(
     data: photos.DataFolder = None,
     split: photos.SplitName = "dev",
     address: Address = DEFAULT_ADDRESS,
     model: ModelId = "",
-    beam_size: BeamSize = None,
-    length_penalty: LengthPenalty = None,
-    max_tokens: MaxTokens = None,
-    min_tokens: MinTokens = None,
-    no_repeat_ngram: NoRepeatNgram = None,
-    repetition_penalty: RepetitionPenalty = None,
+    *,
+    keywords: CaptionKeywords,
     limit: photos.Limit = None,
     as_json: AsJson = False,
     max_in_flight: ImagesInFlight = 16,
@@ -149,14 +102,6 @@ def evaluate_caption(
     the pieces of the best answers, end symbols included.
     """
     evaluation.require_sacrebleu()
-    keywords: CaptionKeywords = {
-        "beam_size": beam_size,
-        "length_penalty": length_penalty,
-        "max_tokens": max_tokens,
-        "min_tokens": min_tokens,
-        "no_repeat_ngram_size": no_repeat_ngram,
-        "repetition_penalty": repetition_penalty,
-    }
     found = photos.read_split(data, split, limit)
     with Client(address, timeout=timeout) as client:
         start, captions = time.monotonic(), list[Caption]()

@@ -1,52 +1,94 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share, declared once."""
+"""Options that several commands share, declared once; those of decoding follow from the clients' keywords and their docs."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterator
+from types import NoneType
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+
+from attnserve_client.options import DecodeKeywords, DecodeOptions
 
 Address = Annotated[
     str, typer.Option("--address", envvar="ATTNSERVE_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.")
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="For each answer, retries included.")]
 ModelId = Annotated[str, typer.Option("--model", metavar="ID", help="The model; the server's default unless given.")]
-BeamSize = Annotated[int | None, typer.Option("--beam-size", metavar="N", help="Hypotheses kept at each step; 1 is greedy.")]
-NumHypotheses = Annotated[
-    int | None, typer.Option("--num-hypotheses", metavar="N", help="Answers to each: rank, score and text of each.")
-]
-LengthPenalty = Annotated[
-    float | None,
-    typer.Option("--length-penalty", metavar="X", help="Exponent of the length that scores are divided by."),
-]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", metavar="N", help="Pieces of an answer at most.")]
-MinTokens = Annotated[int | None, typer.Option("--min-tokens", metavar="N", help="Pieces of an answer at least.")]
-CoveragePenalty = Annotated[
-    float | None,
-    typer.Option("--coverage-penalty", metavar="X", help="Weight of the coverage penalty: prefer answers that leave nothing out."),
-]
-NoRepeatNgram = Annotated[
-    int | None, typer.Option("--no-repeat-ngram", metavar="N", help="No N pieces in a row twice in an answer; 0 allows all.")
-]
-RepetitionPenalty = Annotated[
-    float | None,
-    typer.Option("--repetition-penalty", metavar="X", help="Above 1: pieces that are there already become less probable."),
-]
-SplitSentences = Annotated[
-    bool, typer.Option("--split-sentences", help="Translate each sentence of a text by itself, and join the answers.")
-]
-Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; so do the next four.")]
-Temperature = Annotated[
-    float | None, typer.Option("--temperature", metavar="X", help="Below 1 the probable becomes more so, above 1 less. [server: 1]")
-]
-TopK = Annotated[int | None, typer.Option("--top-k", metavar="N", help="Draw from the N most probable pieces only; 0 for all.")]
-TopP = Annotated[
-    float | None, typer.Option("--top-p", metavar="X", help="Draw from the fewest pieces only that have this probability together.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", metavar="N", help="The same seed, the same answer.")]
-Prefix = Annotated[str | None, typer.Option("--prefix", metavar="TEXT", help="What each answer must begin with.")]
-Priority = Annotated[int, typer.Option("--priority", metavar="N", help="From -2 to 2, higher is sooner.")]
 MaxInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Texts under way at once.")]
 ImagesInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+SAMPLING = ("temperature", "top_k", "top_p", "seed")
+
+_Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; so do the next four.")]
+_WITHOUT_OPTION = ("return_attention", "omit_score")
+_NAMES = {"no_repeat_ngram_size": "no_repeat_ngram"}
+_METAVARS = {int: "N", float: "X", str: "TEXT", bool: None}
+
+
+def takes_keywords(*, but: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Returns a decorator of commands: in place of the parameter ``keywords`` there is an option for each key of that TypedDict.
+
+    Options are named after the keys; those that are not given are not sent. ``--sample`` stands before those of sampling, and is
+    temperature 1 unless a temperature is given.
+
+    Args:
+        but: keys for which there is to be no option.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature, parameters = inspect.signature(command, eval_str=True), list[inspect.Parameter]()
+        options = list(_options(signature.parameters["keywords"].annotation, but))
+        for parameter in signature.parameters.values():
+            parameters += options if parameter.name == "keywords" else [parameter]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            keywords = {option.name: given.pop(option.name) for option in options}
+            if keywords.pop("sample", False) and keywords["temperature"] is None:
+                keywords["temperature"] = 1.0
+            command(**given, keywords=keywords)
+
+        keyword_only = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters]
+        run.__signature__ = signature.replace(parameters=keyword_only)  # type: ignore[attr-defined]
+        return run
+
+    return decorate
+
+
+def decode_option(name: str, keywords: type = DecodeKeywords) -> Any:
+    """Returns the option of a key of the clients' keywords, as typer takes it."""
+    docs, kind = docs_of(DecodeOptions) | docs_of(keywords), _kind_of(get_type_hints(keywords)[name])
+    flag = "--" + _NAMES.get(name, name).replace("_", "-")
+    return typer.Option(flag, metavar=_METAVARS[kind], help=docs.get(name))
+
+
+def docs_of(documented: type) -> dict[str, str]:
+    """Returns the first sentence of what a class' docstring says of each of its ``Attributes:``."""
+    docs = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(documented) or "", re.MULTILINE)
+    return {name: " ".join(text.split()).split(". ")[0].removesuffix(".") + "." for name, text in docs}
+
+
+def _options(keywords: type, but: Collection[str]) -> Iterator[inspect.Parameter]:
+    for name, hint in get_type_hints(keywords).items():
+        if name in but or name in _WITHOUT_OPTION:
+            continue
+        if name == SAMPLING[0]:
+            yield _parameter("sample", False, _Sample)
+        default = None if NoneType in get_args(hint) else _kind_of(hint)()
+        yield _parameter(name, default, Annotated[hint, decode_option(name, keywords)])
+
+
+def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _kind_of(hint: Any) -> type[Any]:
+    """Returns X for X and for X | None."""
+    kind: type[Any] = (get_args(hint) or (hint,))[0]
+    return kind

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: JSON, errors as one line, progress on standard error."""
+"""What commands print: answers as lines or JSON, errors as one line, progress on standard error; and how pictures fail."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from attnserve_client.errors import AttnserveError
-from attnserve_client.types import Caption, Translation
+from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def report(error: Exception) -> None:
@@ -75,3 +79,62 @@ def progress(description: str, total: int | None, *, is_wanted: bool = True) -> 
     with bar:
         task = bar.add_task(description, total=total)
         yield lambda: bar.advance(task)
+
+
+def print_answer(
+    answer: Caption | Translation, num_hypotheses: int, *, as_json: bool, prefix: str = "", context: Mapping[str, Any] = _NOTHING
+) -> None:
+    """Prints an answer: its text, or a line with rank, score and text for each of several hypotheses, or JSON.
+
+    Args:
+        answer: what a server answered.
+        num_hypotheses: how many were asked for.
+        as_json: print JSON instead of lines.
+        prefix: what each line begins with.
+        context: what the JSON object begins with.
+    """
+    if as_json:
+        print_json({**context, **json_of(answer)})
+    elif num_hypotheses == 1:
+        print(f"{prefix}{answer.text}", flush=True)
+    else:
+        for rank, hypothesis in enumerate(answer.hypotheses, 1):
+            print(f"{prefix}{rank}\t{hypothesis.score:.4f}\t{hypothesis.text}", flush=True)
+
+
+def print_stream(
+    events: Iterable[Caption | CaptionDelta | Translation | TranslationDelta],
+    *,
+    as_json: bool,
+    context: Mapping[str, Any] = _NOTHING,
+) -> None:
+    """Prints an answer as it comes: its text on one line, or a JSON object for each event, beginning with ``context``."""
+    is_begun = False
+    for event in events:
+        is_delta = isinstance(event, CaptionDelta | TranslationDelta)
+        if as_json:
+            print_json({**context, "delta" if is_delta else "result": json_of(event)})
+        elif is_delta or not is_begun:  # a server that sends a beam as a whole sends no deltas
+            print(event.text, end="", flush=True)
+            is_begun = is_begun or bool(event.text)
+    if not as_json:
+        print(flush=True)
+
+
+@contextlib.contextmanager
+def drawing(file: Path, what: str = "") -> Iterator[None]:
+    """Explains what goes wrong while a picture is drawn.
+
+    Args:
+        file: where it goes.
+        what: what is drawn, with a space after it; empty for "it".
+
+    Raises:
+        ToolError: a library is missing, or the file cannot be written.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ToolError(f'drawing {what}needs {error.name}: pip install "attnserve[cli]"') from error
+    except (OSError, ValueError) as error:
+        raise ToolError(f"cannot draw {what}into {file}: {error}") from error

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that other packages add through entry points of the group ``attnserve.commands``: name → function for typer.
 
-Nothing is imported until a command runs, so that ``attnserve translate`` does not wait for PyTorch. A command whose package lacks
-an extra still exists, and says which one to install.
+No command is imported until it runs, so that ``attnserve translate`` does not wait for PyTorch. A command whose package lacks an
+extra still exists, and says which one to install. The package itself, which must be quick to import, may tell more of its commands
+in ``COMMANDS``: name → (line for the list of commands, extras of attnserve that it needs).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -18,29 +20,13 @@ from attnserve_client.errors import ToolError
 
 GROUP = "attnserve.commands"
 
-COMMAND_EXTRAS = {
-    "serve": "server,cpu",
-    "profile": "server,cpu",
-    "train": "export,cpu",
-    "export": "export,cpu",
-}
-"""The extras that a command of this project needs."""
-
-COMMAND_HELP = {
-    "serve": "Run a server.",
-    "profile": "Measure where a model's time goes.",
-    "train": "Train a model.",
-    "export": "Export a trained model to a bundle.",
-}
-"""One line each for the list of commands, which must not import them."""
-
 
 def add_commands(app: typer.Typer) -> None:
     """Adds every command that an installed package declares, sorted by name."""
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         app.command(
             entry.name,
-            help=COMMAND_HELP.get(entry.name, f"Added by {entry.module.split('.')[0]}."),
+            help=_about(entry)[0],
             add_help_option=False,
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )(_forwarder(entry))
@@ -58,10 +44,20 @@ def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
         missing = error.name or str(error)
         if missing.split(".")[0] == entry.module.split(".")[0]:
             raise ToolError(f"attnserve {entry.name} is not part of this installation: there is no {missing}") from error
-        extras = COMMAND_EXTRAS.get(entry.name)
+        extras = _about(entry)[1]
         cure = f'pip install "attnserve[{extras}]"' if extras else f"install {missing}, which {entry.module} imports"
         raise ToolError(f"attnserve {entry.name} needs {missing}, which is not installed: {cure}") from error
     return command
+
+
+def _about(entry: EntryPoint) -> tuple[str, str]:
+    """Returns a command's line for the list and its extras, as its package tells them."""
+    package = entry.module.split(".")[0]
+    try:
+        commands: dict[str, tuple[str, str]] = getattr(import_module(package), "COMMANDS", {})
+    except ImportError:  # it is said when the command runs
+        commands = {}
+    return commands.get(entry.name, (f"Added by {package}.", ""))
 
 
 def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+# Generated from aio_connection.py by make_sync.py: do not edit.
+"""What a client does whatever its server's tasks are: connect, list models, ask for health."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Generator
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+from google.protobuf.wrappers_pb2 import StringValue
+
+from attnserve.v1 import model_pb2
+from attnserve_client import convert, health, methods
+from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
+from attnserve_client.errors import AttnserveError
+from attnserve_client.methods import ResponseT
+from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
+from attnserve_client.sync_calls import SyncCalls
+from attnserve_client.types import Model, ModelDetails
+
+ValueT = TypeVar("ValueT")
+
+
+class SyncConnection:
+    """The part of ``Client`` that knows no task; its arguments are explained there."""
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        credentials: grpc.ChannelCredentials | None = None,
+        *,
+        timeout: float = DEFAULT_TIMEOUT_S,
+        retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+        client_id: str = "",
+    ) -> None:
+        self.address, metadata = address, metadata_of(client_id)
+        if credentials is None:
+            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout, metadata)
+
+    def close(self) -> None:
+        """Cancels what is under way and closes the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        """Returns the client, which is closed at the block's end."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Closes the client."""
+        self.close()
+
+    def list_models(self, *, timeout: float | None = None) -> list[Model]:
+        """Returns all models and versions that the server has, sorted by id, then by version."""
+        request = model_pb2.ListModelsRequest()
+        return convert.models_from_proto(self._calls.unary(methods.LIST_MODELS, request, timeout))
+
+    def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
+        """Returns one model with its manifest; the newest version unless one is named."""
+        request = model_pb2.GetModelRequest(model=model, version=version)
+        return convert.details_from_proto(self._calls.unary(methods.GET_MODEL, request, timeout))
+
+    def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:
+        """Tells whether the server, or one service or model of it, says that it serves; False where nobody answers."""
+        try:
+            answer = self._calls.unary(methods.HEALTH_CHECK, StringValue(value=service), timeout, NO_RETRIES)
+        except AttnserveError as error:
+            if health.means_down(error):
+                return False
+            raise
+        return answer.value == methods.HEALTH_SERVING
+
+    def wait_ready(self, timeout: float = DEFAULT_TIMEOUT_S, service: str = "") -> None:
+        """Waits until ``is_healthy`` is true.
+
+        Raises:
+            DeadlineExceeded: it was not within ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.is_healthy(service, timeout=max(health.POLL_S, deadline - time.monotonic())):
+            if time.monotonic() + health.POLL_S > deadline:
+                raise health.not_ready(self.address, timeout)
+            time.sleep(health.POLL_S)
+
+
+def events(messages: Generator[ResponseT], make: Callable[[ResponseT], ValueT | None]) -> Generator[ValueT]:
+    """Yields what ``make`` makes of a stream's messages, without those of which it makes None; closes the stream at its end."""
+    with contextlib.closing(messages):
+        for message in messages:
+            event = make(message)
+            if event is not None:
+                yield event
+
+
+def values(
+    outcomes: Generator[ResponseT | AttnserveError], make: Callable[[ResponseT], ValueT], is_raising: bool
+) -> Generator[ValueT | AttnserveError]:
+    """Yields what ``make`` makes of the answers to many calls, and their errors; closes ``outcomes`` at its end.
+
+    Raises:
+        AttnserveError: the first one in order, if ``is_raising``.
+    """
+    with contextlib.closing(outcomes):
+        for outcome in outcomes:
+            yield convert.value_of_outcome(outcome, make, is_raising)

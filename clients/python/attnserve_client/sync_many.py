@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many calls in flight on a blocking channel, driven by the thread that draws their outcomes.
+
+``aio_many.py`` does the same on an aio channel; what both decide alike is in ``retry.py``, ``window.py`` and ``status.py``.
+"""
+
+from __future__ import annotations
+
+import functools
+import heapq
+import queue
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic
+
+import grpc
+
+from attnserve_client.errors import AttnserveError
+from attnserve_client.methods import Method, RequestT, ResponseT
+from attnserve_client.retry import Attempts
+from attnserve_client.status import error_of_call
+from attnserve_client.sync_calls import SyncCalls
+from attnserve_client.window import OrderedWindow
+
+
+def many(
+    calls: SyncCalls, method: Method[RequestT, ResponseT], requests: Iterable[RequestT], timeout: float | None, max_in_flight: int
+) -> Generator[ResponseT | AttnserveError]:
+    """Yields each request's answer or error, in the requests' order; closing the generator cancels what is under way.
+
+    Requests are drawn as room comes free, and each has its own deadline from then on.
+    """
+    pipeline: _Pipeline[RequestT, ResponseT] = _Pipeline(
+        requests,
+        start=functools.partial(calls.unary_callable(method).future, metadata=calls.metadata),
+        new_attempts=lambda: calls.attempts(timeout),
+        address=calls.address,
+        window=OrderedWindow(max_in_flight),
+    )
+    try:
+        yield from pipeline.outcomes()
+    finally:
+        pipeline.cancel()
+
+
+@dataclass(slots=True)
+class _Open(Generic[RequestT]):
+    """A request that has no outcome yet; ``future`` is its latest attempt."""
+
+    request: RequestT
+    attempts: Attempts
+    future: Any = None
+
+
+class _Pipeline(Generic[RequestT, ResponseT]):
+    """Many unary calls at once, driven by the thread that draws their outcomes.
+
+    gRPC's own thread only puts the number of a finished attempt into a queue; all state belongs to the drawing thread.
+    """
+
+    def __init__(
+        self,
+        requests: Iterable[RequestT],
+        *,
+        start: Callable[..., Any],
+        new_attempts: Callable[[], Attempts],
+        address: str,
+        window: OrderedWindow[ResponseT | AttnserveError],
+    ) -> None:
+        self._requests: Iterator[RequestT] = iter(requests)
+        self._start, self._new_attempts, self._address, self._window = start, new_attempts, address, window
+        self._open: dict[int, _Open[RequestT]] = {}
+        self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._due: list[tuple[float, int]] = []  # a heap: when (monotonic seconds) to try which call again
+
+    def outcomes(self) -> Generator[ResponseT | AttnserveError]:
+        """Yields outcomes in order. What is ready is handed out before the next request is drawn, which may block."""
+        while True:
+            yield from self._window.take_ready()
+            self._fill()
+            if self._window.is_empty():
+                return
+            self._wait()
+
+    def cancel(self) -> None:
+        """Cancels all calls that are under way."""
+        for call in self._open.values():
+            call.future.cancel()
+
+    def _fill(self) -> None:
+        while self._window.has_room():
+            try:
+                request = next(self._requests)
+            except StopIteration:
+                return
+            index = self._window.start()
+            self._open[index] = _Open(request, self._new_attempts())
+            self._attempt(index)
+
+    def _attempt(self, index: int) -> None:
+        call = self._open[index]
+        call.future = self._start(call.request, timeout=call.attempts.remaining_s())
+        call.future.add_done_callback(lambda _: self._finished.put(index))
+
+    def _wait(self) -> None:
+        """Waits for one thing to happen, an attempt's end or a retry's time, and deals with it."""
+        timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
+        try:
+            self._settle(self._finished.get(timeout=timeout))
+        except queue.Empty:
+            self._attempt(heapq.heappop(self._due)[1])
+
+    def _settle(self, index: int) -> None:
+        call = self._open[index]
+        if call.future.code() is grpc.StatusCode.OK:
+            outcome: ResponseT | AttnserveError = call.future.result()
+        else:
+            outcome = error_of_call(call.future, self._address)
+            delay = call.attempts.delay_after(outcome)
+            if delay is not None:
+                heapq.heappush(self._due, (time.monotonic() + delay, index))
+                return
+        del self._open[index]
+        self._window.finish(index, outcome)

@@ -22,6 +22,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.transport.http import server as http_server
+from attnserve_server.transport.http.metrics import accepts_gzip
 from attnserve_server.transport.http.server import HttpServer
 
 EMPTY = Exposition(CollectorRegistry())
@@ -85,6 +86,46 @@ def test_metrics_in_other_forms(page: Page) -> None:
     _, body, headers = page.ask("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert headers["Content-Type"].startswith("application/openmetrics-text")
     assert body.endswith(b"# EOF\n")
+
+
+def test_a_body_is_not_compressed_for_a_client_that_refuses_gzip(page: Page) -> None:
+    _, body, headers = page.ask("/metrics", Accept_Encoding="gzip;q=0")
+    assert headers["Content-Encoding"] is None
+    assert body.startswith(b"# HELP")
+
+
+@pytest.mark.parametrize("accept_encoding", ["", "gzip"])
+def test_caches_are_told_which_headers_choose_the_form(page: Page, accept_encoding: str) -> None:
+    assert page.ask("/metrics", Accept_Encoding=accept_encoding)[2]["Vary"] == "Accept, Accept-Encoding"
+
+
+@pytest.mark.parametrize(
+    ("accept_encoding", "is_accepted"),
+    [
+        ("", False),
+        ("gzip", True),
+        ("GZip", True),
+        ("x-gzip", True),
+        ("deflate, gzip;q=0.001", True),
+        ("gzip; q=1.0, identity; q=0.5", True),
+        ("*", True),
+        ("*;q=0.1, deflate", True),
+        ("gzip;q=0", False),
+        ("gzip ; Q=0.000", False),
+        ("*, gzip;q=0", False),
+        ("gzip;q=0, x-gzip", False),
+        ("*;q=0", False),
+        ("identity;q=1, gzip;q=0.5", False),
+        ("gzip;q=", False),
+        ("gzip;q=nan", False),
+        ("gzip;q=high", False),
+        ("br, deflate", False),
+        ("gzipped, not-gzip", False),
+        (",;,;q=1,", False),
+    ],
+)
+def test_weights_of_codings_decide_about_gzip(accept_encoding: str, is_accepted: bool) -> None:
+    assert accepts_gzip(accept_encoding) is is_accepted
 
 
 def test_healthz(page: Page) -> None:

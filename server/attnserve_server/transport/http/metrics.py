@@ -34,7 +34,7 @@ class MetricsPage:
 
     async def get(self, request: Request) -> Response:
         """Answers with the values of a moment after the request came."""
-        form = _joined(request, "Accept"), "gzip" in _joined(request, "Accept-Encoding")
+        form = _joined(request, "Accept"), accepts_gzip(_joined(request, "Accept-Encoding"))
         page = self._waiting.get(form)
         if page is None:
             page = self._waiting[form] = asyncio.create_task(self._next_page(form))
@@ -52,11 +52,39 @@ class MetricsPage:
 
     def _render(self, accept: str, is_compressed: bool) -> Page:
         body, content_type = self._exposition.render(accept)
-        headers = {"Content-Type": content_type}
+        headers = {"Content-Type": content_type, "Vary": "Accept, Accept-Encoding"}
         if is_compressed:
             body = gzip.compress(body, _GZIP_LEVEL)
             headers["Content-Encoding"] = "gzip"
         return body, headers
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Says whether a body may be compressed, by RFC 9110, section 12.5.3.
+
+    ``gzip`` or its alias ``x-gzip`` decides before ``*``. A weight that is no number counts as 0. Where ``identity`` is named
+    with a higher weight, the body stays as it is.
+
+    Args:
+        accept_encoding: the value of the request's header; empty where there is none.
+    """
+    weights: dict[str, float] = {}
+    for item in accept_encoding.lower().split(","):
+        coding, *parameters = (part.strip() for part in item.split(";"))
+        weights[coding] = _weight(parameters)
+    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return weight > 0 and weight >= weights.get("identity", 0.0)
+
+
+def _weight(parameters: list[str]) -> float:
+    for parameter in parameters:
+        name, _, value = parameter.partition("=")
+        if name.strip() == "q":
+            try:
+                return float(value)
+            except ValueError:
+                return 0.0
+    return 1.0
 
 
 def _joined(request: Request, header: str) -> str:

@@ -290,6 +290,16 @@ def test_a_health_check_that_fails_is_an_error_of_the_server(page: Page, caplog:
     assert "Exception in ASGI application" in caplog.text
 
 
+def test_a_kept_connection_does_not_wait_for_acknowledgements(page: Page) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=5)
+    began = time.monotonic()
+    for _ in range(100):
+        connection.request("GET", "/healthz")
+        assert connection.getresponse().read() == b"serving\n"
+    assert time.monotonic() - began < 2.0  # with Nagle's algorithm, 40 ms each
+    connection.close()
+
+
 def test_open_connections_do_not_hold_up_the_stop(page: Page) -> None:
     kept, silent, half = page.connect(), page.connect(), page.connect()
     with kept, silent, half:

@@ -82,7 +82,9 @@ class HttpServer:
         self._metrics.close()
 
     def _bind(self) -> socket.socket:
-        listener = socket.socket(socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        # With the protocol left at 0, asyncio does not know that it is TCP, and leaves Nagle's algorithm on.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(self._address)

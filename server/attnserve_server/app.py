@@ -24,11 +24,12 @@ from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
-from attnserve_server.metrics.http import MetricsServer
+from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
+from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
 
@@ -70,8 +71,8 @@ class App:
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
         self.plane = DataPlane(self.front, metrics, limits, submit)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc)
-        self.http = MetricsServer(config.http.host, config.http.port, collectors, self._health)
-        self.http_port = self.http.start()
+        self.http = HttpServer(config.http.host, config.http.port, Exposition(collectors), self._health)
+        self.http_port = await self.http.start()
         self.grpc_port = await self.grpc.start()
         await self.front.start()
         log.info(
@@ -89,7 +90,7 @@ class App:
         await self.grpc.stop(1.0)
         self.plane.close()
         await self.front.stop()
-        self.http.stop()
+        await self.http.stop()
 
     async def run(self, ready_file: Path | None = None) -> None:
         """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
@@ -128,7 +129,7 @@ class App:
         if hasattr(self, "pool"):
             await self.pool.stop()
         if hasattr(self, "http"):
-            self.http.stop()
+            await self.http.stop()
 
     def _health(self) -> tuple[bool, str]:
         return self.board.is_serving, self.board.summary()

@@ -25,7 +25,17 @@ MIB = 1 << 20
 NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
 NOT_OF_THE_CLIENT = (
     *("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece", "typer", "click", "rich", "matplotlib", "PIL", "sacrebleu"),
-    *("locust", "msgspec", "prometheus_client", "grpc_health", "grpc_reflection", "attnserve_server", "attnserve_export"),
+    *(
+        "locust",
+        "msgspec",
+        "prometheus_client",
+        "starlette",
+        "uvicorn",
+        "grpc_health",
+        "grpc_reflection",
+        "attnserve_server",
+        "attnserve_export",
+    ),
 )
 
 IMPORT = """

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import itertools
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -25,6 +27,7 @@ from tests.e2e.serving import (
     STREAM,
     Server,
     ask,
+    default_model_alone,
     details,
     eventually,
     serve,
@@ -245,6 +248,14 @@ def test_http(server: Server) -> None:
     assert (status, body.strip()) == (200, "ok")
     assert server.http("/metrics")[0] == 200
     assert server.http("/nothing")[0] == 404
+
+
+def test_an_http_port_that_is_taken_ends_the_start(server: Server, tmp_path: Path) -> None:
+    models, port = str(default_model_alone(tmp_path)), str(server.http_port)
+    command = [sys.executable, "-m", "attnserve_server", "--models", models, "--grpc-port", "0", "--http-port", port]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == f"error: HTTP cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
 def test_metrics(server: Server, channel: grpc.Channel) -> None:

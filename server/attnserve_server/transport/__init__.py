@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer ring: gRPC services, their errors on the wire, health and reflection. Only this package imports grpc."""
+"""The outer ring: gRPC services, their errors on the wire, health and reflection (``rpc``), and the HTTP pages (``http``)."""

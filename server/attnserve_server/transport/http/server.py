@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP server: Starlette's routes over Uvicorn, on the front's event loop. ``app.py`` builds it, starts it and stops it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from attnserve_server.errors import StartupError
+from attnserve_server.metrics.exposition import Exposition
+from attnserve_server.transport.http.health import Health, HealthPage
+from attnserve_server.transport.http.metrics import MetricsPage
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 1024
+"""Connections that may wait to be accepted; the kernel's ``net.core.somaxconn`` bounds it too."""
+
+_IDLE_S = 10.0
+"""A connection without a whole request, or with an answer that is not read, is closed after so many seconds."""
+
+_GRACE_S = 1
+"""Answers under way when the server stops get so many seconds."""
+
+
+class HttpServer:
+    """Serves a registry and a health check.
+
+    Args:
+        host: address to bind.
+        port: 0 picks a free one.
+        exposition: what ``/metrics`` shows.
+        health: what ``/healthz`` shows, as 200 or 503.
+    """
+
+    def __init__(self, host: str, port: int, exposition: Exposition, health: Health) -> None:
+        self._address = host, port
+        self._exposition, self._health = exposition, health
+        self._server: _Server | None = None
+
+    @property
+    def num_connections(self) -> int:
+        """How many connections are open."""
+        return len(self._server.server_state.connections) if self._server else 0
+
+    async def start(self) -> int:
+        """Binds and serves; returns the port.
+
+        Raises:
+            StartupError: the address cannot be bound.
+        """
+        listener = self._bind()
+        port = int(listener.getsockname()[1])
+        self._metrics = MetricsPage(self._exposition)
+        self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health))))
+        self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
+        await asyncio.wait({self._serving, self._server.is_listening}, return_when=asyncio.FIRST_COMPLETED)
+        if self._serving.done():
+            await self._serving
+        logger.info("HTTP listens on %s:%d", self._address[0], port)
+        return port
+
+    async def stop(self) -> None:
+        """Stops serving and closes all sockets; does nothing where it does not serve."""
+        server, self._server = self._server, None
+        if server is None:
+            return
+        server.end()
+        await self._serving
+        for connection in list(server.server_state.connections):  # their answers were not read
+            connection.transport.abort()
+        self._metrics.close()
+
+    def _bind(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
+        # With the protocol left at 0, asyncio does not know that it is TCP, and leaves Nagle's algorithm on.
+        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(self._address)
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise StartupError(f"HTTP cannot listen on {':'.join(map(str, self._address))}: {error.strerror or error}") from error
+        return listener
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn without signal handlers: the process's own stay, which drain before anything is stopped."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_listening: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._ends = asyncio.Event()
+
+    def end(self) -> None:
+        """Lets :meth:`serve` shut down and return."""
+        self.should_exit = True
+        self._ends.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, and says so."""
+        await super().startup(sockets)
+        self.is_listening.set_result(None)
+
+    async def main_loop(self) -> None:
+        """Renews the Date header each second until :meth:`end`; Uvicorn's own loop wakes ten times a second."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ends.wait(), 1.0)
+
+
+class _Connection(H11Protocol):
+    """One connection. Uvicorn alone would wait without end for the rest of a request, and for a client that does not read."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Starts the clock."""
+        super().connection_made(transport)
+        self._idle_since = self.loop.time()
+        self._check = self.loop.call_later(_IDLE_S, self._end_if_idle)
+
+    def on_response_complete(self) -> None:
+        """Sets the clock back."""
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stops the clock."""
+        self._check.cancel()
+        super().connection_lost(exc)
+
+    def _end_if_idle(self) -> None:
+        is_answering = self.cycle is not None and not self.cycle.response_complete
+        left_s = _IDLE_S if is_answering else self._idle_since + _IDLE_S - self.loop.time()
+        if left_s > 0:
+            self._check = self.loop.call_later(left_s, self._end_if_idle)
+        else:
+            self.transport.abort()
+
+
+def _config(routes: Starlette) -> uvicorn.Config:
+    """Returns Uvicorn's settings: no logging of its own but errors, no environment variables, no lifespan events."""
+    return uvicorn.Config(
+        routes,
+        http=_Connection,
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        workers=1,
+        proxy_headers=False,
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=int(_IDLE_S),
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+
+
+def _routes(metrics: MetricsPage, health: HealthPage) -> Starlette:
+    """Returns the two pages; every other path is 404, every other method 501."""
+    routes = [Route("/metrics", metrics.get), Route("/healthz", health.get)]
+    app = Starlette(routes=routes, exception_handlers={404: _refuse, 405: _refuse})
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    del error
+    if request.method not in ("GET", "HEAD"):
+        return PlainTextResponse("not supported; there are GET and HEAD\n", 501)
+    return PlainTextResponse("not found; there are /metrics and /healthz\n", 404)

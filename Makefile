@@ -88,7 +88,7 @@ loadtest: $(DEV) ## Load a server with Locust, and sweep the attention hot path:
 	@$(PY) -m attnserve_loadtest $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) ## Compare speed with CTranslate2, some 25 minutes: make bench [DATA=DIR] [ARGS="--part offline --point beam"]
+bench: $(DEV) ## Compare speed with CTranslate2, some 25 minutes: make bench [DATA=DIR] [ARGS="--point beam"], or another tree: ARGS="--against TREE"
 	@$(PY) -m attnserve_loadtest.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # No set-up: a machine with a GPU is often offline, and brings its own interpreter, ONNX Runtime and PyTorch: make gpu-check PY=python3

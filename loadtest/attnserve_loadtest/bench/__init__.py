@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed against the best peer: CTranslate2 with the very same weights, as ratios of interleaved rounds."""
+"""Speed as ratios of interleaved rounds: against the best peer, CTranslate2 with the very same weights; or against another tree."""

@@ -1,21 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m attnserve_loadtest.bench``: the served Transformer against CTranslate2 with the very same weights."""
+"""``python -m attnserve_loadtest.bench``: the served Transformer against CTranslate2 with the same weights, or another tree."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from attnserve_client.cli import output
 from attnserve_client.errors import ToolError
 from attnserve_client.evaluation import read_lines
 from attnserve_export.bundles import stored_model
 from attnserve_export.trained import trained_in_bundle
-from attnserve_loadtest.bench import offline, online, report
+from attnserve_loadtest.bench import against, against_report, offline, online, report, trees
 from attnserve_loadtest.bench.contestants import Vocabulary
 from attnserve_loadtest.bench.ctranslate2_model import save_ctranslate2
 from attnserve_server.bundle.loader import Bundle, load_bundle
@@ -25,6 +27,7 @@ ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "loadtest" / "results"
 MODEL = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
 PARTS = ("offline", "online", "wire")
+ROUNDS, PAIRS = 5, 9
 
 
 def bench(
@@ -36,16 +39,28 @@ def bench(
     ] = None,
     model: Annotated[Path, typer.Option(metavar="DIR", help="A Transformer's bundle.")] = MODEL,
     part: Annotated[list[str] | None, typer.Option(help="offline, online or wire; all by default.")] = None,
-    point: Annotated[str, typer.Option(metavar="TEXT", help="Only offline points whose name has this in it.")] = "",
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 5,
+    point: Annotated[
+        str, typer.Option(metavar="TEXT", help="Only points (offline, or of --against) whose name has this in it.")
+    ] = "",
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help=f"Interleaved rounds [{ROUNDS}], or pairs of --against [{PAIRS}].")
+    ] = None,
     requests: Annotated[int, typer.Option(min=100, help="Requests at random arrivals, of each side.")] = 20_000,
     limit: Annotated[int | None, typer.Option(min=10, help="Only the first so many sentences.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where bench.json and bench.png go.")] = RESULTS,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where bench.json and bench.png, or against.json, go.")] = RESULTS,
+    tree: Annotated[
+        str, typer.Option("--against", metavar="TREE", help="Compare with a checkout or commit; exit code 1 if dearer.")
+    ] = "",
+    median_bar: Annotated[float, typer.Option(min=0, help="Largest median ratio to --against.")] = against.MEDIAN_BAR,
+    quartile_bar: Annotated[float, typer.Option(min=0, help="Largest upper quartile of it.")] = against.QUARTILE_BAR,
 ) -> None:
-    """Compare speed with CTranslate2: the same weights, one thread each, ratios of interleaved rounds."""
-    parts = part or list(PARTS)
-    if unknown := set(parts) - set(PARTS):
-        raise typer.BadParameter(f"no part {sorted(unknown)[0]!r}: there are {', '.join(PARTS)}")
+    """Compare speed with CTranslate2 (same weights, one thread each) or with another source tree; ratios of interleaved rounds."""
+    if tree and part:
+        raise typer.BadParameter("--part is of the comparison with CTranslate2, not of --against")
+    if tree:
+        texts = read_lines(_sources(data)[0], limit)
+        return _against(tree, model, (texts, point, rounds or PAIRS), against.Bars(median_bar, quartile_bar), out)
+    parts, rounds = _known(part or PARTS), rounds or ROUNDS
     bundle = load_bundle(model, variant="fp32")
     sentences = _sentences(bundle, data, limit)
     chosen = [each for each in offline.POINTS if point in each.name] if "offline" in parts else []
@@ -66,14 +81,46 @@ def bench(
             with output.progress("through gRPC", 3 * rounds) as note:
                 found_wire = online.measure_wire(model, sentences, rounds, note)
             _add(rows, report.wire_rows(found_wire))
-    out.mkdir(parents=True, exist_ok=True)
     workload = {"sentences": len(sentences.texts), "data": "multi30k test_2016_flickr" if data else "golden", "rounds": rounds}
+    out.mkdir(parents=True, exist_ok=True)
     report.save_json(out / "bench.json", rows, results, found_online, found_wire, workload)
     (out / "bench.md").write_text(report.markdown(rows) + "\n", encoding="utf-8")
     if found_online:
         report.save_plot(out / "bench.png", found_online)
-    Console(width=None if Console().is_terminal else 200).print(report.table(rows))
+    _show(report.table(rows), out)
+
+
+def _known(parts: Sequence[str]) -> Sequence[str]:
+    if unknown := set(parts) - set(PARTS):
+        raise typer.BadParameter(f"no part {sorted(unknown)[0]!r}: there are {', '.join(PARTS)}")
+    return parts
+
+
+def _show(table: Table, out: Path) -> None:
+    Console(width=None if Console().is_terminal else 200).print(table)
     print(f"written to {out}")
+
+
+def _against(tree: str, bundle: Path, work: tuple[list[str], str, int], bars: against.Bars, out: Path) -> None:
+    """Compares this tree with another one: texts, a part of the points' names, and pairs are its work."""
+    texts, name, num_pairs = work
+    points = [each for each in against.POINTS if name in each.name]
+    if not points:
+        raise typer.BadParameter(f"no point has {name!r} in its name: there are {', '.join(each.name for each in against.POINTS)}")
+    with trees.checkout(tree, ROOT) as old:
+        pair = old, trees.Tree.of(ROOT)
+        found = [against.Comparison(each, []) for each in points]
+        with output.progress(f"against {old.name}", num_pairs * len(points)) as note:
+            for number in range(1, num_pairs + 1):
+                costs = against.measure_pair(pair, bundle, texts, points, note)
+                for comparison, cost in zip(found, costs, strict=True):
+                    comparison.pairs.append(cost)
+                    print(f"pair {number}, {comparison.point.name}: {against.ratio_of(cost):.3f}", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    against_report.save_json(out / "against.json", found, pair, bars, len(texts))
+    _show(against_report.table(found, pair, bars), out)
+    if not all(each.is_within(bars) for each in found):
+        raise typer.Exit(1)
 
 
 def _add(rows: list[report.Row], new: list[report.Row]) -> None:
@@ -103,11 +150,17 @@ def _online(
 
 
 def _sentences(bundle: Bundle, data: Path | None, limit: int | None) -> offline.Sentences:
-    source, reference = ROOT / "tests" / "golden" / "sentences.en.txt", None
-    if data is not None:
-        source, reference = (data / "multi30k" / f"test_2016_flickr.{language}.gz" for language in ("en", "de"))
+    source, reference = _sources(data)
     texts = read_lines(source, limit)
     return offline.Sentences(texts, Vocabulary.of(bundle).encode(texts), read_lines(reference, limit) if reference else None)
+
+
+def _sources(data: Path | None) -> tuple[Path, Path | None]:
+    """Files of the sentences, and of their references where there are any."""
+    if data is None:
+        return ROOT / "tests" / "golden" / "sentences.en.txt", None
+    source, reference = (data / "multi30k" / f"test_2016_flickr.{language}.gz" for language in ("en", "de"))
+    return source, reference
 
 
 def _module(folder: Path) -> Any:

@@ -14,7 +14,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import ToolError
 
+PLAIN = decoding_pb2.DecodeOptions(omit_score=True)
+"""As offline: the peer gives no score either."""
 UNARY, STREAM = "/attnserve.v1.TranslationService/Translate", "/attnserve.v1.TranslationService/TranslateStream"
 
 
@@ -35,14 +37,36 @@ def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
     Raises:
         ToolError: it does not start; with the end of its log.
     """
-    options = ("--models", str(models), "--workers", "1", "--variant", variant, "--log-level", "warning", *flags)
-    options += ("--queue-limit", "100000")  # the peer's queue has no bound
-    with DemoServer(options) as server:
-        try:
-            ports = server.wait_ready()
-        except ToolError as error:
-            raise ToolError(f"{error}\n{server.log_tail()}") from error
-        yield f"127.0.0.1:{ports.grpc}"
+    with server_process(models, variant, "--workers", "1", *flags) as server:
+        yield address_of(server)
+
+
+def server_process(models: Path, variant: str, *flags: str, environment: Mapping[str, str] | None = None) -> DemoServer:
+    """A server whose queue has no bound that matters, as the peer's has none; it starts when the context is entered.
+
+    Args:
+        models: the model repository.
+        variant: of its bundles.
+        flags: further ones.
+        environment: of its process; that of this process if None.
+    """
+    options = ("--models", str(models), "--variant", variant, "--log-level", "warning", "--queue-limit", "100000", *flags)
+    return DemoServer(options, environment=environment)
+
+
+def address_of(server: DemoServer) -> str:
+    """Waits until a server is ready.
+
+    Returns:
+        The address of its gRPC port.
+
+    Raises:
+        ToolError: it does not start; the message has the end of its log.
+    """
+    try:
+        return f"127.0.0.1:{server.wait_ready().grpc}"
+    except ToolError as error:
+        raise ToolError(f"{error}: {server.log_tail()}") from error
 
 
 @contextlib.contextmanager
@@ -133,17 +157,24 @@ async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int
         return Load(latencies, time.perf_counter() - began)
 
 
-def closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
+def closed_loop(address: str, texts: Sequence[str], method: str, clients: int, options: decoding_pb2.DecodeOptions = PLAIN) -> Load:
     """So many clients ask all texts once, each of them the next one when it has its answer.
+
+    Args:
+        address: of the server.
+        texts: asked in turn.
+        method: ``UNARY`` or ``STREAM``.
+        clients: requests under way at once.
+        options: of every request.
 
     Raises:
         grpc.RpcError: a request failed.
     """
-    return _quietly(_closed_loop(address, texts, method, clients))
+    return _quietly(_closed_loop(address, _payloads(texts, method, options), method, clients))
 
 
-async def _closed_loop(address: str, texts: Sequence[str], method: str, clients: int) -> Load:
-    waiting, latencies, first_messages, answers = iter(_payloads(texts, method)), list[float](), list[float](), list[bytes]()
+async def _closed_loop(address: str, payloads: Sequence[bytes], method: str, clients: int) -> Load:
+    waiting, latencies, first_messages, answers = iter(payloads), list[float](), list[float](), list[bytes]()
     async with grpc.aio.insecure_channel(address) as channel:
         unary: Any = channel.unary_unary(UNARY)
         stream: Any = channel.unary_stream(STREAM)
@@ -166,17 +197,28 @@ async def _closed_loop(address: str, texts: Sequence[str], method: str, clients:
         return Load(latencies, time.perf_counter() - began, first_messages, answers)
 
 
-def _quietly(load: Coroutine[Any, Any, Load]) -> Load:
-    """Runs a client whose garbage collector need not walk all that the bench has imported: that would take a tenth of a second."""
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Runs a client whose garbage collector need not walk all that the bench has imported: that would take a tenth of a second.
+
+    Around several loads it spares all but one collection.
+    """
+    if gc.get_freeze_count():
+        yield
+        return
     gc.collect()
     gc.freeze()
     try:
-        return asyncio.run(load)
+        yield
     finally:
         gc.unfreeze()
 
 
-def _payloads(texts: Sequence[str], method: str) -> list[bytes]:
+def _quietly(load: Coroutine[Any, Any, Load]) -> Load:
+    with quiet():
+        return asyncio.run(load)
+
+
+def _payloads(texts: Sequence[str], method: str, options: decoding_pb2.DecodeOptions = PLAIN) -> list[bytes]:
     kind = translation_pb2.TranslateRequest if method == UNARY else translation_pb2.TranslateStreamRequest
-    options = decoding_pb2.DecodeOptions(omit_score=True)  # as offline: the peer gives none either
     return [kind(text=text, options=options).SerializeToString() for text in texts]

@@ -97,6 +97,20 @@ def test_server_that_is_never_ready_is_ended() -> None:
     assert process.poll() is not None
 
 
+def test_a_server_runs_in_the_environment_that_is_given() -> None:
+    program = "import os, sys; print(os.getpid(), os.environ); sys.exit(1)"
+    server = DemoServer(command=[sys.executable, "-c", program], environment={"ONLY": "this"})
+    with pytest.raises(ToolError, match="not been started"):
+        _ = server.pid
+    with server:
+        with pytest.raises(ToolError, match="exit code 1"):
+            server.wait_ready()
+        pid, environment = server.log_tail().split(" ", 1)
+        assert int(pid) == server.pid
+    assert "'ONLY': 'this'" in environment
+    assert "'PATH'" not in environment
+
+
 def test_metrics() -> None:
     text = (
         "# HELP attnserve_requests_total Requests.\n"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +13,7 @@ import grpc
 import pytest
 
 from attnserve_client.errors import ToolError
+from attnserve_loadtest.bench import servers
 from attnserve_loadtest.bench.report import Row, markdown
 from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
 from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop, our_server
@@ -84,3 +86,14 @@ def test_a_whole_answer_has_no_first_message(address: str) -> None:
     load = closed_loop(address, ["a"] * 3, UNARY, 1)
     assert (load.first_messages, load.answers) == ([], [b"answer"] * 3)
     assert load.percentile(0.99) == max(load.latencies)
+
+
+def test_several_loads_share_one_collection_of_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    collections: list[int] = []
+    monkeypatch.setattr(gc, "collect", lambda: collections.append(0) or 0)
+    with servers.quiet():
+        for _ in range(3):
+            with servers.quiet():
+                assert gc.get_freeze_count() > 0
+    assert len(collections) == 1
+    assert gc.get_freeze_count() == 0, "what was frozen stays so"

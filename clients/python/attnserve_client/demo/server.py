@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,9 +37,13 @@ class DemoServer:
     Args:
         arguments: for the server, beside its ports.
         command: what starts it.
+        environment: of the server's process; that of this process if None.
     """
 
-    def __init__(self, arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND) -> None:
+    def __init__(
+        self, arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self._environment = environment
         self._command = [*command, "--grpc-port", "0", "--http-port", "0", *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="attnserve-demo-")
         self._log, self._ready = Path(self._folder.name, "server.log"), Path(self._folder.name, "ready.json")
@@ -50,7 +54,9 @@ class DemoServer:
         """Starts the process, which is not ready yet; see ``wait_ready``."""
         with self._log.open("wb") as log:
             command = [*self._command, "--ready-file", str(self._ready)]
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self._environment
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -63,6 +69,15 @@ class DemoServer:
                 self._process.kill()
                 self._process.wait()
         self._folder.cleanup()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server.
+
+        Raises:
+            ToolError: it has not been started.
+        """
+        return self._started().pid
 
     def wait_ready(self, timeout: float = _START_S) -> Ports:
         """Waits until the server says that it is ready.

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two source trees, the same bundle and requests: what a request costs each tree's server in processor time.
+
+The servers are reached through what is public and stays: command-line flags, the ready file and gRPC. The engine is not run
+in-process, for its modules are what a change of the tree may move; "offline greedy" therefore sends all texts of a block at once,
+through ``Translate`` and without scores, so that slots are full as they are in ``offline.py``. The client is always that of the
+tree which runs the bench, and its processor time does not count.
+
+A pair starts a server of each tree and measures them in blocks of about 0.2 seconds, in the order ABBA: what a shared machine
+does to one of them it does to the other. What counts is the ratio of their sums. A pair has servers of its own, so that what
+differs from one start to the next (addresses, hash seeds) is part of the spread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnserve.v1.decoding_pb2 import DecodeOptions
+from attnserve_client.demo.server import DemoServer
+from attnserve_loadtest.bench.processor import processor_seconds
+from attnserve_loadtest.bench.servers import STREAM, UNARY, address_of, closed_loop, quiet, server_process
+from attnserve_loadtest.bench.trees import Tree
+
+MEDIAN_BAR, QUARTILE_BAR = 1.03, 1.06
+VARIANT, WORKERS, SLOTS = "int8", 2, 32
+BLOCKS = 16
+"""Of each side in a pair; even, so that each side is first as often as the other."""
+WARM_UP = 128
+"""Requests of each point that a new server answers before it is measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What is asked.
+
+    Attributes:
+        name: for the table.
+        method: ``UNARY`` or ``STREAM``.
+        clients: requests under way at once.
+        requests: of a block.
+        options: of every request.
+    """
+
+    name: str
+    method: str
+    clients: int
+    requests: int
+    options: DecodeOptions
+
+
+POINTS = (
+    Point("unary", UNARY, 96, 280, DecodeOptions()),
+    Point("stream", STREAM, 96, 180, DecodeOptions()),
+    Point("offline greedy", UNARY, 300, 300, DecodeOptions(omit_score=True)),
+    Point("beam 4", UNARY, 32, 112, DecodeOptions(beam_size=4)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a request costs, by a pair's mean: processor time of all processes of the server, and wall time, both in seconds."""
+
+    processor: float
+    wall: float
+
+
+Pair = tuple[Cost, Cost]
+"""Of the old tree, and of the new one."""
+
+
+def ratio_of(pair: Pair) -> float:
+    """Processor time of a request, new over old."""
+    return pair[1].processor / pair[0].processor
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """What the ratios new over old may be at most.
+
+    Attributes:
+        median: of the pairs.
+        quartile: the upper one.
+    """
+
+    median: float = MEDIAN_BAR
+    quartile: float = QUARTILE_BAR
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A point in all pairs."""
+
+    point: Point
+    pairs: list[Pair]
+
+    @property
+    def ratios(self) -> list[float]:
+        """Processor time of a request, new over old, of each pair."""
+        return [ratio_of(pair) for pair in self.pairs]
+
+    @property
+    def median(self) -> float:
+        """The median ratio."""
+        return statistics.median(self.ratios)
+
+    @property
+    def upper_quartile(self) -> float:
+        """The upper quartile of the ratios, interpolated between the two beside it; of one pair, its ratio."""
+        ratios = self.ratios
+        return statistics.quantiles(ratios, n=4, method="inclusive")[2] if len(ratios) > 1 else ratios[0]
+
+    @property
+    def wall_ratio(self) -> float:
+        """The median ratio of wall times."""
+        return statistics.median(new.wall / old.wall for old, new in self.pairs)
+
+    def is_within(self, bars: Bars) -> bool:
+        """Whether neither bar is exceeded."""
+        return self.median <= bars.median and self.upper_quartile <= bars.quartile
+
+
+def measure_pair(
+    trees: tuple[Tree, Tree], bundle: Path, texts: Sequence[str], points: Sequence[Point], note: Callable[[], None]
+) -> list[Pair]:
+    """Starts a server of each tree, and measures both.
+
+    Args:
+        trees: the old one and the new one.
+        bundle: folder of the bundle that both serve, ``.../<model id>/<version>``.
+        texts: asked in turn.
+        points: what is measured.
+        note: called after every point.
+
+    Returns:
+        A pair for each point.
+
+    Raises:
+        ToolError: a server does not start, or one of its processes ends.
+        grpc.RpcError: a request failed.
+    """
+    pairs = []
+    with _alone(bundle) as models, _both(trees, models) as servers, quiet():
+        addresses = [address_of(server) for server in servers]
+        for point, address in itertools.product(points, addresses):
+            _ask(address, point, itertools.islice(itertools.cycle(texts), WARM_UP))
+        for point in points:
+            pairs.append(_pair(servers, addresses, point, texts))
+            note()
+    return pairs
+
+
+def order(num_blocks: int) -> list[int]:
+    """Which side is measured when, 0 and 1 each ``num_blocks`` times: ABBAABBA..."""
+    return [side for block in range(num_blocks) for side in ((0, 1) if block % 2 == 0 else (1, 0))]
+
+
+def _pair(servers: Sequence[DemoServer], addresses: Sequence[str], point: Point, texts: Sequence[str]) -> Pair:
+    """All blocks of a point; both sides are asked the same texts in the same order."""
+    processor, wall, count = [0.0, 0.0], [0.0, 0.0], BLOCKS * point.requests
+    asked = [itertools.cycle(texts) for _ in servers]
+    for side in order(BLOCKS):
+        before = processor_seconds(servers[side].pid)
+        wall[side] += _ask(addresses[side], point, itertools.islice(asked[side], point.requests))
+        processor[side] += processor_seconds(servers[side].pid) - before
+    old, new = (Cost(processor[side] / count, wall[side] / count) for side in (0, 1))
+    return old, new
+
+
+def _ask(address: str, point: Point, texts: Iterator[str]) -> float:
+    """Seconds that it takes to answer the texts."""
+    return closed_loop(address, list(texts), point.method, point.clients, point.options).seconds
+
+
+@contextlib.contextmanager
+def _alone(bundle: Path) -> Iterator[Path]:
+    """A model repository that has this bundle's model only, so that servers start soon."""
+    with tempfile.TemporaryDirectory(prefix="attnserve-models-") as name:
+        model = bundle.resolve().parent
+        Path(name, model.name).symlink_to(model, target_is_directory=True)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def _both(trees: tuple[Tree, Tree], models: Path) -> Iterator[list[DemoServer]]:
+    """A server of each tree; they start at the same time."""
+    flags = "--workers", str(WORKERS), "--slots", str(SLOTS)
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(server_process(models, VARIANT, *flags, environment=tree.environment())) for tree in trees]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -23,6 +23,8 @@ from attnserve_server.tasks.interface import Limits, Model, Prepared
 from attnserve_server.tasks.joining import whole
 from attnserve_server.tasks.options import check_priority
 from attnserve_server.tasks.registry import TaskSpec
+
+T = TypeVar("T")
 
 
 class Models(Protocol):
@@ -100,8 +102,8 @@ class Pending:
         """
         return self._rendered(await _results(self._tickets))
 
-    async def stream(self) -> AsyncGenerator[Any, None]:
-        """Yields the parts of the answer as they become certain; last, what :meth:`answer` returns.
+    async def stream(self, to_message: Callable[[Any], T]) -> AsyncGenerator[T, None]:
+        """Yields the parts of the answer as they become certain; last, what :meth:`answer` returns; all as messages.
 
         Raises:
             ServiceError: it will not come.
@@ -117,12 +119,12 @@ class Pending:
                 async for part in ticket.deltas():
                     delta = stream.push(part)
                     if delta is not None:
-                        yield delta
+                        yield to_message(delta)
                 answers.append(await _own_or_first_error(ticket, results))
                 delta = stream.finish(answers[-1])
                 if delta is not None:
-                    yield delta
-            yield self._rendered(answers)
+                    yield to_message(delta)
+            yield to_message(self._rendered(answers))
         finally:
             if results is not None:
                 results.cancel()

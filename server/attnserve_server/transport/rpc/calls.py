@@ -40,7 +40,8 @@ _INTERNAL_TEXT = "internal error; the server's log has the details under this re
 
 
 UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
-StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None]]
+StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None] | Awaitable[AsyncGenerator[message.Message, None]]]
+"""Yields messages, or returns a generator of them: one more generator around another costs a microsecond a message."""
 
 
 class _ClientGone(Exception):
@@ -106,7 +107,8 @@ class _Method:
 
         async def answer(call: Call) -> None:
             request = parse_request(self._message_class, data)
-            async with contextlib.aclosing(cast(StreamMethod, self._function)(request, call)) as responses:
+            found = cast(StreamMethod, self._function)(request, call)
+            async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
                 async for response in responses:
                     await _write(context, response.SerializeToString())
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import AsyncGenerator
 
 from attnserve.v1 import caption_pb2
@@ -35,15 +35,16 @@ class CaptionServicer:
         return caption_response(pending.model, *await pending.answer())
 
     async def caption_stream(self, request: caption_pb2.CaptionStreamRequest, call: Call) -> StreamResponses:
-        """Yields parts of the caption as they become certain, then the whole answer."""
+        """Returns parts of the caption as they become certain, then the whole answer."""
         pending = await self._plane.submit(call, CAPTION, _asked(request, is_streamed=True))
-        async with contextlib.aclosing(pending.stream()) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    delta = caption_pb2.CaptionDelta(text=event.text, pieces=piece_messages(event.pieces))
-                    yield caption_pb2.CaptionStreamResponse(delta=delta)
-                else:
-                    yield caption_pb2.CaptionStreamResponse(result=caption_response(pending.model, *event))
+        return pending.stream(functools.partial(_stream_response, pending.model))
+
+
+def _stream_response(model: Model, event: TextDelta | tuple[Caption, Timings]) -> caption_pb2.CaptionStreamResponse:
+    if isinstance(event, TextDelta):
+        delta = caption_pb2.CaptionDelta(text=event.text, pieces=piece_messages(event.pieces))
+        return caption_pb2.CaptionStreamResponse(delta=delta)
+    return caption_pb2.CaptionStreamResponse(result=caption_response(model, *event))
 
 
 def caption_response(model: Model, answer: Caption, timings: Timings) -> caption_pb2.CaptionResponse:

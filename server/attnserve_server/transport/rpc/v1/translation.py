@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 from collections.abc import AsyncGenerator
 
 from attnserve.v1 import translation_pb2
@@ -35,14 +35,15 @@ class TranslationServicer:
         return translate_response(pending.model, *await pending.answer())
 
     async def translate_stream(self, request: translation_pb2.TranslateStreamRequest, call: Call) -> StreamResponses:
-        """Yields parts of the translation as they become certain, then the whole answer."""
+        """Returns parts of the translation as they become certain, then the whole answer."""
         pending = await self._plane.submit(call, TRANSLATION, _asked(request, is_streamed=True))
-        async with contextlib.aclosing(pending.stream()) as events:
-            async for event in events:
-                if isinstance(event, TextDelta):
-                    yield translate_delta(event)
-                else:
-                    yield translation_pb2.TranslateStreamResponse(result=translate_response(pending.model, *event))
+        return pending.stream(functools.partial(_stream_response, pending.model))
+
+
+def _stream_response(model: Model, event: TextDelta | tuple[Translation, Timings]) -> translation_pb2.TranslateStreamResponse:
+    if isinstance(event, TextDelta):
+        return translate_delta(event)
+    return translation_pb2.TranslateStreamResponse(result=translate_response(model, *event))
 
 
 def translate_response(model: Model, answer: Translation, timings: Timings) -> translation_pb2.TranslateResponse:

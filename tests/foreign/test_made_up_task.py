@@ -67,13 +67,17 @@ async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[s
         raise
 
 
-def metric(app: App, name: str) -> float:
-    """The sum of a sample's series of the model."""
+def read_metric(app: App, name: str) -> float:
+    """The sum of a sample's series of the model; not on the event loop, where the server answers."""
     with urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/metrics") as response:
         lines = response.read().decode().splitlines()
     return sum(
         float(line.split()[-1]) for line in lines if line.startswith(f"attnserve_{name}{{") and f'model="{MODEL_ID}"' in line
     )
+
+
+async def metric(app: App, name: str) -> float:
+    return await asyncio.to_thread(read_metric, app, name)
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
@@ -102,22 +106,22 @@ async def test_resolved_listed_and_answered(app: App) -> None:
 
 async def test_queued_counted_and_cancelled(app: App) -> None:
     tasks = [asyncio.create_task(count(app, "abc", LONG)) for _ in range(CREDIT + 3)]
-    await until(lambda: metric(app, "queue_length") == 3)
-    await until(lambda: metric(app, "slots") == SLOTS and metric(app, "decode_step_duration_seconds_count") > 0)
+    await until(lambda: read_metric(app, "queue_length") == 3)
+    await until(lambda: read_metric(app, "slots") == SLOTS and read_metric(app, "decode_step_duration_seconds_count") > 0)
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError | Cancelled) for result in results)
-    await until(lambda: metric(app, "requests_cancelled_total") == CREDIT + 3)
-    assert metric(app, "queue_length") == 0
-    before = metric(app, "source_tokens_total")
+    await until(lambda: read_metric(app, "requests_cancelled_total") == CREDIT + 3)
+    assert await metric(app, "queue_length") == 0
+    before = await metric(app, "source_tokens_total")
     assert await count(app, "cab") == {"a": 1, "b": 1, "c": 1}
-    assert metric(app, "source_tokens_total") == before + 3
+    assert await metric(app, "source_tokens_total") == before + 3
 
 
 async def test_worker_is_killed_once(app: App) -> None:
     answers = [asyncio.create_task(count(app, text, 100)) for text in ("aa", "bb", "cc")]
-    await until(lambda: metric(app, "decode_step_duration_seconds_count") > 0)
+    await until(lambda: read_metric(app, "decode_step_duration_seconds_count") > 0)
     os.kill(next(iter(app.pool.pids().values())), signal.SIGKILL)
     assert await asyncio.wait_for(asyncio.gather(*answers), 60) == [{"a": 2}, {"b": 2}, {"c": 2}]
     assert [name.rpartition(".")[2] for name in app.pool.pids()] == ["1"]
@@ -136,7 +140,7 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
     assert [model.version for model in app.plane.models()] == ["1", "2"]
     assert await under_way == {"a": 3}
     last = asyncio.create_task(count(app, "zzz", 50))
-    await until(lambda: metric(app, "slots") > 0)
+    await until(lambda: read_metric(app, "slots") > 0)
     await app.front.remove_model(ModelKey(MODEL_ID, "2"))
     assert await last == {"z": 3}, "what a worker has is answered"
     assert await count(app, "xyxa") == {"a": 1}
@@ -147,12 +151,12 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
 
 async def test_what_waits_for_a_removed_model_is_refused(app: App) -> None:
     waiting = [asyncio.create_task(count(app, "abc", 60)) for _ in range(CREDIT + 2)]
-    await until(lambda: metric(app, "queue_length") == 2)
+    await until(lambda: read_metric(app, "queue_length") == 2)
     await app.front.remove_model(ModelKey(MODEL_ID, "1"))
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[:CREDIT] == [{"a": 1, "b": 1, "c": 1}] * CREDIT
     assert [str(result) for result in results[CREDIT:]] == [f"{MODEL_ID} is no longer served"] * 2
-    assert metric(app, "slots") == metric(app, "queue_length") == 0
+    assert await metric(app, "slots") == await metric(app, "queue_length") == 0
 
 
 async def test_broken_models_are_reported_and_stop_no_other(models: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -103,7 +103,7 @@ GPU_RUNS ?= loadtest/results/gpu-train
 gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first: make gpu-train DATA=DIR
 	@test -n "$(DATA)" || { echo "name the folder of the data sets: make gpu-train DATA=DIR" >&2; exit 2; }
 	@PYTHONPATH=$(GPU_PATHS)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m attnserve_export train --queue four-models --device cuda \
-		--jobs 12 --minutes 8 --data "$(DATA)" --runs "$(GPU_RUNS)" $(ARGS)
+		--jobs 9 --minutes 8 --data "$(DATA)" --runs "$(GPU_RUNS)" $(ARGS)
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
 

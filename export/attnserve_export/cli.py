@@ -64,7 +64,7 @@ def _train_one(
     from attnserve_export.training.run import Stopped
     from attnserve_export.training.start import folder_name, train_by
 
-    torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
+    torch.set_num_threads(1)
     recipe = load_recipe(config, changes)
     try:
         train_by(recipe, data, runs / folder_name(config, changes), device=device, epochs=epochs, taught=taught)

@@ -54,6 +54,15 @@ def test_a_network_has_a_module_in_every_block_and_its_twin_has_none() -> None:
     assert len(convolutions) == 20, "ResNet-20"
 
 
+def test_twins_of_one_seed_start_from_the_same_other_weights() -> None:
+    torch.manual_seed(3)
+    ours = Cbam(CbamConfig(10)).state_dict()
+    torch.manual_seed(3)
+    twin = Cbam(CbamConfig(10, attention=False)).state_dict()
+    assert all(torch.equal(value, ours[name]) for name, value in twin.items())
+    assert {name for name in ours if ".attention." not in name} == set(twin)
+
+
 @pytest.mark.parametrize(("sizes", "message"), [({"reduction": 7}, "multiple"), ({"kernel": 4}, "odd")])
 def test_sizes_that_do_not_fit_are_refused(sizes: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -196,3 +198,13 @@ def test_the_twin_has_no_attention_to_give() -> None:
 def test_a_width_that_cannot_be_reduced_is_refused() -> None:
     with pytest.raises(ValueError, match="multiple of reduction"):
         SaganConfig(10, width=6, reduction=8)
+
+
+def test_twins_of_one_seed_start_from_the_same_other_weights() -> None:
+    for network in (Generator, Discriminator):
+        torch.manual_seed(3)
+        ours = network(SMALL).state_dict()
+        torch.manual_seed(3)
+        twin = network(replace(SMALL, attention=False)).state_dict()
+        assert all(torch.equal(value, ours[name]) for name, value in twin.items()), network
+        assert {name for name in ours if not name.startswith("attention.")} == set(twin)

@@ -101,7 +101,7 @@ class AttentionModule(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3 × 3 convolutions with batch normalisation, a module if there is one, and the shortcut."""
+    """Two 3 × 3 convolutions with batch normalisation, the attention module if the network has them, and the shortcut."""
 
     def __init__(self, inputs: int, outputs: int, config: CbamConfig) -> None:
         super().__init__()
@@ -110,7 +110,7 @@ class ResidualBlock(nn.Module):
         self.norm_1 = nn.BatchNorm2d(outputs)
         self.conv_2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
         self.norm_2 = nn.BatchNorm2d(outputs)
-        self.attention = AttentionModule(outputs, config.reduction, config.kernel) if config.attention else None
+        self.attention: AttentionModule | None = None
 
     def forward(self, x: Tensor) -> tuple[Tensor, BlockAttention | None]:
         """(B, C, H, W) -> (B, C', H / stride, W / stride)."""
@@ -148,6 +148,9 @@ class Cbam(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if config.attention:  # last, so that the twin of the same seed starts from the same other weights
+            for block in cast(Sequence[ResidualBlock], self.blocks):
+                block.attention = AttentionModule(block.conv_2.out_channels, config.reduction, config.kernel)
 
     def forward(self, image: Tensor) -> tuple[Tensor, list[BlockAttention]]:
         """Pixels from 0 to 255, (B, 32, 32, 3), red, green, blue, of any type -> logits (B, classes), attention of each block."""

@@ -83,7 +83,7 @@ def centred(x: Tensor, valid: Tensor | None = None) -> Tensor:
 
 
 def pairwise_weights(queries: Tensor, keys: Tensor, valid: Tensor | None = None, *, whitened: bool) -> Tensor:
-    """Softmax over j of q_i . k_j (Wang et al. 2018, equation 4), or of (q_i - mu_q) . (k_j - mu_k), the whitened term.
+    """Softmax over j of q_i . k_j (Wang et al. 2018, equation 3), or of (q_i - mu_q) . (k_j - mu_k), the whitened term.
 
     Args:
         queries: (B, N, D).
@@ -113,7 +113,7 @@ def unary_weights(scores: Tensor, valid: Tensor | None = None) -> Tensor:
 class NonLocalBlock(nn.Module):
     """z_i = x_i + W_z sum_j w_ij v_j. Plain: w = omega of :func:`pairwise_weights`; disentangled: w = omega_p + omega_u.
 
-    W_z starts at 0, so a fresh block changes nothing (Wang et al. 2018, section 4.1).
+    W_z starts at 0, so a fresh block changes nothing (Wang et al. 2018, section 3.3).
     """
 
     def __init__(self, channels: int, inner: int, *, disentangled: bool) -> None:

@@ -151,9 +151,10 @@ class Generator(nn.Module):
         self.input = normalised(linear) if spectral else linear
         sizes = ((4 * width, 4 * width), (4 * width, 2 * width), (2 * width, width))
         self.blocks = nn.ModuleList(GeneratorBlock(classes, *size, spectral) for size in sizes)
-        self.attention = SelfAttention(2 * width, config.reduction, spectral) if config.attention else None
         self.norm = nn.BatchNorm2d(width)
         self.output = _conv(width, 3, 3, spectral)
+        # Last, so that the twin of the same seed starts from the same other weights.
+        self.attention = SelfAttention(2 * width, config.reduction, spectral) if config.attention else None
 
     def forward(self, latent: Tensor, label: Tensor, give_attention: bool = False) -> tuple[Tensor, Tensor | None]:
         """Latent vectors (B, latent) and class numbers int64 (B) -> images, and the attention if asked.
@@ -204,9 +205,10 @@ class Discriminator(nn.Module):
                 DiscriminatorBlock(4 * width, 4 * width, 4 * width, halves=False),
             )
         )
-        self.attention = SelfAttention(2 * width, config.reduction, True) if config.attention else None
         self.output = normalised(nn.Linear(4 * width, 1))
         self.projection = normalised(nn.Embedding(config.num_classes, 4 * width))
+        # Last, so that the twin of the same seed starts from the same other weights.
+        self.attention = SelfAttention(2 * width, config.reduction, True) if config.attention else None
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
         """(B, 3, 32, 32) from -1 to 1, and class numbers int64 (B) -> (B), float32."""
@@ -248,7 +250,7 @@ def _statistics_of_many(generator: Generator) -> Iterator[None]:
 
 @torch.no_grad()
 def fix_statistics(average: Generator, batches: int, batch: int, seed: int) -> None:
-    """Takes the statistics of the batch normalisation anew, over all classes alike, and leaves evaluation mode on.
+    """Takes the statistics of the batch normalisation anew, over all classes, and leaves evaluation mode on.
 
     One image's values then depend on its latent vector and class alone.
     """

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from attnserve_export.recipe.base import RecipeError
 
 
 def save_atomically(value: Any, path: Path) -> None:
@@ -23,3 +27,22 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, waits: bool) -> Iterator[None]:
+    """Holds a lock file while the context lasts; the system frees it when the process ends, however that happens.
+
+    Args:
+        path: of the lock file, which stays.
+        waits: for another process that has it.
+
+    Raises:
+        RecipeError: another process has it, and ``waits`` is false.
+    """
+    with path.open("a", encoding="ascii") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if waits else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RecipeError(f"another process uses {path.parent}: wait until it ends, or end it") from error
+        yield

@@ -177,9 +177,9 @@ class QueueRunner:
         failed: list[Part] = []
         while True:
             is_ending = self._is_stopping or self._is_over()
+            if is_ending:
+                _end([child for _, child in active.values()])
             for folder, (part, child) in list(active.items()):
-                if is_ending and child.poll() is None:
-                    _end(child)
                 if child.poll() is not None:
                     del active[folder]
                     if child.returncode != 0 and not is_ending:
@@ -230,11 +230,14 @@ class QueueRunner:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}")
 
 
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Lets a run save its checkpoint; ends it if that takes too long."""
-    child.terminate()
-    try:
-        child.wait(_GRACE_S)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.wait()
+def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Lets all runs save their checkpoints, at the same time; ends those that take too long."""
+    for child in children:
+        child.terminate()
+    until = time.monotonic() + _GRACE_S
+    for child in children:
+        try:
+            child.wait(max(0.0, until - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

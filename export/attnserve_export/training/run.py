@@ -28,16 +28,17 @@ from torch import Tensor, nn
 
 from attnserve_export.recipe.base import RecipeError
 from attnserve_export.recipe.vision import VisionRecipe
-from attnserve_export.training.files import save_atomically, write_json
+from attnserve_export.training.files import locked, save_atomically, write_json
 
 CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
+_LOCK = "run.lock"
 RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
 ConfigT = TypeVar("ConfigT")
 
 
 def cosine_rate(peak: float, progress: float, warmup: float) -> float:
     """The learning rate at ``progress`` of a run (0 to 1): linear up to ``peak`` at ``warmup``, then half a cosine down to 0."""
-    if progress < warmup:
+    if progress < warmup or warmup >= 1:
         return peak * progress / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
@@ -123,18 +124,19 @@ class TrainingRun(ABC, Generic[RecipeT]):
             The summary that it also writes, or None while epochs are left.
 
         Raises:
-            RecipeError: the checkpoint in the folder is of another recipe.
+            RecipeError: the checkpoint in the folder is of another recipe, or another process trains in the folder.
             Stopped: after :meth:`request_stop`.
             FloatingPointError: a figure is not finite any more.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(self.recipe.seed)
-        self.prepare()
-        self._resume()
-        last = self.recipe.schedule.epochs
-        while self.epoch < min(epochs or last, last):
-            self._run_epoch()
-        return self._summarise() if self.epoch == last else None
+        with locked(self.folder / _LOCK, waits=False):
+            torch.manual_seed(self.recipe.seed)
+            self.prepare()
+            self._resume()
+            last = self.recipe.schedule.epochs
+            while self.epoch < min(epochs or last, last):
+                self._run_epoch()
+            return self._summarise() if self.epoch == last else None
 
     def _run_epoch(self) -> None:
         clock, saved = _Seconds.now(), time.monotonic()

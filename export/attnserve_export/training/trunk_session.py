@@ -3,12 +3,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
+
+
+def fingerprint(trunk: nn.Module, *settings: object) -> str:
+    """A name for features: 12 hexadecimal digits that depend on the trunk's weights and on all settings of the views."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for name, value in trunk.state_dict().items():
+        digest.update(name.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def trunk_session(trunk: nn.Module, example: Tensor, name: str = "image") -> onnxruntime.InferenceSession:

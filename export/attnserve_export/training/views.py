@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import Image, ImageEnhance, ImageFilter
@@ -57,3 +58,20 @@ def altered(picture: Image.Image, rng: random.Random, limits: Limits = PHOTOS) -
         picture.save(file, "JPEG", quality=rng.randint(*limits.quality))
         picture = Image.open(file).convert("RGB")
     return picture
+
+
+def cleaned(limits: Limits) -> dict[str, Callable[[Image.Image], Image.Image]]:
+    """By name, changes of moderate strength that remove the traces of compression. A model is tested on pictures changed so, since
+    it must not depend on those traces.
+    """
+    radius, scale = sum(limits.blur) / 2, sum(limits.shrink) / 2
+
+    def rescaled(picture: Image.Image) -> Image.Image:
+        smaller = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BOX)
+        return smaller.resize(picture.size, Image.Resampling.BICUBIC)
+
+    return {
+        "blurred": lambda picture: picture.filter(ImageFilter.GaussianBlur(radius)),
+        "rescaled": rescaled,
+        "denoised": lambda picture: picture.filter(ImageFilter.MedianFilter(3)),
+    }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what is answered: CUDA against the CPU, replayed graphs against plain runs, a request alone against one in company."""
+"""Checks of what is answered: CUDA against the CPU, replayed graphs against plain runs, one request alone and in a batch."""
 
 from __future__ import annotations
 
@@ -103,14 +103,14 @@ def graphs(context: Context, figures: dict[str, Any]) -> None:
 
 
 def invariance(context: Context, figures: dict[str, Any]) -> None:
-    """Whether an answer depends on company: each sentence alone, against all at once and against three joining at each step.
+    """Whether an answer depends on its batch: each sentence alone, against all at once and against three joining at each step.
 
     cuBLAS chooses its kernels by the number of rows, so the bits of a score may depend on the bucket. ``bits`` is the share of
     answers that are the same to the last bit; it is reported and has no bar. ``tokens`` is the share of the same tokens and has
     the bar of parity.
 
     Raises:
-        AssertionError: company changes the tokens of too many sentences.
+        AssertionError: the batch changes the tokens of too many sentences.
     """
     problems = []
     cases = [(path, variant, beam) for path, variant in context.cuda_variants() for beam in (1, 4)]
@@ -118,17 +118,17 @@ def invariance(context: Context, figures: dict[str, Any]) -> None:
         bundle, engine = load_bundle(path), context.engine(path, "cuda", variant)
         sources, options = sources_of(bundle, context.sentences[:NUM_ALONE]), options_for(bundle, beam, 40)
         alone = [translate(engine, [source], options)[0] for source in sources]
-        company = {"full house": translate(engine, sources, options), "joining": translate(engine, sources, options, joining=3)}
+        batches = {"full batch": translate(engine, sources, options), "joining": translate(engine, sources, options, joining=3)}
         name = _name(path, variant, beam)
         figures[name] = {
             kind: {"bits": identical_bits(found, alone), "tokens": agreement_of(found, alone)["identical"]}
-            for kind, found in company.items()
+            for kind, found in batches.items()
         }
         least = min(each["bits"] for each in figures[name].values())
-        note(figures, "same bits alone and in company", f"{path.parent.name} beam {beam} {least:.3f}")
+        note(figures, "same bits alone and in a batch", f"{path.parent.name} beam {beam} {least:.3f}")
         if min(each["tokens"] for each in figures[name].values()) < LEAST_IDENTICAL[precision_of(variant)]:
             problems.append(name)
-    assert not context.looks_at_values or not problems, f"company changes the answer: {', '.join(problems)}"
+    assert not context.looks_at_values or not problems, f"the batch changes the answer: {', '.join(problems)}"
 
 
 def identical_bits(found: Sequence[Hypothesis], expected: Sequence[Hypothesis]) -> float:

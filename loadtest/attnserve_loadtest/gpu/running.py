@@ -125,7 +125,7 @@ def _end_of(code: int) -> str:
 
 
 def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    """Kills the child and what it has started (a server, its workers); a process that does not die is left behind."""
+    """Kills the child and what it has started (a server, its workers); a process that SIGKILL does not end is left behind."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     with contextlib.suppress(subprocess.TimeoutExpired):

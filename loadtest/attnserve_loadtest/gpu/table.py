@@ -11,7 +11,7 @@ MOST_LINES, MOST_COLUMNS = 40, 240
 
 
 def table(results: Sequence[Result]) -> list[str]:
-    """At most 40 lines: one for each check, then those of its figures for which there is room, dealt out in turn."""
+    """At most 40 lines: one for each check, then those of its figures for which there is room, taken from the checks in turn."""
     heads = [_head(result) for result in results]
     room = MOST_LINES - len(heads)
     details = [[f"    {line}" for line in result.figures.get(SUMMARY, [])] for result in results]

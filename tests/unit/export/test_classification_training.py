@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from attnserve_export.recipe import ClassificationRecipe, RecipeError, load_recipe
-from attnserve_export.training.classification.data import hold_back, read_images, training_views
+from attnserve_export.training.classification.data import changed, hold_back, read_images, training_views
 from attnserve_export.training.classification.trainer import ClassificationTrainer
 from attnserve_export.training.run import Stopped, cosine_rate
+from attnserve_export.training.views import SMALL as SMALL_PICTURES
+from attnserve_export.training.views import cleaned
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.export.training_data import CLASSES, make_cifar10
 
@@ -80,6 +82,7 @@ def test_a_run_learns_selects_and_sums_up(undisturbed: Recorded) -> None:
     assert by_epoch[summary["kept_epoch"]] == max(by_epoch.values())
     assert summary["classes"] == list(CLASSES)
     is_right = torch.load(undisturbed.folder / "val.pt", weights_only=True)
+    assert set(summary["val_accuracy_cleaned"]) == {"blurred", "rescaled", "denoised"}
     assert summary["val_accuracy"] == pytest.approx(float(is_right.mean()), abs=1e-4)
 
 
@@ -95,6 +98,34 @@ def test_a_run_that_is_cut_goes_on_as_if_it_was_not(data: Path, tmp_path: Path, 
     assert cut.losses + again.losses == undisturbed.losses
     ours, theirs = (torch.load(folder / "best.pt", weights_only=True) for folder in (tmp_path, undisturbed.folder))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_what_a_checkpoint_did_not_hold_is_computed_again(data: Path, tmp_path: Path, undisturbed: Recorded) -> None:
+    rare = recipe(schedule__checkpoint_seconds=1e9)  # a checkpoint after each epoch alone
+    cut = Recorded(rare, data, tmp_path)
+    cut.after, cut.then = 7, kill
+    with pytest.raises(Killed):
+        cut.run()
+    again = Recorded(rare, data, tmp_path)
+    again.run()
+    assert cut.losses[:5] + again.losses == undisturbed.losses
+    assert cut.losses[5:] == again.losses[: len(cut.losses) - 5]
+
+
+def test_two_processes_do_not_train_in_one_folder(data: Path, tmp_path: Path) -> None:
+    first, second = (Recorded(recipe(), data, tmp_path) for _ in range(2))
+
+    def train_too() -> None:
+        with pytest.raises(RecipeError, match="another process uses"):
+            second.run()
+        first.request_stop()
+
+    first.after, first.then = 2, train_too
+    with pytest.raises(Stopped):
+        first.run()
+    assert second.losses == []
+    second.run()
+    assert len(first.losses) + len(second.losses) == 15
 
 
 def test_parts_of_a_run_are_the_whole(data: Path, tmp_path: Path, undisturbed: Recorded) -> None:
@@ -163,6 +194,19 @@ def test_views_move_mirror_and_alter(data: Path) -> None:
     changed = training_views(pixels, 1.0, np.random.default_rng(1))
     assert sum(not np.array_equal(a, b) for a, b in zip(plain, changed, strict=True)) > 50
     assert np.array_equal(changed, training_views(pixels, 1.0, np.random.default_rng(1)))
+
+
+def test_cleaned_pictures_are_near_and_not_the_same(data: Path) -> None:
+    images = read_images(data, "val")
+    for name, change in cleaned(SMALL_PICTURES).items():
+        found = changed(images, change)
+        assert found.pixels.shape == images.pixels.shape, name
+        apart = np.abs(found.pixels.astype(int) - images.pixels).mean()
+        assert 0 < apart < 40, name
+
+
+def test_a_warm_up_of_the_whole_run_only_rises() -> None:
+    assert [cosine_rate(1.0, step / 4, 1.0) for step in range(5)] == [0.0, 0.25, 0.5, 0.75, 1.0]
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from attnserve_export.models.sagan import Generator, SaganConfig, fix_statistics
 from attnserve_export.recipe import RecipeError
 from attnserve_export.training.generation import gain
 from attnserve_export.training.generation.judge import Judge, Judged, frechet_distance, nearest, variance_within
-from attnserve_export.training.run import BEST
+from attnserve_export.training.run import BEST, SUMMARY
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.export.made_up_images import CLASSES, RECIPE, pictures, write_images
 
@@ -133,6 +134,7 @@ def runs(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
     for name, content in contents.items():
         (root / name).mkdir()
         torch.save(content, root / name / BEST)
+        (root / name / SUMMARY).write_text(json.dumps({"updates": 9}), encoding="utf-8")
     return root, judge
 
 
@@ -151,12 +153,34 @@ def test_the_judged_figures_of_a_generator_and_its_twin(
 
 
 def test_a_missing_judge_or_generator_is_named(data: Path, recipe_path: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"judge.best\.pt"):
-        gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge" / BEST).write_bytes((runs[0] / "judge" / BEST).read_bytes())
+    with pytest.raises(FileNotFoundError, match="the judge's training has not ended"):
+        gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
+    (tmp_path / "judge" / SUMMARY).write_bytes((runs[0] / "judge" / SUMMARY).read_bytes())
     with pytest.raises(FileNotFoundError, match=r"small.best\.pt"):
         gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
+
+
+@pytest.mark.parametrize("twin", [{"updates": 8}, None], ids=["fewer updates", "not ended"])
+def test_a_twin_of_another_length_is_not_compared(
+    data: Path,
+    recipe_path: Path,
+    runs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    twin: dict[str, int] | None,
+) -> None:
+    monkeypatch.setattr(gain, "_NEIGHBOURS", 20)
+    shutil.copytree(runs[0], tmp_path, dirs_exist_ok=True)
+    summary = tmp_path / "small+attention=false" / SUMMARY
+    if twin is None:
+        summary.unlink()
+    else:
+        summary.write_text(json.dumps(twin), encoding="utf-8")
+    found = gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]), 30)
+    assert (found["generator"]["updates"], found["twin"]["updates"]) == (9, twin and twin["updates"])
+    assert "generator - twin" not in found
 
 
 def test_recipes_of_another_kind_are_refused(data: Path, recipe_path: Path, runs: tuple[Path, Path]) -> None:

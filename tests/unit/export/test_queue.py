@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,10 @@ from typer.testing import CliRunner
 
 from attnserve_export.__main__ import app
 from attnserve_export.recipe import RecipeError
+from attnserve_export.training.classification import gain as classification
 from attnserve_export.training.queue import QUEUES, QueueRunner, read_queue
+from attnserve_export.training.segmentation import gain as segmentation
+from attnserve_export.training.start import folder_name
 from tests.unit.export.training_data import make_cifar10
 
 QUEUE = """
@@ -68,6 +72,20 @@ def test_no_part_of_the_shipped_queues_is_longer_than_two_hours() -> None:
     shipped = [part for file in QUEUES.glob("*.toml") for part in read_queue(file.stem)]
     assert shipped
     assert [part.folder for part in shipped if part.hours > 2] == []
+
+
+def test_the_queue_has_all_runs_that_the_gains_read() -> None:
+    folders = {part.folder for part in read_queue("four-models")}
+    pairs = itertools.product(classification.SEEDS, (True, False))
+    wanted = {
+        folder_name(classification.RECIPE, {"schedule.epochs": classification.EPOCHS, "seed": seed, "model.attention": attention})
+        for seed, attention in pairs
+    }
+    wanted |= {
+        folder_name(segmentation.RECIPE, {"model.block": block, "seed": seed})
+        for block, seed in itertools.product(segmentation.BLOCKS, segmentation.SEEDS)
+    }
+    assert wanted <= folders
 
 
 def test_what_is_left_is_told_from_the_folders(queue: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import random
 import tarfile
@@ -11,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -242,10 +244,15 @@ def test_another_recipes_checkpoint_is_refused(data: Path, tmp_path: Path) -> No
 
 
 def test_the_recipes_of_the_gain_are_alike_but_for_block_and_seed() -> None:
-    for block in gain.BLOCKS:
-        found = load_recipe(gain.RECIPE, {"model.block": block, "seed": 3})
+    alike = []
+    for block, seed in itertools.product(gain.BLOCKS, (1, 3)):
+        found = load_recipe(gain.RECIPE, {"model.block": block, "seed": seed})
         assert isinstance(found, SegmentationRecipe)
         assert found.data.cached_views > 0
+        content = msgspec.to_builtins(found)
+        assert (content.pop("seed"), content["model"].pop("block")) == (seed, block)
+        alike.append(content)
+    assert all(each == alike[0] for each in alike)
 
 
 @pytest.fixture

@@ -79,7 +79,7 @@ def test_the_function_is_chosen_inside_each_fold(tmp_path: Path, clips: Clips) -
     assert found.chosen == ["gaussian", "concatenation"]
     assert protocol.is_right(found.ours[0], clips).all()
     assert not protocol.is_right(found.twins[0], clips).any()
-    text = protocol.table(found, found.twins, clips, 12)
+    text = protocol.table(protocol.figures(found, found.twins, clips, 12))
     assert "100.0 [100.0, 100.0]  of each seed 100.0  of val 100.0" in text and "+100.00 [+100.00, +100.00]" in text
     (tmp_path / folder_name("nonlocal-fight", {"seed": 1, "data.fold": 1, "model.pairwise": "none"}) / "predictions.json").unlink()
     with pytest.raises(RecipeError, match=r"pairwise=none.*attnserve train --queue"):

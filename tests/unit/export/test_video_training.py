@@ -164,7 +164,10 @@ def test_views_add_no_motion(clips: Clips) -> None:
 
 
 def test_features_of_other_clips_are_refused(undisturbed: Recorded, runs: Path, tmp_path: Path, clips: Clips) -> None:
-    shutil.copy(runs / "features-fight_video" / "val-0.npy", tmp_path / "train-0.npy")
+    (of_val,) = runs.glob("features-fight_video/*/val-0.npy")  # the folder between is named after trunk and settings
+    folder = tmp_path / of_val.parent.name
+    folder.mkdir()
+    shutil.copy(of_val, folder / "train-0.npy")
     with pytest.raises(ValueError, match="other clips"):
         FeatureCache(tmp_path, print).view("train", clips, 0)
 

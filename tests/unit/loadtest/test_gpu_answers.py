@@ -181,7 +181,7 @@ def test_invariance_reports_bits_but_bars_tokens_only(monkeypatch: pytest.Monkey
     figures: dict[str, Any] = {}
     answers.invariance(checked, figures)
     assert figures["transformer-en-de fp16 beam 1"] == {
-        "full house": {"bits": 0.0, "tokens": 1.0},
+        "full batch": {"bits": 0.0, "tokens": 1.0},
         "joining": {"bits": 0.0, "tokens": 1.0},
     }
 

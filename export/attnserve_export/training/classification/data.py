@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import itertools
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +73,9 @@ def training_views(pixels: Pixels, share: float, rng: np.random.Generator) -> Pi
             view = np.asarray(altered(Image.fromarray(view), random.Random(int(rng.integers(1 << 62))), SMALL))
         views[index] = view[:, ::-1] if mirrored[index] < 0.5 else view
     return views
+
+
+def changed(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
+    """The images after ``change``, each by itself."""
+    pixels = np.stack([np.asarray(change(Image.fromarray(each))) for each in images.pixels])
+    return Images(pixels, images.labels, images.classes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +16,8 @@ import typer
 
 from attnserve_export.cli import RUNS, RunsOption
 from attnserve_export.recipe import RecipeError
-from attnserve_export.training.files import write_json
 from attnserve_export.training.intervals import paired_interval
+from attnserve_export.training.report import OutputOption, report
 from attnserve_export.training.start import folder_name
 
 RECIPE = "cbam-cifar10"
@@ -59,17 +59,10 @@ def _is_right(runs: Path, seed: int, *, attention: bool) -> np.ndarray[Any, np.d
 
 def main(
     runs: RunsOption = RUNS,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Print the accuracies of the pairs and the gain with its interval, in points."""
-    try:
-        found = gain(runs.expanduser())
-    except RecipeError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from error
-    typer.echo(json.dumps(found, indent=1))
-    if output is not None:
-        write_json(found, output)
+    report(lambda: gain(runs.expanduser()), output)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from torch.nn import functional
 
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.recipe import ClassificationRecipe
-from attnserve_export.training.classification.data import Images, hold_back, read_images, training_views
+from attnserve_export.training.classification.data import Images, changed, hold_back, read_images, training_views
 from attnserve_export.training.files import save_atomically
 from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
+from attnserve_export.training.views import SMALL, cleaned
 
 _EVALUATION_BATCH = 500
 
@@ -62,11 +63,18 @@ class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
         return float(line["held_back_accuracy"])
 
     def conclude(self) -> dict[str, Any]:
-        """Accuracy on val, and which of its images are classed right (``val.pt``), which paired comparisons need."""
+        """Accuracy on val, as it is and without the traces of compression; ``val.pt``: which of its images are classed right."""
         self.model.load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
-        is_right = self._is_right(read_images(self.data_root, "val"))
+        val = read_images(self.data_root, "val")
+        is_right = self._is_right(val)
         save_atomically(is_right, self.folder / "val.pt")
-        return {"classes": list(self.trained.classes), "val_accuracy": round(float(is_right.float().mean()), 5)}
+        return {
+            "classes": list(self.trained.classes),
+            "val_accuracy": round(float(is_right.mean()), 5),
+            "val_accuracy_cleaned": {
+                name: round(float(self._is_right(changed(val, change)).mean()), 5) for name, change in cleaned(SMALL).items()
+            },
+        }
 
     @torch.no_grad()
     def _is_right(self, images: Images) -> Tensor:

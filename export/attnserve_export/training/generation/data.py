@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from attnserve_export.training.classification.data import Pixels
+from attnserve_export.training.files import locked
 
 _GRID = 16
 """Of the blocks whose colour is stored at half the resolution, in pixels."""
@@ -30,14 +31,15 @@ def deblocked_once(pixels: Pixels, folder: Path) -> Pixels:
     """The same as :func:`deblocked`, computed once: the result is kept in a file of ``folder``, named after what it depends on."""
     key = hashlib.sha256(repr((pixels.shape, _GRID, _QUALITY, _DISPLACEMENTS)).encode() + pixels.tobytes()).hexdigest()
     path = folder / f"deblocked-{key[:16]}.npy"
-    if path.exists():
-        kept: Pixels = np.load(path)
-        return kept
-    clean, temporary = deblocked(pixels), path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        np.save(file, clean)
-    temporary.replace(path)
-    return clean
+    with locked(folder / "deblocked.lock", waits=True):
+        if path.exists():
+            kept: Pixels = np.load(path)
+            return kept
+        clean, temporary = deblocked(pixels), path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            np.save(file, clean)
+        temporary.replace(path)
+        return clean
 
 
 def deblocked(pixels: Pixels) -> Pixels:

@@ -22,11 +22,11 @@ from attnserve_export.models.cbam import CbamConfig
 from attnserve_export.models.sagan import SaganConfig
 from attnserve_export.recipe import ClassificationRecipe, GenerationRecipe, RecipeError, load_recipe
 from attnserve_export.training.classification.data import Images, Pixels, read_images
-from attnserve_export.training.files import write_json
 from attnserve_export.training.generation.judge import Features, Judge, Judged, frechet_distance, nearest, variance_within
 from attnserve_export.training.generation.trainer import draw, read_generator
 from attnserve_export.training.intervals import consecutive_blocks, paired_interval
-from attnserve_export.training.run import BEST
+from attnserve_export.training.report import OutputOption, report
+from attnserve_export.training.run import BEST, SUMMARY
 from attnserve_export.training.start import folder_name
 
 RECIPE, JUDGE = "sagan-cifar10", "cbam-cifar10"
@@ -70,7 +70,7 @@ def figures(samples: Samples, val: Images, on_val: Judged, train: Pixels) -> dic
         samples: of the generator.
         val: real images.
         on_val: what the judge says of them.
-        train: the images that the generator was trained on.
+        train: the training split as it is stored; the generator was trained on 98 % of it, without block traces.
     """
     is_asked = samples.judged.found == samples.labels
     of_real = variance_within(on_val.features, val.labels)
@@ -94,7 +94,7 @@ def figures(samples: Samples, val: Images, on_val: Judged, train: Pixels) -> dic
 def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) -> dict[str, list[float]]:
     """Generator less twin: the mean and the bounds of the 95 % interval over samples of the same latent vectors.
 
-    The interval tells of the samples alone, not of other seeds of the training: there is one training of each.
+    The interval is that of the samples alone, not of other seeds of the training: there is one training of each.
     """
     sides = [ours.rows()], [twin.rows()]
     blocks = consecutive_blocks(len(ours.labels), 1)
@@ -107,7 +107,7 @@ def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) 
 
 
 def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str = JUDGE, count: int = 2000) -> dict[str, Any]:
-    """The figures of a run and of its twin, if the twin's folder is there, and their differences.
+    """The figures of a run and of its twin, and their differences where both have ended after equally many updates.
 
     Args:
         data: root of the data sets.
@@ -117,7 +117,7 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
         count: samples of each generator.
 
     Raises:
-        FileNotFoundError: the data set, the judge or the generator is not there.
+        FileNotFoundError: the data set or the generator is not there, or the judge's training has not ended.
         RecipeError: a recipe is not of the right kind.
     """
     train, val = read_images(data, "train"), read_images(data, "val")
@@ -125,6 +125,7 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
     on_val = judge(val.pixels)
     result: dict[str, Any] = {"judge": judge_recipe, "judge_accuracy": round(float((on_val.found == val.labels).mean()), 4)}
     sides: dict[str, Samples] = {}
+    updates: dict[str, int | None] = {}
     for name, changes in SIDES.items():
         of_side = load_recipe(recipe, changes)
         if not isinstance(of_side, GenerationRecipe):
@@ -132,8 +133,9 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
         folder = runs / folder_name(recipe, changes)
         if name == "generator" or (folder / BEST).exists():
             sides[name] = read_samples(folder, of_side, judge, count, len(val.classes))
-            result[name] = figures(sides[name], val, on_val, train.pixels)
-    if len(sides) == len(SIDES):
+            updates[name] = _updates(folder)
+            result[name] = {"updates": updates[name], **figures(sides[name], val, on_val, train.pixels)}
+    if len(sides) == len(SIDES) and None not in updates.values() and len(set(updates.values())) == 1:
         result["generator - twin"] = differences(sides["generator"], sides["twin"], on_val)
     return result
 
@@ -142,7 +144,16 @@ def _read_judge(runs: Path, recipe: str, num_classes: int) -> Judge:
     by = load_recipe(recipe)
     if not isinstance(by, ClassificationRecipe):
         raise RecipeError(f"{recipe} is not the recipe of a classifier")
-    return Judge(_existing(runs / folder_name(recipe, {}) / BEST), CbamConfig(num_classes, **by.model))
+    folder = runs / folder_name(recipe, {})
+    if not (folder / SUMMARY).exists():
+        raise FileNotFoundError(f"{folder / SUMMARY} is not there: the judge's training has not ended")
+    return Judge(folder / BEST, CbamConfig(num_classes, **by.model))
+
+
+def _updates(folder: Path) -> int | None:
+    """Of a run that has ended; None for one that has not."""
+    path = folder / SUMMARY
+    return int(json.loads(path.read_text(encoding="utf-8"))["updates"]) if path.exists() else None
 
 
 def _existing(path: Path) -> Path:
@@ -155,17 +166,10 @@ def main(
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     count: Annotated[int, typer.Option(help="Samples of each generator.")] = 2000,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Print the judged figures of the generator and of its twin."""
-    try:
-        found = judged_runs(data, runs.expanduser(), count=count)
-    except (FileNotFoundError, RecipeError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from error
-    typer.echo(json.dumps(found, indent=1))
-    if output is not None:
-        write_json(found, output)
+    report(lambda: judged_runs(data, runs.expanduser(), count=count), output)
 
 
 if __name__ == "__main__":

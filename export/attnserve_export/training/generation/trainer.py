@@ -34,7 +34,7 @@ _STATISTICS_BATCHES = 32
 _SCORED = 250
 """Images that the discriminator scores at once."""
 _HELD = 1000
-"""Training images that the discriminator never sees: what it says of them, beside what it says of those it saw, tells of
+"""Training images that the discriminator never sees: what it says of them, beside what it says of those it saw, shows
 overfitting."""
 
 
@@ -59,9 +59,11 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         images, held = hold_back(images, _HELD)
         self.pixels, self.labels = images.pixels, images.labels
         self.held_pixels, self.held_labels = held.pixels, held.labels
-        self.config = SaganConfig(len(images.classes), **recipe.model)
+        self.config = self.sizes(SaganConfig, len(images.classes))
         self.classes = images.classes
-        self.generator, self.discriminator = Generator(self.config), Discriminator(self.config)
+        self.generator = Generator(self.config)
+        torch.manual_seed(recipe.seed)  # how many numbers the generator drew depends on its attention
+        self.discriminator = Discriminator(self.config)
         self.average = Generator(self.config, spectral=False)
         average_into(self.average, self.generator, 0.0)
         self.modules = {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
@@ -112,7 +114,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         """See :class:`TrainingRun`: both gammas, how well real images are told from generated ones, and a grid of samples.
 
         ``trained_rank`` and ``held_back_rank``: the share of pairs of a real and a generated image in which the real one has the
-        higher score, with real images that were trained on and that never were. Their difference tells of overfitting.
+        higher score, with real images that were trained on and that never were. Their difference measures overfitting.
         """
         fix_statistics(self.average, _STATISTICS_BATCHES, self.recipe.schedule.batch, self.recipe.seed)
         self._save_samples(epoch)

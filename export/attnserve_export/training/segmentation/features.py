@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import random
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from attnserve_export.models.disentangled_nonlocal import LEVEL_STRIDES, DisentangledNonLocal
+from attnserve_export.training.files import locked
 from attnserve_export.training.segmentation.data import Cut, Frames, Labels
-from attnserve_export.training.trunk_session import trunk_session
+from attnserve_export.training.trunk_session import fingerprint, trunk_session
+from attnserve_export.training.views import PHOTOS
 
 Features = npt.NDArray[np.float16]
 _BATCH = 4
@@ -57,18 +59,19 @@ class FeatureCache:
 
     def __init__(self, model: DisentangledNonLocal, frames: Frames, cut: Cut, folder: Path) -> None:
         self._model, self._frames, self._cut = model, frames, cut
-        content = hashlib.sha256(repr((frames.names, astuple(cut))).encode() + frames.pixels[:1].tobytes())
-        self._folder = folder / content.hexdigest()[:12]
+        first = hashlib.sha256(frames.pixels[:1].tobytes()).hexdigest()
+        self._folder = folder / fingerprint(model.encoder, frames.names, first, cut, PHOTOS)
 
     def view(self, number: int) -> View:
         """View 0 is the frames as they are, view 1 is mirrored, others are cut out at random; mapped from their files."""
         paths = [self._folder / f"{number}-{name}.npy" for name in (*LEVEL_STRIDES, "labels")]
-        if not paths[-1].exists():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for path, content in zip(paths, self._computed(number), strict=True):  # the labels are last
-                temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, content)
-                temporary.replace(path)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with locked(self._folder / "views.lock", waits=True):
+            if not paths[-1].exists():
+                for path, content in zip(paths, self._computed(number), strict=True):  # the labels are last
+                    temporary = path.with_suffix(".tmp.npy")
+                    np.save(temporary, content)
+                    temporary.replace(path)
         *levels, labels = (np.load(path, mmap_mode="r") for path in paths)
         return View(levels, labels)
 

@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
 import typer
 
 from attnserve_export.cli import RUNS, RunsOption
-from attnserve_export.training.files import write_json
 from attnserve_export.training.intervals import Interval, consecutive_blocks, paired_interval
+from attnserve_export.training.report import OutputOption, report
 from attnserve_export.training.run import SUMMARY
 from attnserve_export.training.segmentation.scores import Confusion, mean_iou
 from attnserve_export.training.segmentation.trainer import VAL
@@ -85,17 +85,10 @@ def table(found: dict[str, Any]) -> str:
 
 def main(
     runs: RunsOption = RUNS,
-    output: Annotated[Path | None, typer.Option(help="Also write the figures to this JSON file.")] = None,
+    output: OutputOption = None,
 ) -> None:
     """Print the gain of each block over its twins."""
-    try:
-        found = gains(runs.expanduser())
-    except FileNotFoundError as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from error
-    typer.echo(table(found))
-    if output is not None:
-        write_json(found, output)
+    report(lambda: gains(runs.expanduser()), output, table)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,25 +21,13 @@ from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
 from attnserve_export.training.segmentation.data import CLASSES, VOID, Cut, Frames, Pixels, hold_back, read_frames, shares
 from attnserve_export.training.segmentation.features import FeatureCache
 from attnserve_export.training.segmentation.scores import Confusion, class_ious, confusion, mean_iou
+from attnserve_export.training.views import PHOTOS, cleaned
 
 FEATURES = "features-camvid"
 """Folder of the cached features, beside those of the runs."""
 VAL = "val.pt"
 """Confusion matrix of each val frame, (frames, classes, classes)."""
 _EVALUATION_BATCH = 4
-
-
-def _rescaled(picture: Image.Image) -> Image.Image:
-    smaller = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
-    return smaller.resize(picture.size, Image.Resampling.BICUBIC)
-
-
-CLEANED: dict[str, Callable[[Image.Image], Image.Image]] = {
-    "blurred": lambda picture: picture.filter(ImageFilter.GaussianBlur(1.0)),
-    "halved": _rescaled,
-    "denoised": lambda picture: picture.filter(ImageFilter.MedianFilter(3)),
-}
-"""Val is scored on these too: they remove the traces of JPEG compression, which a model must not depend on."""
 
 
 class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
@@ -54,7 +42,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         except ValueError as error:
             raise RecipeError(str(error)) from error
         self.trained, self.held = frames.take(self._trained_indices), frames.take(held)
-        self.model = DisentangledNonLocal(DisentangledNonLocalConfig(VOID, **recipe.model))
+        self.model = DisentangledNonLocal(self.sizes(DisentangledNonLocalConfig, VOID))
         self.model.load_imagenet()
         if data.cached_views:
             self.model.encoder.requires_grad_(False)
@@ -155,12 +143,14 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         found = self._confusions(frames)
         save_atomically({"confusions": torch.from_numpy(found), "names": list(frames.names)}, self.folder / VAL)
         ious = class_ious(found.sum(0))
-        cleaned = {name: round(mean_iou(self._confusions(_changed(frames, change))), 2) for name, change in CLEANED.items()}
+        of_cleaned = {
+            name: round(mean_iou(self._confusions(_changed(frames, change))), 2) for name, change in cleaned(PHOTOS).items()
+        }
         return {
             "classes": list(CLASSES),
             "val_miou": round(mean_iou(found), 2),
             "val_ious": {name: round(float(iou), 2) for name, iou in zip(CLASSES, ious, strict=True)},
-            "val_miou_cleaned": cleaned,
+            "val_miou_cleaned": of_cleaned,
         }
 
     @torch.no_grad()

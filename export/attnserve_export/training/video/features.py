@@ -7,7 +7,6 @@ depend on the recipe's seed.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +19,11 @@ import torch
 from PIL import Image
 
 from attnserve_export.layers.efficientnet import imagenet_weights
-from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES, MotionTrunk, grid, trunk_weights
-from attnserve_export.training.trunk_session import trunk_session
+from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES, GAIN, TIME_POOL, MotionTrunk, grid, trunk_weights
+from attnserve_export.training.files import locked
+from attnserve_export.training.trunk_session import fingerprint, trunk_session
 from attnserve_export.training.video.data import Clips, Pixels, sample_frames
-from attnserve_export.training.views import altered
+from attnserve_export.training.views import PHOTOS, altered
 
 Features = npt.NDArray[np.float16]
 _LEAST_SIDE = 0.75
@@ -73,7 +73,9 @@ class FeatureCache:
     """Views of a split's clips, in files of a folder that all runs share; each is computed when it is first asked for."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        self._folder, self._say = folder, say
+        self._say, self._trunk = say, pretrained_trunk()
+        settings = GAIN, TIME_POOL, FRAMES, FRAME_SIZE, _LEAST_SIDE, _LEAST_FRAMES, PHOTOS
+        self._folder = folder / fingerprint(self._trunk, *settings)
         self._session: onnxruntime.InferenceSession | None = None
 
     def view(self, split: str, clips: Clips, view: int) -> Features:
@@ -83,12 +85,13 @@ class FeatureCache:
             ValueError: the file that is there does not fit.
         """
         path = self._folder / f"{split}-{view}.npy"
-        if not path.exists():
-            self._say(f"computing features of {split}, view {view}")
-            self._folder.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_suffix(f".{os.getpid()}.npy")  # another run may compute the same
-            np.save(temporary, self._computed(split, clips, view))
-            temporary.replace(path)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with locked(self._folder / "views.lock", waits=True):
+            if not path.exists():
+                self._say(f"computing features of {split}, view {view}")
+                temporary = path.with_suffix(".tmp.npy")
+                np.save(temporary, self._computed(split, clips, view))
+                temporary.replace(path)
         found: Features = np.load(path)
         if found.shape != (len(clips), *grid(), CHANNELS):
             raise ValueError(f"{path} is of other clips or of another trunk: remove {self._folder}")
@@ -97,7 +100,7 @@ class FeatureCache:
     def _computed(self, split: str, clips: Clips, view: int) -> Features:
         if self._session is None:
             example = torch.zeros(1, FRAMES, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
-            self._session = trunk_session(pretrained_trunk(), example, "clip")
+            self._session = trunk_session(self._trunk, example, "clip")
         found: list[npt.NDArray[np.float32]] = []
         for name, clip in zip(clips.names, clips.pixels, strict=True):
             pixels = view_of(clip, view, f"{split}/{name}")[None]

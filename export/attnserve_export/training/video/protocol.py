@@ -19,9 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
+from attnserve_export.cli import RUNS, DataOption, RunsOption
 from attnserve_export.models.nonlocal_video import PAIRWISE
 from attnserve_export.recipe import RecipeError, VideoRecipe, load_recipe
 from attnserve_export.training.intervals import Interval, paired_interval
+from attnserve_export.training.report import OutputOption, report
 from attnserve_export.training.run import SUMMARY
 from attnserve_export.training.start import folder_name
 from attnserve_export.training.video.baseline import baseline_margins
@@ -99,38 +101,66 @@ def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips)
     return paired_interval(rights, against, lambda rows: 100 * float(rows.mean()), blocks)
 
 
-def table(predictions: Predictions, baseline: Sequence[Array], clips: Clips, first_of_val: int) -> str:
-    """The comparison, a line each: mean over seeds and folds, interval, each seed, and the mean over the clips of val alone, which
-    begin at ``first_of_val``: the sizes of the recipe were found without them.
+def figures(predictions: Predictions, baseline: Sequence[Array], clips: Clips, first_of_val: int) -> dict[str, Any]:
+    """The comparison, in percent and points, with 95 % intervals over sources and seeds.
+
+    Args:
+        predictions: of the models.
+        baseline: margins of each seed.
+        clips: train and val.
+        first_of_val: where val begins; the sizes of the recipe were found without it, so its mean is given by itself.
     """
-    alone = {"non-local": predictions.ours, "twin": predictions.twins, "baseline": baseline}
-    lines: list[str] = []
+    alone = {"non-local": predictions.ours, "twin": predictions.twins, "baseline": list(baseline)}
+    accuracies: dict[str, Any] = {}
     for name, margins in alone.items():
-        found = compare(margins, None, clips)
         rights = np.stack([is_right(each, clips) for each in margins])
-        seeds, of_val = " ".join(f"{100 * right:.1f}" for right in rights.mean(1)), 100 * rights[:, first_of_val:].mean()
-        lines.append(f"{name:24s} {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}]  of each seed {seeds}  of val {of_val:.1f}")
-    for name, other in (("non-local", "twin"), ("non-local", "baseline"), ("twin", "baseline")):
-        lines.append(f"{name + ' - ' + other:24s} {compare(alone[name], alone[other], clips)}")
-    counts = ", ".join(f"{kind} {count}" for kind, count in Counter(predictions.chosen).most_common())
-    return "\n".join([*lines, f"chosen in {len(predictions.chosen)} folds: {counts}"])
+        accuracies[name] = {
+            "accuracy": _as_list(compare(margins, None, clips)),
+            "of_each_seed": [round(100 * float(right), 2) for right in rights.mean(1)],
+            "of_val": round(100 * float(rights[:, first_of_val:].mean()), 2),
+        }
+    pairs = (("non-local", "twin"), ("non-local", "baseline"), ("twin", "baseline"))
+    gains = {f"{ours} - {other}": _as_list(compare(alone[ours], alone[other], clips)) for ours, other in pairs}
+    return {"accuracies": accuracies, "gains": gains, "chosen": dict(Counter(predictions.chosen).most_common())}
 
 
-def main(data: Path = Path("data"), runs: Path = Path("~/.cache/attnserve/train"), seeds: str = "1,2,3") -> None:
-    """Print the comparison; accuracies are of all clips of train and val, in percent."""
+def _as_list(interval: Interval) -> list[float]:
+    return [round(each, 2) for each in (interval.mean, interval.low, interval.high)]
+
+
+def table(found: dict[str, Any]) -> str:
+    """The result of :func:`figures` as lines of text."""
+    lines: list[str] = []
+    for name, each in found["accuracies"].items():
+        mean, low, high = each["accuracy"]
+        seeds = " ".join(f"{seed:.1f}" for seed in each["of_each_seed"])
+        lines.append(f"{name:24s} {mean:.1f} [{low:.1f}, {high:.1f}]  of each seed {seeds}  of val {each['of_val']:.1f}")
+    lines += [f"{pair:24s} {Interval(*interval)}" for pair, interval in found["gains"].items()]
+    counts = ", ".join(f"{kind} {count}" for kind, count in found["chosen"].items())
+    return "\n".join([*lines, f"chosen in {sum(found['chosen'].values())} folds: {counts}"])
+
+
+def protocol(data: Path, runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """The whole comparison, from finished runs.
+
+    Raises:
+        RecipeError: a run is missing or not finished.
+        FileNotFoundError: the data set is not there.
+    """
     recipe = load_recipe(RECIPE)
     assert isinstance(recipe, VideoRecipe)
-    numbers, parts = [int(seed) for seed in seeds.split(",")], recipe.data
-    typer.echo(to_ship(runs.expanduser()))
-    try:
-        train, val = read_clips(data, "train"), read_clips(data, "val")
-        clips = joined(train, val)
-        predictions = read_predictions(runs.expanduser(), clips, numbers, parts.folds)
-    except (RecipeError, FileNotFoundError) as error:
-        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
-        raise typer.Exit(1) from error
-    baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in numbers]
-    typer.echo(table(predictions, baseline, clips, len(train)))
+    parts, train, val = recipe.data, read_clips(data, "train"), read_clips(data, "val")
+    clips = joined(train, val)
+    predictions = read_predictions(runs, clips, seeds, parts.folds)
+    baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in seeds]
+    return figures(predictions, baseline, clips, len(train))
+
+
+def main(data: DataOption = Path("data"), runs: RunsOption = RUNS, seeds: str = "1,2,3", output: OutputOption = None) -> None:
+    """Print the comparison; accuracies are of all clips of train and val, in percent."""
+    runs = runs.expanduser()
+    typer.echo(to_ship(runs))
+    report(lambda: protocol(data, runs, [int(seed) for seed in seeds.split(",")]), output, table)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test is marked with the folder it is in: `pytest -m unit`, `-m "parity or e2e"` and so on."""
+"""Every test is marked with the folder it is in: `pytest -m unit`, `-m "parity or e2e"` and so on. All of `perf` is `load` too."""
 
 from __future__ import annotations
 
@@ -18,3 +18,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             kind = item.path.relative_to(TESTS).parts[0]
             if kind in KINDS:
                 item.add_marker(kind)
+            if kind == "perf":
+                item.add_marker("load")

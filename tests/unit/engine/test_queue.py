@@ -422,6 +422,7 @@ def seconds_of(num: int, num_clients: int) -> float:
 
 
 @pytest.mark.parametrize("num_clients", [10, 1_000_000])
+@pytest.mark.load
 def test_a_long_queue_costs_no_more_for_each(num_clients: int) -> None:
     seconds_of(1000, num_clients)
     small, large = (min(seconds_of(num, num_clients) for _ in range(3)) for num in (500, 8000))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.e2e.shared"]
+
 TESTS = Path(__file__).resolve().parent
 KINDS = frozenset({"unit", "contract", "parity", "e2e", "chaos", "perf"})
 

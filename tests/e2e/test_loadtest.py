@@ -17,8 +17,6 @@ from tests.e2e.serving import Samples, Server
 
 SECONDS = "2"
 
-pytestmark = pytest.mark.load
-
 
 def load(server: Server, results: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [
@@ -48,6 +46,7 @@ def events_of(results: Path) -> dict[str, dict[str, Any]]:
     return {row["event"]: row for row in json.loads((results / "loadtest.json").read_text())["events"]}
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     "options", [(), ("--rate", "40"), ("--rate", "60", "--users", "8", "--workers", "2", "--shape", "step_load")]
 )
@@ -99,6 +98,7 @@ def test_a_server_that_is_not_there_is_counted(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "loadtest.json").read_text())["errors"]["Translate"]["UNAVAILABLE"] > 0
 
 
+@pytest.mark.load
 def test_sweep_of_the_hot_path(server: Server, tmp_path: Path) -> None:
     done = load(server, tmp_path, "--seconds", "1", "--quick")
     assert done.returncode == 0
@@ -122,6 +122,7 @@ def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.load
 def test_captions_and_translations_at_once(server: Server, tmp_path: Path) -> None:
     before = server.scrape()
     objectives = ("--slo", "errors<0.1", "--slo", "Caption:p99<10000")

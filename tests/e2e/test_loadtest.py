@@ -126,7 +126,7 @@ def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
 def test_captions_and_translations_at_once(server: Server, tmp_path: Path) -> None:
     before = server.scrape()
     objectives = ("--slo", "errors<0.1", "--slo", "Caption:p99<10000")
-    done = load(server, tmp_path, "--no-sweep", "--kind", "mixed", "--users", "6", "--seconds", "4", *objectives)
+    done = load(server, tmp_path, "--no-sweep", "--kind", "mixed", "--users", "6", "--seconds", "10", *objectives)
     assert done.returncode == 0
     events = events_of(tmp_path)
     for name in ("Translate", "TranslateStream", "Caption"):

@@ -60,20 +60,23 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
 
-# Two at a time, file by file, but for those that load or measure the machine. With ARGS one after the other, as they say.
-MEASURING := e2e or chaos or perf
-define run-tests
-	@$(if $(ARGS),$(PY) -m pytest $(1) $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile $(2) \
-		&& $(PY) -m pytest $(3))
-endef
+# With ARGS one after the other, as they say.
+# Tests that depend on no clock: two at a time, file by file.
+run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "$(1)")
+# Tests that load or measure the machine: alone, and a file that fails is run once more.
+run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -m "$(1)")
 
 .PHONY: test
-test: $(DEV) ## Run the tests, except the long ones
-	$(call run-tests,-m "not long",-m "not long and not ($(MEASURING))",-m "not long and ($(MEASURING))")
+test: $(DEV) ## Run the tests that depend on no clock, except the long ones
+	@$(call run-tests,not load and not long)
+
+.PHONY: test-load
+test-load: $(DEV) ## Run the tests that load or measure the machine, except the long ones
+	@$(call run-load,load and not long)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	$(call run-tests,,-m "not ($(MEASURING))",-m "$(MEASURING)")
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load) && $(call run-load,load))
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity

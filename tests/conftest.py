@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every test is marked with the folder it is in: `pytest -m unit`, `-m "parity or e2e"` and so on."""
+"""Every test is marked with the folder it is in: `pytest -m unit`, `-m "parity or e2e"` and so on. All of `perf` is `load` too."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+
+pytest_plugins = ["tests.e2e.shared"]
 
 TESTS = Path(__file__).resolve().parent
 KINDS = frozenset({"unit", "contract", "parity", "e2e", "chaos", "perf"})
@@ -18,3 +20,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             kind = item.path.relative_to(TESTS).parts[0]
             if kind in KINDS:
                 item.add_marker(kind)
+            if kind == "perf":
+                item.add_marker("load")

@@ -32,6 +32,8 @@ from tests.e2e.serving import (
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
 
+pytestmark = pytest.mark.load
+
 
 class Watcher:
     """A health watch: what it was told, and when."""

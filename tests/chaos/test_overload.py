@@ -320,17 +320,20 @@ def test_every_fault_is_seen(bad: Run) -> None:
 
 
 @pytest.mark.timeout(200)
+@pytest.mark.load
 def test_overload_is_bounded(tmp_path: Path) -> None:
     check_overload(tmp_path, 5.0, unbounded)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(400)
+@pytest.mark.load
 def test_overload(tmp_path: Path) -> None:
     check_overload(tmp_path, 20.0)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1000)
+@pytest.mark.load
 def test_overload_at_length(tmp_path: Path) -> None:
     check_overload(tmp_path, 120.0)

@@ -5,23 +5,18 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
 
 import grpc
 import pytest
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventually, serve, start_stream, start_unary, texts
+from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventually, start_stream, start_unary, texts
 
 NUM_VANISHING, NUM_LATE, AT_ONCE = 500, 200, 25
 NUM_BLOCKERS = 40
 CANCELLED = "attnserve_requests_cancelled_total"
 
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server"), "--workers", "1") as running:
-        yield running
+pytestmark = pytest.mark.load
 
 
 def settled(server: Server) -> Samples:

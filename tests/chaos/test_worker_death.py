@@ -36,9 +36,15 @@ SLOW = DecodeOptions(min_tokens=128, max_tokens=128, repetition_penalty=1.001)
 SAMPLE = SENTENCES[:16]
 
 
-@pytest.fixture(params=[1, 2])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
-    with serve(tmp_path, "--workers", str(request.param), "--slots", "16") as running:
+@pytest.fixture
+def num_workers() -> int:
+    """Two, unless a test says otherwise."""
+    return 2
+
+
+@pytest.fixture
+def server(num_workers: int, tmp_path: Path) -> Iterator[Server]:
+    with serve(tmp_path, "--workers", str(num_workers), "--slots", "16") as running:
         yield running
 
 
@@ -100,6 +106,8 @@ def kill_under_load(server: Server, num_each: int = 10) -> tuple[float, int, int
     return ready_s, lost, answered
 
 
+@pytest.mark.load
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_worker(server: Server) -> None:
     ready_s, _, _ = kill_under_load(server)
     assert ready_s < READY_S
@@ -109,12 +117,13 @@ def test_killed_worker(server: Server) -> None:
     assert "Traceback" not in server.log.read_text(), server.tail()
 
 
+@pytest.mark.parametrize("num_workers", [1])
 def test_idle_worker_killed(server: Server) -> None:
     with server.channel() as channel:
         before = [texts(ask(channel, text)) for text in SAMPLE]
         loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
         kill(server.children()[-1])
-        assert [texts(ask(channel, text)) for text in SAMPLE] == before, "what comes meanwhile waits or goes to the other one"
+        assert [texts(ask(channel, text)) for text in SAMPLE] == before, "what comes meanwhile waits"
         wait_until_ready(server, loads)
         assert [texts(ask(channel, text)) for text in SAMPLE] == before
 
@@ -132,8 +141,10 @@ def test_workers_do_not_outlive_the_front(server: Server) -> None:
     print(f"workers gone after {seconds * 1e3:.0f} ms")
 
 
+@pytest.mark.load
 @pytest.mark.long
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_workers_at_length(server: Server) -> None:
     for _ in range(10):
         time.sleep(11)  # a worker that lived for 10 s is started again at once

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -15,7 +14,6 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import (
     MODELS,
     SENTENCES,
-    Server,
     ask,
     default_model_alone,
     details,
@@ -27,12 +25,6 @@ from tests.e2e.serving import (
 
 TRANSLATORS = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
 ARCHITECTURES = {**TRANSLATORS, "show-attend-tell-flickr8k": "show-attend-tell"}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server"), "--workers", "1", "--models", str(MODELS)) as running:
-        yield running
 
 
 def manifest(channel: grpc.Channel, model: str) -> manifest_pb2.Manifest:

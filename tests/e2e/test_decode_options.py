@@ -53,32 +53,21 @@ def ngrams(hypothesis: Hypothesis, size: int) -> Counter[tuple[tuple[str, bool],
 # --- Ranges ---
 
 REFUSED: list[tuple[str, DecodeOptions]] = [
-    ("coverage_penalty", DecodeOptions(coverage_penalty=-0.1)),
     ("coverage_penalty", DecodeOptions(coverage_penalty=10.5)),
-    ("coverage_penalty", DecodeOptions(coverage_penalty=math.inf)),
     ("min_tokens", DecodeOptions(min_tokens=129)),
-    ("min_tokens", DecodeOptions(min_tokens=5, max_tokens=4)),
     ("no_repeat_ngram_size", DecodeOptions(no_repeat_ngram_size=129)),
-    ("repetition_penalty", DecodeOptions(repetition_penalty=-1.2)),
-    ("repetition_penalty", DecodeOptions(repetition_penalty=100.5)),
     ("repetition_penalty", DecodeOptions(repetition_penalty=math.nan)),
     ("sampling.temperature", DecodeOptions(sampling=SamplingOptions(temperature=0))),
-    ("sampling.temperature", DecodeOptions(sampling=SamplingOptions(temperature=-1))),
-    ("sampling.temperature", DecodeOptions(sampling=SamplingOptions(temperature=math.nan))),
-    ("sampling.temperature", DecodeOptions(sampling=SamplingOptions(temperature=101))),
-    ("sampling.top_p", DecodeOptions(sampling=SamplingOptions(top_p=0))),
     ("sampling.top_p", DecodeOptions(sampling=SamplingOptions(top_p=1.01))),
-    ("sampling.top_p", DecodeOptions(sampling=SamplingOptions(top_p=math.nan))),
     ("sampling", DecodeOptions(sampling=SamplingOptions(), beam_size=2)),
     ("num_hypotheses", DecodeOptions(sampling=SamplingOptions(), num_hypotheses=9)),
-    ("prefix", DecodeOptions(prefix=" \t")),
     ("prefix", DecodeOptions(prefix="Ein 🎸")),
-    ("prefix", DecodeOptions(prefix="Hund " * 128)),
 ]
+"""One for each field, through the wire; all values that are refused are in ``tests/unit/server_shell/test_convert.py``."""
 
 
 @both
-@pytest.mark.parametrize(("name", "options"), REFUSED, ids=[f"{index}-{name}" for index, (name, _) in enumerate(REFUSED)])
+@pytest.mark.parametrize(("name", "options"), REFUSED, ids=[name for name, _ in REFUSED])
 def test_refused_outside_its_range(channel: grpc.Channel, name: str, options: DecodeOptions, kind: str) -> None:
     with pytest.raises(grpc.RpcError) as raised:
         ask(channel, TEXT, options, kind=kind)
@@ -249,11 +238,6 @@ def test_coverage_of_a_split_text_is_the_sum_of_its_sentences(channel: grpc.Chan
 def test_the_first_piece_of_a_stream_waits_for_no_other(channel: grpc.Channel) -> None:
     sizes = [len(streamed(channel, text).deltas[0].pieces) for text in SENTENCES[:20]]
     assert statistics.median(sizes) <= 2
-
-
-def test_a_beam_is_streamed_before_it_is_finished(channel: grpc.Channel) -> None:
-    nums = [len(streamed(channel, text, DecodeOptions(beam_size=4, num_hypotheses=4)).deltas) for text in SENTENCES[:20]]
-    assert sum(number > 1 for number in nums) >= 10, "what all beams agree on comes before the rest"
 
 
 ALL_AT_ONCE = {

@@ -19,6 +19,8 @@ from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventu
 BACKGROUND, LEAVERS = 3, 8
 STEP = "attnserve_decode_step_duration_seconds"
 
+pytestmark = pytest.mark.load
+
 
 @pytest.fixture
 def background(server: Server) -> Iterator[None]:
@@ -90,7 +92,7 @@ def test_nothing_stays_behind(server: Server, channel: grpc.Channel) -> None:
     futures = [start_unary(channel, text) for text in SENTENCES[:32]]
     assert [texts(future.result()) for future in futures] == [texts(ask(channel, text)) for text in SENTENCES[:32]]
     eventually(lambda: used(server) == 0, "all slots free")
-    assert server.scrape().total("attnserve_slots", state="free") == 32
+    assert server.scrape().total("attnserve_slots", model="transformer-en-de", state="free") == 32
     server.assert_unharmed()
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import grpc
@@ -19,7 +18,7 @@ from hypothesis import strategies as st
 
 from attnserve.v1.decoding_pb2 import DecodeOptions, SamplingOptions
 from attnserve.v1.translation_pb2 import TranslateRequest, TranslateResponse, TranslateStreamRequest, TranslateStreamResponse
-from tests.e2e.serving import SENTENCES, Server, ask, eventually, serve, texts
+from tests.e2e.serving import SENTENCES, Server, ask, eventually, texts
 
 GROUP = 25
 SERVICE = "/attnserve.v1.TranslationService/"
@@ -188,12 +187,6 @@ class Driver:
         for one in answer.hypotheses:
             assert "⁇" not in one.text
             assert [one.text[piece.begin : piece.end] for piece in one.pieces] == [piece.text for piece in one.pieces]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server")) as running:
-        yield running
 
 
 @pytest.mark.timeout(600)

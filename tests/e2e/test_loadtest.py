@@ -8,22 +8,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.captioning import serve_captions
-from tests.e2e.serving import Samples, Server, serve
+from tests.e2e.serving import Samples, Server
 
 SECONDS = "2"
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve(tmp_path_factory.mktemp("server"), "--workers", "1", "--log-level", "warning") as running:
-        yield running
 
 
 def load(server: Server, results: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -54,6 +46,7 @@ def events_of(results: Path) -> dict[str, dict[str, Any]]:
     return {row["event"]: row for row in json.loads((results / "loadtest.json").read_text())["events"]}
 
 
+@pytest.mark.load
 @pytest.mark.parametrize(
     "options", [(), ("--rate", "40"), ("--rate", "60", "--users", "8", "--workers", "2", "--shape", "step_load")]
 )
@@ -105,6 +98,7 @@ def test_a_server_that_is_not_there_is_counted(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "loadtest.json").read_text())["errors"]["Translate"]["UNAVAILABLE"] > 0
 
 
+@pytest.mark.load
 def test_sweep_of_the_hot_path(server: Server, tmp_path: Path) -> None:
     done = load(server, tmp_path, "--seconds", "1", "--quick")
     assert done.returncode == 0
@@ -128,13 +122,13 @@ def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_captions_and_translations_at_once(tmp_path: Path) -> None:
-    with serve_captions(tmp_path / "server", "--log-level", "warning") as server:
-        before = server.scrape()
-        objectives = ("--slo", "errors<0.1", "--slo", "Caption:p99<10000")
-        done = load(server, tmp_path, "--no-sweep", "--kind", "mixed", "--users", "6", "--seconds", "4", *objectives)
-        assert done.returncode == 0
-        events = events_of(tmp_path)
-        for name in ("Translate", "TranslateStream", "Caption"):
-            assert events[name]["errors"] == 0
-            assert 5 < events[name]["count"] <= answered(before, server.scrape(), name) <= events[name]["count"] + 6
+@pytest.mark.load
+def test_captions_and_translations_at_once(server: Server, tmp_path: Path) -> None:
+    before = server.scrape()
+    objectives = ("--slo", "errors<0.1", "--slo", "Caption:p99<10000")
+    done = load(server, tmp_path, "--no-sweep", "--kind", "mixed", "--users", "6", "--seconds", "10", *objectives)
+    assert done.returncode == 0
+    events = events_of(tmp_path)
+    for name in ("Translate", "TranslateStream", "Caption"):
+        assert events[name]["errors"] == 0
+        assert 5 < events[name]["count"] <= answered(before, server.scrape(), name) <= events[name]["count"] + 6

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.e2e.captioning import caption
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
@@ -62,15 +63,41 @@ METRICS = {
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Sends each piece of a stream by itself."""
-    with serve(tmp_path_factory.mktemp("server"), "--workers", "1", "--stream-interval-seconds", "0") as running:
+def translator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Serves the default model alone, and sends each piece of a stream by itself."""
+    with serve(tmp_path_factory.mktemp("translator"), "--workers", "1", "--stream-interval-seconds", "0") as running:
         yield running
 
 
-def test_a_greedy_stream_comes_piece_by_piece(channel: grpc.Channel) -> None:
-    sizes = [len(delta.pieces) for text in SENTENCES[:20] for delta in streamed(channel, text).deltas]
-    assert statistics.median(sizes) <= 2
+def test_a_greedy_stream_comes_piece_by_piece(translator: Server) -> None:
+    with translator.channel() as channel:
+        sizes = [len(delta.pieces) for text in SENTENCES[:20] for delta in streamed(channel, text).deltas]
+        assert statistics.median(sizes) <= 2
+        assert len(streamed(channel, LONG_TEXT).deltas) > 20
+
+
+def test_a_beam_is_streamed_before_it_is_finished(translator: Server) -> None:
+    options = DecodeOptions(beam_size=4, num_hypotheses=4)
+    with translator.channel() as channel:
+        nums = [len(streamed(channel, text, options).deltas) for text in SENTENCES[:20]]
+    assert sum(number > 1 for number in nums) >= 10, "what all beams agree on comes before the rest"
+
+
+def test_a_server_without_captions_says_so(translator: Server) -> None:
+    with translator.channel() as channel, pytest.raises(grpc.RpcError) as raised:
+        caption(channel)
+    assert raised.value.code() is grpc.StatusCode.NOT_FOUND
+    assert details(raised.value).fields == ("model",)
+    assert raised.value.details() == "no model for caption is served"
+
+
+def test_nothing_is_kept_by_default(server: Server, channel: grpc.Channel) -> None:
+    ask(channel, SENTENCES[0])
+    steps = server.scrape().total("attnserve_batch_rows_count")
+    ask(channel, SENTENCES[0])
+    samples = server.scrape()
+    assert samples.total("attnserve_batch_rows_count") > steps
+    assert samples.total("attnserve_cache_requests_total") == samples.total("attnserve_cache_bytes") == 0
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -80,8 +107,6 @@ def test_unary_equals_stream(channel: grpc.Channel, text: str) -> None:
         stream = streamed(channel, text, options)
         assert stream.result.hypotheses == unary.hypotheses
         assert stream.result.source_pieces == unary.source_pieces
-        if text is LONG_TEXT and not options.beam_size:
-            assert len(stream.deltas) > 20, "a stream comes piece by piece"
 
 
 @pytest.mark.parametrize("text", SENTENCES[:6])
@@ -258,7 +283,12 @@ def test_an_http_port_that_is_taken_ends_the_start(server: Server, tmp_path: Pat
     assert done.stderr.splitlines()[-1] == f"error: HTTP cannot listen on 127.0.0.1:{port}: Address already in use"
 
 
-def test_metrics(server: Server, channel: grpc.Channel) -> None:
+def test_metrics(translator: Server) -> None:
+    with translator.channel() as channel:
+        check_metrics(translator, channel)
+
+
+def check_metrics(server: Server, channel: grpc.Channel) -> None:
     before = server.scrape()
     answers = [ask(channel, text, kind=STREAM) for text in SENTENCES[:3]]
     with pytest.raises(grpc.RpcError):
@@ -289,6 +319,7 @@ def test_metrics(server: Server, channel: grpc.Channel) -> None:
     assert not {label for sample in after.samples for label in sample.labels} & {"request_id", "text"}
 
 
+@pytest.mark.load
 def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
     flags = ("--workers", "1", "--slots", "2", "--queue-limit", "4", "--max-beam-size", "2")
     with serve(tmp_path, *flags) as server, server.channel() as channel:

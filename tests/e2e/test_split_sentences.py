@@ -133,6 +133,7 @@ def test_timings(channel: grpc.Channel) -> None:
     assert times.queue_seconds + times.encode_seconds + times.decode_seconds <= times.total_seconds + 1e-6
 
 
+@pytest.mark.load
 def test_a_client_that_leaves_frees_all_slots(server: Server, channel: grpc.Channel) -> None:
     call = start_stream(channel, " ".join(f"Red {LONG_TEXT}." for _ in range(16)), split_sentences=True)
     next(call)

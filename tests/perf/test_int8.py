@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The int8 variant of every bundle against fp32, side by side: a step at several numbers of rows, and the encoder.
 
-`make test ARGS="tests/perf/test_int8.py -s"` shows the ratios. The bound is loose: it is for any machine, under any load.
+`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. The bound is loose: it is for any machine, under any load.
 """
 
 from __future__ import annotations

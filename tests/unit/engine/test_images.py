@@ -121,6 +121,7 @@ def test_palettes_with_transparency() -> None:
     assert (found[:, 124:] == [0, 0, 255]).all()
 
 
+@pytest.mark.load
 def test_a_phones_photo_is_decoded_small(photo: Image.Image) -> None:
     data = encoded(photo.resize((4032, 3024)), "JPEG", quality=90)
     started = time.process_time()
@@ -175,11 +176,11 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
 @pytest.mark.parametrize("name", BROKEN)
 def test_what_is_no_picture_is_refused(name: str) -> None:
     make, text = BROKEN[name]
-    data, started = make(), time.monotonic()
+    data, started = make(), time.process_time()
     with pytest.raises(InvalidRequest, match=f"^image .*({text})") as caught:
         read(data)
     assert caught.value.field == "image"
-    assert time.monotonic() - started < 2.0
+    assert time.process_time() - started < 2.0
 
 
 def test_limits_come_before_the_decoder(photo: Image.Image) -> None:

@@ -103,16 +103,18 @@ def test_what_is_left_is_told_from_the_folders(queue: Path, tmp_path: Path) -> N
     assert runner.hours_left() == pytest.approx(0.2)
 
 
+@pytest.mark.timeout(400)
 def test_a_queue_runs_what_is_not_finished_whatever_fails(queue: Path, data: Path, tmp_path: Path) -> None:
-    wrong = QUEUE.replace('"model.width" = 8', '"model.width" = 9', 1)
+    right = QUEUE.replace("[true, false]", "[false]")  # as few processes as there can be
+    wrong = right.replace('"model.width" = 8', '"model.width" = 9', 1)
     queue.write_text(wrong, encoding="utf-8")
     runs = tmp_path / "runs"
-    failed = QueueRunner(read_queue(str(queue)), data, runs, jobs=3).run()
+    failed = QueueRunner(read_queue(str(queue)), data, runs, jobs=2).run()
     assert [part.changes["model.width"] for part in failed] == [9], "its second part is not tried"
     assert "multiple" in (runs / failed[0].folder / "output.log").read_text()
     finished = {path: path.stat().st_mtime_ns for path in runs.glob("*/summary.json")}
-    assert len(finished) == 2
-    queue.write_text(QUEUE, encoding="utf-8")
+    assert len(finished) == 1
+    queue.write_text(right, encoding="utf-8")
     runner = QueueRunner(read_queue(str(queue)), data, runs)
     assert runner.run() == []
     assert runner.hours_left() == 0
@@ -123,12 +125,12 @@ ENDLESS = re.sub(r'"schedule.epochs" = 3', '"schedule.checkpoint_seconds" = 0.0,
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 90
+    """Waits, at most until the test's own limit: the runs have the lowest priority on a busy machine."""
     while not condition():
-        assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(400)
 def test_a_queue_whose_time_is_over_stops_the_run_under_way(queue: Path, data: Path, tmp_path: Path) -> None:
     queue.write_text(ENDLESS, encoding="utf-8")
     runs, parts = tmp_path / "runs", read_queue(str(queue))
@@ -138,6 +140,7 @@ def test_a_queue_whose_time_is_over_stops_the_run_under_way(queue: Path, data: P
     assert [path.name for path in runs.iterdir() if path.is_dir()] == [parts[0].folder], "no other run is started"
 
 
+@pytest.mark.timeout(400)
 def test_a_signal_stops_a_queue_and_the_next_one_goes_on(queue: Path, data: Path, tmp_path: Path) -> None:
     queue.write_text(ENDLESS, encoding="utf-8")
     runs = tmp_path / "runs"
@@ -151,7 +154,7 @@ def test_a_signal_stops_a_queue_and_the_next_one_goes_on(queue: Path, data: Path
             with pytest.raises(RecipeError, match="another queue"):
                 QueueRunner([], data, runs).run()
             child.send_signal(signal.SIGTERM)
-            _, said = child.communicate(timeout=90)
+            _, said = child.communicate()
         finally:
             child.kill()
         assert child.returncode == 0, said

@@ -62,6 +62,7 @@ def test_a_check_that_crashes_spoils_no_other(tmp_path: Path) -> None:
     assert exit_code(results[3:]) == 0
 
 
+@pytest.mark.load
 def test_a_check_that_hangs_is_killed_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
     results = run(tmp_path / "report.json", "hanging", "passing", limit_s=8)
     assert 8 <= results[0].seconds < 25

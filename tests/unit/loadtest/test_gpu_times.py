@@ -150,6 +150,7 @@ def test_only_cuda_has_graphs() -> None:
         TorchStep(DEFAULT_BUNDLE, 2, "captured", device="cpu")
 
 
+@pytest.mark.load
 def test_processor_time_is_that_of_the_child_and_of_its_children() -> None:
     burn = "import time\nend = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
     child = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {burn.format(0.6)!r} + 'print(1, flush=True); input()'])\n"

@@ -86,7 +86,7 @@ async def test_a_watcher_that_leaves_takes_no_other_with_it(shell: Shell) -> Non
     first, second = stub(shell).Watch(request()), stub(shell).Watch(request())
     assert [await next_status(first), await next_status(second)] == [NOT_SERVING, NOT_SERVING]
     first.cancel()
-    await asyncio.sleep(0.05)
+    await check(shell)  # on the same connection, so the server has read the cancel too
     shell.board.set_ready("a", True)
     shell.board.set_ready("b", True)
     assert await next_status(second) == SERVING

@@ -197,6 +197,7 @@ async def test_signal_handlers_stay_those_of_the_process() -> None:
     assert handlers() == before
 
 
+@pytest.mark.load
 def test_twenty_probes_at_once_are_answered_within_a_second(page: Page) -> None:
     def probe(connection: socket.socket) -> float:
         began = time.monotonic()
@@ -290,6 +291,7 @@ def test_a_health_check_that_fails_is_an_error_of_the_server(page: Page, caplog:
     assert "Exception in ASGI application" in caplog.text
 
 
+@pytest.mark.load
 def test_a_kept_connection_does_not_wait_for_acknowledgements(page: Page) -> None:
     connection = http.client.HTTPConnection("127.0.0.1", page.port, timeout=5)
     began = time.monotonic()
@@ -300,6 +302,7 @@ def test_a_kept_connection_does_not_wait_for_acknowledgements(page: Page) -> Non
     connection.close()
 
 
+@pytest.mark.load
 def test_open_connections_do_not_hold_up_the_stop(page: Page) -> None:
     kept, silent, half = page.connect(), page.connect(), page.connect()
     with kept, silent, half:
@@ -344,6 +347,7 @@ def test_a_client_that_does_not_read_is_dropped_after_a_time(monkeypatch: pytest
         page.close()
 
 
+@pytest.mark.load
 def test_a_client_that_does_not_read_holds_up_the_stop_for_no_longer_than_the_grace(page: Page) -> None:
     size = 16 << 20
     Gauge("large", "x" * size, registry=page.registry)

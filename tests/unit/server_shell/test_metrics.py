@@ -196,6 +196,7 @@ def test_a_registered_model_has_its_series_at_zero(metrics: Metrics, registry: C
         assert registry.get_sample_value(name, MODEL) == 0
 
 
+@pytest.mark.load
 def test_reports_are_cheap(metrics: Metrics) -> None:
     """Ten steps a report, a thousand reports: 10,000 steps, at several hundred a second more than 10 s of work."""
     stats = report(*(StepStats(8, 0.001) for _ in range(10)))

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs tests that measure the machine: a file that fails is run once more, in a new process, and that is printed.
+
+``python -m tests.rerun [options of pytest]``, with options and no paths. A test that fails again fails the run, and so does everything
+that is no failed test: an error while tests are collected, a wrong option, an interrupt.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import defaultdict
+
+import pytest
+
+
+class Failures:
+    """A plugin of pytest that notes, by file, which tests failed and why."""
+
+    def __init__(self) -> None:
+        self.by_file: dict[str, list[str]] = defaultdict(list)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """See pytest."""
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            message = str(crash.message if crash is not None else report.longrepr)
+            self.by_file[report.nodeid.partition("::")[0]].append(f"{report.nodeid} ({report.when}): {message.splitlines()[0]}")
+
+
+def announce(text: str) -> None:
+    """Prints a line that stands out in a log."""
+    print(f"\nRERUN {text}", flush=True)
+
+
+def main(options: list[str]) -> int:
+    """Runs the tests that the options select; returns the exit code, that of the second run where there is one."""
+    failures = Failures()
+    code = pytest.main(options, plugins=[failures])
+    if code != pytest.ExitCode.TESTS_FAILED or not failures.by_file:
+        return int(code)
+    for file, reasons in failures.by_file.items():
+        announce(f"{file}, because a test of it failed:")
+        print(*(f"  {reason}" for reason in reasons), sep="\n", flush=True)
+    files = list(failures.by_file)
+    again = subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=False).returncode
+    announce(f"{'passed' if again == 0 else 'FAILED AGAIN'}: {', '.join(files)}")
+    return again
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

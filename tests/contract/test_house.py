@@ -17,9 +17,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "deploy" / "models"
 SOURCES = ("clients", "export", "loadtest", "protos", "server", "tests")
+PACKAGES = ("clients", "export", "loadtest", "server")
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py")
 HEADER = "SPDX-License-Identifier: Apache-2.0"
 MIB = 1 << 20
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # Distributions' modules that stand outside of the base installation, or of the server's.
 NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
@@ -63,9 +65,9 @@ def import_without(package: str, blocked: Iterable[str], path: Path = ROOT) -> s
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=path, timeout=100)
 
 
-def python_files(root: Path) -> list[Path]:
+def python_files(root: Path, folders: Iterable[str] = SOURCES) -> list[Path]:
     """The written (not generated) Python files of a tree."""
-    files = [file for folder in SOURCES for file in (root / folder).rglob("*.py")]
+    files = [file for folder in folders for file in (root / folder).rglob("*.py")]
     return sorted(file for file in files if not any(file.match(pattern) for pattern in GENERATED))
 
 
@@ -79,6 +81,21 @@ def header_faults(root: Path) -> list[str]:
             faults.append(f"{name}: no SPDX header")
         if file.suffix == ".py" and not ast.get_docstring(ast.parse(text)):
             faults.append(f"{name}: no module docstring")
+    return faults
+
+
+def size_faults(root: Path) -> list[str]:
+    """Written files and functions of the packages that are too long to be read in one go."""
+    faults = []
+    for file in python_files(root, PACKAGES):
+        text, name = file.read_text(encoding="utf-8"), str(file.relative_to(root))
+        if (length := len(text.splitlines())) > MAX_FILE_LINES:
+            faults.append(f"{name}: {length} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    faults.append(f"{name}: {node.name} has {length} lines")
     return faults
 
 
@@ -136,6 +153,19 @@ def test_missing_header_and_docstring_are_seen(tmp_path: Path) -> None:
     assert header_faults(tmp_path) == ["server/module.py: no SPDX header", "server/module.py: no module docstring"]
 
 
+def test_files_and_functions_are_short() -> None:
+    assert size_faults(ROOT) == []
+
+
+def test_long_file_and_long_function_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "as_long_as_may_be.py").write_text("def f():\n" + "    x = 1\n" * 59 + "x = 1\n" * 240)
+    assert size_faults(tmp_path) == []
+    (tmp_path / "server" / "file.py").write_text("x = 1\n" * 301)
+    (tmp_path / "server" / "function.py").write_text("class C:\n    async def f(self):\n" + "        x = 1\n" * 60)
+    assert size_faults(tmp_path) == ["server/file.py: 301 lines", "server/function.py: f has 61 lines"]
+
+
 def test_bundles_are_small() -> None:
     assert num_bytes(MODELS.rglob("*")) <= 32 * MIB
 
@@ -155,7 +185,8 @@ def test_large_file_is_seen(tmp_path: Path) -> None:
 
 def test_version_is_the_same_everywhere() -> None:
     assert version_faults(ROOT) == []
-    assert "attnserve" in importlib.metadata.distribution("attnserve").metadata["Name"]
+    installed = importlib.metadata.version("attnserve")
+    assert installed == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def test_other_version_is_seen(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
-from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
+from attnserve_export.parity import MAX_DIVERGENCE, check_parity
+from attnserve_export.parity_runner import PlainRunner
 from attnserve_export.parity_sources import TextSources
 from attnserve_export.recipe import load_recipe
 from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
@@ -125,7 +126,7 @@ def test_no_number_is_refused() -> None:
     case = manifest_pb2.ParityCase(graph="fp32/step.onnx", max_abs_difference=float("nan"))
     int8 = manifest_pb2.ApproximateVariant(variant="int8", divergence=float("nan"))
     report = manifest_pb2.ParityReport(cases=[case], approximate=[int8])
-    assert [problem.split()[0] for problem in parity._problems(report)] == ["fp32/step.onnx", "int8"]
+    assert [problem.split()[0] for problem in parity.find_problems(report)] == ["fp32/step.onnx", "int8"]
 
 
 @pytest.mark.parametrize(
@@ -169,7 +170,7 @@ def test_failed_check_leaves_what_was_there(made: Made, tmp_path: Path) -> None:
         raise ExportError("parity: planted")
 
     with pytest.raises(ExportError, match="planted"):
-        bundles._write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
+        bundles.write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
     assert [path.name for path in destination.iterdir()] == ["old"]
     assert [path.name for path in destination.parent.iterdir()] == ["1"]
 
@@ -179,7 +180,7 @@ def test_checked_bundle_takes_the_place_of_the_old_one(made: Made, tmp_path: Pat
     destination.mkdir(parents=True)
     (destination / "old").write_bytes(b"old")
     report = manifest_pb2.ParityReport(tolerance=1e-4, num_sentences=1, num_identical=1)
-    bundles._write_checked(
+    bundles.write_checked(
         destination,
         made.manifest,
         made.graphs,

@@ -80,7 +80,7 @@ class Asked:
 
 
 def test_what_is_encoded(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
-    runner = engine._runner
+    runner = engine.runner
     for data in files():
         source, pixels = task.read(data, LIMITS).source, prepared(data)
         assert np.array_equal(np.frombuffer(source.pixels, np.uint8).reshape(224, 224, 3), pixels)

@@ -109,8 +109,8 @@ def test_a_planted_fault_is_seen(
 def test_a_nucleus_with_one_token_too_many_is_seen(
     engine: EngineLoop, source: list[int], log_probs: Callable[[Rules], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = candidates._size
-    monkeypatch.setattr(candidates, "_size", lambda *of: size(*of) + 1)
+    size = candidates.nucleus_size
+    monkeypatch.setattr(candidates, "nucleus_size", lambda *of: size(*of) + 1)
     sampling, rules = SETTINGS["few of a nucleus"]
     assert p_value(drawn(engine, source, "few of a nucleus"), distribution(log_probs(rules), sampling)) < MOST_P_OF_A_FAULT
 

@@ -336,7 +336,7 @@ def test_command_without_its_extra(
 def test_every_command_of_this_project_names_its_extras() -> None:
     for entry in entry_points(group=plugins.GROUP):
         if entry.module.startswith("attnserve_"):
-            line, extras = plugins._about(entry)
+            line, extras = plugins.about(entry)
             assert not line.startswith("Added by")
             assert set(extras.split(",")) <= set(metadata("attnserve").get_all("Provides-Extra") or ())
 

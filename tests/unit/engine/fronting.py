@@ -141,11 +141,8 @@ class Bench:
         )
 
     def assert_idle(self) -> None:
-        front: Any = self.front
-        assert not front._jobs
+        assert self.front.is_idle
         assert self.shared is None or not self.shared.num_under_way
-        assert all(not len(admission) for admission in front._admissions.values())
-        assert all(rows == 0 for rows in front._workers._rows.values())
         assert self.value("queue_length") == 0
 
 

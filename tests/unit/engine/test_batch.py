@@ -93,7 +93,7 @@ class Driven:
 
     def tokens_of(self, sequence: Decoding) -> list[list[int]]:
         if sequence.is_plain:
-            return [self.batch._plain.paths.of(row) for row in sequence.rows]
+            return [self.batch.plain.paths.of(row) for row in sequence.rows]
         return [path.tokens for path in sequence.search.live]
 
     def check_answers(self) -> list[DecodeOptions]:

@@ -147,7 +147,7 @@ def test_a_misunderstood_option_is_seen(fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["prefix without score", "not normalized again", "one stream for all", "looked at by the last"])
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates, finish = Search.candidates, Search._finish
+    candidates, finish = Search.candidates, Search._finish  # noqa: SLF001 - the place of a planted fault
 
     def without_score(self: Search, index: int, logits: Row, log_probs: Row) -> Candidates:
         tokens, values = candidates(self, index, logits, log_probs)

@@ -156,9 +156,8 @@ def test_what_was_frozen_and_unloaded_is_collected() -> None:
     assert gone() is None
 
 
-async def test_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    pool = WorkerPool(1)
+async def test_worker_that_cannot_start_is_reported() -> None:
+    pool = WorkerPool(1, python="/bin/false")
     with pytest.raises(StartupError, match="the workers die before they are ready"):
         await pool.open()
     await pool.stop()

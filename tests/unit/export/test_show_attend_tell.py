@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, eight_bits, parity_sources
+from attnserve_export import bundles, eight_bits
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
@@ -125,7 +125,7 @@ class Made:
         files = {TOKENIZER_FILE: b"words", TRAINING_FILE: training_file(recipe, {"made": "for a test"})}
         self.folder, self.manifest = folder, write_bundle(folder, manifest, graphs, files)
         self.images = [pixels(name).numpy() for name in ("astronaut", "chelsea", "coffee", "rocket")]
-        self.sources = ImageSources(self.images, NUM_CELLS)
+        self.sources = ImageSources(self.images, NUM_CELLS, counts=[1, 3])
 
     def session(self, file: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -136,11 +136,6 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, recipe: CaptionRecipe) -> Made:
     return Made(tmp_path_factory.mktemp("bundle"), recipe)
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (3, 7)])
 
 
 @pytest.mark.timeout(400)  # the graphs are made here

@@ -17,12 +17,13 @@ from grpc_status import rpc_status
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.calls import service_handler
-from attnserve_server.transport.rpc.server import MODEL, TRANSLATION
+from attnserve_server.transport.rpc.server import MODEL, TRANSLATION, GrpcServer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.fakes import END, Front, Model, Recorder
@@ -257,10 +258,9 @@ async def test_texts_over_the_limit(make_shell: ShellFactory) -> None:
 
 async def test_a_server_that_is_there_already(make_shell: ShellFactory) -> None:
     shell = await make_shell()
-    taken = shell.port
-    shell.server._config = shell.server._config.__class__(port=taken)
-    with pytest.raises(errors.StartupError, match=f"127.0.0.1:{taken}"):
-        await shell.server.start()
+    second = GrpcServer(shell.plane, shell.board, GrpcConfig(port=shell.port))
+    with pytest.raises(errors.StartupError, match=f"127.0.0.1:{shell.port}"):
+        await second.start()
 
 
 # --- Request ids and logs ---

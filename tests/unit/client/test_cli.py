@@ -26,7 +26,7 @@ from attnserve_client.cli import main, output, plugins
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
 from attnserve_client.types import CaptionDelta
-from tests.unit.client.fakes import OVERLOADED, Failure, FakeServer
+from tests.fakes.server import OVERLOADED, Failure, FakeServer
 
 TOO_LONG = Failure(grpc.StatusCode.INVALID_ARGUMENT, "too many\npieces", "SEQUENCE_TOO_LONG", "text")
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 STAND_IN = """
 import http.server, json, pathlib, signal, sys, threading
 sys.path.insert(0, {root!r})
-from tests.unit.client.fakes import FakeServer, model_of
+from tests.fakes.server import FakeServer, model_of
 
 class Metrics(http.server.BaseHTTPRequestHandler):
     def do_GET(self):

@@ -25,7 +25,8 @@ from attnserve_server.request import (
     sequence_work,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from tests.unit.engine.fakes import Clock, FakeRunner, attention, log_probs
+from tests.fakes.clock import Clock
+from tests.fakes.runner import FakeRunner, attention, log_probs
 
 NUM_SLOTS = 8
 

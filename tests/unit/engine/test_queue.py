@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from attnserve_server.scheduling import queue
 from attnserve_server.scheduling.queue import FairQueue, QueueConfig
-from tests.unit.engine.fakes import Clock
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

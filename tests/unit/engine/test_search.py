@@ -29,10 +29,10 @@ from attnserve_server.decoding.search import (
 )
 from attnserve_server.execution.runner import StepOutputs
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
+from tests.fakes.options import any_options
+from tests.fakes.runner import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import SearchResult
-from tests.unit.engine.fakes import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs
-from tests.unit.engine.options import any_options
 
 MARGIN = 1e-5
 SYMBOLS = Symbols(END_ID)

@@ -15,8 +15,8 @@ from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
-from tests.e2e.captioning import PHOTOS
 from tests.fakes.dataplane import Front, Recorder, Translator, letters_model
+from tests.photos import PHOTOS
 
 TEXT = "ab\ncd"
 LIMITS = Limits(1000, ImageLimits(1_000_000, 1_000_000))

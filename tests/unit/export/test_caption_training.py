@@ -21,9 +21,9 @@ from attnserve_export.training.captions.features import view_of
 from attnserve_export.training.captions.search import caption_tokens, greedy_tokens
 from attnserve_export.training.captions.trainer import CaptionTrainer, bleu
 from attnserve_export.training.data import END_ID
+from tests.photos import PHOTOS
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = sorted((Path(__file__).parents[2] / "golden" / "photos").glob("*.jpg"))
 CAPTIONS = {
     "astronaut": "A woman in an orange suit smiles before a flag .",
     "chelsea": "A brown cat looks into the camera .",

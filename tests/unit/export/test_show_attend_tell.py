@@ -27,14 +27,14 @@ from attnserve_export.parity_sources import ImageSources
 from attnserve_export.recipe import CaptionRecipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
+from tests.photos import FOLDER
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = Path(__file__).parents[2] / "golden" / "photos"
 VOCAB_SIZE = 60
 
 
 def pixels(name: str) -> Tensor:
-    photo = Image.open(PHOTOS / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    photo = Image.open(FOLDER / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(photo).copy())
 
 

@@ -23,6 +23,20 @@ HEADER = "SPDX-License-Identifier: Apache-2.0"
 MIB = 1 << 20
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
+ROOMS = ("chaos", "contract", "e2e", "parity", "perf", "unit")
+NEIGHBOURS = {"chaos": {"e2e"}, "e2e": {"chaos"}, "perf": {"e2e"}}
+"""From which other rooms a room of the tests may import; what all need is in `tests/fakes`, or beside the rooms."""
+REPLACED = {
+    "tests/contract/test_surface.py": {"_MODEL"},
+    "tests/unit/engine/test_search.py": {"_finish", "_log_mass"},
+    "tests/unit/export/test_generation_gain.py": {"_NEIGHBOURS"},
+    "tests/unit/export/test_generation_training.py": {"_HELD", "_STATISTICS_BATCHES"},
+    "tests/unit/export/test_recurrent_models.py": {"_SHUT"},
+    "tests/unit/loadtest/test_gpu.py": {"_run"},
+    "tests/unit/loadtest/test_gpu_served.py": {"_expected"},
+}
+"""Private names that tests replace: places of planted faults, and sizes that would take minutes. Read ones are ruff's (SLF001)."""
+
 # Distributions' modules that stand outside of the base installation, or of the server's.
 NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
 NOT_OF_THE_CLIENT = (
@@ -99,6 +113,39 @@ def size_faults(root: Path) -> list[str]:
     return faults
 
 
+def reaching_faults(root: Path) -> list[str]:
+    """Tests that go round a constructor, or replace what is private to a module of the product."""
+    faults = []
+    for file in python_files(root, ["tests"]):
+        name = str(file.relative_to(root))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="__new__")):
+                    faults.append(f"{name}:{node.lineno}: goes round a constructor")
+                case ast.Call(func=ast.Attribute(attr="setattr") | ast.Name(id="setattr"), args=[*places, _]):
+                    texts = [each.value for each in places if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+                    for attribute in (text.rpartition(".")[2] for text in texts):
+                        if attribute.startswith("_") and attribute not in REPLACED.get(name, ()):
+                            faults.append(f"{name}:{node.lineno}: replaces {attribute}")
+    return faults
+
+
+def room_faults(root: Path) -> list[str]:
+    """Tests that import from another room than their own."""
+    faults = []
+    for file in python_files(root, ["tests"]):
+        room, name = file.relative_to(root / "tests").parts[0], str(file.relative_to(root))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.")):
+                continue
+            other = str(node.module).split(".")[1]
+            if (room in ROOMS and other in ROOMS and other not in {room, *NEIGHBOURS.get(room, ())}) or (
+                room not in ROOMS and other in ROOMS
+            ):
+                faults.append(f"{name} imports {node.module}")
+    return faults
+
+
 def num_bytes(files: Iterable[Path]) -> int:
     """Their size; links and what is gone by now count nothing."""
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
@@ -164,6 +211,39 @@ def test_long_file_and_long_function_are_seen(tmp_path: Path) -> None:
     (tmp_path / "server" / "file.py").write_text("x = 1\n" * 301)
     (tmp_path / "server" / "function.py").write_text("class C:\n    async def f(self):\n" + "        x = 1\n" * 60)
     assert size_faults(tmp_path) == ["server/file.py: 301 lines", "server/function.py: f has 61 lines"]
+
+
+def test_no_test_reaches_round_a_constructor_or_replaces_what_is_private() -> None:
+    assert reaching_faults(ROOT) == []
+
+
+def test_reaching_in_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    text = "model = Model.__new__(Model)\npatch.setattr(loop, '_clock', 1)\npatch.setattr('a.b._c', 1)\npatch.setattr(loop, 'clock', '_x')\n"
+    (tmp_path / "tests" / "test_it.py").write_text(text)
+    assert [fault.split(": ")[1] for fault in reaching_faults(tmp_path)] == [
+        "goes round a constructor",
+        "replaces _clock",
+        "replaces _c",
+    ]
+
+
+def test_no_room_of_the_tests_imports_from_another() -> None:
+    assert room_faults(ROOT) == []
+
+
+def test_import_from_another_room_is_seen(tmp_path: Path) -> None:
+    for name, text in {
+        "contract/test_a.py": "from tests.e2e.serving import serve\n",
+        "perf/test_b.py": "from tests.e2e.serving import serve\nfrom tests.fakes.clock import Clock\n",
+        "fakes/c.py": "from tests.unit.engine.test_front import thing\n",
+    }.items():
+        (tmp_path / "tests" / name).parent.mkdir(parents=True)
+        (tmp_path / "tests" / name).write_text(text)
+    assert room_faults(tmp_path) == [
+        "tests/contract/test_a.py imports tests.e2e.serving",
+        "tests/fakes/c.py imports tests.unit.engine.test_front",
+    ]
 
 
 def test_bundles_are_small() -> None:

@@ -19,7 +19,7 @@ from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceWork, sequence_work
-from tests.parity.driving import (
+from tests.driving import (
     BUNDLES,
     DEFAULT_MODEL,
     NUM_SLOTS,

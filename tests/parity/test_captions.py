@@ -23,7 +23,7 @@ from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceWork, Terms, sequence_work
 from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.images import ImageLimits
-from tests.parity.driving import CAPTION_BUNDLE, attention_of, content, one_by_one, run, started_engine
+from tests.driving import CAPTION_BUNDLE, attention_of, content, one_by_one, run, started_engine
 from tests.parity.torch_module import module_of_bundle
 from tests.photos import PHOTOS, variations
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture

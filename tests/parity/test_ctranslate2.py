@@ -46,8 +46,8 @@ from attnserve_export.models.transformer import Transformer
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of, save_ctranslate2, translator
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Done, Sampling, sequence_work
+from tests.driving import run, started_engine
 from tests.parity.draws import p_value
-from tests.parity.driving import run, started_engine
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import BEGIN_ID, END_ID, Heads, next_log_probs
 from tests.reference.rules import NO_RULES

@@ -16,8 +16,8 @@ from attnserve_server.decoding import candidates, search
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Sampling, sequence_work
 from attnserve_server.tasks.translation import TranslationTask
+from tests.driving import SENTENCES, run
 from tests.parity.draws import p_value
-from tests.parity.driving import SENTENCES, run
 from tests.reference.beam_search import BEGIN_ID, END_ID, next_log_probs
 from tests.reference.rules import Rules
 from tests.reference.sampling import distribution

@@ -15,7 +15,7 @@ import pytest
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.execution.runner import IterativeRunner, StepInputs
-from tests.parity.driving import BUNDLES
+from tests.driving import BUNDLES
 
 VARIANTS = ("fp32", "int8")
 SLOTS, ROUNDS = 32, 40

@@ -17,7 +17,7 @@ from attnserve_loadtest.gpu import floor as floor_module
 from attnserve_loadtest.gpu import served, stepping
 from attnserve_loadtest.gpu.torch_step import CAPACITY, POSITION, TorchStep
 from attnserve_server.bundle.loader import load_bundle
-from tests.parity.driving import ALL_BUNDLES, DEFAULT_BUNDLE
+from tests.driving import ALL_BUNDLES, DEFAULT_BUNDLE
 
 FLOOR = {
     "us_a_node_64_rows": 2.0,

@@ -6,10 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -17,17 +15,16 @@ import pytest
 from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve_server.app import App
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.config import load_config
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.plane import Asked
 from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.errors import BundleError, Cancelled, InvalidRequest, ModelNotFound, StartupError
 from attnserve_server.request import ModelKey
 from attnserve_server.tasks.registry import TASKS
-from tests.foreign.letters import KIND, MODEL_ID, SPEC, Letters, write_bundle
+from tests.foreign.asking import SLOTS, count, made_app, metric, read_metric, until
+from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOTS = 2
 CREDIT = SLOTS + 2
 LONG = 10_000
 """Steps that no test waits for."""
@@ -39,14 +36,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def made_app(models: Path, **engine: Any) -> App:
-    flags = {
-        "models": str(models), "log_level": "warning", "grpc": {"port": 0}, "http": {"port": 0},
-        "engine": {"device": "cpu", "workers": 1, "slots": SLOTS, **engine}, "drain_seconds": 0.0,
-    }  # fmt: skip
-    return App(load_config(flags, {}), (*TASKS, SPEC))
-
-
 @pytest.fixture
 async def app(models: Path) -> AsyncIterator[App]:
     write_bundle(models)
@@ -54,32 +43,6 @@ async def app(models: Path) -> AsyncIterator[App]:
     await started.start()
     yield started
     await started.drain_and_stop()
-
-
-async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[str, int]:
-    call = Call("id")
-    try:
-        pending = await app.plane.submit(call, SPEC, Asked(Letters(text, num_steps), **asked))
-        answer: dict[str, int] = (await pending.answer())[0]
-        return answer
-    except asyncio.CancelledError:
-        call.cancel("client")
-        raise
-
-
-def metric(app: App, name: str) -> float:
-    """The sum of a sample's series of the model."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/metrics") as response:
-        lines = response.read().decode().splitlines()
-    return sum(
-        float(line.split()[-1]) for line in lines if line.startswith(f"attnserve_{name}{{") and f'model="{MODEL_ID}"' in line
-    )
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.01)
 
 
 async def test_resolved_listed_and_answered(app: App) -> None:
@@ -102,22 +65,22 @@ async def test_resolved_listed_and_answered(app: App) -> None:
 
 async def test_queued_counted_and_cancelled(app: App) -> None:
     tasks = [asyncio.create_task(count(app, "abc", LONG)) for _ in range(CREDIT + 3)]
-    await until(lambda: metric(app, "queue_length") == 3)
-    await until(lambda: metric(app, "slots") == SLOTS and metric(app, "decode_step_duration_seconds_count") > 0)
+    await until(lambda: read_metric(app, "queue_length") == 3)
+    await until(lambda: read_metric(app, "slots") == SLOTS and read_metric(app, "decode_step_duration_seconds_count") > 0)
     for task in tasks:
         task.cancel()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(result, asyncio.CancelledError | Cancelled) for result in results)
-    await until(lambda: metric(app, "requests_cancelled_total") == CREDIT + 3)
-    assert metric(app, "queue_length") == 0
-    before = metric(app, "source_tokens_total")
+    await until(lambda: read_metric(app, "requests_cancelled_total") == CREDIT + 3)
+    assert await metric(app, "queue_length") == 0
+    before = await metric(app, "source_tokens_total")
     assert await count(app, "cab") == {"a": 1, "b": 1, "c": 1}
-    assert metric(app, "source_tokens_total") == before + 3
+    assert await metric(app, "source_tokens_total") == before + 3
 
 
 async def test_worker_is_killed_once(app: App) -> None:
     answers = [asyncio.create_task(count(app, text, 100)) for text in ("aa", "bb", "cc")]
-    await until(lambda: metric(app, "decode_step_duration_seconds_count") > 0)
+    await until(lambda: read_metric(app, "decode_step_duration_seconds_count") > 0)
     os.kill(next(iter(app.pool.pids().values())), signal.SIGKILL)
     assert await asyncio.wait_for(asyncio.gather(*answers), 60) == [{"a": 2}, {"b": 2}, {"c": 2}]
     assert [name.rpartition(".")[2] for name in app.pool.pids()] == ["1"]
@@ -136,7 +99,7 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
     assert [model.version for model in app.plane.models()] == ["1", "2"]
     assert await under_way == {"a": 3}
     last = asyncio.create_task(count(app, "zzz", 50))
-    await until(lambda: metric(app, "slots") > 0)
+    await until(lambda: read_metric(app, "slots") > 0)
     await app.front.remove_model(ModelKey(MODEL_ID, "2"))
     assert await last == {"z": 3}, "what a worker has is answered"
     assert await count(app, "xyxa") == {"a": 1}
@@ -147,12 +110,12 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
 
 async def test_what_waits_for_a_removed_model_is_refused(app: App) -> None:
     waiting = [asyncio.create_task(count(app, "abc", 60)) for _ in range(CREDIT + 2)]
-    await until(lambda: metric(app, "queue_length") == 2)
+    await until(lambda: read_metric(app, "queue_length") == 2)
     await app.front.remove_model(ModelKey(MODEL_ID, "1"))
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[:CREDIT] == [{"a": 1, "b": 1, "c": 1}] * CREDIT
     assert [str(result) for result in results[CREDIT:]] == [f"{MODEL_ID} is no longer served"] * 2
-    assert metric(app, "slots") == metric(app, "queue_length") == 0
+    assert await metric(app, "slots") == await metric(app, "queue_length") == 0
 
 
 async def test_broken_models_are_reported_and_stop_no_other(models: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,6 +11,14 @@ from typing import Any
 from attnserve_loadtest.histogram import Histogram
 
 UNARY, STREAM, CAPTION = "Translate", "TranslateStream", "Caption"
+KINDS = {
+    "unary": ["TranslateUser"],
+    "stream": ["TranslateStreamUser"],
+    "both": ["TranslateUser", "TranslateStreamUser"],
+    "caption": ["CaptionUser"],
+    "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
+}
+"""Users by what they ask for."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
 REQUESTS = (UNARY, STREAM, CAPTION)
 """Events that are whole requests, by the names of their methods; the others are parts of them."""

@@ -249,14 +249,14 @@ def test_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(path), "--data", str(data), "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 60
-    while not (tmp_path / "small" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < until:
+    while not (tmp_path / "plain" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.005)
     process.kill()
     process.wait()
-    assert (tmp_path / "small" / "checkpoint.pt").exists()
+    assert (tmp_path / "plain" / "checkpoint.pt").exists()
     finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
     assert finished.returncode == 0, finished.stderr
-    assert_same_weights(tmp_path / "small", tmp_path / "whole")
+    assert_same_weights(tmp_path / "plain", tmp_path / "whole")
 
 
 PRINT_EPOCH = """

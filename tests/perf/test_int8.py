@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The int8 variant of every bundle against fp32, side by side: a step at several numbers of rows, and the encoder.
 
-`make test ARGS="tests/perf/test_int8.py -s"` shows the ratios. A step is faster in every model, the encoder in the Transformer alone:
+`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. A step is faster in every model, the encoder in the Transformer alone:
 ONNX Runtime's GRU and LSTM stay float32.
 """
 

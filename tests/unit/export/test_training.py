@@ -240,6 +240,7 @@ def test_kill_while_a_checkpoint_is_written(
     assert_same_weights(tmp_path, whole_run)
 
 
+@pytest.mark.timeout(400)
 def test_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
     """With a real signal to a real process, through the command; without sampled segmentations, see the next test."""
     path = tmp_path / "plain.toml"
@@ -248,8 +249,7 @@ def test_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
     code = "import sys, typer; from attnserve_export.cli import train; sys.argv[0] = 'train'; typer.run(train)"
     command = [sys.executable, "-c", code, str(path), "--data", str(data), "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 60
-    while not (tmp_path / "plain" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < until:
+    while not (tmp_path / "plain" / "checkpoint.pt").exists() and process.poll() is None:
         time.sleep(0.005)
     process.kill()
     process.wait()

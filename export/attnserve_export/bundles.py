@@ -92,7 +92,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
     sources = task.parity_sources(data_root, tokenizer)
-    return _write_checked(
+    return write_checked(
         models / recipe.model_id / version,
         manifest,
         graphs,
@@ -102,7 +102,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     )
 
 
-def _write_checked(
+def write_checked(
     destination: Path,
     manifest: manifest_pb2.Manifest,
     graphs: dict[str, onnx.ModelProto],
@@ -110,6 +110,16 @@ def _write_checked(
     check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
     card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
+    """Writes a bundle beside ``destination``, checks it, and only then puts it in the place of what is there.
+
+    Args:
+        destination: ``<id>/<version>``.
+        manifest: without parity report and files.
+        graphs: by file name.
+        files: further ones.
+        check: compares the written bundle with its module; raises ``ExportError`` where it is another function.
+        card: the model card of the full manifest.
+    """
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
         licence = f"Weights: {manifest.data.terms}\nCode: Apache-2.0.\n".encode()

@@ -13,6 +13,7 @@ from attnserve_export.training.data import pad
 
 GRID = [(rows, length) for rows in (1, 2, 5, 32) for length in (2, 7, 24, 61)]
 """Sources of a batch, and their length; that of an image is always the same."""
+COUNTS = sorted({count for count, _ in GRID})
 BATCH = 32
 
 Array = npt.NDArray[Any]
@@ -49,15 +50,11 @@ class TextSources:
     Args:
         texts: each with its end symbol.
         vocab_size: made-up ones have tokens below it.
+        grid: sources of a batch, and their length.
     """
 
-    def __init__(self, texts: list[list[int]], vocab_size: int) -> None:
-        self._texts, self._vocab_size = texts, vocab_size
-
-    @property
-    def grid(self) -> Sequence[tuple[int, int]]:
-        """Short and long ones."""
-        return GRID
+    def __init__(self, texts: list[list[int]], vocab_size: int, grid: Sequence[tuple[int, int]] = GRID) -> None:
+        self._texts, self._vocab_size, self.grid = texts, vocab_size, grid
 
     def __len__(self) -> int:
         return len(self._texts)
@@ -80,15 +77,17 @@ class TextSources:
 
 
 class ImageSources:
-    """Images of the size that the model reads: uint8 (height, width, 3) each; ``num_cells`` of the grid that it makes of them."""
+    """Images of the size that the model reads.
 
-    def __init__(self, images: Sequence[Array], num_cells: int) -> None:
-        self._images, self._num_cells = images, num_cells
+    Args:
+        images: uint8 (height, width, 3) each.
+        num_cells: of the grid that the model makes of one.
+        counts: images of a batch; as many as there are texts in the other grid.
+    """
 
-    @property
-    def grid(self) -> Sequence[tuple[int, int]]:
-        """As many images as there are texts in the other grid."""
-        return [(count, self._num_cells) for count in sorted({count for count, _ in GRID})]
+    def __init__(self, images: Sequence[Array], num_cells: int, counts: Sequence[int] = COUNTS) -> None:
+        self._images = images
+        self.grid = [(count, num_cells) for count in counts]
 
     def __len__(self) -> int:
         return len(self._images)

@@ -16,15 +16,8 @@ from attnserve_client.cli import output
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_loadtest import hot_path
+from attnserve_loadtest.recording import KINDS
 
-KINDS = {
-    "unary": ["TranslateUser"],
-    "stream": ["TranslateStreamUser"],
-    "both": ["TranslateUser", "TranslateStreamUser"],
-    "caption": ["CaptionUser"],
-    "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
-}
-"""Users by what they ask for."""
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
 DEFAULT_OBJECTIVES = ("errors<0.1",)

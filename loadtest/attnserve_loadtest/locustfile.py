@@ -18,9 +18,9 @@ from locust.runners import WorkerRunner
 from attnserve_loadtest import server_side, slo
 from attnserve_loadtest.recording import RECORDER
 from attnserve_loadtest.report import Comparison, compare, save
-from attnserve_loadtest.users import ATTENTION, CaptionUser, TranslateStreamUser, TranslateUser
+from attnserve_loadtest.users import ATTENTION, USERS
 
-__all__ = ["CaptionUser", "TranslateStreamUser", "TranslateUser"]
+globals().update({user.__name__: user for user in USERS})  # Locust looks for them here
 log = logging.getLogger(__name__)
 _before: dict[str, server_side.Reading] = {}
 USAGE = 2

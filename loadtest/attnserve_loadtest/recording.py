@@ -11,9 +11,17 @@ from typing import Any
 from attnserve_loadtest.histogram import Histogram
 
 UNARY, STREAM, CAPTION = "Translate", "TranslateStream", "Caption"
+KINDS = {
+    "unary": ["TranslateUser"],
+    "stream": ["TranslateStreamUser"],
+    "both": ["TranslateUser", "TranslateStreamUser"],
+    "caption": ["CaptionUser"],
+    "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
+}
+"""Users by what they ask for."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
 REQUESTS = (UNARY, STREAM, CAPTION)
-"""Events that are whole requests; the others are parts of them."""
+"""Events that are whole requests, by the names of their methods; the others are parts of them."""
 OUTSIDE = " outside the server"
 """Behind a request's name: what of its latency the server does not know of (client, gRPC, network)."""
 LATE = " late start"

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from attnserve_loadtest.recording import BETWEEN_PIECES, CAPTION, FIRST_PIECE, STREAM, UNARY
+from attnserve_loadtest.recording import BETWEEN_PIECES, FIRST_PIECE, REQUESTS
 
 METRICS: Mapping[str, tuple[str, dict[str, str]]] = {
-    UNARY: ("attnserve_request_duration_seconds", {"method": "Translate"}),
-    CAPTION: ("attnserve_request_duration_seconds", {"method": "Caption"}),
-    STREAM: ("attnserve_request_duration_seconds", {"method": "TranslateStream"}),
+    **{request: ("attnserve_request_duration_seconds", {"method": request}) for request in REQUESTS},
     FIRST_PIECE: ("attnserve_time_to_first_token_seconds", {}),
     BETWEEN_PIECES: ("attnserve_inter_token_latency_seconds", {}),
 }

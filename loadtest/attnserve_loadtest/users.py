@@ -189,6 +189,10 @@ class CaptionUser(LoadUser):
         self.call(CAPTION, scheduled, lambda: self._stub.Caption(request, timeout=_TIMEOUT_S).timings.total_seconds)
 
 
+USERS = (TranslateUser, TranslateStreamUser, CaptionUser)
+"""Those that a load test may have, by the names in ``recording.KINDS``."""
+
+
 class RpcFailed(Exception):
     """A call that ended without an answer; its text is the status."""
 

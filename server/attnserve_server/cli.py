@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -43,10 +44,10 @@ def serve(
         raise typer.Exit(1) from error
 
 
-def _flags() -> list[inspect.Parameter]:
-    """Returns an option for each flag of the configuration, with the type of its setting; None where it is not given."""
+def flags_of(configuration: Iterable[Setting]) -> list[inspect.Parameter]:
+    """Returns an option for each flag of some settings, with the type of its setting; None where it is not given."""
     found: dict[str, inspect.Parameter] = {}
-    for setting in settings():
+    for setting in configuration:
         if setting.flag is not None and setting.flag.name not in found:
             name, option = setting.flag.name, typer.Option(help=_help(setting, setting.flag))
             found[name] = inspect.Parameter(
@@ -68,7 +69,7 @@ def _help(setting: Setting, flag: Flag) -> str:
 def _with_flags(signature: inspect.Signature) -> inspect.Signature:
     """Returns the signature with the flags in place of ``**flags``, after the first parameter."""
     first, *others, _ = signature.parameters.values()
-    return signature.replace(parameters=[first, *_flags(), *others])
+    return signature.replace(parameters=[first, *flags_of(settings()), *others])
 
 
 # typer reads it, and the help lists options in its order.

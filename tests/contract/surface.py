@@ -42,7 +42,8 @@ def metrics() -> str:
     """One line for each metric: name, type and labels."""
     registry: Any = CollectorRegistry()
     Metrics(registry)
-    lines = [f"{each._name} {each._type} {' '.join(each._labelnames)}".rstrip() for each in registry._collector_to_names]
+    collectors = registry._collector_to_names  # noqa: SLF001 - nothing public names the labels of a metric without samples
+    lines = [f"{each._name} {each._type} {' '.join(each._labelnames)}".rstrip() for each in collectors]  # noqa: SLF001
     return "\n".join(sorted(lines)) + "\n"
 
 

@@ -17,9 +17,25 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "deploy" / "models"
 SOURCES = ("clients", "export", "loadtest", "protos", "server", "tests")
+PACKAGES = ("clients", "export", "loadtest", "server")
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py")
 HEADER = "SPDX-License-Identifier: Apache-2.0"
 MIB = 1 << 20
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+ROOMS = ("chaos", "contract", "e2e", "parity", "perf", "unit")
+NEIGHBOURS = {"chaos": {"e2e"}, "e2e": {"chaos"}, "perf": {"e2e"}}
+"""From which other rooms a room of the tests may import; what all need is in `tests/fakes`, or beside the rooms."""
+REPLACED = {
+    "tests/contract/test_surface.py": {"_MODEL"},
+    "tests/unit/engine/test_search.py": {"_finish", "_log_mass"},
+    "tests/unit/export/test_generation_gain.py": {"_NEIGHBOURS"},
+    "tests/unit/export/test_generation_training.py": {"_HELD", "_STATISTICS_BATCHES"},
+    "tests/unit/export/test_recurrent_models.py": {"_SHUT"},
+    "tests/unit/loadtest/test_gpu.py": {"_run"},
+    "tests/unit/loadtest/test_gpu_served.py": {"_expected"},
+}
+"""Private names that tests replace: places of planted faults, and sizes that would take minutes. Read ones are ruff's (SLF001)."""
 
 # Distributions' modules that stand outside of the base installation, or of the server's.
 NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
@@ -63,9 +79,9 @@ def import_without(package: str, blocked: Iterable[str], path: Path = ROOT) -> s
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=path, timeout=100)
 
 
-def python_files(root: Path) -> list[Path]:
+def python_files(root: Path, folders: Iterable[str] = SOURCES) -> list[Path]:
     """The written (not generated) Python files of a tree."""
-    files = [file for folder in SOURCES for file in (root / folder).rglob("*.py")]
+    files = [file for folder in folders for file in (root / folder).rglob("*.py")]
     return sorted(file for file in files if not any(file.match(pattern) for pattern in GENERATED))
 
 
@@ -79,6 +95,54 @@ def header_faults(root: Path) -> list[str]:
             faults.append(f"{name}: no SPDX header")
         if file.suffix == ".py" and not ast.get_docstring(ast.parse(text)):
             faults.append(f"{name}: no module docstring")
+    return faults
+
+
+def size_faults(root: Path) -> list[str]:
+    """Written files and functions of the packages that are too long to be read in one go."""
+    faults = []
+    for file in python_files(root, PACKAGES):
+        text, name = file.read_text(encoding="utf-8"), str(file.relative_to(root))
+        if (length := len(text.splitlines())) > MAX_FILE_LINES:
+            faults.append(f"{name}: {length} lines")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                length = (node.end_lineno or node.lineno) - node.lineno + 1
+                if length > MAX_FUNCTION_LINES:
+                    faults.append(f"{name}: {node.name} has {length} lines")
+    return faults
+
+
+def reaching_faults(root: Path) -> list[str]:
+    """Tests that go round a constructor, or replace what is private to a module of the product."""
+    faults = []
+    for file in python_files(root, ["tests"]):
+        name = str(file.relative_to(root))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="__new__")):
+                    faults.append(f"{name}:{node.lineno}: goes round a constructor")
+                case ast.Call(func=ast.Attribute(attr="setattr") | ast.Name(id="setattr"), args=[*places, _]):
+                    texts = [each.value for each in places if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+                    for attribute in (text.rpartition(".")[2] for text in texts):
+                        if attribute.startswith("_") and attribute not in REPLACED.get(name, ()):
+                            faults.append(f"{name}:{node.lineno}: replaces {attribute}")
+    return faults
+
+
+def room_faults(root: Path) -> list[str]:
+    """Tests that import from another room than their own."""
+    faults = []
+    for file in python_files(root, ["tests"]):
+        room, name = file.relative_to(root / "tests").parts[0], str(file.relative_to(root))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.")):
+                continue
+            other = str(node.module).split(".")[1]
+            if (room in ROOMS and other in ROOMS and other not in {room, *NEIGHBOURS.get(room, ())}) or (
+                room not in ROOMS and other in ROOMS
+            ):
+                faults.append(f"{name} imports {node.module}")
     return faults
 
 
@@ -136,6 +200,52 @@ def test_missing_header_and_docstring_are_seen(tmp_path: Path) -> None:
     assert header_faults(tmp_path) == ["server/module.py: no SPDX header", "server/module.py: no module docstring"]
 
 
+def test_files_and_functions_are_short() -> None:
+    assert size_faults(ROOT) == []
+
+
+def test_long_file_and_long_function_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "as_long_as_may_be.py").write_text("def f():\n" + "    x = 1\n" * 59 + "x = 1\n" * 240)
+    assert size_faults(tmp_path) == []
+    (tmp_path / "server" / "file.py").write_text("x = 1\n" * 301)
+    (tmp_path / "server" / "function.py").write_text("class C:\n    async def f(self):\n" + "        x = 1\n" * 60)
+    assert size_faults(tmp_path) == ["server/file.py: 301 lines", "server/function.py: f has 61 lines"]
+
+
+def test_no_test_reaches_round_a_constructor_or_replaces_what_is_private() -> None:
+    assert reaching_faults(ROOT) == []
+
+
+def test_reaching_in_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "tests").mkdir()
+    text = "model = Model.__new__(Model)\npatch.setattr(loop, '_clock', 1)\npatch.setattr('a.b._c', 1)\npatch.setattr(loop, 'clock', '_x')\n"
+    (tmp_path / "tests" / "test_it.py").write_text(text)
+    assert [fault.split(": ")[1] for fault in reaching_faults(tmp_path)] == [
+        "goes round a constructor",
+        "replaces _clock",
+        "replaces _c",
+    ]
+
+
+def test_no_room_of_the_tests_imports_from_another() -> None:
+    assert room_faults(ROOT) == []
+
+
+def test_import_from_another_room_is_seen(tmp_path: Path) -> None:
+    for name, text in {
+        "contract/test_a.py": "from tests.e2e.serving import serve\n",
+        "perf/test_b.py": "from tests.e2e.serving import serve\nfrom tests.fakes.clock import Clock\n",
+        "fakes/c.py": "from tests.unit.engine.test_front import thing\n",
+    }.items():
+        (tmp_path / "tests" / name).parent.mkdir(parents=True)
+        (tmp_path / "tests" / name).write_text(text)
+    assert room_faults(tmp_path) == [
+        "tests/contract/test_a.py imports tests.e2e.serving",
+        "tests/fakes/c.py imports tests.unit.engine.test_front",
+    ]
+
+
 def test_bundles_are_small() -> None:
     assert num_bytes(MODELS.rglob("*")) <= 32 * MIB
 
@@ -155,7 +265,8 @@ def test_large_file_is_seen(tmp_path: Path) -> None:
 
 def test_version_is_the_same_everywhere() -> None:
     assert version_faults(ROOT) == []
-    assert "attnserve" in importlib.metadata.distribution("attnserve").metadata["Name"]
+    installed = importlib.metadata.version("attnserve")
+    assert installed == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
 
 
 def test_other_version_is_seen(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
-from tests.e2e.captioning import PHOTOS
-from tests.unit.server_shell.fakes import Front, Model, Recorder, Translator
+from tests.fakes.dataplane import Front, Recorder, Translator, letters_model
+from tests.photos import PHOTOS
 
 TEXT = "ab\ncd"
 LIMITS = Limits(1000, ImageLimits(1_000_000, 1_000_000))
@@ -50,7 +50,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 async def submitted(**fields: Any) -> list[Any]:
     """What reaches the front for a request, or the field that is refused."""
-    front = Front(Model(), Model(version="2"), Model("second"))
+    front = Front(letters_model(), letters_model(version="2"), letters_model("second"))
     servicer, call = TranslationServicer(DataPlane(front, Recorder(), LIMITS)), Call("id")
     request = translation_pb2.TranslateRequest(**{"text": TEXT, **fields})
     try:
@@ -112,7 +112,11 @@ class Captioner(Translator):
 
 async def submitted_caption(**fields: Any) -> list[Any]:
     """As :func:`submitted`, of a captioning model."""
-    models = [Model(task=Captioner()), Model(version="2", task=Captioner()), Model("second", task=Captioner())]
+    models = [
+        letters_model(loaded=Captioner()),
+        letters_model(version="2", loaded=Captioner()),
+        letters_model("second", loaded=Captioner()),
+    ]
     for model in models:
         model.manifest.task = manifest_pb2.TASK_CAPTION
     front = Front(*models)

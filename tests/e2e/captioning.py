@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
-from PIL import Image
 
 from attnserve.v1 import caption_pb2, caption_pb2_grpc, decoding_pb2
 from tests.e2e.serving import MODELS, UNARY, Server, serve
+from tests.photos import PHOTOS
 
 MODEL = "show-attend-tell-flickr8k"
-PHOTOS = sorted((Path(__file__).parents[1] / "golden" / "photos").glob("*.jpg"))
 PHOTO = PHOTOS[0].read_bytes()
 
 
@@ -60,21 +58,3 @@ def start_caption(channel: grpc.Channel, image: bytes, options: decoding_pb2.Dec
     """One unary caption, as a future."""
     stub = caption_pb2_grpc.CaptionServiceStub(channel)
     return stub.Caption.future(caption_pb2.CaptionRequest(image=image, options=options), timeout=60)
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    """An image as a file."""
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
-def variations(count: int) -> list[bytes]:
-    """So many different photos: the project's own, cut out and turned."""
-    found = []
-    for number in range(count):
-        photo = Image.open(PHOTOS[number % len(PHOTOS)]).convert("RGB")
-        edge = 7 * (number // len(PHOTOS)) % 90
-        photo = photo.crop((edge, edge // 2, photo.width - edge // 3, photo.height - edge)).rotate(number % 7 * 3)
-        found.append(encoded(photo, ("JPEG", "PNG", "WEBP")[number % 3], quality=80))
-    return found

@@ -20,8 +20,9 @@ from PIL import Image
 
 from attnserve.v1 import decoding_pb2
 from attnserve.v1.decoding_pb2 import DecodeOptions, SamplingOptions
-from tests.e2e.captioning import MODEL, PHOTO, PHOTOS, caption, encoded, serve_captions, start_caption, variations
+from tests.e2e.captioning import MODEL, PHOTO, caption, serve_captions, start_caption
 from tests.e2e.serving import SENTENCES, STREAM, UNARY, Server, ask, details, eventually, start_unary, texts
+from tests.photos import PHOTOS, encoded, variations
 
 MEAN = decoding_pb2.ATTENTION_DETAIL_MEAN
 both = pytest.mark.parametrize("kind", [UNARY, STREAM])

@@ -6,10 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import grpc.aio
 import pytest
@@ -17,17 +15,16 @@ import pytest
 from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve_server.app import App
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.config import load_config
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.plane import Asked
 from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.errors import BundleError, Cancelled, InvalidRequest, ModelNotFound, StartupError
 from attnserve_server.request import ModelKey
 from attnserve_server.tasks.registry import TASKS
-from tests.foreign.letters import KIND, MODEL_ID, SPEC, Letters, write_bundle
+from tests.foreign.asking import SLOTS, count, made_app, metric, read_metric, until
+from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-SLOTS = 2
 CREDIT = SLOTS + 2
 LONG = 10_000
 """Steps that no test waits for."""
@@ -39,14 +36,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def made_app(models: Path, **engine: Any) -> App:
-    flags = {
-        "models": str(models), "log_level": "warning", "grpc": {"port": 0}, "http": {"port": 0},
-        "engine": {"device": "cpu", "workers": 1, "slots": SLOTS, **engine}, "drain_seconds": 0.0,
-    }  # fmt: skip
-    return App(load_config(flags, {}), (*TASKS, SPEC))
-
-
 @pytest.fixture
 async def app(models: Path) -> AsyncIterator[App]:
     write_bundle(models)
@@ -54,36 +43,6 @@ async def app(models: Path) -> AsyncIterator[App]:
     await started.start()
     yield started
     await started.drain_and_stop()
-
-
-async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[str, int]:
-    call = Call("id")
-    try:
-        pending = await app.plane.submit(call, SPEC, Asked(Letters(text, num_steps), **asked))
-        answer: dict[str, int] = (await pending.answer())[0]
-        return answer
-    except asyncio.CancelledError:
-        call.cancel("client")
-        raise
-
-
-def read_metric(app: App, name: str) -> float:
-    """The sum of a sample's series of the model; not on the event loop, where the server answers."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/metrics") as response:
-        lines = response.read().decode().splitlines()
-    return sum(
-        float(line.split()[-1]) for line in lines if line.startswith(f"attnserve_{name}{{") and f'model="{MODEL_ID}"' in line
-    )
-
-
-async def metric(app: App, name: str) -> float:
-    return await asyncio.to_thread(read_metric, app, name)
-
-
-async def until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not await asyncio.to_thread(condition):
-            await asyncio.sleep(0.01)
 
 
 async def test_resolved_listed_and_answered(app: App) -> None:

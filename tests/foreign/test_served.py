@@ -23,8 +23,8 @@ from attnserve_export.bundle_writer import write_bundle
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.request import AttentionDetail, DecodeOptions, sequence_work
 from attnserve_server.tasks.translation import TranslationTask
+from tests.driving import attention_of, run, started_engine
 from tests.foreign import common, gru_luong, post_norm_transformer
-from tests.parity.driving import attention_of, run, started_engine
 from tests.reference.beam_search import SearchResult, beam_search, teacher_forced_alignments
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 

@@ -13,7 +13,7 @@ import pytest
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.tasks.translation import TranslationTask
-from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, started_engine
+from tests.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, started_engine
 from tests.parity.torch_module import module_of_bundle
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 

@@ -19,7 +19,7 @@ from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceWork, sequence_work
-from tests.parity.driving import (
+from tests.driving import (
     BUNDLES,
     DEFAULT_MODEL,
     NUM_SLOTS,
@@ -157,7 +157,7 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: Al
 
 def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tokens are those of greedy search with its scores, whichever graph runs: alone, among its like, among others."""
-    runner: Any = idle._runner
+    runner: Any = idle.runner
     choose, graphs = runner.choose, set[bool]()
     monkeypatch.setattr(runner, "choose", lambda inputs: (step := choose(inputs), graphs.add(step.gives_log_probs))[0])
     expected = {request_id: answer[0][0] for request_id, answer in alone["greedy"].items()}
@@ -213,7 +213,7 @@ def test_rest_of_the_batch_is_seen(
     idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A planted fault: one unit in the last place, in batches of more than one row."""
-    runner: Any = idle._runner
+    runner: Any = idle.runner
     step = runner.step
 
     def faulty(inputs: StepInputs) -> StepOutputs:
@@ -222,7 +222,7 @@ def test_rest_of_the_batch_is_seen(
             return outputs
         arrays = {
             name: np.nextafter(array, np.float32(-1e9)) if name.endswith("log_probs") else array
-            for name, array in outputs._arrays.items()
+            for name, array in outputs.arrays.items()
         }
         return StepOutputs(arrays, outputs.attention)
 
@@ -236,7 +236,7 @@ def test_rest_of_the_batch_is_seen(
 
 def test_a_mixed_up_row_is_seen(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
     """A planted fault: what leaves the batch is not replaced in the cache by what takes its row."""
-    monkeypatch.setattr(idle._runner.state, "copy_rows", lambda sources, targets, length: None)
+    monkeypatch.setattr(idle.runner.state, "copy_rows", lambda sources, targets, length: None)
     requests = requests_of(sources, MODES["greedy"])
     with pytest.raises(AssertionError, match="depend on their company"):
         assert_same(content(run(idle, requests)), alone["greedy"])

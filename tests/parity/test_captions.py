@@ -23,9 +23,9 @@ from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, SequenceWork, Terms, sequence_work
 from attnserve_server.tasks.caption import CaptionTask
 from attnserve_server.tasks.images import ImageLimits
-from tests.e2e.captioning import PHOTOS, variations
-from tests.parity.driving import CAPTION_BUNDLE, attention_of, content, one_by_one, run, started_engine
+from tests.driving import CAPTION_BUNDLE, attention_of, content, one_by_one, run, started_engine
 from tests.parity.torch_module import module_of_bundle
+from tests.photos import PHOTOS, variations
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
 TOLERANCE = 1e-4
@@ -80,7 +80,7 @@ class Asked:
 
 
 def test_what_is_encoded(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
-    runner = engine._runner
+    runner = engine.runner
     for data in files():
         source, pixels = task.read(data, LIMITS).source, prepared(data)
         assert np.array_equal(np.frombuffer(source.pixels, np.uint8).reshape(224, 224, 3), pixels)

@@ -31,22 +31,23 @@ after it, before the temperature. CTranslate2's own log-softmax is an approximat
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
 
 import ctranslate2
-import numpy as np
 import pytest
 import torch
 from msgspec.structs import replace
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.models.transformer import Transformer
 from attnserve_loadtest.bench.ctranslate2_model import pieces_of, save_ctranslate2, translator
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Done, Sampling, sequence_work
+from tests.driving import run, started_engine
 from tests.parity.draws import p_value
-from tests.parity.driving import run
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import BEGIN_ID, END_ID, Heads, next_log_probs
 from tests.reference.rules import NO_RULES
@@ -306,23 +307,31 @@ def test_limit_of_length(engine: EngineLoop, model: Transformer, other: Other, s
     assert num_different > 2
 
 
+@pytest.fixture(scope="module")
+def of_last_layer(engine: EngineLoop) -> EngineLoop:
+    """An engine whose coverage is that of the last layer, all heads."""
+    manifest = manifest_pb2.Manifest.FromString(engine.bundle.manifest.SerializeToString())
+    del manifest.attention.mean_heads[:]
+    manifest.attention.mean_layers[:] = [manifest.attention.num_layers - 1]
+    return started_engine(dataclasses.replace(engine.bundle, manifest=manifest))
+
+
 @pytest.mark.parametrize("length_penalty", [0.0, 1.0])
 def test_coverage_of_one_layer(
     engine: EngineLoop,
+    of_last_layer: EngineLoop,
     model: Transformer,
     other: Other,
     sources: list[list[int]],
     length_penalty: float,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The same answers once the attention is that of the same heads; and others before."""
     layers = [model.config.num_decoder_layers - 1]
     options = DecodeOptions(4, 4, length_penalty=length_penalty, coverage_penalty=0.3)
     theirs = other.ask(sources, options, max_batch_size=1)
     served = ask(engine, sources, [options] * len(sources))
-    monkeypatch.setattr(engine._batch, "_mean_of", np.ix_(layers, range(model.config.num_heads)))
     num_near_ties = num_other = 0
-    for index, our in enumerate(ask(engine, sources, [options] * len(sources))):
+    for index, our in enumerate(ask(of_last_layer, sources, [options] * len(sources))):
         num_other += tokens_of(our) != tokens_of(served[index])
         if tokens_of(our) != [tokens for tokens, _ in theirs[index]]:
             assert reference_answer(model, sources[index], options, heads=Heads(tuple(layers))).margin <= MARGIN

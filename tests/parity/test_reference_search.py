@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import AttentionDetail, DecodeOptions, Done, Sampling, sequence_work
-from tests.parity.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run
+from tests.driving import BUNDLES, DEFAULT_MODEL, SENTENCES, SENTENCES_ARE_GOLDEN, attention_of, run
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import Heads, SearchResult, teacher_forced_alignments
 

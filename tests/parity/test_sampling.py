@@ -16,8 +16,8 @@ from attnserve_server.decoding import candidates, search
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import DecodeOptions, Sampling, sequence_work
 from attnserve_server.tasks.translation import TranslationTask
+from tests.driving import SENTENCES, run
 from tests.parity.draws import p_value
-from tests.parity.driving import SENTENCES, run
 from tests.reference.beam_search import BEGIN_ID, END_ID, next_log_probs
 from tests.reference.rules import Rules
 from tests.reference.sampling import distribution
@@ -109,8 +109,8 @@ def test_a_planted_fault_is_seen(
 def test_a_nucleus_with_one_token_too_many_is_seen(
     engine: EngineLoop, source: list[int], log_probs: Callable[[Rules], Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = candidates._size
-    monkeypatch.setattr(candidates, "_size", lambda *of: size(*of) + 1)
+    size = candidates.nucleus_size
+    monkeypatch.setattr(candidates, "nucleus_size", lambda *of: size(*of) + 1)
     sampling, rules = SETTINGS["few of a nucleus"]
     assert p_value(drawn(engine, source, "few of a nucleus"), distribution(log_probs(rules), sampling)) < MOST_P_OF_A_FAULT
 

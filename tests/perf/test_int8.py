@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The int8 variant of every bundle against fp32, side by side: a step at several numbers of rows, and the encoder.
 
-`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. The bound is loose: it is for any machine, under any load.
+`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. A step is faster in every model, the encoder in the Transformer alone:
+ONNX Runtime's GRU and LSTM stay float32.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import pytest
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.execution.factory import make_runner
 from attnserve_server.execution.runner import IterativeRunner, StepInputs
-from tests.parity.driving import BUNDLES
+from tests.driving import BUNDLES
 
 VARIANTS = ("fp32", "int8")
 SLOTS, ROUNDS = 32, 40
 POSITION, SOURCE = 12, 15  # in the middle of a sentence of usual length
-LEAST = 0.95
+FASTER = 1.05
+"""At least so many times the processor time is what is called faster; least that was measured: 1.12 on AVX-512 with VNNI, both cores busy."""
+AS_FAST = 0.95
 
 
 @pytest.fixture(scope="module", params=BUNDLES)
@@ -38,8 +41,8 @@ def step_inputs(rows: int, group: int) -> StepInputs:
 
 
 def ratio(name: str, calls: dict[str, Callable[[], object]], repetitions: int) -> float:
-    """How many times as much processor time fp32 takes: the median over rounds in which both run one after the other."""
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    """How many times as much processor time the first takes: best rounds against each other, of which each is run in turn."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in calls}
     for call in calls.values():
         call()
     for _ in range(ROUNDS):
@@ -48,10 +51,10 @@ def ratio(name: str, calls: dict[str, Callable[[], object]], repetitions: int) -
             for _ in range(repetitions):
                 call()
             seconds[variant].append((time.thread_time() - began) / repetitions)
-    result = statistics.median(a / b for a, b in zip(*(seconds[variant] for variant in VARIANTS), strict=True))
-    fp32, int8 = (min(seconds[variant]) * 1e3 for variant in VARIANTS)
-    print(f"{name}: fp32 / int8 {result:.2f} (best rounds: {fp32:.3f} and {int8:.3f} ms, {fp32 / int8:.2f})")
-    return result
+    median = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+    first, second = (min(each) * 1e3 for each in seconds.values())
+    print(f"{name}: {' / '.join(calls)} {first / second:.2f} ({first:.3f} and {second:.3f} ms; median of all rounds {median:.2f})")
+    return first / second
 
 
 @pytest.mark.parametrize(("rows", "group"), [(1, 1), (8, 1), (32, 1), (5, 5), (30, 5), (32, 8)])
@@ -59,12 +62,20 @@ def test_a_step_is_faster(runners: dict[str, IterativeRunner], rows: int, group:
     inputs = step_inputs(rows, group)
     calls = {name: (lambda runner=runner: runner.step(inputs)) for name, runner in runners.items()}
     model = runners["int8"].bundle.manifest.model_id
-    assert ratio(f"{model}, step of {rows} rows, {group} a request", calls, max(2, 40 // rows)) > LEAST
+    assert ratio(f"{model}, step of {rows} rows, {group} a request", calls, max(2, 40 // rows)) >= FASTER
+
+
+def test_what_is_not_faster_is_seen(runners: dict[str, IterativeRunner]) -> None:
+    """A planted fault: the same graph under both names."""
+    inputs, runner = step_inputs(8, 1), runners["fp32"]
+    calls = {"fp32": lambda: runner.step(inputs), "fp32 again": lambda: runner.step(inputs)}
+    assert AS_FAST < ratio(runner.bundle.manifest.model_id, calls, 5) < FASTER
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_encoding_is_faster(runners: dict[str, IterativeRunner], count: int) -> None:
+def test_encoding_is_as_fast_and_faster_where_it_is_products(runners: dict[str, IterativeRunner], count: int) -> None:
     sources = [[100 + i for i in range(SOURCE)]] * count
     calls = {name: (lambda runner=runner: runner.encode(sources)) for name, runner in runners.items()}
     model = runners["int8"].bundle.manifest.model_id
-    assert ratio(f"{model}, encoding {count} sources of {SOURCE} pieces", calls, 5) > LEAST
+    least = FASTER if runners["int8"].bundle.manifest.architecture == "transformer" else AS_FAST
+    assert ratio(f"{model}, encoding {count} sources of {SOURCE} pieces", calls, 5) >= least

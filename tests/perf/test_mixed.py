@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from attnserve.v1 import caption_pb2, caption_pb2_grpc, translation_pb2, translation_pb2_grpc
-from tests.e2e.captioning import serve_captions, variations
+from tests.e2e.captioning import serve_captions
 from tests.e2e.serving import OPTIONS, SENTENCES, Server
+from tests.photos import variations
 
 READERS, VIEWERS = 8, 4
 """Clients in a closed loop: of streamed translations, and of captions."""

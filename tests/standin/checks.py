@@ -114,12 +114,12 @@ def check_feeds(bundle: Bundle) -> None:
     """What the device is given: the live inputs, and harmless ones beyond."""
     memory = CudaMemory(bundle, NUM_SLOTS)
     for step in memory.steps:
-        binding, layout = memory.bind(step, memory.key(5, 2)), memory._layouts(step, 8, 8)[0]
+        binding, layout = memory.bind(step, memory.key(5, 2)), memory.layouts(step, 8, 8)[0]
         for value in binding.feeds(8, 8).values():
             value[:] = 3
         binding.feeds(5, 2)
-        binding._inputs.upload()
-        block = memory._inputs.numpy().view(np.uint8)[: layout.size].copy()
+        binding.inputs.upload()
+        block = memory.inputs.numpy().view(np.uint8)[: layout.size].copy()
         for name, found in layout.split(block).items():
             live = step.count_of(name, 5, 2)
             assert len(found) == 8

@@ -223,6 +223,12 @@ class CaptionDelta:
     pieces: tuple[Piece, ...]
 
 
+Answer = Translation | Caption
+"""What a task answers as text, best hypothesis first."""
+Delta = TranslationDelta | CaptionDelta
+"""A part of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """A model on a server; sizes are in pieces, the end symbol not counted. One that reads images has no source tokens."""

@@ -22,7 +22,7 @@ The products that are left stay in float32: at the sizes that are served here qu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from onnx import NodeProto, helper, numpy_helper
 
 from attnserve_export.graphs.int8_functions import DOMAIN, TINY, function
 from attnserve_export.graphs.parts import part_of
+from attnserve_export.graphs.products import GraphIndex, Product
 
 WEIGHT_LEVELS = 64
 """Largest magnitude of a quantised weight."""
@@ -39,10 +40,6 @@ MIN_COLUMNS = 1024
 """Columns at least of a product whose rows are scaled by their largest absolute value."""
 MIN_WEIGHTS = 1 << 14
 """Weights at least of a product of what lies between -1 and 1."""
-_BOUNDED = {"Tanh": [0], "Sigmoid": [0], "Softmax": [0], "GRU": [0, 1], "LSTM": [0, 1]}
-"""Operators, and which of their outputs lie between -1 and 1."""
-_MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that give what they are given, in another order."""
 _ZERO_POINT = 128  # of rows that may be negative: 127 levels below, 127 above
 _CONTRIB = "com.microsoft"
 
@@ -56,7 +53,7 @@ def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambd
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    index = _Index(copy.graph, is_bounded)
+    index = GraphIndex(copy.graph, is_bounded)
     writer = _Writer(index)
     nodes = list(copy.graph.node)
     written: list[NodeProto] = []
@@ -77,23 +74,6 @@ def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambd
 
 
 @dataclass(slots=True)
-class _Product:
-    """A product with a constant matrix, and the constant vector that is added to it."""
-
-    node: NodeProto
-    matrix: str
-    is_transposed: bool
-    num_rows: int
-    num_columns: int
-    bias: str
-    add: NodeProto | None  # a node of its own, where the bias is not the product's own input
-
-    @property
-    def output(self) -> str:
-        return self.node.output[0] if self.add is None else self.add.output[0]
-
-
-@dataclass(slots=True)
 class _Row:
     """Rows that are quantised, or are to be: the size of a level, and the level that stands for zero."""
 
@@ -102,110 +82,10 @@ class _Row:
     zero: str
 
 
-class _Index:
-    """Who makes and who reads each value of a graph, and its products."""
-
-    def __init__(self, graph: onnx.GraphProto, is_bounded: Callable[[str], bool]) -> None:
-        self._bounded = {value.name for value in (*graph.input, *graph.output) if is_bounded(value.name)}
-        self.shapes = {each.name: tuple(each.dims) for each in graph.initializer}
-        self.values = {each.name: numpy_helper.to_array(each).tolist() for each in graph.initializer if each.dims == [1]}
-        self.outputs = {value.name for value in graph.output}
-        self.producers = {name: node for node in graph.node for name in node.output}
-        self.readers: dict[str, list[NodeProto]] = {}
-        for node in graph.node:
-            for name in node.input:
-                self.readers.setdefault(name, []).append(node)
-        found = [self._product(node) for node in graph.node]
-        self.products = {id(each.node): each for each in found if each is not None}
-
-    def only_reader(self, name: str) -> NodeProto | None:
-        """The node that reads a value, if it is the only one."""
-        readers = self.readers.get(name, [])
-        return readers[0] if len(readers) == 1 and name not in self.outputs else None
-
-    def norm(self, product: _Product) -> NodeProto | None:
-        """The LayerNormalization whose rows go into a product, if they go into products alone."""
-        node = self.producers.get(product.node.input[0])
-        while node is not None and self._takes_rows(node):
-            node = self.producers.get(node.input[0])
-        if node is None or node.op_type != "LayerNormalization" or _attributes(node).get("axis", -1) != -1:
-            return None
-        is_known = all(self.shapes.get(name) == (product.num_rows,) for name in node.input[1:])
-        return node if is_known and self._is_for_products(node.output[0]) else None
-
-    def behind_relu(self, product: _Product) -> tuple[NodeProto, _Product] | None:
-        """The ReLU of a product and the product behind it, where nothing else reads what is between."""
-        relu = self.only_reader(product.output)
-        reader = None if relu is None or relu.op_type != "Relu" else self.only_reader(relu.output[0])
-        if relu is None or reader is None or id(reader) not in self.products:
-            return None
-        return relu, self.products[id(reader)]
-
-    def is_bounded(self, name: str) -> bool:
-        """Whether a value surely lies between -1 and 1."""
-        node = self.producers.get(name)
-        if name in self._bounded or node is None:
-            return name in self._bounded
-        if node.op_type in _BOUNDED:
-            is_usual = "activations" not in _attributes(node) and not (node.op_type == "GRU" and any(node.input[5:]))
-            return is_usual and node.output[:].index(name) in _BOUNDED[node.op_type]
-        if node.op_type in _MOVING:
-            return all(self.is_bounded(each) for each in node.input[: len(node.input) if node.op_type == "Concat" else 1])
-        if node.op_type == "Mul":
-            return all(self.is_bounded(each) for each in node.input)
-        return node.op_type == "MatMul" and self._is_distribution(node.input[0]) and self.is_bounded(node.input[1])
-
-    def _is_distribution(self, name: str) -> bool:
-        """Whether the last axis is that of a softmax; one may have been put before it."""
-        node = self.producers.get(name)
-        if node is not None and node.op_type == "Unsqueeze" and self.values.get(node.input[1]) in ([0], [1], [-2]):
-            node = self.producers.get(node.input[0])
-        return node is not None and node.op_type == "Softmax" and _attributes(node).get("axis", -1) == -1
-
-    def _takes_rows(self, node: NodeProto) -> bool:
-        """Whether a node is x[:, i]: it takes whole rows of (row, 1, width)."""
-        return node.op_type == "Gather" and _attributes(node).get("axis", 0) == 1 and self.shapes.get(node.input[1]) == ()
-
-    def _is_for_products(self, name: str) -> bool:
-        return name not in self.outputs and all(
-            id(node) in self.products
-            or (self._takes_rows(node) and node.input[0] == name and self._is_for_products(node.output[0]))
-            for node in self.readers.get(name, [])
-        )
-
-    def _is_constant(self, name: str) -> bool:
-        """Whether a value does not depend on any input: ONNX Runtime computes it when it loads the graph, so it costs nothing."""
-        if name in self.shapes or not name:
-            return True
-        node = self.producers.get(name)
-        return node is not None and all(self._is_constant(each) for each in node.input)
-
-    def _product(self, node: NodeProto) -> _Product | None:
-        attributes = _attributes(node)
-        is_plain = not attributes.get("transA", 0) and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
-        if node.op_type not in ("MatMul", "Gemm") or not is_plain or len(self.shapes.get(node.input[1], ())) != 2:
-            return None
-        if self._is_constant(node.input[0]):
-            return None
-        is_transposed = bool(attributes.get("transB", 0))
-        shape = self.shapes[node.input[1]]
-        num_rows, num_columns = (shape[1], shape[0]) if is_transposed else (shape[0], shape[1])
-        product = _Product(node, node.input[1], is_transposed, num_rows, num_columns, "", None)
-        if len(node.input) > 2:
-            product.bias = node.input[2]
-            return product if self.shapes.get(product.bias) == (num_columns,) else None
-        reader = self.only_reader(node.output[0])
-        if reader is not None and reader.op_type == "Add":
-            others = [name for name in reader.input if self.shapes.get(name) == (num_columns,)]
-            if others:
-                product.bias, product.add = others[0], reader
-        return product
-
-
 class _Writer:
     """Writes the nodes that stand for products."""
 
-    def __init__(self, index: _Index) -> None:
+    def __init__(self, index: GraphIndex) -> None:
         self.index = index
         self.new: list[NodeProto] = []
         self.dropped: set[int] = set()
@@ -224,7 +104,7 @@ class _Writer:
         """A node of the graph; a LayerNormalization without what has moved into the products behind it."""
         return self._bare.get(id(node), node)
 
-    def write(self, product: _Product) -> bool:
+    def write(self, product: Product) -> bool:
         """Writes the int8 form of a product, and of the one behind its ReLU; false where there is none."""
         if id(product.node) in self.dropped:
             return True
@@ -241,7 +121,7 @@ class _Writer:
         self._drop(product)
         return True
 
-    def _write_behind_norm(self, product: _Product, norm: NodeProto) -> None:
+    def _write_behind_norm(self, product: Product, norm: NodeProto) -> None:
         longest = math.sqrt(product.num_rows)
         row = _Row(product.node.input[0], self._scalar(longest / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
         if id(norm) not in self._bare:
@@ -257,7 +137,7 @@ class _Writer:
         else:
             self._write_with_relu((row, weight, bias), longest, *following)
 
-    def _write_with_relu(self, inner: tuple[_Row, str, str], longest: float, relu: NodeProto, outer: _Product) -> None:
+    def _write_with_relu(self, inner: tuple[_Row, str, str], longest: float, relu: NodeProto, outer: Product) -> None:
         row, weight, bias = inner
         integers, level = self._quantized(weight)
         part, shift, reach = self._call("Bounded", weight, bias, level, self._scalar(longest), num_outputs=3)
@@ -270,12 +150,12 @@ class _Writer:
         self.dropped.add(id(relu))
         self._drop(outer)
 
-    def _write_bounded(self, product: _Product) -> None:
+    def _write_bounded(self, product: Product) -> None:
         row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
         row.name = self._once("bounded", row.name, lambda: self._node("QuantizeLinear", row.name, row.level, row.zero))[0]
         self._multiply(row, self._quantized(self._matrix(product)), product.bias, product.output)
 
-    def _write_by_largest(self, product: _Product) -> None:
+    def _write_by_largest(self, product: Product) -> None:
         row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
         row.name, largest = self._once("largest", row.name, lambda: self._scaled(row))
         parts = self._multiply(row, self._quantized(self._matrix(product)))
@@ -299,12 +179,12 @@ class _Writer:
             self._rows[form, name] = write()
         return self._rows[form, name]
 
-    def _drop(self, product: _Product) -> None:
+    def _drop(self, product: Product) -> None:
         self.dropped.add(id(product.node))
         if product.add is not None:
             self.dropped.add(id(product.add))
 
-    def _matrix(self, product: _Product) -> str:
+    def _matrix(self, product: Product) -> str:
         return self._node("Transpose", product.matrix)[0] if product.is_transposed else product.matrix
 
     def _quantized(self, matrix: str) -> list[str]:
@@ -335,7 +215,3 @@ class _Writer:
         name = f"int8/{name}/{'x'.join(map(str, array.shape))}" if array.shape else f"int8/{name}"
         self.constants.setdefault(name, numpy_helper.from_array(array, name))
         return name
-
-
-def _attributes(node: NodeProto) -> Mapping[str, Any]:
-    return {each.name: helper.get_attribute_value(each) for each in node.attribute}

@@ -144,7 +144,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
         with Progress(*columns, TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal) as progress:
             task = progress.add_task("", total=self.updates_per_epoch, completed=self.index, epoch=self.epoch + 1, figures="")
             while self.index < self.updates_per_epoch:
-                self._add(self._one_update())
+                self._add(self.one_update())
                 self.index += 1
                 progress.update(task, advance=1, figures=_as_text(self._means()))
                 if self._is_stopping or time.monotonic() - saved > self.recipe.schedule.checkpoint_seconds:
@@ -154,7 +154,8 @@ class TrainingRun(ABC, Generic[RecipeT]):
                     raise Stopped(f"stopped in epoch {self.epoch + 1} after update {self.index}")
         self._end_epoch(clock)
 
-    def _one_update(self) -> Mapping[str, float]:
+    def one_update(self) -> Mapping[str, float]:
+        """The next :meth:`update`, with its own seeds."""
         seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.index])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         return self.update(self.epoch, self.index, np.random.default_rng(seeds))

@@ -40,6 +40,7 @@ class Trainer:
         self._data_root, self._taught = data_root, taught
         self._console = Console(stderr=True)
         self.update = 0
+        self._is_prepared = False
 
     def run(self, epochs: int | None = None) -> dict[str, Any]:
         """Trains up to ``epochs`` (default: the recipe's), then selects on val. Returns the summary that it also writes.
@@ -50,7 +51,7 @@ class Trainer:
         last = epochs or self.recipe.schedule.epochs
         if self.recipe.annealing is not None and last > self.recipe.schedule.epochs:
             raise RecipeError(f"the recipe's annealing ends with epoch {self.recipe.schedule.epochs}: there is none after it")
-        self._prepare()
+        self.prepare()
         for epoch in range(self.epoch, last):
             self._run_epoch(epoch, last)
         return self.select()
@@ -59,7 +60,11 @@ class Trainer:
     def _typed(self) -> TranslationModel:
         return cast(TranslationModel, self.model)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """Reads the data, makes model and optimizer, and takes up the last checkpoint; once, :meth:`run` does it too."""
+        if self._is_prepared:
+            return
+        self._is_prepared = True
         recipe, languages = self.recipe, (self.recipe.data.source_language, self.recipe.data.target_language)
         (self.folder / "epochs").mkdir(parents=True, exist_ok=True)
         train = read_pairs(self._data_root, "train", *languages)
@@ -136,7 +141,7 @@ class Trainer:
             task = progress.add_task("", total=len(batches), completed=self._batch, epoch=epoch + 1, last=last, loss=0.0)
             for batch in batches[self._batch :]:
                 rate = self._annealed_rate(epoch + self._batch / len(batches)) if is_annealed else self._rate(self.update + 1)
-                nll, num_tokens = self._one_update(batch.src.to(self.device), batch.tgt.to(self.device), rate)
+                nll, num_tokens = self.one_update(batch.src.to(self.device), batch.tgt.to(self.device), rate)
                 self._running = (self._running[0] + nll, self._running[1] + num_tokens)
                 self._batch += 1
                 progress.update(task, advance=1, loss=self._running[0] / self._running[1])
@@ -177,7 +182,8 @@ class Trainer:
         self._anneals_from = first
         return self._rate(first + 1) * self._annealed_share(epochs)
 
-    def _one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
+    def one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
+        """One step of the optimizer on a batch; returns the negative log-likelihood in nats, and the tokens it is of."""
         self.update += 1
         self.optimizer.param_groups[0]["lr"] = rate
         nll, num_tokens = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self._typed.output_weight)

@@ -46,8 +46,8 @@ class TorchStep:
             raise ValueError("only CUDA has graphs to capture")
         trained, vocab_size = trained_in_bundle(folder), load_bundle(folder).manifest.vocabulary.size
         model: Any = stored_model(trained.recipe, trained.weights, vocab_size)
-        self._model, self._config = model.to(device, dtype), model.config
-        config = self._config
+        self.model, self.config = model.to(device, dtype), model.config
+        config = self.config
         shape = (rows, config.num_heads, CAPACITY, config.d_model // config.num_heads)
         self.caches = [0.5 * torch.randn(shape, dtype=dtype, device=device) for _ in range(2 * config.num_decoder_layers)]
         """Keys and values of each decoder layer in turn: (S, H, CAPACITY, d_head)."""
@@ -106,9 +106,9 @@ class TorchStep:
 
     def step(self, token: Tensor, position: Tensor) -> Tensor:
         """The best next token of each row: int64 (S), from int64 (S) and an int64 scalar. The caches have advanced."""
-        model, heads = self._model, self._config.num_heads
+        model, heads = self.model, self.config.num_heads
         place = position[None]  # indexing with a scalar tensor would read it on the host, which no capture allows
-        x = model.embedding(token) * math.sqrt(self._config.d_model) + model.positions.index_select(0, place)
+        x = model.embedding(token) * math.sqrt(self.config.d_model) + model.positions.index_select(0, place)
         is_seen = (torch.arange(CAPACITY, device=x.device) <= position)[None, None, None]  # (1, 1, 1, CAPACITY)
         for index, layer in enumerate(model.decoder_layers):
             query, key, value = layer.self_attention.qkv(layer.self_norm(x)).unflatten(-1, (3, heads, -1)).unbind(1)

@@ -62,15 +62,16 @@ def _nucleus(
 ) -> npt.NDArray[np.intp]:
     """The smallest set of most probable tokens with at least ``top_p`` of the weight (Holtzman et al. 2020), best first."""
     if among is not None:
-        return among[: _size(weights[among], top_p, float(weights[among].sum(dtype=np.float64)))]
+        return among[: nucleus_size(weights[among], top_p, float(weights[among].sum(dtype=np.float64)))]
     total = float(weights.sum(dtype=np.float64))
     for count in (_FIRST_GUESS, len(weights)):
         tokens = top(log_probs, count)
-        size = _size(weights[tokens], top_p, total)
+        size = nucleus_size(weights[tokens], top_p, total)
         if size < len(tokens):
             return tokens[:size]
     return tokens
 
 
-def _size(weights: npt.NDArray[np.float32], top_p: float, total: float) -> int:
+def nucleus_size(weights: npt.NDArray[np.float32], top_p: float, total: float) -> int:
+    """How many of the weights, in falling order, reach the share ``top_p`` of ``total``."""
     return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), top_p * total, side="left")) + 1

@@ -21,6 +21,11 @@ _LEAST_MASS = 0.5
 """Where the rules leave less probability than this, it is summed anew instead of corrected: the difference would cancel."""
 
 
+def has_rules(options: DecodeOptions) -> bool:
+    """Whether any token of a request's answers may need :meth:`Rules.adjust`."""
+    return options.repetition_penalty != 1.0 or options.no_repeat_ngram_size > 0 or options.min_tokens > 0
+
+
 class Rules:
     """The rules of one request.
 

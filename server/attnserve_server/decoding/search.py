@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve_server.decoding.candidates import Stream, draw, top
-from attnserve_server.decoding.rules import Row, Rules
+from attnserve_server.decoding.rules import Row, Rules, has_rules
 from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 
@@ -97,7 +97,7 @@ class Search(abc.ABC):
     def is_plain(self) -> bool:
         """Whether it needs nothing but the most probable tokens of each step, whatever comes."""
         options = self._options
-        is_free = options.repetition_penalty == 1.0 and not options.no_repeat_ngram_size and not options.min_tokens
+        is_free = not has_rules(options)
         return is_free and not options.prefix and not options.coverage_penalty and options.sampling is None
 
     @property

@@ -57,8 +57,8 @@ class CudaMemory:
         self._buckets = row_buckets(num_slots)
         self._bucket_of = [next(bucket for bucket in self._buckets if bucket >= rows) for rows in range(num_slots + 1)]
         self._slow = {id(step): self._allocate_slow(step) for step in self.steps}
-        most = [self._layouts(step, num_slots, num_slots) for step in self.steps]
-        self._inputs = self._block(max(inputs.size for inputs, _ in most))
+        most = [self.layouts(step, num_slots, num_slots) for step in self.steps]
+        self.inputs = self._block(max(inputs.size for inputs, _ in most))
         self._results = self._block(max(results.size for _, results in most))
         self._thread = threading.get_ident()
         self._graph_id = 0
@@ -96,20 +96,20 @@ class CudaMemory:
         """Binds a bucket of rows and requests to a graph id of its own."""
         rows, requests, _ = key
         self._graph_id += 1
-        inputs, results = self._layouts(step, rows, requests)
+        inputs, results = self.layouts(step, rows, requests)
         binding = step.session.io_binding()
         for name, tensor in step.inputs.items():
             count = step.count_of(name, rows, requests)
             dtype = NUMPY_TYPES[tensor.dtype]
             in_block = name in inputs.offsets
-            address = self._inputs.address + inputs.offsets[name] if in_block else self.state.buffers[name].current.address
+            address = self.inputs.address + inputs.offsets[name] if in_block else self.state.buffers[name].current.address
             binding.bind_input(name, "cuda", 0, dtype.type, [count, *self._sizes.shape(tensor)], address)
         for name, tensor in step.outputs.items():
             state = self._state_of_output.get(name)
             count = rows if state is None else step.count_of(state, rows, requests)
             address = self._address_of_output(step, name, results)
             binding.bind_output(name, "cuda", 0, NUMPY_TYPES[tensor.dtype].type, [count, *self._sizes.shape(tensor)], address)
-        blocks = (_Block(inputs, self._inputs), _Block(results, self._results))
+        blocks = (_Block(inputs, self.inputs), _Block(results, self._results))
         slow = {name: tensor.first(rows) for name, tensor in self._slow[id(step)].items()}
         return CudaBinding(_Captured(step, binding, self._graph_id, self._thread), self.state, blocks, slow)
 
@@ -120,7 +120,7 @@ class CudaMemory:
             return (buffer.spare or buffer.current).address
         return self._results.address + results.offsets[name] if name in results.offsets else self._slow[id(step)][name].address
 
-    def _layouts(self, step: StepSession, rows: int, requests: int) -> tuple[Layout, Layout]:
+    def layouts(self, step: StepSession, rows: int, requests: int) -> tuple[Layout, Layout]:
         """Where a bucket's small inputs lie, and the outputs that are read after every step."""
         inputs = {
             name: ([step.count_of(name, rows, requests), *self._sizes.shape(tensor)], NUMPY_TYPES[tensor.dtype])
@@ -189,12 +189,12 @@ class CudaBinding:
         self, captured: _Captured, state: DeviceState, blocks: tuple[_Block, _Block], slow: dict[str, onnxruntime.OrtValue]
     ) -> None:
         self._captured, self._state, self._slow = captured, state, slow
-        self._inputs, self._results = blocks
+        self.inputs, self._results = blocks
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
         """The live part of the inputs on the host; the rest becomes harmless."""
         live: dict[str, Array] = {}
-        for name, view in self._inputs.views.items():
+        for name, view in self.inputs.views.items():
             count = self._captured.step.count_of(name, rows, requests)
             view[count:] = _DEAD.get(name, 0)
             live[name] = view[:count]
@@ -202,7 +202,7 @@ class CudaBinding:
 
     def run(self, rows: int) -> Mapping[str, Array]:
         """One copy to the device, one replay, one copy back."""
-        self._inputs.upload()
+        self.inputs.upload()
         self._captured.run()
         if self._results.views:
             self._results.download()

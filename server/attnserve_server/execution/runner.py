@@ -44,12 +44,12 @@ class StepOutputs:
     """What a step gave for each row. Arrays are views of the runner's buffers: valid until the next step."""
 
     def __init__(self, arrays: Mapping[str, Array], attention: Array | None, best_by: str = "log_probs") -> None:
-        self._arrays, self.attention, self._best_by = arrays, attention, best_by
+        self.arrays, self.attention, self._best_by = arrays, attention, best_by
 
     @property
     def gives_scores(self) -> bool:
         """Whether all tokens' scores are there, and not those of the best ones alone."""
-        return "logits" in self._arrays or "log_probs" in self._arrays
+        return "logits" in self.arrays or "log_probs" in self.arrays
 
     def best(self, *, wants_scores: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """The most probable token of every row, and its log-probability, or 0 where these are not wanted.
@@ -57,8 +57,8 @@ class StepOutputs:
         All graphs of a variant decide by the same output, so that a token does not depend on which of them runs.
         """
         if self._best_by == "top_tokens":
-            return self._arrays["top_tokens"][:, 0].astype(np.int64), self._arrays["top_log_probs"][:, 0].astype(np.float32)
-        tokens = self._arrays[self._best_by].argmax(-1)
+            return self.arrays["top_tokens"][:, 0].astype(np.int64), self.arrays["top_log_probs"][:, 0].astype(np.float32)
+        tokens = self.arrays[self._best_by].argmax(-1)
         if not wants_scores:
             return tokens, np.zeros(len(tokens), np.float32)
         return tokens, self._log_probs(slice(None))[np.arange(len(tokens)), tokens]
@@ -69,8 +69,8 @@ class StepOutputs:
         Fewer where the graph gives no more.
         """
         index = np.asarray(rows)
-        if "top_tokens" in self._arrays and (self._arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
-            found = self._arrays["top_tokens"][index, :count], self._arrays["top_log_probs"][index, :count]
+        if "top_tokens" in self.arrays and (self.arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
+            found = self.arrays["top_tokens"][index, :count], self.arrays["top_log_probs"][index, :count]
             return found[0].astype(np.int64, copy=False), found[1].astype(np.float32, copy=False)
         scores = self._log_probs(index)
         tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
@@ -79,12 +79,12 @@ class StepOutputs:
     def row(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
         """All scores of one row: its logits (where the graph gives none, its log-probabilities) and its log-probabilities, (V,)."""
         log_probs = self._log_probs(slice(row, row + 1))[0]
-        return self._arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self._arrays else log_probs, log_probs
+        return self.arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self.arrays else log_probs, log_probs
 
     def _log_probs(self, index: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.float32]:
-        if "log_probs" in self._arrays:
-            return self._arrays["log_probs"][index].astype(np.float32, copy=False)
-        logits = self._arrays["logits"][index].astype(np.float32)
+        if "log_probs" in self.arrays:
+            return self.arrays["log_probs"][index].astype(np.float32, copy=False)
+        logits = self.arrays["logits"][index].astype(np.float32)
         shifted = logits - logits.max(-1, keepdims=True)
         result: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
         return result

@@ -113,10 +113,6 @@ class Metrics:
         """Takes the time that one worker took to load and warm a model."""
         self._model_load_duration.labels(model, version).observe(seconds)
 
-    def set_device_memory(self, device: str, num_bytes: int) -> None:
-        """Says how much memory the workers use on a device ("cuda:0")."""
-        self._device_memory.labels(device).set(num_bytes)
-
     def register_model(self, model: str, version: str) -> None:
         """Makes the series of a model that is served, so that they are there, at zero, before its first request."""
         key = model, version
@@ -200,7 +196,8 @@ class Metrics:
         )
         self._cache_bytes = self._gauge("cache_bytes", "Memory that the cache's answers take.", ())
         self._cache_entries = self._gauge("cache_entries", "Answers in the cache.", ())
-        self._device_memory = self._gauge("device_memory_bytes", "Memory that the workers use on a device.", ("device",))
+        # It is part of the surface, and has no series: no worker measures it yet.
+        self._gauge("device_memory_bytes", "Memory that the workers use on a device.", ("device",))
         self._build_info = Info("attnserve_build", "What runs.", registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from attnserve_client import AsyncClient, Client, RetryPolicy
-from tests.unit.client.fakes import FakeServer
+from tests.fakes.server import FakeServer
 
 FAST_RETRIES = RetryPolicy(retries=3, initial_backoff_s=0.001, max_backoff_s=0.005)
 

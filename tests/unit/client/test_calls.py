@@ -28,8 +28,8 @@ from attnserve_client import (
     Translation,
     TranslationDelta,
 )
+from tests.fakes.server import NUM_HEADS, NUM_LAYERS, OVERLOADED, UNAVAILABLE, Failure, FakeServer, wait_until
 from tests.unit.client.conftest import FAST_RETRIES
-from tests.unit.client.fakes import NUM_HEADS, NUM_LAYERS, OVERLOADED, UNAVAILABLE, Failure, FakeServer, wait_until
 
 
 def test_answer_is_converted(client: Any) -> None:

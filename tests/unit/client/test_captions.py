@@ -18,7 +18,7 @@ from attnserve_client import AttnserveError, Caption, CaptionDelta, InvalidReque
 from attnserve_client.caption_plot import draw_stories, save_stories
 from attnserve_client.cli import main
 from attnserve_client.evaluation import caption_words, score_captions
-from tests.unit.client.fakes import FakeServer, model_of
+from tests.fakes.server import FakeServer, model_of
 
 
 def file_of(colour: str = "red", size: tuple[int, int] = (60, 40)) -> bytes:

@@ -26,7 +26,7 @@ from attnserve_client.cli import main, output, plugins
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
 from attnserve_client.types import CaptionDelta
-from tests.unit.client.fakes import OVERLOADED, Failure, FakeServer
+from tests.fakes.server import OVERLOADED, Failure, FakeServer
 
 TOO_LONG = Failure(grpc.StatusCode.INVALID_ARGUMENT, "too many\npieces", "SEQUENCE_TOO_LONG", "text")
 
@@ -336,7 +336,7 @@ def test_command_without_its_extra(
 def test_every_command_of_this_project_names_its_extras() -> None:
     for entry in entry_points(group=plugins.GROUP):
         if entry.module.startswith("attnserve_"):
-            line, extras = plugins._about(entry)
+            line, extras = plugins.about(entry)
             assert not line.startswith("Added by")
             assert set(extras.split(",")) <= set(metadata("attnserve").get_all("Provides-Extra") or ())
 

@@ -16,7 +16,7 @@ from attnserve_client import FinishReason, Hypothesis, Piece, ScoreNormalization
 from attnserve_client.cli import main
 from attnserve_client.evaluation import length_bins
 from attnserve_client.word_alignment import Word, aligned, common_words, shares, with_means, words_of
-from tests.unit.client.fakes import Failure, FakeServer, model_of
+from tests.fakes.server import Failure, FakeServer, model_of
 
 SOURCES = ["a dog runs", "two cats sleep on a mat", "a bird", "the man, in the red hat, sings", ""]
 REFERENCES = ["RUNS DOG A", "MAT A ON SLEEP CATS TWO", "A BIRD", "SINGS HAT, RED THE IN MAN, THE", ""]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -18,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 STAND_IN = """
 import http.server, json, pathlib, signal, sys, threading
 sys.path.insert(0, {root!r})
-from tests.unit.client.fakes import FakeServer, model_of
+from tests.fakes.server import FakeServer, model_of
 
 class Metrics(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
@@ -93,8 +94,9 @@ def test_server_that_is_never_ready_is_ended() -> None:
     with DemoServer(command=[sys.executable, "-c", "import time; time.sleep(60)"]) as server:
         with pytest.raises(ToolError, match="not ready within"):
             server.wait_ready(0.1)
-        process = server._started()
-    assert process.poll() is not None
+        pid = server.pid
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
 
 
 def test_a_server_runs_in_the_environment_that_is_given() -> None:

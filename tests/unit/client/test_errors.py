@@ -13,7 +13,7 @@ from attnserve_client import AttnserveError, Overloaded, RetryPolicy, ServerUnre
 from attnserve_client.errors import BY_REASON
 from attnserve_client.retry import Attempts, is_retryable
 from attnserve_server import errors as server_errors
-from tests.unit.client.fakes import Failure, FakeServer
+from tests.fakes.server import Failure, FakeServer
 
 STATUS_OF = {
     server_errors.ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,

@@ -13,7 +13,7 @@ import pytest
 
 from attnserve_client import ExecutionFailed, InvalidRequest, Translation
 from attnserve_client.window import OrderedWindow
-from tests.unit.client.fakes import OVERLOADED, UNAVAILABLE, Failure, FakeServer, wait_until
+from tests.fakes.server import OVERLOADED, UNAVAILABLE, Failure, FakeServer, wait_until
 
 TEXTS = [f"text{index}" for index in range(40)]
 BROKEN = Failure(grpc.StatusCode.INTERNAL, "broken", "EXECUTION_FAILED")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from attnserve_server.engine.worker.iterative.batch import RunningBatch
 from attnserve_server.engine.worker.iterative.sequence import Decoding
 from attnserve_server.request import AttentionDetail, DecodeOptions, Hypothesis, SequenceWork, sequence_work
+from tests.fakes.options import any_options, plain_options
+from tests.fakes.runner import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
 from tests.reference.answer import reference_answer
-from tests.unit.engine.fakes import BEGIN_ID, CAPACITY, END_ID, HEADS, NOTHING, VOCAB_SIZE, FakeRunner, Toy, attention
-from tests.unit.engine.options import any_options, plain_options
 
 NUM_SLOTS = 20
 MARGIN = 1e-5
@@ -93,7 +93,7 @@ class Driven:
 
     def tokens_of(self, sequence: Decoding) -> list[list[int]]:
         if sequence.is_plain:
-            return [self.batch._plain.paths.of(row) for row in sequence.rows]
+            return [self.batch.plain.paths.of(row) for row in sequence.rows]
         return [path.tokens for path in sequence.search.live]
 
     def check_answers(self) -> list[DecodeOptions]:

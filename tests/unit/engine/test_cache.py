@@ -19,7 +19,7 @@ from attnserve_server.request import (
     Sampling,
     SequenceOutcome,
 )
-from tests.unit.engine.fronting import Bench, failed, produced
+from tests.fakes.front import Bench, failed, produced
 
 MIB = 1 << 20
 

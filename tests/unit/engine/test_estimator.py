@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from attnserve_server.scheduling.estimator import MIN_ANSWERS, WINDOW_S, ServiceEstimator
-from tests.unit.engine.fakes import Clock
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

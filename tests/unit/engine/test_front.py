@@ -15,7 +15,7 @@ from attnserve_server.engine.front import front as front_module
 from attnserve_server.engine.link.messages import Unload
 from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions
-from tests.unit.engine.fronting import WORKER, Bench, failed, produced
+from tests.fakes.front import WORKER, Bench, failed, produced
 
 BEAM = DecodeOptions(beam_size=4, num_hypotheses=4)
 

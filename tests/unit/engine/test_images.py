@@ -8,7 +8,6 @@ import struct
 import time
 import zlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.tasks.images import MIN_SIDE, ImageLimits, Picture, read_picture
+from tests.photos import FOLDER, encoded
 
-PHOTO = Path(__file__).parents[2] / "golden" / "photos" / "astronaut.jpg"
+PHOTO = FOLDER / "astronaut.jpg"
 LIMITS = ImageLimits(max_bytes=10_000_000, max_pixels=40_000_000)
 SIZE = (224, 224)
 
@@ -30,12 +30,6 @@ def read(data: bytes, limits: ImageLimits = LIMITS) -> Picture:
 
 def pixels(picture: Picture) -> NDArray[np.float64]:
     return np.frombuffer(picture.source.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 @pytest.fixture(scope="module")

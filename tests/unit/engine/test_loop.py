@@ -25,7 +25,8 @@ from attnserve_server.request import (
     sequence_work,
 )
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from tests.unit.engine.fakes import Clock, FakeRunner, attention, log_probs
+from tests.fakes.clock import Clock
+from tests.fakes.runner import FakeRunner, attention, log_probs
 
 NUM_SLOTS = 8
 
@@ -36,14 +37,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def engine(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> loop.EngineLoop:
+def engine(clock: Clock) -> loop.EngineLoop:
     """An engine over a made-up runner."""
-    return make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS))
+    return make_engine(clock, FakeRunner(NUM_SLOTS))
 
 
-def make_engine(
-    monkeypatch: pytest.MonkeyPatch, clock: Clock, runner: FakeRunner, stream_interval_s: float = 0.0
-) -> loop.EngineLoop:
+def make_engine(clock: Clock, runner: FakeRunner, stream_interval_s: float = 0.0) -> loop.EngineLoop:
     config: Any = SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0)
     made_up: Any = runner
     started = loop.EngineLoop(made_up, config, clock, stream_interval_s=stream_interval_s)
@@ -52,7 +51,7 @@ def make_engine(
 
 
 def runner_of(engine: loop.EngineLoop) -> FakeRunner:
-    runner: Any = engine._runner
+    runner: Any = engine.runner
     return runner
 
 
@@ -78,8 +77,7 @@ def assert_idle(engine: loop.EngineLoop) -> None:
     stats = engine.stats()
     assert (stats.num_slots_used, stats.num_waiting) == (0, 0)
     assert not engine.has_work
-    assert engine._scheduler.num_running == 0
-    assert engine._batch.num_rows == 0
+    assert engine.batch.num_rows == 0
 
 
 def test_every_request_is_answered_once(engine: loop.EngineLoop, clock: Clock) -> None:
@@ -138,9 +136,9 @@ def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clo
     assert_idle(engine)
 
 
-def test_tokens_of_one_interval_go_together_but_the_first_at_once(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+def test_tokens_of_one_interval_go_together_but_the_first_at_once(clock: Clock) -> None:
     """A step takes a second, an interval four: streams that begin in different steps are sent something in the same ones."""
-    engine, sent, answers = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS), 4.0), dict[int, list[tuple[float, int]]](), 0
+    engine, sent, answers = make_engine(clock, FakeRunner(NUM_SLOTS), 4.0), dict[int, list[tuple[float, int]]](), 0
     waiting = [request(number, is_streamed=True) for number in range(NUM_SLOTS)]
     while waiting or engine.has_work:
         if waiting:
@@ -206,7 +204,7 @@ def test_no_finite_scores_fail_their_request_alone(
         memory = runner.state.buffers["memory"].current
         for row, request_slot in enumerate(inputs.request_of_row):
             if memory[request_slot, :3].tolist() == poison:
-                outputs._arrays["log_probs"][row] = -np.inf  # type: ignore[index]
+                outputs.arrays["log_probs"][row] = -np.inf  # type: ignore[index]
         return outputs
 
     monkeypatch.setattr(runner, "step", faulty)
@@ -224,7 +222,7 @@ def test_step_that_fails_half_way_leaves_no_rows(engine: loop.EngineLoop, clock:
     for request_id in (1, 2):
         engine.submit(sequence_work(request_id, [5, 6, 7], DecodeOptions(3, 3, min_tokens=9)))
     engine.step()
-    monkeypatch.setattr(engine._batch.sequences[2].search, "advance", lambda *_: 1 / 0)
+    monkeypatch.setattr(engine.batch.sequences[2].search, "advance", lambda *_: 1 / 0)
     assert {event.request_id for event in engine.step() if isinstance(event, Failed)} == {1, 2}
     assert_idle(engine)
     engine.submit(request(3, beam_size=2))
@@ -236,11 +234,9 @@ UNKNOWN = 6
 
 @pytest.mark.parametrize("options", [DecodeOptions(max_tokens=10), DecodeOptions(3, 3, max_tokens=10)])
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_unknown_symbols_are_aligned(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, options: DecodeOptions, is_streamed: bool
-) -> None:
-    engine = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN))
-    other = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS))
+def test_unknown_symbols_are_aligned(clock: Clock, options: DecodeOptions, is_streamed: bool) -> None:
+    engine = make_engine(clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN))
+    other = make_engine(clock, FakeRunner(NUM_SLOTS))
     num_unknown = 0
     for seed in range(30):
         source = [random.Random(seed).randint(4, 11) for _ in range(4)]
@@ -267,10 +263,8 @@ def test_unknown_symbols_are_aligned(
 
 
 @pytest.mark.parametrize("options", [DecodeOptions(max_tokens=10), DecodeOptions(3, 3, max_tokens=10)])
-def test_unknown_symbols_without_attention_are_passed_over(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch, options: DecodeOptions
-) -> None:
-    engine = make_engine(monkeypatch, clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN, gives_attention=False))
+def test_unknown_symbols_without_attention_are_passed_over(clock: Clock, options: DecodeOptions) -> None:
+    engine = make_engine(clock, FakeRunner(NUM_SLOTS, unknown_id=UNKNOWN, gives_attention=False))
     for seed in range(20):
         engine.submit(sequence_work(0, [random.Random(seed).randint(4, 11) for _ in range(4)], options))
         hypotheses = answer_to(drain(engine, clock)).outcome.hypotheses
@@ -400,13 +394,13 @@ def test_a_step_is_three_calls(engine: loop.EngineLoop, clock: Clock) -> None:
     engine.step()
     engine.submit(request(2))
     engine.cancel(1, "client")
-    output = engine._schedule()
+    output = engine.schedule()
     assert (output.dropped, output.admitted) == ([(1, "client")], [2])
-    assert engine._batch.num_rows == 0
-    executed = engine._execute(output)
-    (sequence,) = engine._batch.sequences.values()
+    assert engine.batch.num_rows == 0
+    executed = engine.execute(output)
+    (sequence,) = engine.batch.sequences.values()
     assert (sequence.request_id, sequence.num_steps, executed.num_rows) == (2, 0, 1)
-    engine._update(executed)
+    engine.update(executed)
     assert (sequence.num_steps, sequence.first_token_at) == (1, clock.now)
     assert {event.request_id for event in engine.step() + drain(engine, clock)} == {1, 2}
     assert_idle(engine)

@@ -3,25 +3,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
-from attnserve_server.request import ModelKey
+from tests.fakes.models import make_model
 
 TRANSLATION, CAPTION = manifest_pb2.TASK_TRANSLATION, manifest_pb2.TASK_CAPTION
-
-
-def served(*outputs: list[str]) -> ServedModel:
-    """As much of a model as its properties need: a step graph for each list of outputs."""
-    graphs = [manifest_pb2.Graph(outputs=[manifest_pb2.Tensor(name=name) for name in names]) for names in outputs]
-    variant = manifest_pb2.Variant(steps=[manifest_pb2.StepGraph(graph=graph) for graph in graphs])
-    model = ServedModel.__new__(ServedModel)
-    model.bundle = SimpleNamespace(variant=variant)  # type: ignore[assignment]
-    return model
 
 
 @pytest.mark.parametrize(
@@ -34,16 +23,11 @@ def served(*outputs: list[str]) -> ServedModel:
     ],
 )
 def test_gives_scores(outputs: list[list[str]], expected: bool) -> None:
-    assert served(*outputs).gives_scores is expected
+    assert make_model(outputs=outputs).gives_scores is expected
 
 
 def named(name: str, version: str, task: int) -> ServedModel:
-    model = ServedModel.__new__(ServedModel)
-    model.key = ModelKey(name, version)
-    model.id, model.version = model.key
-    model.ready_workers = set()
-    model.bundle = SimpleNamespace(manifest=manifest_pb2.Manifest(task=task))  # type: ignore[assignment]
-    return model
+    return make_model(name, version, task=task, is_ready=False)
 
 
 MODELS = [

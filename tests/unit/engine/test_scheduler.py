@@ -8,7 +8,7 @@ import random
 import pytest
 
 from attnserve_server.scheduling.scheduler import Scheduler, SchedulerConfig, Waiting
-from tests.unit.engine.fakes import Clock
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ from attnserve_server.decoding.search import (
 )
 from attnserve_server.execution.runner import StepOutputs
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
+from tests.fakes.options import any_options
+from tests.fakes.runner import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs
 from tests.reference.answer import reference_answer
 from tests.reference.beam_search import SearchResult
-from tests.unit.engine.fakes import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs
-from tests.unit.engine.options import any_options
 
 MARGIN = 1e-5
 SYMBOLS = Symbols(END_ID)
@@ -147,7 +147,7 @@ def test_a_misunderstood_option_is_seen(fault: str) -> None:
 
 @pytest.mark.parametrize("fault", ["prefix without score", "not normalized again", "one stream for all", "looked at by the last"])
 def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    candidates, finish = Search.candidates, Search._finish
+    candidates, finish = Search.candidates, Search._finish  # noqa: SLF001 - the place of a planted fault
 
     def without_score(self: Search, index: int, logits: Row, log_probs: Row) -> Candidates:
         tokens, values = candidates(self, index, logits, log_probs)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import itertools
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +11,9 @@ import pytest
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.request import ModelKey
 from attnserve_server.scheduling.time_slices import TimeSharing
-from tests.unit.engine.fakes import Clock
+from attnserve_server.stats import EngineStats
+from tests.fakes.channel import Channel
+from tests.fakes.clock import Clock
 
 
 def test_time_is_shared_and_not_turns() -> None:
@@ -76,12 +77,12 @@ class MadeUpEngine:
         self.num_steps += 1
         return []
 
-    def stats(self) -> None:
-        return None
+    def stats(self) -> EngineStats:
+        return EngineStats("made-up", "1", [], 1, 0, 0, 0.0, 1.0, {})
 
 
 def make_worker(clock: Clock, *engines: Any) -> Worker:
-    channel: Any = SimpleNamespace(send=lambda _: None)
+    channel: Any = Channel()
     worker = Worker(channel, clock=clock)
     for index, engine in enumerate(engines):
         worker.serve(ModelKey("made-up", str(index)), engine)

@@ -6,39 +6,29 @@ from __future__ import annotations
 import functools
 import io
 import random
-from dataclasses import dataclass
-from typing import Any
+import tempfile
+from pathlib import Path
 
 import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attnserve_server.bundle.loader import Bundle
 from attnserve_server.tasks.text import Span, begins_word
 from attnserve_server.tasks.translation import TranslationTask
+from tests.fakes.runner import manifest
 from tests.foreign import common
-from tests.unit.engine.fakes import manifest
 
 END_ID, UNKNOWN_ID, BEGIN_ID, PAD_ID = common.END_ID, common.UNKNOWN_ID, common.BEGIN_ID, common.PAD_ID
-
-
-@dataclass
-class Bundle:
-    """What a task reads of a bundle."""
-
-    manifest: Any
-    pieces: bytes
-
-    def read(self, name: str) -> bytes:
-        assert name == "pieces.model"
-        return self.pieces
 
 
 def task_of(pieces: bytes) -> TranslationTask:
     description = manifest(UNKNOWN_ID)
     description.vocabulary.sentencepiece_file = "pieces.model"
-    bundle: Any = Bundle(description, pieces)
-    return TranslationTask(bundle)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "pieces.model").write_bytes(pieces)
+        return TranslationTask(Bundle(Path(folder), description, description.variants[0]))
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from attnserve_server.collector import quiet_collector
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.link.messages import (
-    ENCODER,
     Broken,
     Cancel,
     Configure,
@@ -26,39 +25,18 @@ from attnserve_server.engine.link.messages import (
     Ready,
     Stop,
     Unload,
-    from_worker,
 )
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE
 from attnserve_server.request import Done, ModelKey, Terms, Work
+from tests.fakes.channel import Channel
 from tests.foreign.letters import KIND, Counted, Letters, write_bundle
-
-
-class Channel:
-    """Says one group of messages after the other; keeps what is said to it."""
-
-    def __init__(self, *groups: Sequence[Any]) -> None:
-        self.groups = [list(group) for group in groups]
-        self.decoder = from_worker((ITERATIVE, KIND))
-        self.said: list[Any] = []
-        self.is_closed = False
-
-    def receive(self, *, wait: bool) -> list[bytes]:
-        if not self.groups:
-            return []
-        return [ENCODER.encode(message) for message in self.groups.pop(0)]
-
-    def send(self, data: bytes) -> None:
-        self.said.append(self.decoder.decode(data))
-
-    def close(self) -> None:
-        self.is_closed = True
 
 
 def said(*groups: Sequence[Any]) -> list[Any]:
     """What a worker says to some groups of messages, with time for ten steps after each."""
-    channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)))
+    channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)), kinds=[KIND])
     Worker(channel, "cpu").run()
     assert channel.is_closed
     return channel.said
@@ -156,9 +134,8 @@ def test_what_was_frozen_and_unloaded_is_collected() -> None:
     assert gone() is None
 
 
-async def test_worker_that_cannot_start_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.executable", "/bin/false")
-    pool = WorkerPool(1)
+async def test_worker_that_cannot_start_is_reported() -> None:
+    pool = WorkerPool(1, python="/bin/false")
     with pytest.raises(StartupError, match="the workers die before they are ready"):
         await pool.open()
     await pool.stop()

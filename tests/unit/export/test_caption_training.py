@@ -21,9 +21,9 @@ from attnserve_export.training.captions.features import view_of
 from attnserve_export.training.captions.search import caption_tokens, greedy_tokens
 from attnserve_export.training.captions.trainer import CaptionTrainer, bleu
 from attnserve_export.training.data import END_ID
+from tests.photos import PHOTOS
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = sorted((Path(__file__).parents[2] / "golden" / "photos").glob("*.jpg"))
 CAPTIONS = {
     "astronaut": "A woman in an orange suit smiles before a flag .",
     "chelsea": "A brown cat looks into the camera .",
@@ -164,9 +164,9 @@ def test_a_killed_run_goes_on_as_if_it_was_not(data: Path, tmp_path: Path, monke
 def test_hard_attention_is_trained_by_its_own_rule(data: Path, tmp_path: Path) -> None:
     trainer = CaptionTrainer(recipe(tmp_path, "hard"), data, tmp_path / "hard")
     trainer.run()
-    drawn = [trainer._loss(trainer._batches(0)[0]) for trainer.update in range(1, 9)]
+    drawn = [trainer.loss_of(trainer.batches_of(0)[0]) for trainer.update in range(1, 9)]
     assert len({round(nll, 3) for _, nll, _ in drawn}) > 1, "some batches look at drawn places, others at the mean"
-    assert trainer._baseline < 0, "a mean log-likelihood"
+    assert trainer.baseline < 0, "a mean log-likelihood"
 
 
 def test_a_beam_of_one_is_greedy(data: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from attnserve_export.models.disentangled_nonlocal import (
     centred,
     pairwise_weights,
 )
+from tests.photos import FOLDER
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = Path(__file__).parents[2] / "golden" / "photos"
 NUM_CLASSES = 5
 
 
@@ -38,7 +38,7 @@ def small(block: str = "dnl") -> DisentangledNonLocal:
 
 
 def photo(width: int, height: int, name: str = "chelsea") -> Tensor:
-    picture = Image.open(PHOTOS / f"{name}.jpg").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    picture = Image.open(FOLDER / f"{name}.jpg").convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(picture).copy())[None]
 
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +12,15 @@ from PIL import Image
 from torch import Tensor, nn
 
 from attnserve_export.layers import efficientnet
+from tests.photos import FOLDER
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = Path(__file__).parents[2] / "golden" / "photos"
 CATS = {281, 282, 283, 284, 285}
 """ImageNet: tabby, tiger cat, Persian, Siamese, Egyptian cat."""
 
 
 def pixels(name: str) -> Tensor:
-    photo = Image.open(PHOTOS / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    photo = Image.open(FOLDER / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(photo).copy())
 
 

@@ -141,7 +141,7 @@ def test_the_rates_are_constant_and_then_fall_to_zero(data: Path, recipe_path: P
     trainer.prepare()
     found = []
     for progress in (0.0, 0.5, 0.75, 1.0):
-        trainer._set_rates(progress)
+        trainer.set_rates(progress)
         found.append([optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers.values()])
     assert found == [pytest.approx([0.001 * share, 0.002 * share]) for share in (1, 1, 0.5, 0)]
 
@@ -158,7 +158,7 @@ def test_the_twin_sees_the_same_images_in_the_same_order(data: Path, recipe_path
             return forward(image, label)  # type: ignore[no-any-return]
 
         trainer.discriminator.forward = keep  # type: ignore[method-assign]
-        trainer._one_update()
+        trainer.one_update()
     for (image, label), (other, other_label) in zip(seen[True][:1], seen[False][:1], strict=True):
         assert torch.equal(image, other) and torch.equal(label, other_label)
 

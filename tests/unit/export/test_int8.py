@@ -12,7 +12,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, _Index, int8_graph
+from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, int8_graph
+from attnserve_export.graphs.products import GraphIndex
 
 WIDTH, HIDDEN, WIDE = 24, 40, MIN_COLUMNS + 6  # none a multiple of what a vector instruction takes
 RNG = np.random.default_rng(0)
@@ -230,9 +231,9 @@ BETWEEN = {
 @pytest.mark.parametrize("form", BETWEEN)
 def test_what_lies_between_is_known(form: str) -> None:
     nodes, expected = BETWEEN[form]
-    index = _Index(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
+    index = GraphIndex(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
     assert index.is_bounded("t") is expected
-    assert _Index(graph([("Identity", "x", "n", {})], "n").graph, lambda name: name == "x").is_bounded("n")
+    assert GraphIndex(graph([("Identity", "x", "n", {})], "n").graph, lambda name: name == "x").is_bounded("n")
 
 
 def test_products_of_constants_are_left_to_the_loading() -> None:

@@ -14,13 +14,14 @@ import torch
 from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, parity, parity_sources
+from attnserve_export import bundles, parity
 from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
-from attnserve_export.parity import MAX_DIVERGENCE, PlainRunner, check_parity
+from attnserve_export.parity import MAX_DIVERGENCE, check_parity
+from attnserve_export.parity_runner import PlainRunner
 from attnserve_export.parity_sources import TextSources
 from attnserve_export.recipe import load_recipe
 from attnserve_export.trained import TRAINING_FILE, Trained, trained_in_bundle, training_file
@@ -32,6 +33,7 @@ CONFIG = TransformerConfig(
 )
 RNG = np.random.default_rng(0)
 SOURCES = [[*RNG.integers(4, VOCAB_SIZE, length).tolist(), 3] for length in (3, 9, 5, 12, 1, 7)]
+GRID = [(1, 2), (2, 7), (5, 24)]
 
 
 @dataclass
@@ -41,11 +43,6 @@ class Made:
     model: Transformer
     manifest: manifest_pb2.Manifest
     graphs: dict[str, onnx.ModelProto]
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (2, 7), (5, 24)])
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +80,9 @@ def fp32_of(manifest: manifest_pb2.Manifest) -> manifest_pb2.Variant:
 
 def test_sound_export_passes(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "b")
-    report = check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
+    report = check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE, GRID))
     files = [step.graph.file for step in fp32_of(manifest).steps]
-    assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in parity_sources.GRID)
+    assert sorted(case.graph for case in report.cases) == sorted(f"fp32/{file}" for file in files for _ in GRID)
     assert {case.source_tokens for case in report.cases} == {2, 7, 24}
     assert {case.position for case in report.cases} <= set(parity.POSITIONS)
     assert max(case.max_abs_difference for case in report.cases) <= report.tolerance == 1e-4
@@ -118,14 +115,14 @@ def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:
                 each.CopyFrom(numpy_helper.from_array(np.float32(2.0), each.name))
     manifest = write_bundle(tmp_path / "b", made.manifest, graphs, {})
     with pytest.raises(ExportError, match=r"^parity: int8 diverges by .* nats a token$"):
-        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
+        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE, GRID))
 
 
 def test_no_number_is_refused() -> None:
     case = manifest_pb2.ParityCase(graph="fp32/step.onnx", max_abs_difference=float("nan"))
     int8 = manifest_pb2.ApproximateVariant(variant="int8", divergence=float("nan"))
     report = manifest_pb2.ParityReport(cases=[case], approximate=[int8])
-    assert [problem.split()[0] for problem in parity._problems(report)] == ["fp32/step.onnx", "int8"]
+    assert [problem.split()[0] for problem in parity.find_problems(report)] == ["fp32/step.onnx", "int8"]
 
 
 @pytest.mark.parametrize(
@@ -137,7 +134,7 @@ def test_one_wrong_weight_is_refused(made: Made, tmp_path: Path, name: str) -> N
     wrong = copy.deepcopy(made.model)
     dict(wrong.named_parameters())[name].flatten()[5] += 0.5
     with pytest.raises(ExportError, match=r"parity: .* differs by .* rows, position"):
-        check_parity(tmp_path / "b", manifest, wrong, TextSources(SOURCES, VOCAB_SIZE))
+        check_parity(tmp_path / "b", manifest, wrong, TextSources(SOURCES, VOCAB_SIZE, GRID))
 
 
 def test_tampered_weights_are_refused(made: Made, tmp_path: Path) -> None:
@@ -146,7 +143,7 @@ def test_tampered_weights_are_refused(made: Made, tmp_path: Path) -> None:
     data[1::128] = bytes(value ^ 0x80 for value in data[1::128])  # the signs of some float16
     (tmp_path / "b" / WEIGHTS_FILE).write_bytes(bytes(data))
     with pytest.raises(ExportError, match="parity"):
-        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
+        check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE, GRID))
 
 
 def test_other_sentences_are_counted(made: Made, tmp_path: Path) -> None:
@@ -154,7 +151,7 @@ def test_other_sentences_are_counted(made: Made, tmp_path: Path) -> None:
     wrong = copy.deepcopy(made.model)
     wrong.decoder_norm.bias.copy_(wrong.embedding.weight[7] * 10)
     runner = PlainRunner(tmp_path / "b", manifest, fp32_of(manifest), 0)
-    tally = parity.compare_answers({"fp32": runner}, wrong, TextSources(SOURCES, VOCAB_SIZE))["fp32"]
+    tally = parity.compare_answers({"fp32": runner}, wrong, TextSources(SOURCES, VOCAB_SIZE, GRID))["fp32"]
     assert tally.num_identical + tally.num_near_ties < len(SOURCES)
     assert tally.total_divergence / tally.num_tokens > MAX_DIVERGENCE
 
@@ -169,7 +166,7 @@ def test_failed_check_leaves_what_was_there(made: Made, tmp_path: Path) -> None:
         raise ExportError("parity: planted")
 
     with pytest.raises(ExportError, match="planted"):
-        bundles._write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
+        bundles.write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
     assert [path.name for path in destination.iterdir()] == ["old"]
     assert [path.name for path in destination.parent.iterdir()] == ["1"]
 
@@ -179,7 +176,7 @@ def test_checked_bundle_takes_the_place_of_the_old_one(made: Made, tmp_path: Pat
     destination.mkdir(parents=True)
     (destination / "old").write_bytes(b"old")
     report = manifest_pb2.ParityReport(tolerance=1e-4, num_sentences=1, num_identical=1)
-    bundles._write_checked(
+    bundles.write_checked(
         destination,
         made.manifest,
         made.graphs,

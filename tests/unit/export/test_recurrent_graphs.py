@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, parity_sources
+from attnserve_export import bundles
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
@@ -41,6 +41,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 Array = np.ndarray[Any, np.dtype[Any]]
 RNG = np.random.default_rng(0)
 SOURCES = [[*RNG.integers(4, VOCAB_SIZE, length).tolist(), 3] for length in (3, 9, 31, 12, 1, 7, 32, 18, 5, 100, 22, 63)]
+GRID = [(1, 2), (2, 7), (3, 40)]
 
 
 @dataclass
@@ -100,11 +101,6 @@ class Made:
         return self.run(graph, {name: value for name, value in feeds.items() if name in wanted})
 
 
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (2, 7), (3, 40)])
-
-
 @pytest.fixture(scope="module")
 def all_made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     """Makes each once."""
@@ -156,7 +152,7 @@ def bits(array: Array) -> bytes:
 
 @pytest.mark.timeout(400)  # the graphs are made here
 def test_sound_export_passes(made: Made) -> None:
-    report = check_parity(made.folder, made.manifest, made.model, TextSources(SOURCES, VOCAB_SIZE))
+    report = check_parity(made.folder, made.manifest, made.model, TextSources(SOURCES, VOCAB_SIZE, GRID))
     assert {case.graph for case in report.cases} == {f"fp32/{step.graph.file}" for step in made.steps("fp32")}
     differences = {each.variant: each.max_abs_difference for each in report.approximate}
     assert differences.pop("fixed", 0.0) <= 1e-5, "the graphs for CUDA compute the same"
@@ -172,7 +168,7 @@ def test_one_wrong_weight_is_refused(made: Made) -> None:
             wrong = copy.deepcopy(made.model)
             dict(wrong.named_parameters())[name].flatten()[5] += 2.0
             with pytest.raises(ExportError, match=r"parity: .* differs by .* rows, position"):
-                check_parity(made.folder, made.manifest, wrong, TextSources(SOURCES, VOCAB_SIZE))
+                check_parity(made.folder, made.manifest, wrong, TextSources(SOURCES, VOCAB_SIZE, GRID))
 
 
 def test_description_is_what_a_server_needs(made: Made) -> None:

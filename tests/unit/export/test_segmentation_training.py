@@ -223,7 +223,7 @@ def test_a_trunk_that_is_not_trained_keeps_its_weights_and_its_views_are_shared(
     with torch.no_grad():
         pixels = torch.from_numpy(read_frames(data, "train").pixels[:1])
         wanted = first.model.features(pixels, torch.ones(1, HEIGHT, WIDTH, dtype=torch.bool))
-    view = first._views[0]
+    view = first.views[0]
     assert all(np.abs(level[0] - each[0].numpy()).max() < 0.02 for level, each in zip(view.levels, wanted, strict=True))
 
 

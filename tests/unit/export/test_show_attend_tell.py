@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export import bundles, eight_bits, parity_sources
+from attnserve_export import bundles, eight_bits
 from attnserve_export.bundle_writer import write_bundle
 from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.graphs.parts import name_parts
@@ -27,14 +27,14 @@ from attnserve_export.parity_sources import ImageSources
 from attnserve_export.recipe import CaptionRecipe, load_recipe
 from attnserve_export.registry import ARCHITECTURES, build_model
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, trained_in_bundle, training_file
+from tests.photos import FOLDER
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 
-PHOTOS = Path(__file__).parents[2] / "golden" / "photos"
 VOCAB_SIZE = 60
 
 
 def pixels(name: str) -> Tensor:
-    photo = Image.open(PHOTOS / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
+    photo = Image.open(FOLDER / f"{name}.jpg").convert("RGB").resize((224, 224), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.asarray(photo).copy())
 
 
@@ -125,7 +125,7 @@ class Made:
         files = {TOKENIZER_FILE: b"words", TRAINING_FILE: training_file(recipe, {"made": "for a test"})}
         self.folder, self.manifest = folder, write_bundle(folder, manifest, graphs, files)
         self.images = [pixels(name).numpy() for name in ("astronaut", "chelsea", "coffee", "rocket")]
-        self.sources = ImageSources(self.images, NUM_CELLS)
+        self.sources = ImageSources(self.images, NUM_CELLS, counts=[1, 3])
 
     def session(self, file: str) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -136,11 +136,6 @@ class Made:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, recipe: CaptionRecipe) -> Made:
     return Made(tmp_path_factory.mktemp("bundle"), recipe)
-
-
-@pytest.fixture(autouse=True)
-def small_grid(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parity_sources, "GRID", [(1, 2), (3, 7)])
 
 
 @pytest.mark.timeout(400)  # the graphs are made here

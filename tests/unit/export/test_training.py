@@ -141,7 +141,7 @@ def test_training_learns(whole_run: Path) -> None:
 
 def test_last_epochs_are_annealed(recipe: Recipe, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, float, set[float]]] = []
-    one_update = Trainer._one_update
+    one_update = Trainer.one_update
 
     def noted(trainer: Trainer, src: Any, tgt: Any, rate: float) -> tuple[float, int]:
         result = one_update(trainer, src, tgt, rate)
@@ -149,7 +149,7 @@ def test_last_epochs_are_annealed(recipe: Recipe, data: Path, tmp_path: Path, mo
         seen.append((trainer.epoch, trainer.optimizer.param_groups[0]["lr"], rates))
         return result
 
-    monkeypatch.setattr(Trainer, "_one_update", noted)
+    monkeypatch.setattr(Trainer, "one_update", noted)
     Trainer(recipe, data, tmp_path).run()
     by_epoch = [[rate for epoch, rate, _ in seen if epoch == index] for index in range(EPOCHS)]
     assert [{rate for index, _, rates in seen if index == epoch for rate in rates} for epoch in range(EPOCHS)] == [
@@ -178,9 +178,9 @@ def test_same_recipe_gives_the_same_weights(recipe: Recipe, data: Path, whole_ru
 @pytest.mark.parametrize(
     ("method", "calls"),
     [
-        ("_one_update", 1),
-        ("_one_update", 2),
-        ("_one_update", 7),
+        ("one_update", 1),
+        ("one_update", 2),
+        ("one_update", 7),
         ("_save_checkpoint", 5),
         ("_val_nll", 1),
         ("_val_nll", 3),
@@ -205,10 +205,10 @@ def test_killed_run_goes_on(
 def test_run_that_is_killed_again_and_again(
     recipe: Recipe, data: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one_update = Trainer._one_update
+    one_update = Trainer.one_update
     num_kills = 0
     while num_kills < 100:
-        monkeypatch.setattr(Trainer, "_one_update", dying(one_update, 4))
+        monkeypatch.setattr(Trainer, "one_update", dying(one_update, 4))
         try:
             Trainer(recipe, data, tmp_path).run()
         except Killed:
@@ -342,7 +342,7 @@ def test_unknown_size_of_the_model_is_refused(data: Path, tmp_path: Path) -> Non
     path = tmp_path / "wrong.toml"
     path.write_text(RECIPE.replace("d_ff = 32", "d_ff = 32\nnum_wings = 2"), encoding="utf-8")
     with pytest.raises((RecipeError, TypeError), match="num_wings"):
-        Trainer(load_recipe(str(path)), data, tmp_path / "run")._prepare()
+        Trainer(load_recipe(str(path)), data, tmp_path / "run").prepare()
 
 
 @pytest.fixture
@@ -356,7 +356,7 @@ def test_a_teacher_is_listened_to(taught_recipe: Recipe, data: Path, tmp_path: P
     taught = tmp_path / "taught.de"
     taught.write_text("\n".join(["alle sagen dasselbe"] * 60) + "\n", encoding="utf-8")
     trainer = Trainer(taught_recipe, data, tmp_path / "run", taught=taught)
-    trainer._prepare()
+    trainer.prepare()
     said = tuple(trainer.tokenizer.encode("alle sagen dasselbe"))
     shares = []
     for share in (0.0, 0.75, 1.0):
@@ -369,7 +369,6 @@ def test_a_teacher_is_listened_to(taught_recipe: Recipe, data: Path, tmp_path: P
     asked: list[float] = []
     epoch = trainer.train_batches.epoch
     trainer.train_batches.epoch = lambda number, taught_share=0.0: asked.append(taught_share) or epoch(number, taught_share)  # type: ignore[method-assign]
-    trainer._prepare = lambda: None  # type: ignore[method-assign]
     trainer.run()
     assert asked == [0.0, 0.75, 0.75]
 

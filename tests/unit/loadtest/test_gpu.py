@@ -31,7 +31,7 @@ from attnserve_loadtest.gpu.results import (
 )
 from attnserve_loadtest.gpu.running import Check, exit_code, run_checks
 from attnserve_loadtest.gpu.table import MOST_COLUMNS, MOST_LINES, table
-from tests.unit.engine.fakes import Clock
+from tests.fakes.clock import Clock
 from tests.unit.loadtest import gpu_children
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -26,7 +26,7 @@ from attnserve_server.execution import factory
 from attnserve_server.execution.host import HostMemory
 from attnserve_server.request import DecodeOptions, FinishReason, Hypothesis
 from attnserve_server.scheduling.scheduler import SchedulerConfig
-from tests.parity.driving import ALL_BUNDLES, CAPTION_BUNDLE, DEFAULT_BUNDLE, SENTENCES
+from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE, DEFAULT_BUNDLE, SENTENCES
 from tests.standin.models import copy_with_cuda_graphs, with_wrong_weight
 
 MODELS = DEFAULT_BUNDLE.parents[1]

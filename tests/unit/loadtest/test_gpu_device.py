@@ -13,7 +13,7 @@ import pytest
 from attnserve_loadtest.gpu import baselines, device
 from attnserve_loadtest.gpu.context import Context
 from attnserve_loadtest.gpu.results import NoDevice, Skip
-from tests.parity.driving import DEFAULT_BUNDLE
+from tests.driving import DEFAULT_BUNDLE
 
 MODELS = DEFAULT_BUNDLE.parents[1]
 

@@ -15,7 +15,7 @@ from attnserve_loadtest.gpu import served
 from attnserve_loadtest.gpu.context import Context, sources_of, translate
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.request import DecodeOptions
-from tests.parity.driving import DEFAULT_BUNDLE, SENTENCES
+from tests.driving import DEFAULT_BUNDLE, SENTENCES
 
 NUM_SENTENCES = 4
 

@@ -17,7 +17,7 @@ from attnserve_loadtest.gpu import floor as floor_module
 from attnserve_loadtest.gpu import served, stepping
 from attnserve_loadtest.gpu.torch_step import CAPACITY, POSITION, TorchStep
 from attnserve_server.bundle.loader import load_bundle
-from tests.parity.driving import ALL_BUNDLES, DEFAULT_BUNDLE
+from tests.driving import ALL_BUNDLES, DEFAULT_BUNDLE
 
 FLOOR = {
     "us_a_node_64_rows": 2.0,
@@ -104,14 +104,14 @@ def step() -> TorchStep:
 
 def test_pytorchs_step_is_that_of_the_model(step: TorchStep) -> None:
     """Its caches hold what the module itself computes for a sentence; then both choose the same token."""
-    model: Any = step._model
+    model: Any = step.model
     source = torch.tensor([[11, 25, 300, 41, 7, 90, 4, 33, 21, 8, 610, 77, 29, 1000, 56, 3]])
     target = torch.tensor([[2, 10, 45, 9, 300, 7, 8, 21, 90, 4, 33, 77, 5]])
     assert target.shape[1] == POSITION + 1
     memory = model.encode(source)
     hidden, _ = model.decode(memory, source, target)
     expected = model.project(hidden[:, -1]).argmax(-1)
-    x, heads = model.embed(target[:, :-1]), step._config.num_heads
+    x, heads = model.embed(target[:, :-1]), step.config.num_heads
     is_future = torch.ones(POSITION, POSITION, dtype=torch.bool).triu(1)[None, None]
     for index, layer in enumerate(model.decoder_layers):
         _, key, value = layer.self_attention.qkv(layer.self_norm(x)).unflatten(-1, (3, heads, -1)).unbind(-3)

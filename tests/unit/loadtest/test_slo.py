@@ -7,7 +7,7 @@ import pytest
 
 from attnserve_loadtest import slo
 from attnserve_loadtest.recording import FIRST_PIECE, STREAM, UNARY, Recorder
-from tests.unit.engine.fakes import Clock
+from tests.fakes.clock import Clock
 
 
 @pytest.fixture

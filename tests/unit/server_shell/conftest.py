@@ -18,7 +18,7 @@ from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
-from tests.unit.server_shell.fakes import Front, Recorder
+from tests.fakes.dataplane import Front, Recorder
 
 
 @dataclass

@@ -24,13 +24,14 @@ from attnserve_server.tasks.registry import TRANSLATION
 from attnserve_server.tasks.rendering import Deltas, TextPrepared
 from attnserve_server.transport.rpc.v1.models import model_message
 from attnserve_server.transport.rpc.v1.translation import translate_delta, translate_response
-from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model, Span, finished, weights
+from tests.fakes.dataplane import END, UNKNOWN, Span, finished, letters_model, weights
+from tests.fakes.models import NUM_HEADS, NUM_LAYERS
 
 TOKENS = [ord("a"), ord("b"), END]
 
 
 def answer(options: DecodeOptions, answered: Done | None = None) -> translation_pb2.TranslateResponse:
-    model = Model()
+    model = letters_model()
     now = time.monotonic()
     prepared, done = TextPrepared(model, [Part(model.task.encode("ab"))], options), answered or finished(TOKENS, options)
     rendered = TRANSLATION.task.render(prepared, [done])
@@ -123,8 +124,8 @@ def test_a_delta() -> None:
 
 
 def test_model_message() -> None:
-    message = model_message(Model(is_ready=False))
+    message = model_message(letters_model(is_ready=False))
     assert message.state == model_pb2.MODEL_STATE_LOADING
-    assert model_message(Model()).state == model_pb2.MODEL_STATE_READY
+    assert model_message(letters_model()).state == model_pb2.MODEL_STATE_READY
     assert (message.max_source_tokens, message.max_target_tokens, message.max_beam_size) == (100, 64, 5)
     assert (message.id, message.version, message.variant, message.architecture) == ("upper-en-de", "1", "fp32", "letters")

@@ -202,9 +202,8 @@ class PlantedConfig(msgspec.Struct, frozen=True):
     section: PlantedSection = PlantedSection()
 
 
-def test_setting_that_is_added_has_a_flag_with_its_help(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "settings", lambda: settings(PlantedConfig))
-    shown = {flag.name: get_args(flag.annotation) for flag in cli._flags()}
+def test_setting_that_is_added_has_a_flag_with_its_help() -> None:
+    shown = {flag.name: get_args(flag.annotation) for flag in cli.flags_of(settings(PlantedConfig))}
     assert {name: (kind, option.help) for name, (kind, option) in shown.items()} == {
         "retries": (int | None, "How often to try again [3]."),
         "paint": (str | None, "red or green [red]."),

@@ -9,21 +9,22 @@ from typing import Any
 import pytest
 
 from attnserve.v1 import decoding_pb2
+from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.tasks.options import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
 from attnserve_server.transport.rpc.v1.decoding import asked_options
-from tests.unit.server_shell.fakes import Model, Prefix
+from tests.fakes.dataplane import Prefix, letters_model
 
 SAMPLING = decoding_pb2.SamplingOptions
 
 
-def convert(model: Model | None = None, **options: Any) -> DecodeOptions:
-    return decode_options(asked_options(decoding_pb2.DecodeOptions(**options)), model or Model())
+def convert(model: ServedModel | None = None, **options: Any) -> DecodeOptions:
+    return decode_options(asked_options(decoding_pb2.DecodeOptions(**options)), model or letters_model())
 
 
 def test_defaults_are_the_models() -> None:
-    assert convert() == DecodeOptions(max_tokens=Model().max_target_tokens)
+    assert convert() == DecodeOptions(max_tokens=letters_model().max_target_tokens)
 
 
 def test_everything_that_is_honoured() -> None:
@@ -60,7 +61,7 @@ def test_a_seed_is_drawn_where_there_is_none() -> None:
 
 
 def test_sentences_draw_from_seeds_of_their_own() -> None:
-    options = with_prefix(convert(sampling=SAMPLING(seed=7), max_tokens=9), Prefix([4, 5], []), Model())
+    options = with_prefix(convert(sampling=SAMPLING(seed=7), max_tokens=9), Prefix([4, 5], []), letters_model())
     each = [of_sentence(options, index) for index in range(3)]
     assert each[0] is options
     assert [one.prefix for one in each] == [(4, 5), (), ()]
@@ -81,8 +82,8 @@ def test_sentences_draw_from_seeds_of_their_own() -> None:
         {"length_penalty": 0.0},
         {"length_penalty": 10.0},
         {"coverage_penalty": 10.0},
-        {"min_tokens": Model().max_target_tokens},
-        {"no_repeat_ngram_size": Model().max_target_tokens},
+        {"min_tokens": letters_model().max_target_tokens},
+        {"no_repeat_ngram_size": letters_model().max_target_tokens},
         {"repetition_penalty": 100.0},
         {"repetition_penalty": 1e-6},
         {"sampling": SAMPLING(temperature=100.0)},
@@ -90,7 +91,7 @@ def test_sentences_draw_from_seeds_of_their_own() -> None:
         {"sampling": SAMPLING(top_p=1.0)},
         {"sampling": SAMPLING(top_p=1e-30)},
         {"sampling": SAMPLING(), "beam_size": 1},
-        {"max_tokens": Model().max_target_tokens},
+        {"max_tokens": letters_model().max_target_tokens},
         {"return_attention": "ATTENTION_DETAIL_NONE"},
     ],
     ids=str,
@@ -167,7 +168,7 @@ def test_temperature_0_says_what_to_do() -> None:
     ids=str,
 )
 def test_model_that_scores_the_best_pieces_alone(option: dict[str, Any]) -> None:
-    model = Model(gives_scores=False)
+    model = letters_model(outputs=[["top_log_probs", "top_tokens"]])
     with pytest.raises(InvalidRequest, match="scores of all pieces") as raised:
         convert(model, **option)
     assert raised.value.field == f"options.{next(iter(option))}"
@@ -178,7 +179,7 @@ def test_model_that_scores_the_best_pieces_alone(option: dict[str, Any]) -> None
 
 def test_prefix() -> None:
     options = convert(max_tokens=3)
-    assert with_prefix(options, Prefix([4, 5], []), Model()).prefix == (4, 5)
+    assert with_prefix(options, Prefix([4, 5], []), letters_model()).prefix == (4, 5)
     for prefix, words in [
         (Prefix([4, 5, 6], []), "must have fewer pieces than max_tokens \\(3\\); it has 3"),
         (Prefix([], []), "nothing but white space"),
@@ -186,7 +187,7 @@ def test_prefix() -> None:
         (Prefix([1] * 9, list("αβγδεζηθι")), "lacks: 'α', 'β', 'γ', 'δ', 'ε'$"),
     ]:
         with pytest.raises(InvalidRequest, match=words) as raised:
-            with_prefix(options, prefix, Model())
+            with_prefix(options, prefix, letters_model())
         assert raised.value.field == "options.prefix"
 
 
@@ -211,7 +212,7 @@ def test_priority() -> None:
 
 
 def test_coverage_needs_attention() -> None:
-    model = Model(gives_attention=False)
+    model = letters_model(gives_attention=False)
     assert convert(model, coverage_penalty=0.0).coverage_penalty == 0
     with pytest.raises(InvalidRequest, match="needs attention") as raised:
         convert(model, coverage_penalty=0.5)
@@ -220,7 +221,7 @@ def test_coverage_needs_attention() -> None:
 
 @pytest.mark.parametrize("detail", ["ATTENTION_DETAIL_MEAN", "ATTENTION_DETAIL_ALL"])
 def test_attention_of_a_model_without_it_is_refused(detail: str) -> None:
-    model = Model(gives_attention=False)
+    model = letters_model(gives_attention=False)
     with pytest.raises(InvalidRequest) as raised:
         convert(model, return_attention=detail)
     assert raised.value.field == "options.return_attention"

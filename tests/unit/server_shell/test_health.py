@@ -13,8 +13,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attnserve_server.transport.rpc.health import HealthBoard
+from tests.fakes.dataplane import Front, letters_model
 from tests.unit.server_shell.conftest import Shell, ShellFactory
-from tests.unit.server_shell.fakes import Front, Model
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -23,7 +23,7 @@ SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 @pytest.fixture
 async def shell(make_shell: ShellFactory) -> Shell:
-    return await make_shell(Front(Model("a"), Model("b")))
+    return await make_shell(Front(letters_model("a"), letters_model("b")))
 
 
 def stub(shell: Shell) -> Any:

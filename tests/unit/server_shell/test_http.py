@@ -31,11 +31,11 @@ EMPTY = Exposition(CollectorRegistry())
 class Page:
     """A running server on a free port, on an event loop of its own."""
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: CollectorRegistry | None = None, idle_s: float = http_server.IDLE_S) -> None:
         self.registry = registry or CollectorRegistry()
         Metrics(self.registry).request_done("m", "1", "Translate", "OK", 0.1)
         self.health = (True, "serving")
-        self.server = HttpServer("127.0.0.1", 0, Exposition(self.registry), lambda: self.health)
+        self.server = HttpServer("127.0.0.1", 0, Exposition(self.registry), lambda: self.health, idle_s)
         self.loop = asyncio.new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
@@ -318,9 +318,8 @@ def test_open_connections_do_not_hold_up_the_stop(page: Page) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /healthz HTTP/1.1\r\nHo", b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"])
-def test_a_connection_without_a_whole_request_is_closed_after_a_time(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(http_server, "_IDLE_S", 0.2)
-    page = Page()
+def test_a_connection_without_a_whole_request_is_closed_after_a_time(sent: bytes) -> None:
+    page = Page(idle_s=0.2)
     try:
         with page.connect() as connection:
             connection.sendall(sent)
@@ -330,9 +329,8 @@ def test_a_connection_without_a_whole_request_is_closed_after_a_time(monkeypatch
         page.close()
 
 
-def test_a_client_that_does_not_read_is_dropped_after_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_server, "_IDLE_S", 0.2)
-    page = Page()
+def test_a_client_that_does_not_read_is_dropped_after_a_time() -> None:
+    page = Page(idle_s=0.2)
     size = 16 << 20
     Gauge("large", "x" * size, registry=page.registry)
     try:
@@ -356,7 +354,7 @@ def test_a_client_that_does_not_read_holds_up_the_stop_for_no_longer_than_the_gr
         assert connection.recv(1)
         began = time.monotonic()
         page.stop()
-        assert time.monotonic() - began < http_server._GRACE_S + 2.0
+        assert time.monotonic() - began < http_server.GRACE_S + 2.0
         assert read_all(connection) < size
 
 

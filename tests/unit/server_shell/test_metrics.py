@@ -3,11 +3,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import time
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+import attnserve_server
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
 from attnserve_server.stats import EngineStats, RequestStats, StepStats
@@ -16,6 +20,7 @@ MODEL = {"model": "m", "version": "1"}
 LABELS = {
     "attnserve_requests_total": {"model", "method", "code"},
     "attnserve_request_duration_seconds": {"model", "version", "method"},
+    "attnserve_image_preparation_duration_seconds": set(MODEL),
     "attnserve_queue_duration_seconds": set(MODEL),
     "attnserve_encode_duration_seconds": set(MODEL),
     "attnserve_decode_duration_seconds": set(MODEL),
@@ -37,10 +42,13 @@ LABELS = {
     "attnserve_cold_shapes_total": set(MODEL),
     "attnserve_model_ready": set(MODEL),
     "attnserve_model_load_duration_seconds": set(MODEL),
-    "attnserve_device_memory_bytes": {"device"},
     "attnserve_build_info": {"version", "onnxruntime", "python"},
 }
 """Names and labels that dashboards, alerts and autoscalers rely on: changing one is a breaking change."""
+
+NOT_MEASURED = {"attnserve_device_memory_bytes"}
+"""Part of the surface, without series."""
+SERVER = Path(attnserve_server.__file__).parent
 
 
 @pytest.fixture
@@ -68,12 +76,12 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.request_done("m", "1", "Translate", "OK", 0.1)
     metrics.request_rejected("m", "1", "overloaded")
     metrics.request_refused("m", "1", "overloaded", 0.001)
+    metrics.image_prepared("m", "1", 0.01)
     metrics.cache_request("m", "1", "hit")
     metrics.answered(answered(inter_token_s=[0.1]))
     metrics.engine("w0", report(StepStats(4, 0.001, is_cold=True), cancelled={"client": 1}))
     metrics.set_model_ready("m", "1", True)
     metrics.model_loaded("m", "1", 1.5)
-    metrics.set_device_memory("cuda:0", 1 << 30)
     metrics.build_info("0.1.0", "1.31.1")
 
 
@@ -88,6 +96,31 @@ def test_names_and_labels_are_pinned(metrics: Metrics, registry: CollectorRegist
                     name = name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
                 found.setdefault(name, set()).update(set(sample.labels) - {"le"})
     assert found == LABELS
+    assert {family.name for family in registry.collect() if not family.samples} == NOT_MEASURED
+
+
+def uncalled(metrics: type[Metrics]) -> set[str]:
+    """Public methods that nothing in the server calls."""
+    called = {
+        node.func.attr
+        for file in SERVER.rglob("*.py")
+        if file.name != "prometheus.py"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    members = {name: member for each in metrics.__mro__ for name, member in vars(each).items()}
+    return {name for name, member in members.items() if inspect.isfunction(member) and not name.startswith("_")} - called
+
+
+def test_every_metric_is_set_by_the_server() -> None:
+    assert uncalled(Metrics) == set()
+
+
+def test_metric_that_only_a_test_sets_is_seen() -> None:
+    class More(Metrics):
+        def set_device_memory(self) -> None: ...
+
+    assert uncalled(More) == {"set_device_memory"}
 
 
 def test_help_is_taken_from_the_intervals(registry: CollectorRegistry, metrics: Metrics) -> None:

@@ -17,15 +17,16 @@ from grpc_status import rpc_status
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server import errors
+from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.calls import service_handler
-from attnserve_server.transport.rpc.server import MODEL, TRANSLATION
+from attnserve_server.transport.rpc.server import MODEL, TRANSLATION, GrpcServer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
+from tests.fakes.dataplane import END, Front, Recorder, letters_model
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
-from tests.unit.server_shell.fakes import END, Front, Model, Recorder
 
 TRANSLATE = "/attnserve.v1.TranslationService/Translate"
 Request = translation_pb2.TranslateRequest
@@ -131,7 +132,7 @@ async def test_prefix(shell: Shell) -> None:
 
 
 async def test_prefix_counts_as_text(make_shell: ShellFactory) -> None:
-    shell = await make_shell(Front(Model(max_target_tokens=2000)), max_text_chars=1000)
+    shell = await make_shell(Front(letters_model(max_target_tokens=2000)), max_text_chars=1000)
     await shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 600)))
     assert shell.front.models()[0].task.threads[0].startswith("tokenizer")
     error = await failure(shell.translation.Translate(Request(text="x" * 400, options=prefixed("y" * 601))))
@@ -153,7 +154,9 @@ async def test_many_at_once(shell: Shell) -> None:
 
 
 async def test_models_are_listed_in_order(make_shell: ShellFactory) -> None:
-    shell = await make_shell(Front(Model("b"), Model("a", "10"), Model("a", "9"), Model("a", "2", is_ready=False)))
+    shell = await make_shell(
+        Front(letters_model("b"), letters_model("a", "10"), letters_model("a", "9"), letters_model("a", "2", is_ready=False))
+    )
     response = await shell.models.ListModels(model_pb2.ListModelsRequest())
     assert [(model.id, model.version) for model in response.models] == [("a", "2"), ("a", "9"), ("a", "10"), ("b", "1")]
     assert response.models[0].state == model_pb2.MODEL_STATE_LOADING
@@ -257,10 +260,9 @@ async def test_texts_over_the_limit(make_shell: ShellFactory) -> None:
 
 async def test_a_server_that_is_there_already(make_shell: ShellFactory) -> None:
     shell = await make_shell()
-    taken = shell.port
-    shell.server._config = shell.server._config.__class__(port=taken)
-    with pytest.raises(errors.StartupError, match=f"127.0.0.1:{taken}"):
-        await shell.server.start()
+    second = GrpcServer(shell.plane, shell.board, GrpcConfig(port=shell.port))
+    with pytest.raises(errors.StartupError, match=f"127.0.0.1:{shell.port}"):
+        await second.start()
 
 
 # --- Request ids and logs ---

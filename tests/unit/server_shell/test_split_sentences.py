@@ -34,8 +34,9 @@ from attnserve_server.tasks.options import MAX_SENTENCES
 from attnserve_server.tasks.registry import TRANSLATION
 from attnserve_server.tasks.rendering import TextPrepared
 from attnserve_server.transport.rpc.v1.translation import translate_response
+from tests.fakes.dataplane import END, UNKNOWN, letters_model
+from tests.fakes.models import NUM_HEADS, NUM_LAYERS
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
-from tests.unit.server_shell.fakes import END, NUM_HEADS, NUM_LAYERS, UNKNOWN, Model
 from tests.unit.server_shell.test_rpc import detail, failure, reason
 
 Request, StreamRequest, Options = (
@@ -172,7 +173,7 @@ async def test_attention_that_is_too_large(make_shell: ShellFactory) -> None:
 
 
 def test_attention_that_turns_out_too_large() -> None:
-    model = Model()
+    model = letters_model()
     parts = [Part(model.task.encode("x" * 500)), Part(model.task.encode("x" * 500), 500)]
     options = DecodeOptions(attention=AttentionDetail.MEAN)
     check_attention(parts, options, model)
@@ -250,7 +251,7 @@ def test_score_of_the_whole(penalty: float) -> None:
 
 
 def answer(hypotheses: list[list[Hypothesis]], times: list[tuple[float, float]]) -> translation_pb2.TranslateResponse:
-    model, now = Model(), time.monotonic()
+    model, now = letters_model(), time.monotonic()
     parts = [Part(model.task.encode("a"), 2 * index, "\n" if index else "") for index in range(len(hypotheses))]
     finished = [
         Done(1, SequenceOutcome(each), now - 9 + begin, 0.25, now - 9 + begin + 0.3, now - 9 + end, 3)

@@ -11,7 +11,7 @@ import pytest
 
 from attnserve_server.dataplane.offload import MAX_INLINE_CHARS, MAX_PENDING, Preparing
 from attnserve_server.errors import Overloaded
-from tests.unit.server_shell.fakes import Source, Translator
+from tests.fakes.dataplane import Source, Translator
 
 LONG = "x" * (MAX_INLINE_CHARS + 1)
 

@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.text import Text
 
 from attnserve_client.errors import AttnserveError, ToolError
-from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
+from attnserve_client.types import Answer, Delta
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -37,7 +37,7 @@ def report(error: Exception) -> None:
 def json_of(value: Any) -> Any:
     """Returns what ``json.dumps`` takes for a dataclass of ``types.py``, arrays as nested lists."""
     fields = dataclasses.asdict(value)
-    return {"text": value.text, **fields} if isinstance(value, Caption | Translation) else fields
+    return {"text": value.text, **fields} if isinstance(value, Answer) else fields
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
@@ -82,7 +82,7 @@ def progress(description: str, total: int | None, *, is_wanted: bool = True) -> 
 
 
 def print_answer(
-    answer: Caption | Translation, num_hypotheses: int, *, as_json: bool, prefix: str = "", context: Mapping[str, Any] = _NOTHING
+    answer: Answer, num_hypotheses: int, *, as_json: bool, prefix: str = "", context: Mapping[str, Any] = _NOTHING
 ) -> None:
     """Prints an answer: its text, or a line with rank, score and text for each of several hypotheses, or JSON.
 
@@ -103,7 +103,7 @@ def print_answer(
 
 
 def print_stream(
-    events: Iterable[Caption | CaptionDelta | Translation | TranslationDelta],
+    events: Iterable[Answer | Delta],
     *,
     as_json: bool,
     context: Mapping[str, Any] = _NOTHING,
@@ -111,7 +111,7 @@ def print_stream(
     """Prints an answer as it comes: its text on one line, or a JSON object for each event, beginning with ``context``."""
     is_begun = False
     for event in events:
-        is_delta = isinstance(event, CaptionDelta | TranslationDelta)
+        is_delta = isinstance(event, Delta)
         if as_json:
             print_json({**context, "delta" if is_delta else "result": json_of(event)})
         elif is_delta or not is_begun:  # a server that sends a beam as a whole sends no deltas

@@ -26,7 +26,7 @@ def add_commands(app: typer.Typer) -> None:
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
         app.command(
             entry.name,
-            help=_about(entry)[0],
+            help=about(entry)[0],
             add_help_option=False,
             context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
         )(_forwarder(entry))
@@ -44,13 +44,13 @@ def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
         missing = error.name or str(error)
         if missing.split(".")[0] == entry.module.split(".")[0]:
             raise ToolError(f"attnserve {entry.name} is not part of this installation: there is no {missing}") from error
-        extras = _about(entry)[1]
+        extras = about(entry)[1]
         cure = f'pip install "attnserve[{extras}]"' if extras else f"install {missing}, which {entry.module} imports"
         raise ToolError(f"attnserve {entry.name} needs {missing}, which is not installed: {cure}") from error
     return command
 
 
-def _about(entry: EntryPoint) -> tuple[str, str]:
+def about(entry: EntryPoint) -> tuple[str, str]:
     """Returns a command's line for the list and its extras, as its package tells them."""
     package = entry.module.split(".")[0]
     try:

@@ -84,7 +84,7 @@ class CaptionTrainer:
         self._learned = [each for each in self.model.parameters() if each.requires_grad]
         self.optimizer = torch.optim.AdamW(self._learned, lr=1.0, betas=(0.9, 0.98), weight_decay=options.weight_decay, fused=True)
         self.epoch = self.update = self._batch = 0
-        self._running, self._baseline, self._log = (0.0, 0), 0.0, list[dict[str, Any]]()
+        self._running, self.baseline, self._log = (0.0, 0), 0.0, list[dict[str, Any]]()
         if (self.folder / "checkpoint.pt").exists():
             self._resume()
 
@@ -98,7 +98,7 @@ class CaptionTrainer:
         with Progress(console=self._console) as progress:
             return [cache.view("train", len(self.photos), view, progress) for view in range(self.recipe.data.views)]
 
-    def _batches(self, epoch: int) -> list[_Batch]:
+    def batches_of(self, epoch: int) -> list[_Batch]:
         """All captions, each with a drawn view of its photo, in an order that depends on seed and epoch alone."""
         rng, size = random.Random(f"{self.recipe.seed}/{epoch}"), self.recipe.schedule.batch_captions
         drawn = [(len(tokens), rng.random(), index, rng.randrange(len(self.views)), tokens) for index, tokens in self.pairs]
@@ -116,14 +116,14 @@ class CaptionTrainer:
         )
 
     def _run_epoch(self) -> None:
-        batches, started = self._batches(self.epoch), time.monotonic()
+        batches, started = self.batches_of(self.epoch), time.monotonic()
         total, saved = self.recipe.schedule.epochs * len(batches), started
         self.model.train()
         columns = (TextColumn("epoch {task.fields[epoch]} nll {task.fields[nll]:.3f}"), BarColumn(), MofNCompleteColumn())
         with Progress(*columns, TimeRemainingColumn(), console=self._console, disable=not self._console.is_terminal) as progress:
             task = progress.add_task("", total=len(batches), completed=self._batch, epoch=self.epoch + 1, nll=0.0)
             for batch in batches[self._batch :]:
-                nll, num_tokens = self._one_update(batch, total)
+                nll, num_tokens = self.one_update(batch, total)
                 self._running = (self._running[0] + nll, self._running[1] + num_tokens)
                 self._batch += 1
                 progress.update(task, advance=1, nll=self._running[0] / self._running[1])
@@ -149,20 +149,21 @@ class CaptionTrainer:
         (self.folder / "log.jsonl").write_text("".join(json.dumps(each) + "\n" for each in self._log), encoding="utf-8")
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
-    def _one_update(self, batch: _Batch, total: int) -> tuple[float, int]:
+    def one_update(self, batch: _Batch, total: int) -> tuple[float, int]:
+        """One step of the optimizer on a batch; returns the negative log-likelihood in nats, and the tokens it is of."""
         self.update += 1
         options = self.recipe.optimizer
         rise, fall = self.update / options.warmup_updates, (self.update - options.warmup_updates) / (total - options.warmup_updates)
         rate = options.peak_learning_rate * (rise if rise < 1 else 0.5 * (1 + math.cos(math.pi * min(1.0, fall))))
         self.optimizer.param_groups[0]["lr"] = rate
-        loss, nll, num_tokens = self._loss(batch)
+        loss, nll, num_tokens = self.loss_of(batch)
         loss.backward()
         nn.utils.clip_grad_norm_(self._learned, options.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         return nll, num_tokens
 
-    def _loss(self, batch: _Batch) -> tuple[Tensor, float, int]:
+    def loss_of(self, batch: _Batch) -> tuple[Tensor, float, int]:
         """The loss of equation 14, or of section 4.1; the plain negative log-likelihood in nats; and the number of tokens."""
         terms, given, wanted = self.recipe.attention, batch.tgt[:, :-1], batch.tgt[:, 1:]
         source = self.model.source(self.model.annotate(self._features_of(batch.photos, batch.views)))
@@ -179,8 +180,8 @@ class CaptionTrainer:
         loss = -smoothed / num_tokens + terms.doubly_stochastic * (1 - looked).square().sum(-1).mean()
         if log_drawn is not None:
             likelihood = own.detach().sum(1)
-            reward = terms.reward * (likelihood - self._baseline)
-            self._baseline += (1 - terms.baseline_decay) * (float(likelihood.mean()) - self._baseline)
+            reward = terms.reward * (likelihood - self.baseline)
+            self.baseline += (1 - terms.baseline_decay) * (float(likelihood.mean()) - self.baseline)
             entropy = -(weights * weights.clamp(min=1e-9).log()).sum(-1)
             loss = loss - ((reward.unsqueeze(1) * log_drawn + terms.entropy * entropy) * is_token).sum() / num_tokens
         return loss, -float(own.detach().sum()), num_tokens
@@ -253,7 +254,7 @@ class CaptionTrainer:
             "batch": self._batch,
             "update": self.update,
             "running": list(self._running),
-            "baseline": self._baseline,
+            "baseline": self.baseline,
             "rng": torch.get_rng_state(),
             "log": self._log,
         }
@@ -264,7 +265,7 @@ class CaptionTrainer:
         self._load_own(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch, self.update, self._batch = state["epoch"], state["update"], state["batch"]
-        self._running, self._baseline = (state["running"][0], state["running"][1]), state["baseline"]
+        self._running, self.baseline = (state["running"][0], state["running"][1]), state["baseline"]
         torch.set_rng_state(state["rng"])
         self._log = state["log"]
         self._console.print(f"resumed at epoch {self.epoch + 1}, batch {self._batch}")

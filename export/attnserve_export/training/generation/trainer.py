@@ -82,7 +82,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         real, real_labels = self._images(self.pixels[chosen], rng.random(size) < 0.5), self._on_device(self.labels[chosen])
         labels = self._on_device(rng.integers(self.config.num_classes, size=size))
         latent = torch.randn(size, self.config.latent).to(self.device)
-        self._set_rates(self.progress_of(epoch, index))
+        self.set_rates(self.progress_of(epoch, index))
         for module in (self.generator, self.discriminator):
             module.train()
         with self._autocast():
@@ -146,7 +146,8 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         """See :class:`TrainingRun`."""
         return {"classes": list(self.classes)}
 
-    def _set_rates(self, progress: float) -> None:
+    def set_rates(self, progress: float) -> None:
+        """Sets both learning rates: constant, then falling to zero at ``progress`` 1."""
         options = self.recipe.optimizer
         share = min(1.0, (1 - progress) / (1 - options.constant))
         for optimizer, peak in (

@@ -49,7 +49,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
             height, width = frames.labels.shape[1:]
             cut = Cut((width, height), data.scale, data.altered)
             cache = FeatureCache(self.model, frames, cut, self.folder.parent / FEATURES)
-            self._views = [cache.view(number) for number in range(data.cached_views)]
+            self.views = [cache.view(number) for number in range(data.cached_views)]
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._class_weights = self._tensor(class_weights(shares(self.trained.labels), recipe.balance))
         self.optimizer = self._optimizer()
@@ -104,7 +104,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         data = self.recipe.data
         if data.cached_views:
             drawn = [
-                (self._views[view], at)
+                (self.views[view], at)
                 for view, at in zip(rng.integers(data.cached_views, size=len(frames)), self._trained_indices[frames], strict=True)
             ]
             levels = [

@@ -128,6 +128,11 @@ class Front:
         self.is_draining = True
         await self._workers.stop()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing waits or runs, and no worker holds a row."""
+        return not self._jobs and not any(map(len, self._admissions.values())) and not self._workers.num_rows
+
     def models(self) -> list[ServedModel]:
         """All models and versions."""
         return self._registry.all()

@@ -37,10 +37,18 @@ class WorkerPool:
         device: that workers are to use; "auto" leaves it to them.
         log_level: of the processes.
         log_format: likewise, "text" or "json".
+        python: the interpreter that runs them.
     """
 
-    def __init__(self, num_workers: int, device: str = "auto", log_level: str = "INFO", log_format: str = "text") -> None:
-        self.num_workers, self._asked_device = num_workers, device
+    def __init__(
+        self,
+        num_workers: int,
+        device: str = "auto",
+        log_level: str = "INFO",
+        log_format: str = "text",
+        python: str = sys.executable,
+    ) -> None:
+        self.num_workers, self._asked_device, self._python = num_workers, device, python
         self.device = ""
         """That the workers have, once :meth:`open` has found out."""
         self._environ = {logs.LEVEL_VARIABLE: log_level, logs.FORMAT_VARIABLE: log_format}
@@ -141,7 +149,7 @@ class WorkerPool:
             self._ends[name], theirs = await FrontEnd.open(functools.partial(self._receive, name))
             with theirs:
                 process = await asyncio.create_subprocess_exec(
-                    sys.executable,
+                    self._python,
                     "-m",
                     "attnserve_server.engine.worker",
                     str(theirs.fileno()),

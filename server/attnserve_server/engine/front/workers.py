@@ -151,6 +151,11 @@ class Workers:
         if job.worker is not None:
             self._rows[job.worker, job.model.key] -= job.work.num_rows
 
+    @property
+    def num_rows(self) -> int:
+        """Rows that workers hold."""
+        return sum(self._rows.values())
+
     def _held(self, worker: str, job: Job) -> int:
         return self._rows.get((worker, job.model.key), 0)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 from collections.abc import Iterator
+from typing import Any, cast
 
 import uvicorn
 from starlette.applications import Starlette
@@ -26,10 +28,10 @@ logger = logging.getLogger(__name__)
 BACKLOG = 1024
 """Connections that may wait to be accepted; the kernel's ``net.core.somaxconn`` bounds it too."""
 
-_IDLE_S = 10.0
+IDLE_S = 10.0
 """A connection without a whole request, or with an answer that is not read, is closed after so many seconds."""
 
-_GRACE_S = 1
+GRACE_S = 1
 """Answers under way when the server stops get so many seconds."""
 
 
@@ -41,10 +43,11 @@ class HttpServer:
         port: 0 picks a free one.
         exposition: what ``/metrics`` shows.
         health: what ``/healthz`` shows, as 200 or 503.
+        idle_s: a connection without a whole request, or with an answer that is not read, is closed after so many seconds.
     """
 
-    def __init__(self, host: str, port: int, exposition: Exposition, health: Health) -> None:
-        self._address = host, port
+    def __init__(self, host: str, port: int, exposition: Exposition, health: Health, idle_s: float = IDLE_S) -> None:
+        self._address, self._idle_s = (host, port), idle_s
         self._exposition, self._health = exposition, health
         self._server: _Server | None = None
 
@@ -62,7 +65,7 @@ class HttpServer:
         listener = self._bind()
         port = int(listener.getsockname()[1])
         self._metrics = MetricsPage(self._exposition)
-        self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health))))
+        self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health)), self._idle_s))
         self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
         await asyncio.wait({self._serving, self._server.is_listening}, return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
@@ -128,11 +131,15 @@ class _Server(uvicorn.Server):
 class _Connection(H11Protocol):
     """One connection. Uvicorn alone would wait without end for the rest of a request, and for a client that does not read."""
 
+    def __init__(self, idle_s: float, **rest: Any) -> None:
+        super().__init__(**rest)
+        self._idle_s = idle_s
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock."""
         super().connection_made(transport)
         self._idle_since = self.loop.time()
-        self._check = self.loop.call_later(_IDLE_S, self._end_if_idle)
+        self._check = self.loop.call_later(self._idle_s, self._end_if_idle)
 
     def on_response_complete(self) -> None:
         """Sets the clock back."""
@@ -146,18 +153,18 @@ class _Connection(H11Protocol):
 
     def _end_if_idle(self) -> None:
         is_answering = self.cycle is not None and not self.cycle.response_complete
-        left_s = _IDLE_S if is_answering else self._idle_since + _IDLE_S - self.loop.time()
+        left_s = self._idle_s if is_answering else self._idle_since + self._idle_s - self.loop.time()
         if left_s > 0:
             self._check = self.loop.call_later(left_s, self._end_if_idle)
         else:
             self.transport.abort()
 
 
-def _config(routes: Starlette) -> uvicorn.Config:
+def _config(routes: Starlette, idle_s: float) -> uvicorn.Config:
     """Returns Uvicorn's settings: no logging of its own but errors, no environment variables, no lifespan events."""
     return uvicorn.Config(
         routes,
-        http=_Connection,
+        http=cast(Any, functools.partial(_Connection, idle_s)),  # called as the class would be
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -168,8 +175,8 @@ def _config(routes: Starlette) -> uvicorn.Config:
         proxy_headers=False,
         server_header=False,
         backlog=BACKLOG,
-        timeout_keep_alive=int(_IDLE_S),
-        timeout_graceful_shutdown=_GRACE_S,
+        timeout_keep_alive=int(idle_s),
+        timeout_graceful_shutdown=GRACE_S,
     )
 
 

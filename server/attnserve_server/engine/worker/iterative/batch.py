@@ -45,8 +45,8 @@ class RunningBatch:
         self._tokens = np.zeros(runner.num_slots, np.int64)
         self._requests = np.zeros(runner.num_slots, np.int64)
         self._source_lengths = np.zeros(runner.num_slots, np.int32)
-        self._plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
-        self._positions = self._plain.paths.positions
+        self.plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
+        self._positions = self.plain.paths.positions
         self._wants_scores = True
 
     @property
@@ -69,7 +69,7 @@ class RunningBatch:
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
             self._source_lengths[sequence.slot] = sequence.num_tokens
-            self._plain.begin(sequence, num_sequences)
+            self.plain.begin(sequence, num_sequences)
             self.sequences[sequence.request_id] = sequence
             slots.append(sequence.slot)
             rows.append(row)
@@ -96,7 +96,7 @@ class RunningBatch:
         """Drops everything, after a step that failed half-way."""
         self.sequences.clear()
         del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
-        self._plain.clear()
+        self.plain.clear()
 
     def compact(self) -> None:
         """Closes the gaps: live requests and rows are a prefix of their slots again."""
@@ -113,7 +113,7 @@ class RunningBatch:
             sources, targets = [source for source, _ in moves], [target for _, target in moves]
             self._copy_rows(sources, targets)
             self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self._plain.move(sources, targets)
+            self.plain.move(sources, targets)
             for source, target in moves:
                 owner = self._owners[target]
                 assert owner is not None, "what moves is live"
@@ -129,8 +129,8 @@ class RunningBatch:
         """The search of every request, after :meth:`run`. Returns the sequences that were advanced one by one."""
         best_tokens, best_log_probs = outputs.best(wants_scores=self._wants_scores)
         copies = Copies([], [])
-        self._plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
-        self._plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
+        self.plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
+        self.plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
         heard = [sequence for sequence in self.sequences.values() if not sequence.is_plain]
         for sequence in heard:
             search, row = sequence.search, sequence.rows[0]
@@ -196,7 +196,7 @@ class RunningBatch:
     def _free(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._owners[row] = None
-            self._plain.free(row)
+            self.plain.free(row)
             heapq.heappush(self._free_rows, row)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
@@ -212,7 +212,7 @@ class RunningBatch:
         sequence.rows = self._place(sequence, parents, copies)
         self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
         self._free(set(rows) - set(sequence.rows))
-        self._plain.join(sequence)
+        self.plain.join(sequence)
 
     def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probabilities for each live hypothesis, best first."""

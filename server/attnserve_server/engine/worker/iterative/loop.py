@@ -55,7 +55,7 @@ class EngineLoop:
         *,
         stream_interval_s: float = 0.0,
     ) -> None:
-        self.bundle, self._runner, self._clock, self._stream_interval_s = runner.bundle, runner, clock, stream_interval_s
+        self.bundle, self.runner, self._clock, self._stream_interval_s = runner.bundle, runner, clock, stream_interval_s
         self._scheduler: Scheduler[Decoding] = Scheduler(config, clock)
         self._interval = 0
         """The number of the interval in which the last step ended."""
@@ -71,10 +71,10 @@ class EngineLoop:
 
     def starting(self) -> Iterator[None]:
         """:meth:`start` in parts."""
-        self._runner.start()
-        self._batch = RunningBatch(self._runner)
+        self.runner.start()
+        self.batch = RunningBatch(self.runner)
         yield
-        yield from self._runner.warming()
+        yield from self.runner.warming()
 
     @property
     def has_work(self) -> bool:
@@ -92,9 +92,9 @@ class EngineLoop:
     def step(self) -> list[SequenceEvent]:
         """One iteration: three calls. Returns what happened to requests."""
         started = self._clock()
-        output = self._schedule()
-        executed = self._execute(output)
-        self._update(executed)
+        output = self.schedule()
+        executed = self.execute(output)
+        self.update(executed)
         self._busy_s += self._clock() - started
         events, self._events = self._events, []
         return events
@@ -117,26 +117,26 @@ class EngineLoop:
         self._steps, self._dropped, self._busy_s, self._reported_at = [], {}, 0.0, now
         return report
 
-    def _schedule(self) -> SchedulerOutput[Decoding]:
+    def schedule(self) -> SchedulerOutput[Decoding]:
         """Decides what this iteration does; what is dropped has left its slots when it returns."""
         output = self._scheduler.schedule()
         for sequence in output.drop:
             self._drop(sequence)
         return output
 
-    def _execute(self, output: SchedulerOutput[Decoding]) -> Executed:
+    def execute(self, output: SchedulerOutput[Decoding]) -> Executed:
         """Runs the graphs: the encoder over what is admitted, then one step over all rows."""
         started = self._clock()
         if output.admit:
             self._admit(output.admit)
-        encoded, cold, num_rows = self._clock(), self._runner.num_cold_shapes, self._batch.num_rows
-        outputs = self._guarded(self._batch.run) if num_rows else None
-        return Executed(output.admit, outputs, started, encoded, num_rows, self._runner.num_cold_shapes > cold)
+        encoded, cold, num_rows = self._clock(), self.runner.num_cold_shapes, self.batch.num_rows
+        outputs = self._guarded(self.batch.run) if num_rows else None
+        return Executed(output.admit, outputs, started, encoded, num_rows, self.runner.num_cold_shapes > cold)
 
-    def _update(self, executed: Executed) -> None:
+    def update(self, executed: Executed) -> None:
         """What the step means for each request: searches, parts of streams, answers."""
         outputs = executed.outputs
-        advanced = self._guarded(self._batch.advance, outputs) if outputs is not None else None
+        advanced = self._guarded(self.batch.advance, outputs) if outputs is not None else None
         now = self._clock()
         if executed.num_rows or executed.admitted:
             encode_s = executed.encoded - executed.started
@@ -161,13 +161,13 @@ class EngineLoop:
             return
         if not search.is_done:
             return
-        if any(self._batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
+        if any(self.batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
             self._begin_again(sequence)
             return
         self._events.append(
             Done(
                 sequence.request_id,
-                SequenceOutcome(self._batch.hypotheses(sequence)),
+                SequenceOutcome(self.batch.hypotheses(sequence)),
                 sequence.admitted_at,
                 sequence.encode_s,
                 sequence.first_token_at,
@@ -190,10 +190,10 @@ class EngineLoop:
         path, num_certain = sequence.search.certain(known)
         if num_certain > known:
             tokens = path.tokens[known:num_certain]
-            if self._batch.lacks_alignment(sequence, tokens):
+            if self.batch.lacks_alignment(sequence, tokens):
                 self._begin_again(sequence)
                 return False
-            copied_from = self._batch.copied_from(sequence, path, known)
+            copied_from = self.batch.copied_from(sequence, path, known)
             self._events.append(TokensProduced(sequence.request_id, tokens, copied_from))
             sequence.num_sent = num_certain
         return True
@@ -210,7 +210,7 @@ class EngineLoop:
     def _admit(self, group: list[Decoding]) -> None:
         started = self._clock()
         try:
-            self._batch.admit(group, started)
+            self.batch.admit(group, started)
         except Exception as error:  # noqa: BLE001  a graph that raises fails the requests that were in it, and nothing else
             self._fail(group, error)
             return
@@ -219,11 +219,11 @@ class EngineLoop:
 
     def _guarded(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """What a call for the whole batch gives; None where it raised, which fails the requests in the batch, and nothing else."""
-        sequences = list(self._batch.sequences.values())
+        sequences = list(self.batch.sequences.values())
         try:
             return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  see _admit
-            self._batch.clear()  # how far it came is not known
+            self.batch.clear()  # how far it came is not known
             self._fail(sequences, error)
             return None
 
@@ -242,11 +242,11 @@ class EngineLoop:
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
         error = _DROPPED.get(reason, Cancelled)  # "shutdown" and "error" too: the front gives up for its own reasons
         self._events.append(Failed(sequence.request_id, error.reason, f"the request was dropped: {reason}"))
-        if sequence.request_id in self._batch.sequences:
-            self._batch.release(sequence.request_id)
+        if sequence.request_id in self.batch.sequences:
+            self.batch.release(sequence.request_id)
 
     def _forget(self, sequence: Decoding) -> None:
         """A request that was admitted leaves its slots, and the scheduler's books."""
-        if sequence.request_id in self._batch.sequences:
-            self._batch.release(sequence.request_id)
+        if sequence.request_id in self.batch.sequences:
+            self.batch.release(sequence.request_id)
         self._scheduler.finish(sequence.request_id)

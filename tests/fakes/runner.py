@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that is set by hand, and a model that is made up: its state says whose it is, its answers follow from its state."""
+"""A model that is made up, and a runner of it: its state says whose it is, its answers follow from its state."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from attnserve.v1 import manifest_pb2
 from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.execution.slot_state import SlotState
+from tests.fakes.models import make_bundle
 
 VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
 NO_UNKNOWN = VOCAB_SIZE
@@ -24,17 +25,7 @@ LAYERS, HEADS = 2, 2
 NOTHING = -1.0
 
 
-class Clock:
-    """Time that passes only when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def manifest(unknown_id: int = NO_UNKNOWN) -> manifest_pb2.Manifest:
+def manifest(unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
     """Three states: a trail of tokens in place, a sum that is written beside, and the request's source."""
     row, request = manifest_pb2.SCOPE_HYPOTHESIS, manifest_pb2.SCOPE_REQUEST
     states = [
@@ -56,16 +47,8 @@ def manifest(unknown_id: int = NO_UNKNOWN) -> manifest_pb2.Manifest:
         limits=manifest_pb2.Limits(max_source_tokens=CAPACITY - 1, max_target_tokens=CAPACITY, max_beam_size=8),
         attention=manifest_pb2.AttentionOutput(output="attention", num_layers=LAYERS, num_heads=HEADS),
         states=states,
+        variants=[manifest_pb2.Variant(steps=[manifest_pb2.StepGraph(gives_attention=gives_attention)])],
     )
-
-
-class MadeUpBundle:
-    """What an engine reads of a bundle."""
-
-    def __init__(self, unknown_id: int, gives_attention: bool) -> None:
-        self.manifest = manifest(unknown_id)
-        self.variant = manifest_pb2.Variant(steps=[manifest_pb2.StepGraph(gives_attention=gives_attention)])
-        self.key = ("made-up", "1")
 
 
 @functools.cache
@@ -113,7 +96,8 @@ class FakeRunner:
     """
 
     def __init__(self, num_slots: int, *, unknown_id: int = NO_UNKNOWN, gives_attention: bool = True) -> None:
-        self.bundle, self.num_slots, self.num_cold_shapes = MadeUpBundle(unknown_id, gives_attention), num_slots, 0
+        self.bundle = make_bundle(manifest(unknown_id, gives_attention=gives_attention))
+        self.num_slots, self.num_cold_shapes = num_slots, 0
         self.fail_encodes: set[int] = set()
         self.fail_steps: set[int] = set()
         self.num_encodes = self.num_steps = 0

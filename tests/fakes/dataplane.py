@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front, a model and a recorder with nothing behind them. A token is a letter: its code point; 0 is the end symbol.
+"""A front, a model's task and a recorder with nothing behind them. A token is a letter: its code point; 0 is the end symbol.
 
 A line is a sentence. The model answers a question mark with its unknown symbol, and knows no Greek.
 """
@@ -12,9 +12,11 @@ import struct
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.engine.front.models import ServedModel
 from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded
 from attnserve_server.request import (
     AttentionDetail,
@@ -28,9 +30,9 @@ from attnserve_server.request import (
     Terms,
     TokensProduced,
 )
+from tests.fakes.models import NUM_HEADS, NUM_LAYERS, make_model
 
 END, UNKNOWN = 0, 1
-NUM_LAYERS, NUM_HEADS = 2, 3
 
 
 @dataclass(frozen=True)
@@ -128,24 +130,9 @@ class Translator:
         return Renderer(self, source)
 
 
-@dataclass
-class Model:
-    id: str = "upper-en-de"
-    version: str = "1"
-    variant: str = "fp32"
-    is_ready: bool = True
-    max_source_tokens: int = 100
-    max_target_tokens: int = 64
-    max_beam_size: int = 5
-    gives_attention: bool = True
-    gives_scores: bool = True
-    task: Translator = field(default_factory=Translator)
-
-    def __post_init__(self) -> None:
-        self.manifest = manifest_pb2.Manifest(model_id=self.id, task=manifest_pb2.TASK_TRANSLATION, architecture="letters")
-        if self.gives_attention:
-            self.manifest.attention.output = "attention"
-            self.manifest.attention.num_layers, self.manifest.attention.num_heads = NUM_LAYERS, NUM_HEADS
+def letters_model(*args: Any, loaded: Translator | None = None, **rest: Any) -> ServedModel:
+    """A served model of letters; see :func:`make_model`."""
+    return make_model(*args, loaded=loaded or Translator(), **rest)
 
 
 class Ticket:
@@ -223,8 +210,8 @@ def weights(shape: tuple[int, ...]) -> AttentionWeights:
 class Front:
     """Takes everything; ``submit_error`` and ``result_error`` are raised, ``hang`` keeps answers back, but no errors of sentences."""
 
-    def __init__(self, *models: Model) -> None:
-        self._models = list(models) or [Model()]
+    def __init__(self, *models: ServedModel) -> None:
+        self._models = list(models) or [letters_model()]
         self.is_draining = False
         self.tickets: list[Ticket] = []
         self.submit_error: Exception | None = None
@@ -234,16 +221,16 @@ class Front:
         self.hang = False
         self.submitted = asyncio.Event()
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[ServedModel]:
         return self._models
 
-    def resolve(self, model: str, version: str, task: int = manifest_pb2.TASK_TRANSLATION) -> Model:
+    def resolve(self, model: str, version: str, task: int = manifest_pb2.TASK_TRANSLATION) -> ServedModel:
         for each in self._models:
             if model in ("", each.id) and version in ("", each.version):
                 return each
         raise ModelNotFound(f"no model {model}", field="model")
 
-    def submit(self, model: Model, payload: SequencePayload, terms: Terms) -> Ticket:
+    def submit(self, model: ServedModel, payload: SequencePayload, terms: Terms) -> Ticket:
         if self.submit_error is not None:
             raise self.submit_error
         if len(self.tickets) >= self.max_tickets:

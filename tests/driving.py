@@ -18,7 +18,7 @@ from attnserve_server.engine.worker.iterative.loop import EngineLoop
 from attnserve_server.request import Done, Failed, Hypothesis, SequenceWork
 from attnserve_server.scheduling.scheduler import SchedulerConfig
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 DEFAULT_MODEL = "transformer-en-de"
 ALL_BUNDLES = {
     path.parent.name: path for path in find_bundles(Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")))

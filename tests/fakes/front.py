@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import time
-from types import SimpleNamespace
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +14,6 @@ from attnserve_server.engine.front.job import Ticket
 from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
-from attnserve_server.kinds import ITERATIVE
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,
@@ -32,32 +30,15 @@ from attnserve_server.request import (
     Work,
 )
 from attnserve_server.stats import EngineStats
+from tests.fakes.models import make_model
 
 WORKER = "worker-0.0"
-
-
-class Model:
-    """What a front needs of a model."""
-
-    check, load_error = ServedModel.check, ServedModel.load_error
-
-    def __init__(self, index: int = 0, max_source_tokens: int = 50) -> None:
-        self.key = ModelKey(f"model-{index}", "1")
-        self.id, self.version = self.key
-        self.variant, self.kind, self.generation = "fp32", ITERATIVE, index
-        self.max_source_tokens, self.ready_workers, self.lost_at = max_source_tokens, set[str](), -1e9
-        self.broken: dict[str, list[str]] = {}
-        self.bundle, self.manifest = SimpleNamespace(folder="nowhere"), SimpleNamespace(task=1)
-
-    @property
-    def is_ready(self) -> bool:
-        return bool(self.ready_workers)
 
 
 class Pool:
     """Notes what is sent; its workers have every model as soon as they are started."""
 
-    def __init__(self, models: list[Model], workers: tuple[str, ...]) -> None:
+    def __init__(self, models: list[ServedModel], workers: tuple[str, ...]) -> None:
         self.sent: list[tuple[str, ToWorker]] = []
         self.models, self.workers, self.num_workers = models, workers, len(workers)
         self.broken: dict[tuple[str, ModelKey], list[str]] = {}
@@ -86,14 +67,13 @@ class Bench:
     """A front with made-up workers, and the moves of a test."""
 
     def __init__(self, num_models: int = 1, slots: int = 4, limit: int = 100, cache_bytes: int = 0, ageing_s: float = 1.0) -> None:
-        self.models = [Model(index) for index in range(num_models)]
+        self.models = [make_model(f"model-{index}", is_ready=False, max_source_tokens=50) for index in range(num_models)]
         self.registry = CollectorRegistry()
         self.pool = Pool(self.models, (WORKER,))
-        models: Any = self.models
         pool: Any = self.pool
         metrics = Metrics(self.registry)
         config = EngineConfig(slots=slots, queue_limit=limit, ageing_seconds=ageing_s)
-        self.front = Front(ModelRegistry(models, {}), pool, config, metrics, lambda *_: None)
+        self.front = Front(ModelRegistry(self.models, {}), pool, config, metrics, lambda *_: None)
         self.shared = SharedAnswers(self.front, cache_bytes, limit, metrics) if cache_bytes else None
 
     async def start(self, *workers: str) -> Bench:
@@ -102,10 +82,9 @@ class Bench:
         return self
 
     def ask(self, tokens: list[int] | None = None, model: int = 0, options: DecodeOptions | None = None, **terms: Any) -> Ticket:
-        served: Any = self.models[model]
         payload = SequencePayload(tokens or [5, 6, 7, 3], options or DecodeOptions())
         submit = self.shared.submit if self.shared is not None else self.front.submit
-        return submit(served, payload, Terms(**terms))
+        return submit(self.models[model], payload, Terms(**terms))
 
     def submitted(self, model: int = 0) -> list[int]:
         """Numbers of the requests that were sent to workers, in order."""
@@ -141,11 +120,8 @@ class Bench:
         )
 
     def assert_idle(self) -> None:
-        front: Any = self.front
-        assert not front._jobs
+        assert self.front.is_idle
         assert self.shared is None or not self.shared.num_under_way
-        assert all(not len(admission) for admission in front._admissions.values())
-        assert all(rows == 0 for rows in front._workers._rows.values())
         assert self.value("queue_length") == 0
 
 

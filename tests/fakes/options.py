@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol, TypeVar
 
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
-from tests.unit.engine.fakes import END_ID, VOCAB_SIZE
+from tests.fakes.runner import END_ID, VOCAB_SIZE
 
 T = TypeVar("T")
 MOST_TOKENS = 14

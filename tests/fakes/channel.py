@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A worker's end of the link, without a socket."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from attnserve_server.engine.link.messages import ENCODER, from_worker
+from attnserve_server.kinds import ITERATIVE, Kind
+
+
+class Channel:
+    """Says one group of messages after the other; keeps what is said to it.
+
+    Args:
+        groups: of messages to the worker.
+        kinds: those whose messages the worker may send.
+    """
+
+    def __init__(self, *groups: Sequence[Any], kinds: Sequence[Kind] = ()) -> None:
+        self.groups = [list(group) for group in groups]
+        self.decoder = from_worker((ITERATIVE, *kinds))
+        self.said: list[Any] = []
+        self.is_closed = False
+
+    def receive(self, *, wait: bool) -> list[bytes]:
+        if not self.groups:
+            return []
+        return [ENCODER.encode(message) for message in self.groups.pop(0)]
+
+    def send(self, data: bytes) -> None:
+        self.said.append(self.decoder.decode(data))
+
+    def close(self) -> None:
+        self.is_closed = True

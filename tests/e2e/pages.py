@@ -92,7 +92,7 @@ class Pages:
 
     Args:
         server: has all models.
-        folder: empty; what a page writes stays in it.
+        folder: empty; what a page writes into its current folder stays in it.
     """
 
     def __init__(self, server: Server, folder: Path) -> None:

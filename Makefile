@@ -21,6 +21,7 @@ PROTOS := $(patsubst protos/%,%,$(wildcard protos/attnserve/*/*.proto))
 SERVICES := $(patsubst protos/%,%,$(shell grep -l '^service ' protos/attnserve/*/*.proto))
 STUBS := .make/stubs
 MAKE_SYNC := clients/python/make_sync.py
+MAKE_API := clients/python/make_api.py
 BUF := @bufbuild/buf@1.75.0
 
 .PHONY: help
@@ -111,7 +112,7 @@ gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports protos-check client-check ## Check format, lint, types, import rules, and what is generated
+check: lint types imports protos-check client-check docs-check ## Check format, lint, types, import rules, and generated files
 
 .PHONY: lint
 lint: $(DEV) ## Check the format, and lint
@@ -140,6 +141,10 @@ protos-check: $(DEV) ## Lint the protos, and check that the stubs are theirs
 client-check: $(DEV) ## Check that the blocking client is that of the client for asyncio
 	@$(PY) $(MAKE_SYNC) --check
 
+.PHONY: docs-check
+docs-check: $(DEV) ## Check that the API reference is that of the protos and the client
+	@$(PY) $(MAKE_API) --check
+
 # --- Making -----------------------------------------------------------------------------------------------------------
 
 .PHONY: format
@@ -161,6 +166,10 @@ $(STUBS):
 .PHONY: client
 client: $(DEV) ## Generate the blocking client from the client for asyncio
 	@$(PY) $(MAKE_SYNC)
+
+.PHONY: docs
+docs: $(DEV) ## Generate the API reference from the protos and the client
+	@$(PY) $(MAKE_API)
 
 .PHONY: clean
 clean: ## Remove what was built and cached, but not .venv

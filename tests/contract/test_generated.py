@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The blocking client is what ``make_sync.py`` makes of the client for asyncio, and a change of either alone is seen."""
+"""Generated files are what their scripts make of their sources, and a change of either side alone is seen.
+
+They are the blocking client (``make_sync.py``) and the API reference (``make_api.py``).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = Path("clients/python")
 
 
-def check(root: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(root / FOLDER / "make_sync.py"), "--check"]
+def check(root: Path, script: str = "make_sync.py") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(root / FOLDER / script), "--check"]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
 
 
@@ -33,3 +36,19 @@ def test_change_of_one_twin_alone_is_seen(tmp_path: Path, edited: str, stale: st
     done = check(tmp_path)
     assert done.returncode == 1
     assert f": {stale};" in done.stderr
+
+
+def test_api_reference_is_generated_from_protos_and_client() -> None:
+    done = check(ROOT, "make_api.py")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("edited", ["docs/api.md", "protos/attnserve/v1/caption.proto"])
+def test_change_of_page_or_proto_alone_is_seen(tmp_path: Path, edited: str) -> None:
+    for folder in ("protos", "docs", str(FOLDER)):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    file = tmp_path / edited
+    file.write_text(file.read_text(encoding="utf-8").replace("One image to describe.", "One picture."), encoding="utf-8")
+    done = check(tmp_path, "make_api.py")
+    assert done.returncode == 1
+    assert done.stderr == "docs/api.md is not what protos and docstrings say; run make docs\n"

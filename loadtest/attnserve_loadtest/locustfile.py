@@ -18,7 +18,7 @@ from locust.runners import WorkerRunner
 from attnserve_loadtest import server_side, slo
 from attnserve_loadtest.recording import RECORDER
 from attnserve_loadtest.report import Comparison, compare, save
-from attnserve_loadtest.users import ATTENTION, USERS
+from attnserve_loadtest.users import ATTENTION, USERS, CaptionUser, image_files
 
 globals().update({user.__name__: user for user in USERS})  # Locust looks for them here
 log = logging.getLogger(__name__)
@@ -55,6 +55,8 @@ def prepare(environment: Environment, **_: Any) -> None:
         objectives = [slo.parse(text) for text in options.slo]
     except ValueError as error:
         raise SystemExit(_refuse(str(error))) from error
+    if CaptionUser in environment.user_classes:
+        image_files(options.images)  # before the load begins, not in it
     environment.events.request.add_listener(_record)
     if isinstance(environment.runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda client_id, data: data.update(attnserve=RECORDER.take()))

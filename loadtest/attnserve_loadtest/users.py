@@ -8,6 +8,7 @@ then counts from the time that was drawn, so that a server cannot hide behind a 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
 import time
@@ -35,8 +36,6 @@ ATTENTION = {
 }
 _TIMEOUT_S = 60.0
 _channels: dict[str, grpc.Channel] = {}
-_images: dict[str, list[bytes]] = {}
-"""By folder; users share them, for they are large."""
 
 
 def channel_to(address: str) -> grpc.Channel:
@@ -169,6 +168,12 @@ class TranslateStreamUser(TranslationUser):
         self.call(STREAM, scheduled, send)
 
 
+@functools.cache
+def image_files(folder: str) -> list[bytes]:
+    """The files of a folder, or the project's own photos in many sizes, which takes seconds; read once."""
+    return images.photos(Path(folder) if folder else None)
+
+
 class CaptionUser(LoadUser):
     """Asks for captions of images."""
 
@@ -179,9 +184,7 @@ class CaptionUser(LoadUser):
 
     def items(self, options: Any) -> list[bytes]:
         """Image files."""
-        if options.images not in _images:
-            _images[options.images] = images.photos(Path(options.images) if options.images else None)
-        return _images[options.images]
+        return image_files(options.images)
 
     def ask(self, item: bytes, scheduled: float) -> None:
         """See :class:`LoadUser`."""

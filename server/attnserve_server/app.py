@@ -49,17 +49,17 @@ class App:
         self.grpc_port = self.http_port = 0
 
     async def start(self) -> None:
-        """Loads, listens, starts the workers; returns when every model is warm.
+        """Loads, listens, starts the workers; returns when every model is warm, or reported as broken.
 
         Raises:
-            StartupError: a bundle, an address or a setting cannot be used; all broken bundles are named at once.
+            StartupError: no bundle can be served, or an address or a setting cannot be used.
         """
         config, engine = self.config, self.config.engine
         paths, defaults = find_bundles(self._repository), self._defaults()
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
         models = self._load_models(paths, hello.device)
-        registry = ModelRegistry(models, defaults, {path.parent.name for path in paths})
+        registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         metrics.build_info(__version__, hello.onnxruntime)

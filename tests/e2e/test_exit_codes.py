@@ -47,6 +47,14 @@ def test_server_that_cannot_start_ends_with_one(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: models: no bundle in {tmp_path}")
 
 
+def test_default_of_another_task_ends_with_one(tmp_path: Path) -> None:
+    config = tmp_path / "attnserve.toml"
+    config.write_text('[default_models]\ntranslation = "show-attend-tell-flickr8k"\n', encoding="utf-8")
+    done = command("serve", "--config", str(config), "--grpc-port", "0", "--http-port", "0")
+    assert done.returncode == 1
+    assert "'show-attend-tell-flickr8k' is not served; there are" in done.stderr
+
+
 def test_usage_that_is_wrong_ends_with_two() -> None:
     assert command("serve", "--nonesuch").returncode == 2
     assert command("translate", "--beam-size", "many", "text").returncode == 2

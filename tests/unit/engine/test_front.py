@@ -12,10 +12,13 @@ import pytest
 
 from attnserve_server import errors
 from attnserve_server.engine.front import front as front_module
-from attnserve_server.engine.link.messages import Unload
+from attnserve_server.engine.front import workers
+from attnserve_server.engine.link.messages import Broken, Hello, Load, Ready, Unload
+from attnserve_server.errors import ConfigError, ModelNotReady, StartupError
 from attnserve_server.metrics import logs
-from attnserve_server.request import DecodeOptions
+from attnserve_server.request import DecodeOptions, SequencePayload, Terms
 from tests.fakes.front import WORKER, Bench, failed, produced
+from tests.fakes.models import make_model
 
 BEAM = DecodeOptions(beam_size=4, num_hypotheses=4)
 
@@ -445,3 +448,57 @@ async def test_removal_does_not_wait_for_ever() -> None:
     assert any(isinstance(message, Unload) for _, message in bench.pool.sent)
     bench.finish(1)
     assert bench.front.models() == []
+
+
+async def test_model_that_loads_too_slowly_is_closed_with_its_requests() -> None:
+    bench = await Bench().start("w0", "w1")
+    late = make_model("late", is_ready=False, max_source_tokens=50)
+    adding = asyncio.create_task(bench.front.add_model(late, timeout_s=0.05))
+    await asyncio.sleep(0)
+    bench.pool.say("w0", Ready(late.key, 0.1))
+    tickets = [bench.front.submit(late, SequencePayload([5, 3], DecodeOptions()), Terms()) for _ in range(8)]
+    with pytest.raises(StartupError, match="not ready after"):
+        await adding
+    for ticket in tickets:
+        with pytest.raises(ModelNotReady, match="late is no longer served"):
+            await ticket.result()
+    with pytest.raises(ModelNotReady, match="late is not ready"):
+        bench.front.submit(late, SequencePayload([5, 3], DecodeOptions()), Terms())
+    assert bench.front.is_idle
+    await bench.front.drain(0)
+
+
+async def test_model_that_is_still_being_removed_is_not_added_again() -> None:
+    bench = await Bench().start()
+    ticket = bench.ask()
+    removal = asyncio.create_task(bench.front.remove_model(bench.models[0].key))
+    await asyncio.sleep(0)
+    with pytest.raises(ConfigError, match="still being removed"):
+        await bench.front.add_model(make_model("model-0", is_ready=False))
+    bench.finish(1)
+    await removal
+    assert (await ticket.result()).outcome.hypotheses
+
+
+async def test_worker_that_cannot_load_a_model_again_is_asked_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RELOAD_S", 0.0)
+    bench = await Bench().start()
+    key = bench.models[0].key
+    bench.lose()
+    bench.pool.say("worker-0.1", Hello("cpu", "1.31.1"))
+    bench.pool.say("worker-0.1", Broken(key, ["no memory"]))
+    loads = [message for _, message in bench.pool.sent if isinstance(message, Load)]
+    await asyncio.sleep(0.01)
+    again = [message for _, message in bench.pool.sent if isinstance(message, Load)]
+    assert len(again) == len(loads) + 1
+    bench.pool.say("worker-0.1", Ready(key, 0.1))
+    assert bench.models[0].is_ready
+
+
+async def test_model_that_never_was_ready_is_not_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers, "RELOAD_S", 0.0)
+    bench = Bench(num_models=2)
+    bench.pool.broken[WORKER, bench.models[1].key] = ["no such operator"]
+    await bench.start()
+    await asyncio.sleep(0.01)
+    assert not [message for _, message in bench.pool.sent if isinstance(message, Load)]

@@ -62,6 +62,7 @@ class Front:
         self.is_draining = False
         for model in registry.all():
             self._open(model)
+            on_state(model, False)  # a model that is added later is shown once it is ready
 
     async def start(self, timeout_s: float = 120.0) -> None:
         """Starts the workers and waits until every model is warm on every one of them, or could not be loaded.
@@ -79,19 +80,20 @@ class Front:
             self._close(model)
 
     async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
-        """Serves one more model; returns when it is warm on every worker that can load it.
-
-        Others are served meanwhile; a worker loads in parts, of which making the sessions is the longest.
+        """Serves one more model, beside the others; returns when it is warm on every worker that can load it.
 
         Raises:
+            ConfigError: it is served already, or is still being removed.
             BundleError: no worker could load it; it is not served then.
             StartupError: it took too long; likewise.
         """
+        if model.key in self._admissions:
+            raise errors.ConfigError(f"{model.id}, version {model.version}, is served already, or still being removed")
         self._registry.add(model)
         self._open(model)
         try:
             await self._workers.load(model, timeout_s)
-        except errors.StartupError:
+        except BaseException:
             self._close(model)
             raise
 
@@ -102,14 +104,12 @@ class Front:
             ModelNotFound: there is no such model.
         """
         model = self._registry.remove(key)
-        gone = errors.ModelNotReady(f"{model.id} is no longer served")
         until = time.monotonic() + timeout_s
-        while jobs := self._of(model):
-            is_late = time.monotonic() >= until
+        while (jobs := self._of(model)) and time.monotonic() < until:
             for job in jobs:
-                if is_late or job.status == Status.QUEUED:  # what its worker lost while it was waited for is queued too
-                    self._give_up(job, "unload", gone)
-            await asyncio.sleep(0 if is_late else 0.005)
+                if job.status == Status.QUEUED:  # what its worker lost while it was waited for is queued too
+                    self._give_up(job, "unload", model.gone())
+            await asyncio.sleep(0.005)
         self._close(model)
 
     async def drain(self, timeout_s: float) -> None:
@@ -183,7 +183,9 @@ class Front:
         num_rows = payload.num_rows
         work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
         job = Job(model, work, terms, now, watcher, key)
-        self._admissions[model.key].add(job)
+        if (admission := self._admissions.get(model.key)) is None:  # it was resolved before it was removed
+            raise model.gone()
+        admission.add(job)
         self._jobs[job.id] = job
         return job
 
@@ -197,8 +199,7 @@ class Front:
 
     def dispatch(self, model: ServedModel) -> None:
         """Sends what there is credit for; what is too late for that, or is answered by now, is done with."""
-        admission = self._admissions.get(model.key)
-        if admission is None:
+        if (admission := self._admissions.get(model.key)) is None:
             return  # it is served no longer
         while (job := admission.first()) is not None:
             if admission.is_too_late(job):
@@ -227,9 +228,10 @@ class Front:
     def _open(self, model: ServedModel) -> None:
         self._admissions[model.key] = Admission(model.id, self._queue_config, time.monotonic)
         self._metrics.register_model(model.id, model.version)
-        self._on_state(model, False)
 
     def _close(self, model: ServedModel) -> None:
+        for job in self._of(model):
+            self._give_up(job, "unload", model.gone())
         self._registry.discard(model)
         self._workers.unload(model)
         self._admissions.pop(model.key, None)
@@ -267,13 +269,11 @@ class Front:
     def _on_progress(self, progress: Progress[Any]) -> None:
         for event in progress.events:
             self._on_event(event)
-        model = self._registry.get((progress.stats.model, progress.stats.version))
-        if model is not None:
+        if (model := self._registry.get((progress.stats.model, progress.stats.version))) is not None:
             self.dispatch(model)
 
     def _on_event(self, event: Any) -> None:
-        job = self._jobs.get(event.request_id)
-        if job is None:
+        if (job := self._jobs.get(event.request_id)) is None:
             return
         if isinstance(event, Done):
             self.forget(job, event.outcome)

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, SequenceTooLong
+from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, ModelNotReady, SequenceTooLong
 from attnserve_server.kinds import Kind, Payload
 from attnserve_server.request import ModelKey
 
@@ -42,6 +42,8 @@ class ServedModel:
         """Another one for each: a model that comes again under its key may be another one."""
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
+        self.was_ready = False
+        """At least one worker has loaded it once."""
         """When the last worker was lost, in seconds of the monotonic clock."""
         self.broken: dict[str, list[str]] = {}
         """What is wrong with it, by the workers that could not load it."""
@@ -81,6 +83,10 @@ class ServedModel:
             raise SequenceTooLong(
                 f"the text has {payload.num_pieces} pieces; {self.id} takes {self.max_source_tokens}", field="text"
             )
+
+    def gone(self) -> ModelNotReady:
+        """What a request for it ends with once it is no longer served."""
+        return ModelNotReady(f"{self.id} is no longer served")
 
     def load_error(self) -> BundleError:
         """Everything that workers found wrong with it."""

@@ -129,6 +129,7 @@ class SharedAnswers:
                 twin.attach(ticket)
             elif known is not None:
                 _answer_with(ticket, known)
+        job.tickets.clear()  # which know the job: a cycle would wait for the garbage collector
         return True
 
     def sent(self, job: Job) -> None:

@@ -33,6 +33,8 @@ from attnserve_server.errors import StartupError
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import ModelKey
 
+RELOAD_S = 5.0
+"""After so long a worker that could not load a model is asked again, if the model was ready anywhere before."""
 log = logging.getLogger(__name__)
 
 
@@ -74,6 +76,8 @@ class Workers:
         self._is_started = False
         self._failure: str | None = None
         self._num_lost = 0
+        self._loaded: dict[ModelKey, ServedModel] = {}
+        """The models that workers load or have, also while they are being removed."""
 
     async def start(self, listener: Listener, timeout_s: float) -> None:
         """Starts the processes and waits until every one of them has every model, or cannot load it.
@@ -107,6 +111,7 @@ class Workers:
             self._pool.send(worker, Unload(model.key))
             self._rows.pop((worker, model.key), None)
         model.ready_workers.clear()
+        self._loaded.pop(model.key, None)
 
     async def _wait_for(self, models: Callable[[], list[ServedModel]], timeout_s: float) -> None:
         until = time.monotonic() + timeout_s
@@ -161,7 +166,7 @@ class Workers:
 
     def _on_message(self, worker: str, message: FromWorker) -> None:
         if isinstance(message, Progress):
-            if self._registry.get((message.stats.model, message.stats.version)) is not None:
+            if ModelKey(message.stats.model, message.stats.version) in self._loaded:
                 self._metrics.engine(worker, message.stats)
             self._listener.progress(message)
         elif isinstance(message, Hello):
@@ -176,6 +181,7 @@ class Workers:
 
     def _tell(self, worker: str, model: ServedModel) -> None:
         """Has a worker load a model."""
+        self._loaded[model.key] = model
         folder, variant = str(model.bundle.folder), model.variant
         self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant))
 
@@ -184,7 +190,9 @@ class Workers:
         if model is None:  # it was taken out meanwhile
             self._pool.send(worker, Unload(message.model))
             return
+        self._loaded[model.key] = model
         model.ready_workers.add(worker)
+        model.was_ready = True
         self._metrics.model_loaded(model.id, model.version, message.load_s)
         self._show(model)
         self._settled.set()
@@ -193,9 +201,17 @@ class Workers:
     def _on_broken(self, worker: str, message: Broken) -> None:
         log.error("%s cannot load %s, version %s: %s", worker, *message.model, "; ".join(message.problems))
         model = self._registry.get(message.model)
-        if model is not None:
-            model.broken[worker] = message.problems
-            self._settled.set()
+        if model is None:
+            return
+        model.broken[worker] = message.problems
+        self._settled.set()
+        if model.was_ready:  # it can be loaded: what failed may be over, memory for example
+            asyncio.get_running_loop().call_later(RELOAD_S, self._tell_again, worker, model)
+
+    def _tell_again(self, worker: str, model: ServedModel) -> None:
+        if worker in self._names and self._registry.get(model.key) is model:
+            model.broken.pop(worker, None)
+            self._tell(worker, model)
 
     def _on_lost(self, worker: str) -> None:
         self._metrics.forget_worker(worker)
@@ -204,7 +220,7 @@ class Workers:
         if not self._is_started and self._num_lost >= MAX_DEATHS_AT_START:
             self._failure = self._failure or DEATHS_AT_START
             self._settled.set()
-        for model in self._registry.all():
+        for model in self._loaded.values():
             self._rows.pop((worker, model.key), None)
             model.broken.pop(worker, None)
             if worker in model.ready_workers:

@@ -39,7 +39,7 @@ class Load(msgspec.Struct, tag="load", array_like=True, gc=False):
 
 
 class Unload(msgspec.Struct, tag="unload", array_like=True, gc=False):
-    """Forget a model; nothing of it is in flight."""
+    """Forget a model, and what of it is in flight: the front has given that up."""
 
     model: ModelKey
 

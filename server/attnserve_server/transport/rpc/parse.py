@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses requests, and says what is wrong with one that cannot be parsed. Used by ``rpc.py``; must not import grpc."""
+"""Parses requests, and says what is wrong with one that cannot be parsed. Used by ``calls.py``; must not import grpc."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one mapping from the taxonomy of errors to gRPC status and ``google.rpc`` details. ``rpc.py`` is its only user."""
+"""The one mapping from the taxonomy of errors to gRPC status and ``google.rpc`` details. ``calls.py`` is its only user."""
 
 from __future__ import annotations
 

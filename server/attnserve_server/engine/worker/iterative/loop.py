@@ -152,7 +152,8 @@ class EngineLoop:
     def _emit(self, sequence: Decoding, now: float, sends: bool) -> None:
         search = sequence.search
         if search.is_done and not search.finished:
-            log.error("request %d has no hypothesis: the model gave no finite scores", sequence.request_id)
+            with logs.of_request(sequence.request.log_id):
+                log.error("request %d has no hypothesis: the model gave no finite scores", sequence.request_id)
             self._events.append(Failed(sequence.request_id, ExecutionFailed.reason, "the model gave no answer"))
             self._forget(sequence)
             return

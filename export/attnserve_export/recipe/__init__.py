@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from attnserve_export.recipe.base import RecipeError, Section
+from attnserve_export.recipe.base import RecipeError, Section, shipped_file
 from attnserve_export.recipe.text import CaptionRecipe, Recipe
 from attnserve_export.recipe.vision import ClassificationRecipe, GenerationRecipe, SegmentationRecipe, VideoRecipe, VisionRecipe
 
@@ -66,12 +66,7 @@ def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
     Raises:
         RecipeError: no such file, or a key that is missing, unknown or of the wrong type.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = CONFIGS / f"{name_or_path}.toml"
-    if not path.exists():
-        shipped = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.toml")))
-        raise RecipeError(f"no recipe {name_or_path!r}: give the path of a .toml file, or one of {shipped}")
+    path = shipped_file(name_or_path, CONFIGS, "recipe")
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
         for key, value in (changes or {}).items():

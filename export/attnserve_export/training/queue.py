@@ -25,6 +25,7 @@ import msgspec
 from rich.console import Console
 
 from attnserve_export.recipe import CONFIGS, RecipeError, Section, load_recipe
+from attnserve_export.recipe.base import shipped_file
 from attnserve_export.training.start import folder_name
 
 QUEUES = CONFIGS / "queues"
@@ -87,12 +88,7 @@ def read_queue(name_or_path: str, device: str = "cpu") -> list[Part]:
     Raises:
         RecipeError: no such file, a wrong key, or a recipe that is missing or refuses a change.
     """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = QUEUES / f"{name_or_path}.toml"
-    if not path.exists():
-        shipped = ", ".join(sorted(file.stem for file in QUEUES.glob("*.toml")))
-        raise RecipeError(f"no queue {name_or_path!r}: give the path of a .toml file, or one of {shipped}")
+    path = shipped_file(name_or_path, QUEUES, "queue")
     try:
         entries = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Queue).run
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:

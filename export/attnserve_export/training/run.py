@@ -43,6 +43,13 @@ def cosine_rate(peak: float, progress: float, warmup: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of an optimizer: matrices and kernels decay, vectors (biases, scales) do not."""
+    decayed = [each for each in model.parameters() if each.dim() > 1]
+    others = [each for each in model.parameters() if each.dim() <= 1]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
 class Stopped(Exception):
     """The run was asked to stop. Its checkpoint is written; running it again goes on from there."""
 

@@ -15,7 +15,7 @@ from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.recipe import ClassificationRecipe
 from attnserve_export.training.classification.data import Images, changed, hold_back, read_images, training_views
 from attnserve_export.training.files import save_atomically
-from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
+from attnserve_export.training.run import BEST, TrainingRun, cosine_rate, decay_groups
 from attnserve_export.training.views import SMALL, cleaned
 
 _EVALUATION_BATCH = 500
@@ -30,9 +30,7 @@ class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
         self.trained, self.held = hold_back(read_images(self.data_root, "train"), recipe.data.held_back)
         self.model = Cbam(self.sizes(CbamConfig, len(self.trained.classes))).to(self.device)
         options = recipe.optimizer
-        decayed = [each for each in self.model.parameters() if each.dim() > 1]
-        others = [each for each in self.model.parameters() if each.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=options.peak_learning_rate, momentum=0.9, nesterov=True)
         self.modules, self.optimizers = {"model": self.model}, {"sgd": self.optimizer}
         self.updates_per_epoch = len(self.trained) // recipe.schedule.batch

@@ -20,7 +20,7 @@ from torch.nn import functional
 from attnserve_export.models.nonlocal_video import NonlocalHead, NonlocalVideoConfig
 from attnserve_export.recipe import VideoRecipe
 from attnserve_export.training.files import write_json
-from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
+from attnserve_export.training.run import BEST, TrainingRun, cosine_rate, decay_groups
 from attnserve_export.training.video.data import CLASSES, Clips, Indices, grouped_folds, joined, read_clips
 from attnserve_export.training.video.features import FeatureCache, Features
 
@@ -57,9 +57,7 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         options = self.recipe.optimizer
-        decayed = [each for each in model.parameters() if each.dim() > 1]
-        others = [each for each in model.parameters() if each.dim() <= 1]
-        groups = [{"params": decayed, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups = decay_groups(model, options.weight_decay)
         return torch.optim.AdamW(groups, lr=options.peak_learning_rate, fused=True)
 
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ SUMMARY = "summary"
 """The figure that holds the check's lines of the closing table."""
 
 _REASON_COLUMNS = 150
+_FAILURE = re.compile(r"\b(CUDA|CUBLAS|CUDNN) failure \d")
 
 
 class Skip(Exception):
@@ -44,8 +46,15 @@ class Result:
 
 
 def reason(result: Result) -> str:
-    """The last line of the error, shortened, after a colon; empty without one."""
-    return f": {result.error.splitlines()[-1][:_REASON_COLUMNS]}" if result.error else ""
+    """The last line of the error that is not blank, shortened, after a colon; empty without one.
+
+    An error of ONNX Runtime's CUDA provider begins with C++ signatures; of it, the line begins with the failure.
+    """
+    lines = [line for line in result.error.splitlines() if line.strip()]
+    if not lines:
+        return ""
+    failure = _FAILURE.search(lines[-1])
+    return f": {lines[-1][failure.start() if failure else 0 :][:_REASON_COLUMNS]}"
 
 
 def load(report: Path, without: str = "") -> list[Result]:

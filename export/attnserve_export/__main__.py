@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m attnserve_export`: the maker's commands where the client's command line is not installed."""
+"""`python -m attnserve_export`: the commands `train` and `export` without the client's command line."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes a bundle: graphs whose weights stand once in ``weights.bin``, the other files, and the manifest that lists them all.
+"""Writes a bundle: the graphs, their shared weights in ``weights.bin``, the other files, and the manifest that lists them all.
 
-A float32 weight that 16 bits hold without loss is stored in 16 bits, behind a Cast that ONNX Runtime folds when it loads the
-graph; one that is an integer of 8 bits times a scale of its channel is stored as these two (``eight_bits.py``), behind a Cast and a
-Mul. Equal tensors of all graphs share their bytes, so further graphs and the fp16 variant cost their structure alone.
+A float32 weight that float16 represents exactly is stored in 16 bits, followed by a Cast node. A weight that is an 8-bit integer
+times a scale of its channel is stored as integers and scales (``eight_bits.py``), followed by a Cast and a Mul node. ONNX Runtime
+folds these nodes when it loads the graph. Equal tensors of all graphs are stored once, so a further graph, or the fp16 variant,
+adds only its structure.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from attnserve_export import eight_bits
 WEIGHTS_FILE = "weights.bin"
 SCALES = ".scales"
 PACKED = (".half", ".integers", ".unscaled", SCALES)
-"""What ends the names of stored values from which a graph makes a weight."""
+"""Name suffixes of the stored values from which a graph computes a weight."""
 _INLINE_BYTES = 256
 _ALIGNMENT = 64
 _PRODUCERS = ("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece")
 
 
 class WeightStore:
-    """The bytes of ``weights.bin``: each distinct tensor once."""
+    """The content of ``weights.bin``: each distinct tensor once."""
 
     def __init__(self) -> None:
         self.data = bytearray()
         self._places: dict[bytes, int] = {}
 
     def place(self, raw: bytes) -> int:
-        """The offset at which ``raw`` stands, added if it is new."""
+        """Returns the offset of ``raw``, which is appended if it is new."""
         key = hashlib.sha256(raw).digest()
         if key not in self._places:
             self.data.extend(b"\0" * (-len(self.data) % _ALIGNMENT))
@@ -49,7 +50,7 @@ class WeightStore:
         return self._places[key]
 
     def externalize(self, model: onnx.ModelProto) -> None:
-        """Moves the large initializers of ``model`` here, in fewer bits where that loses nothing."""
+        """Moves the large initializers of ``model`` to this store, in fewer bits where that is exact."""
         folded: list[onnx.NodeProto] = []
         for initializer in list(model.graph.initializer):
             array = numpy_helper.to_array(initializer)
@@ -60,7 +61,7 @@ class WeightStore:
                 folded += self._store_quantised(model, initializer, quantised)
                 continue
             if array.dtype == np.float32:
-                with np.errstate(over="ignore"):  # what is too large becomes infinite, and is kept in 32 bits
+                with np.errstate(over="ignore"):  # a value out of range becomes infinite, so the weight stays in 32 bits
                     half = array.astype(np.float16)
                 if np.array_equal(half.astype(np.float32), array):
                     name = initializer.name
@@ -74,7 +75,7 @@ class WeightStore:
     def _store_quantised(
         self, model: onnx.ModelProto, initializer: onnx.TensorProto, quantised: tuple[eight_bits.Integers, eight_bits.Scales]
     ) -> list[onnx.NodeProto]:
-        """Puts integers and scales in an initializer's place; returns the nodes that make its value of them."""
+        """Replaces an initializer by integers and scales; returns the nodes that compute its value from them."""
         name, (integers, scales) = initializer.name, quantised
         initializer.name, initializer.data_type = f"{name}.integers", TensorProto.INT8
         self._store(initializer, integers)
@@ -99,7 +100,7 @@ class WeightStore:
 
 
 def strip_notes(model: onnx.ModelProto) -> None:
-    """Removes what the exporter notes for people (types of inner values, stack traces): half of a small graph's size."""
+    """Removes the exporter's debug information (types of inner values, stack traces): half of a small graph's size."""
     del model.graph.value_info[:], model.metadata_props[:], model.graph.metadata_props[:]
     model.doc_string = ""
     for node in model.graph.node:
@@ -116,12 +117,12 @@ def strip_notes(model: onnx.ModelProto) -> None:
 def write_bundle(
     folder: Path, manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto], extra_files: dict[str, bytes]
 ) -> manifest_pb2.Manifest:
-    """Writes everything to ``folder``, replacing what was there.
+    """Writes a bundle to ``folder``, replacing its content.
 
     Args:
         folder: usually ``<repository>/<model id>/<version>``.
-        manifest: complete but for files and producers.
-        graphs: file name -> model, as the manifest's variants name them.
+        manifest: complete except for files and producers.
+        graphs: models by file name, as named in the manifest's variants.
         extra_files: tokenizer, card, licence note.
 
     Returns:
@@ -145,7 +146,7 @@ def write_bundle(
 
 
 def write_manifest(folder: Path, manifest: manifest_pb2.Manifest) -> manifest_pb2.Manifest:
-    """(Re)writes ``manifest.json`` with the sizes and digests of the folder's files as they are now."""
+    """Writes ``manifest.json`` with the sizes and SHA-256 digests of the files that are in the folder now."""
     full = manifest_pb2.Manifest()
     full.CopyFrom(manifest)
     full.ClearField("files")
@@ -162,5 +163,5 @@ def write_manifest(folder: Path, manifest: manifest_pb2.Manifest) -> manifest_pb
 
 
 def read_manifest(folder: Path) -> manifest_pb2.Manifest:
-    """The manifest of a written bundle."""
+    """Reads the manifest of a written bundle."""
     return json_format.Parse((folder / "manifest.json").read_text(encoding="utf-8"), manifest_pb2.Manifest())

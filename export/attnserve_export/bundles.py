@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a finished training run, or a bundle, to a checked bundle: `attnserve export ID`."""
+"""Makes a checked bundle from a finished training run or from a bundle: `attnserve export ID`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, tra
 
 
 def stored_model(recipe: SequenceRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
-    """The module with its weights as the bundle stores them: rounded to so many bits. Its buffers are its own.
+    """Builds the module with its weights rounded to the number of bits that the bundle stores. Buffers are not rounded.
 
     Raises:
         ExportError: a parameter is missing.
@@ -54,7 +54,7 @@ def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def described(recipe: SequenceRecipe, model: nn.Module) -> manifest_pb2.Manifest:
-    """The part of the manifest that depends on the architecture, but for its variants."""
+    """Returns the part of the manifest that depends on the architecture, without the variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
     return manifest_pb2.Manifest(
         architecture=recipe.architecture,
@@ -69,8 +69,8 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     """Exports a trained model to ``models/<id>/<version>``, and checks it.
 
     Raises:
-        ExportError: parity does not hold; the destination is left as it was then.
-        FileNotFoundError: the data sets are not there.
+        ExportError: the parity check fails; the destination is unchanged.
+        FileNotFoundError: the data sets are missing.
     """
     console = Console(stderr=True)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -87,7 +87,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     for variant in architecture.variants(model, list(manifest.states)):
         manifest.variants.append(variant.describe())
         for spec in (variant.encode, *variant.steps):
-            if spec.file not in graphs:  # variants may share one
+            if spec.file not in graphs:  # variants may share a graph
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
@@ -110,15 +110,15 @@ def write_checked(
     check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
     card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
-    """Writes a bundle beside ``destination``, checks it, and only then puts it in the place of what is there.
+    """Writes a bundle to a temporary folder, checks it, and then replaces ``destination`` by it.
 
     Args:
         destination: ``<id>/<version>``.
         manifest: without parity report and files.
-        graphs: by file name.
-        files: further ones.
-        check: compares the written bundle with its module; raises ``ExportError`` where it is another function.
-        card: the model card of the full manifest.
+        graphs: models by file name.
+        files: further files: name -> content.
+        check: compares the written bundle with its module; raises ``ExportError`` if they disagree.
+        card: makes the model card from the complete manifest.
     """
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The card of a captioning model."""
+"""The model card of a captioning model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnserve_export.recipe import CaptionRecipe
 def caption_card(
     manifest: manifest_pb2.Manifest, recipe: CaptionRecipe, summary: dict[str, Any], pictures: Set[str] = frozenset()
 ) -> str:
-    """Markdown from the manifest, the recipe and the training run's summary; ``pictures`` are those of the whole repository."""
+    """Makes the card (Markdown) from manifest, recipe and the run's summary; ``pictures``: file names in the repository."""
     limits, paper, image, name = manifest.limits, manifest.paper, manifest.image, manifest.model_id
     lines = [
         f"# {name}, version {manifest.version}",
@@ -22,22 +22,23 @@ def caption_card(
         f"{manifest.description} After [{paper.title}]({paper.url}) ({paper.authors} {paper.year}), with "
         f"{recipe.model['attention']} attention, the gate beta and the doubly stochastic penalty.",
         "",
-        f"- Image: EfficientNet-Lite0 (ImageNet, not trained further) reads {image.height} × {image.width} pixels; attention is "
+        f"- Image: EfficientNet-Lite0 (ImageNet weights, frozen) reads {image.height} × {image.width} pixels; attention is "
         f"over the {image.grid_height} × {image.grid_width} cells of its last grid. A photo of any shape is scaled to a square.",
         f"- Sizes: {', '.join(f'{key} {value}' for key, value in recipe.model.items())}; "
         f"{summary['parameters']:,} parameters, "
         f"{summary['learned_parameters']:,} of them trained.",
-        f"- Vocabulary: the {manifest.vocabulary.size:,} most frequent words of its training captions, in lower case.",
+        f"- Vocabulary: the {manifest.vocabulary.size:,} most frequent words of the training captions, in lower case.",
         f"- Limits: {limits.max_target_tokens} words, beams of {limits.max_beam_size}.",
-        f"- Variants: {variant_names(manifest)}; weights stored once, in 8 bits with a scale for each output.",
+        f"- Variants: {variant_names(manifest)}; weights are stored once, in 8 bits with a scale for each output.",
         "",
         "## Training",
         "",
         f"`attnserve train {name} --data DIR` (seed {recipe.seed}), one core: {summary['epochs']} epochs, "
-        f"{summary['updates']:,} updates, {summary['train_seconds'] / 60:.0f} minutes, from features that are computed once of "
-        f"{recipe.data.views} views of each photo (but for two they are cut, blurred, recoloured or compressed anew, at random). "
-        f"{recipe.data.held_back} of the 6,000 training photos are held back to select by: BLEU-4 there, beams of "
-        f"{summary['beam_size']}, by epoch: {summary['held_back_bleu_4_by_epoch']}; epoch {summary['kept_epoch']} was kept.",
+        f"{summary['updates']:,} updates, {summary['train_seconds'] / 60:.0f} minutes, from cached features of "
+        f"{recipe.data.views} views of each photo (the photo, its mirror image, and random crops, some blurred, recoloured or "
+        "recompressed). "
+        f"{recipe.data.held_back} of the 6,000 training photos are held back for selection by BLEU-4 with beams of "
+        f"{summary['beam_size']}; by epoch: {summary['held_back_bleu_4_by_epoch']}. Epoch {summary['kept_epoch']} was kept.",
         "",
         *_chart("Loss in nats a word: training (with dropout) and held back", summary["log"], ("train_nll", "held_back_nll")),
         *_chart("BLEU-4 held back, greedy", summary["log"], ("held_back_bleu_greedy",)),
@@ -45,23 +46,23 @@ def caption_card(
         "| --- | --- | --- | --- |",
         *(_epoch(line) for line in summary["log"]),
         "",
-        "Texts of other data sets played no part: many photos and captions of Multi30K are those of Flickr8k.",
+        "No text of another data set was used: many photos and captions of Multi30K are those of Flickr8k.",
         "",
         "## Quality",
         "",
         *quality_table(manifest),
         "",
-        "BLEU-4 is that of the corpus, in lower case, without punctuation, against all five captions of each photo.",
+        "BLEU-4 is corpus BLEU, in lower case, without punctuation, against all five captions of each photo.",
         "",
-        *picture("captions.jpg", "Captions of photos, good ones and bad ones, with their maps", pictures),
+        *picture("captions.jpg", "Correct and wrong captions of photos, with their attention maps", pictures),
         *parity_section(manifest, "captions"),
         "",
         "## Use, limits, terms",
         "",
-        "Trained on 6,000 photos of people and dogs, mostly outdoors, and on nothing else: it describes such photos, and sees "
-        "people and dogs in anything else. It counts badly, guesses colours, mixes up what people do with what is near them, "
-        'and says "man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and reads no '
-        "writing. Its maps show which cells it read, which is not the same as why it said a word.",
+        "Trained on 6,000 photos of people and dogs, mostly outdoors: it describes such photos, and reports "
+        "people and dogs in other photos too. It counts badly, guesses colours, confuses people's actions with nearby objects, "
+        'and says "man", "woman", "boy" or "girl" by appearance alone, as its annotators did. It knows no names and does not read '
+        "text. Its maps show which cells a word was computed from; they do not explain why the word was chosen.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
@@ -69,7 +70,7 @@ def caption_card(
 
 
 def _chart(title: str, log: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """A line for each column of the log over the epochs, as a chart that Markdown viewers draw; the first is off the scale."""
+    """Returns a Mermaid chart with a line for each column of the log, over the epochs; the first epoch is left out."""
     lines = log[1:]
     if not lines:
         return []

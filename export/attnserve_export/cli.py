@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maker's commands, `attnserve train` and `attnserve export`: plugged into the client's command line by entry points."""
+"""The commands `attnserve train` and `attnserve export`; entry points add them to the client's command line."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ def train(
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    epochs: Annotated[int | None, typer.Option(help="Stop after so many epochs (default: the recipe's).")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Stop after this many epochs (default: the recipe's).")] = None,
     taught: Annotated[
         Path | None, typer.Option(help="The teacher's translations of the training sources, .gz or plain, if the recipe has one.")
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, as schedule.epochs=12. Repeatable."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the recipe, such as schedule.epochs=12. Repeatable."),
     ] = None,
     queue: Annotated[
         str | None, typer.Option(help="Train all runs of a queue that are not finished: a shipped queue's name, or a .toml file.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="With --queue: runs at once.")] = 1,
-    minutes: Annotated[float | None, typer.Option(help="With --queue: stop after so many minutes.")] = None,
-    is_list: Annotated[bool, typer.Option("--list", help="With --queue: list its runs and what is done of them.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="With --queue: number of concurrent runs.")] = 1,
+    minutes: Annotated[float | None, typer.Option(help="With --queue: stop after this many minutes.")] = None,
+    is_list: Annotated[bool, typer.Option("--list", help="With --queue: list the runs and their progress.")] = False,
 ) -> None:
-    """Train a model by its recipe; a run that was killed goes on from its last checkpoint."""
+    """Train a model by its recipe; an interrupted run continues from its last checkpoint."""
     if (config is None) == (queue is None):
         raise typer.BadParameter("give a recipe or --queue", param_hint="CONFIG")
     runs = runs.expanduser()
@@ -84,7 +84,7 @@ def _train_queue(queue: str, data: Path, runs: Path, *, device: str, jobs: int, 
 
 
 def _parsed(changes: list[str]) -> dict[str, Any]:
-    """Values are JSON (numbers, true, quoted text), or text as it is."""
+    """Parses KEY=VALUE pairs. A value is JSON (numbers, true, quoted text), or else plain text."""
     found: dict[str, Any] = {}
     for change in changes:
         key, equals, value = change.partition("=")
@@ -104,13 +104,13 @@ def export(
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
     from_bundle: Annotated[
-        bool, typer.Option("--from-bundle", help="Take weights, tokenizer and training record from the bundle that is there.")
+        bool, typer.Option("--from-bundle", help="Take weights, tokenizer and training record from the existing bundle.")
     ] = False,
     record: Annotated[
         Path | None, typer.Option(help="Export nothing: write this output of `attnserve evaluate` into the bundle's card.")
     ] = None,
 ) -> None:
-    """Export a trained model to a bundle; fails if ONNX Runtime does not compute what PyTorch computes."""
+    """Export a trained model to a bundle; fails if ONNX Runtime and PyTorch disagree."""
     from attnserve_export.bundles import export_bundle
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation
@@ -130,7 +130,7 @@ def export(
 
 
 def keep_freed_memory() -> None:
-    """Starts the process anew with an allocator that keeps freed pages: page faults take up to half of a training step."""
+    """Restarts the process with an allocator that keeps freed pages: page faults take up to half of a training step."""
     if sys.platform == "linux" and "MALLOC_TRIM_THRESHOLD_" not in os.environ:
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **_MALLOC})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a module and its spec to an ONNX model: one call of torch.onnx.export, with the declared names and axes."""
+"""Exports a module and its spec to an ONNX model, by one call of torch.onnx.export with the declared names and axes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnserve_export.graphs.spec import GraphSpec
 
 OPSET = 23
 TRANSPOSED = ".transposed"
-"""Behind a parameter's name: its transpose, as a MatMul takes it."""
+"""Suffix of a parameter's name for its transpose, which a MatMul takes."""
 MAX_IR_VERSION = 13
 """The newest IR version that ONNX Runtime 1.31 loads."""
 
@@ -30,11 +30,11 @@ _EXAMPLE_SIZES = {"row": 6, "request": 4, "source": 5, "target": 7}
 
 
 class ExportError(Exception):
-    """An export that must not be shipped: wrong names, too new an IR, or outside the parity tolerance."""
+    """The export failed: wrong tensor names, an IR version that is too new, or a difference beyond the parity tolerance."""
 
 
 def example_input(tensor: manifest_pb2.Tensor) -> Tensor:
-    """A tensor of the declared type, with a size for every named axis (no two alike, none 0 or 1)."""
+    """Returns a tensor of the declared type; each named axis has its own size, above 1."""
     shape = [int(axis) if axis.isdigit() else _EXAMPLE_SIZES[axis] for axis in tensor.axes]
     dtype = _TORCH_TYPES[tensor.dtype]
     return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)
@@ -44,7 +44,7 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
     """Traces a graph with its named axes dynamic.
 
     Raises:
-        ExportError: the graph's inputs, outputs or IR version are not what they must be.
+        ExportError: the graph's inputs or outputs differ from the spec, or its IR version is too new.
     """
     axes = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in _EXAMPLE_SIZES}
     arguments = tuple(None if tensor is None else example_input(tensor) for tensor in spec.inputs)
@@ -70,7 +70,7 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
             optimize=True,
         )
     if program is None:
-        raise ExportError(f"{spec.file}: the exporter gave nothing")
+        raise ExportError(f"{spec.file}: torch.onnx.export returned no program")
     model = program.model_proto
     _check(spec, model)
     _name_matrices(model, spec.module)
@@ -78,7 +78,7 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
 
 
 def _name_matrices(model: onnx.ModelProto, module: nn.Module) -> None:
-    """Gives matrices that were transposed for a MatMul, and lost their name, that of their parameter again, with a suffix."""
+    """Renames matrices that the exporter transposed and renamed: to their parameter's name and the suffix ``TRANSPOSED``."""
     parameters = {name: value for name, value in module.state_dict(keep_vars=True).items() if value.dim() == 2}
     renamed: dict[str, str] = {}
     for initializer in model.graph.initializer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Adds an int8 variant to a bundle that is being made, from its fp32 graphs: whatever the architecture."""
+"""Adds an int8 variant to a bundle, made from its fp32 graphs of any architecture."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ NAME, SOURCE = "int8", "fp32"
 def add_int8_variant(
     manifest: manifest_pb2.Manifest, graphs: dict[str, onnx.ModelProto], is_bounded: Callable[[str], bool] = lambda name: False
 ) -> None:
-    """Declares the variant before all others, so that "auto" takes it on the CPU, and adds its graphs behind the others.
+    """Declares the variant before all others, so that "auto" selects it on a CPU, and appends its graphs.
 
-    ``is_bounded`` is as for :func:`int8_graph`. The variant shares a graph with fp32 where nothing in that is worth quantising.
+    ``is_bounded`` is as for :func:`int8_graph`. The variant shares a graph with fp32 if that has no product worth quantising.
     """
     variant = manifest_pb2.Variant()
     variant.CopyFrom(next(each for each in manifest.variants if each.name == SOURCE and each.device == manifest_pb2.DEVICE_CPU))

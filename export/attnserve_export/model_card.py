@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card: what the model is, how it was made, how good it is, and on which terms it may be used."""
+"""The model card: the model, its training, its quality, and the terms of use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnserve_export.recipe import Recipe
 
 
 def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
-    """Markdown from the manifest, the recipe and the training run's summary; ``pictures`` are those of the whole repository."""
+    """Makes the card (Markdown) from manifest, recipe and the run's summary; ``pictures``: file names in the repository."""
     limits = manifest.limits
     paper, has_lengths = manifest.paper, any(each.part for each in manifest.quality)
     lines = [
@@ -23,7 +23,7 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         f"- Vocabulary: {manifest.vocabulary.size} SentencePiece pieces ({recipe.tokenizer.model_type}), shared by both languages.",
         f"- Limits: {limits.max_source_tokens} source pieces, {limits.max_target_tokens} target pieces, "
         f"beams of {limits.max_beam_size}.",
-        f"- Variants: {variant_names(manifest)}; weights stored once, in 16 bits.",
+        f"- Variants: {variant_names(manifest)}; weights are stored once, in 16 bits.",
         "",
         "## Training",
         "",
@@ -49,8 +49,8 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
         "",
         "## Use, limits, terms",
         "",
-        "Trained on short descriptions of photos alone: it translates such sentences well and anything else badly (news, dialogue, "
-        "names, numbers). It mirrors what its annotators wrote, their guesses about people included.",
+        "Trained on short descriptions of photos alone: it translates such sentences well and other text badly (news, dialogue, "
+        "names, numbers). It reproduces the annotators' assumptions, for example about people.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
@@ -58,34 +58,34 @@ def model_card(manifest: manifest_pb2.Manifest, recipe: Recipe, summary: dict[st
 
 
 def variant_names(manifest: manifest_pb2.Manifest) -> str:
-    """All variants with their devices."""
+    """Lists all variants with their devices."""
     names = {manifest_pb2.DEVICE_CUDA: "CUDA"}
     return ", ".join(f"{each.name} ({names.get(each.device, 'CPU')})" for each in manifest.variants)
 
 
 def parity_section(manifest: manifest_pb2.Manifest, answers: str) -> list[str]:
-    """How far the graphs are from PyTorch; ``answers`` are what it decodes."""
+    """Reports the difference between the graphs and PyTorch; ``answers``: plural noun for the decoded outputs."""
     parity = manifest.parity
     worst = max((case.max_abs_difference for case in parity.cases), default=0.0)
     return [
         "## Parity with PyTorch",
         "",
         f"fp32: largest difference of a logit over {len(parity.cases)} batches: {worst:.2g} (allowed: {parity.tolerance:g}). Of "
-        f"{parity.num_sentences} {answers} decoded greedily on both sides {parity.num_identical} have the same pieces, "
-        f"{parity.num_near_ties} part at a near-tie.",
+        f"{parity.num_sentences} {answers} decoded greedily on both sides, {parity.num_identical} have the same pieces and "
+        f"{parity.num_near_ties} differ at a near-tie.",
         *(_approximate(each, answers) for each in parity.approximate),
         "",
-        f"`attnserve export {manifest.model_id}` measures this anew and fails outside it.",
+        f"`attnserve export {manifest.model_id}` repeats this check and fails if a limit is exceeded.",
     ]
 
 
 def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
-    """A table of scores by the length of the source, for every variant and command."""
+    """Returns a table of scores by source length, for every variant and command."""
     if not figures:
         return []
     columns = {each.part: each.part.removeprefix("sources of ").removesuffix(" words") for each in figures}
     return [
-        "By words of the source (lower-case BLEU, as in Figure 2 of Bahdanau et al. 2015):",
+        "By number of source words (lower-case BLEU, as in Figure 2 of Bahdanau et al. 2015):",
         "",
         *_table(figures, columns, lambda each: (each.part, f"{each.value:.1f}")),
         "",
@@ -95,7 +95,7 @@ def _lengths(figures: list[manifest_pb2.Quality]) -> list[str]:
 def _table(
     figures: list[manifest_pb2.Quality], columns: Mapping[str, str], cell: Callable[[manifest_pb2.Quality], tuple[str, str]]
 ) -> list[str]:
-    """A line for every variant and command; ``columns`` by their headings, ``cell`` gives a figure's column and text."""
+    """Returns a row for every variant and command; ``columns``: column -> heading; ``cell``: a figure -> its column and text."""
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
     for each in figures:
         column, text = cell(each)
@@ -111,27 +111,27 @@ def _table(
 
 
 def _schedule(recipe: Recipe) -> list[str]:
-    """What is special about the last epochs."""
+    """Describes annealing and distillation, if the recipe has them."""
     lines = []
     if recipe.annealing is not None:
-        lines.append(f"From epoch {recipe.annealing.first_epoch} on learning rate and dropout go to 0 in a straight line.")
+        lines.append(f"From epoch {recipe.annealing.first_epoch} on, learning rate and dropout fall linearly to 0.")
     if recipe.distillation is not None:
         teacher, share = recipe.distillation.teacher, recipe.distillation.share
         lines.append(
-            f"From epoch {recipe.distillation.first_epoch} on {share:.0%} of the targets are what {teacher} makes of the training "
-            "sources, sequence-level knowledge distillation ([Kim and Rush 2016](https://arxiv.org/abs/1606.07947)): "
+            f"From epoch {recipe.distillation.first_epoch} on, {share:.0%} of the targets are {teacher}'s translations of the "
+            "training sources, sequence-level knowledge distillation ([Kim and Rush 2016](https://arxiv.org/abs/1606.07947)): "
             f"`attnserve translate --model {teacher} --beam-size 2 < SOURCES > FILE`."
         )
     return lines
 
 
 def picture(name: str, text: str, pictures: Set[str]) -> list[str]:
-    """A picture of the repository, where it is there."""
+    """Links a picture of the repository, if it exists."""
     return [f"![{text}](../../{name})", ""] if name in pictures else []
 
 
 def _alignment(summary: dict[str, Any]) -> list[str]:
-    """Which layers and heads are the alignment that a server returns, and what was measured to choose them."""
+    """Reports which layers and heads the server returns as the alignment, and the measurement that selected them."""
     if "alignment" not in summary:
         return []
     found = summary["alignment"]
@@ -141,7 +141,7 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
     return [
         "## Alignment",
         "",
-        f"How often a head, or the mean of a layer's heads, points at the same source word as the alignment of {found['against']}, "
+        f"How often a head, or the mean of a layer's heads, selects the same source word as the alignment of {found['against']}, "
         f"over {found['words']:,} target words of {found['sentences']:,} references ({found['split']}): `{found['command']}`. "
         f"The highest, {chosen}, is what `return_attention: MEAN` returns.",
         "",
@@ -155,13 +155,13 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
 
 
 def quality_table(manifest: manifest_pb2.Manifest) -> list[str]:
-    """A table of what was measured on whole data sets, with a column for every metric."""
+    """Returns a table of the measurements on whole data sets, with a column for every metric."""
     measured = [each for each in manifest.quality if not each.part]
     if not measured:
         return ["Not measured yet."]
     metrics = {metric: metric for metric in sorted({each.metric for each in measured})}
     return [
-        "Through the server, `attnserve serve --variant NAME`:",
+        "Measured through the server, `attnserve serve --variant NAME`:",
         "",
         *_table(measured, metrics, lambda each: (each.metric, f"{each.value:.2f}")),
     ]
@@ -170,6 +170,6 @@ def quality_table(manifest: manifest_pb2.Manifest) -> list[str]:
 def _approximate(variant: manifest_pb2.ApproximateVariant, answers: str) -> str:
     return (
         f"{variant.variant}: largest difference of a logit {variant.max_abs_difference:.2g}; {variant.identical_share:.0%} of the "
-        f"{answers} have the same pieces; its next token's distribution diverges by {variant.divergence:.2g} nats a token "
-        f"(allowed: {variant.max_divergence:g}). What that costs is in the table above."
+        f"{answers} have the same pieces; the divergence of the next token's distribution is {variant.divergence:.2g} nats a token "
+        f"(allowed: {variant.max_divergence:g}). The table above shows the effect on quality."
     )

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Does the bundle compute what the module computes? Compared over a grid of shapes, and over whole decoded answers.
+"""Compares a bundle with its PyTorch module over a grid of shapes, and over whole decoded answers.
 
-The reference is the PyTorch module with the stored weights, run the slow way: the whole prefix at every step. The bundle is
-run by ONNX Runtime in the plainest way that its manifest allows (all state through the host, one static batch).
+The reference is the PyTorch module with the stored weights, run over the whole prefix at every step. ONNX Runtime runs the bundle
+in the simplest way that its manifest allows: all state through host memory, one static batch.
 
-The fp32 variant must be the module up to rounding. A variant of lower precision cannot be: it is judged by the quality that is
-measured through the server (:func:`attnserve_export.recording.record`). What is checked of it here is that it is sound: that
-its next token's distribution is close to the module's.
+The fp32 variant must equal the module up to rounding. A variant of lower precision cannot; its quality is measured through the
+server (:func:`attnserve_export.recording.record`). Here only the divergence of its next token's distribution from the module's is
+checked.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from attnserve_export.training.data import BEGIN_ID, END_ID
 TOLERANCE = 1e-4
 MAX_NEAR_TIES = 0.01
 EXACT = "fp32"
-"""Name of the variant that the tolerance is for."""
+"""Name of the variant that ``TOLERANCE`` applies to."""
 MAX_DIVERGENCE = 0.01
-"""Nats a token, of a variant of lower precision: a perplexity that is higher by one in a hundred at most."""
+"""Nats a token, for a variant of lower precision: its perplexity is at most 1 % higher."""
 POSITIONS = (0, 1, 9, 30)
 
 
 @torch.no_grad()
 def reference_logits(model: TranslationModel, memory: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> Array:
-    """Logits at the last target position, from what the module's encoder made of the sources: (B, V)."""
+    """Returns the module's logits at the last target position, from encoded sources: (B, V)."""
     hidden, _ = model.decode(memory, source, target)
     logits: Array = model.next_logits(hidden[:, -1]).numpy()
     return logits
@@ -44,21 +44,21 @@ def reference_logits(model: TranslationModel, memory: torch.Tensor, source: torc
 
 @torch.no_grad()
 def _encoded(model: TranslationModel, source: torch.Tensor, group: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
-    """The module's memory of a batch, and the sources, each ``group`` times."""
+    """Returns the module's memory of a batch, and the sources, each repeated ``group`` times."""
     return model.encode(source).repeat_interleave(group, 0), source.repeat_interleave(group, 0)
 
 
 def cpu_variants(manifest: manifest_pb2.Manifest) -> list[manifest_pb2.Variant]:
-    """The variants that can be checked here, in the manifest's order."""
+    """Returns the variants for the CPU, in the manifest's order; the others cannot be checked here."""
     return [variant for variant in manifest.variants if variant.device == manifest_pb2.DEVICE_CPU]
 
 
 def grid_cases(
     folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources
 ) -> dict[str, list[manifest_pb2.ParityCase]]:
-    """Compares every CPU step graph over the grid, by variant; made-up sources and random target tokens.
+    """Compares every CPU step graph over the grid, with synthetic sources and random target tokens; returns the cases by variant.
 
-    Graphs for requests of as many rows are asked the same, so that the module is asked once for all of them.
+    Graphs with the same number of rows a request get the same inputs, so that the module runs once for all of them.
     """
     rng = np.random.default_rng(0)
     cases: dict[str, list[manifest_pb2.ParityCase]] = {variant.name: [] for variant in cpu_variants(manifest)}
@@ -104,7 +104,7 @@ def _grid_case(
 
 @dataclass(slots=True)
 class Tally:
-    """What was found over the sentences for one variant."""
+    """Results over all sentences for one variant."""
 
     num_identical: int = 0
     num_near_ties: int = 0
@@ -115,9 +115,9 @@ class Tally:
 def compare_answers(
     runners: dict[str, PlainRunner], model: TranslationModel, sources: Sources, max_tokens: int = 60
 ) -> dict[str, Tally]:
-    """Decodes whole answers greedily by the module, and asks each variant for its next token at every step of that.
+    """Decodes whole answers greedily by the module, and runs each variant on the module's tokens at every step.
 
-    Up to where it would have gone another way a variant does as it would by itself, so this counts its identical answers too.
+    Up to its first different token a variant gets the tokens that it would choose, so this also counts its identical answers.
     """
     tallies = {name: Tally() for name in runners}
     for source in sources.batches():
@@ -128,7 +128,7 @@ def compare_answers(
 
 
 def _trace(model: TranslationModel, source: torch.Tensor, max_tokens: int) -> Iterator[Array]:
-    """The module's logits (B, V) at each position of its own greedy decoding."""
+    """Yields the module's logits (B, V) at each position of its greedy decoding."""
     target = torch.full((len(source), 1), BEGIN_ID)
     has_ended = np.zeros(len(source), bool)
     memory, _ = _encoded(model, source)
@@ -161,7 +161,7 @@ def _compare_group(runner: PlainRunner, feeds: dict[str, Array], trace: list[Arr
 
 
 def _divergence(logits: Array, others: Array) -> Array:
-    """Kullback-Leibler divergence of each row's distribution from the other's, in nats: (B)."""
+    """Kullback-Leibler divergence KL(softmax(logits) || softmax(others)) of each row, in nats: (B)."""
     ours, theirs = (torch.from_numpy(each).double().log_softmax(-1) for each in (logits, others))
     result: Array = (ours.exp() * (ours - theirs)).sum(-1).numpy()
     return result
@@ -170,11 +170,11 @@ def _divergence(logits: Array, others: Array) -> Array:
 def check_parity(
     folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources
 ) -> manifest_pb2.ParityReport:
-    """The whole report.
+    """Makes the parity report.
 
     Raises:
-        ExportError: a difference beyond the tolerance, or sentences that differ without a near-tie (or in over 1 %); or a variant
-            of lower precision that is not even close.
+        ExportError: a difference beyond the tolerance; sentences that differ without a near-tie, or more than 1 % with one; or a
+            variant of lower precision whose divergence is too large.
     """
     variants = {variant.name: variant for variant in cpu_variants(manifest)}
     if EXACT not in variants:
@@ -211,7 +211,7 @@ def _approximate(
 
 
 def find_problems(report: manifest_pb2.ParityReport) -> list[str]:
-    """What of a report is beyond the tolerances; NaN is."""
+    """Returns a message for each value of a report that is beyond its tolerance or NaN."""
     problems = []
     worst = max(report.cases, key=lambda case: case.max_abs_difference)
     if not worst.max_abs_difference <= TOLERANCE:
@@ -220,6 +220,6 @@ def find_problems(report: manifest_pb2.ParityReport) -> list[str]:
     if identical + near != total or near > MAX_NEAR_TIES * total:
         problems.append(f"{total - identical} of {total} sentences differ, {near} of them at a near-tie")
     for variant in report.approximate:
-        if not variant.divergence <= MAX_DIVERGENCE:  # nor is it where it is no number
+        if not variant.divergence <= MAX_DIVERGENCE:  # true for NaN too
             problems.append(f"{variant.variant} diverges by {variant.divergence:.2g} nats a token")
     return problems

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one variant of a bundle in the plainest way that its manifest allows: all state through the host, one static batch."""
+"""Runs one variant of a bundle in the simplest way that its manifest allows: all state through host memory, one static batch."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _NUMPY_TYPES = {
 
 @dataclass(slots=True)
 class StepResult:
-    """Outputs of one step by name."""
+    """Outputs of one step, by name."""
 
     outputs: dict[str, Array]
 
     def logits(self) -> Array:
-        """The scores over the vocabulary that the graph gives: logits, or log-probabilities."""
+        """The graph's scores over the vocabulary: logits, or log-probabilities."""
         return self.outputs["logits"] if "logits" in self.outputs else self.outputs["log_probs"]
 
 
 class PlainRunner:
-    """Drives one variant of a bundle for a static batch, ``group`` rows a request."""
+    """Runs one variant of a bundle for a static batch with ``group`` rows a request."""
 
     def __init__(self, folder: Path, manifest: manifest_pb2.Manifest, variant: manifest_pb2.Variant, step: int) -> None:
         options = onnxruntime.SessionOptions()
@@ -49,7 +49,7 @@ class PlainRunner:
         self.inputs = {tensor.name: tensor for tensor in self.step_graph.inputs}
 
     def start(self, feeds: dict[str, Array]) -> None:
-        """Encodes a batch, given by the encode graph's inputs, and repeats hypothesis state ``group`` times."""
+        """Encodes a batch, given as the encode graph's inputs, and repeats hypothesis state ``group`` times."""
         wanted = {value.name: _NUMPY_TYPES[value.type] for value in self.encode_session.get_inputs()}
         names = [value.name for value in self.encode_session.get_outputs()]
         typed = {name: feeds[name].astype(dtype, copy=False) for name, dtype in wanted.items()}
@@ -75,7 +75,7 @@ class PlainRunner:
         return value
 
     def step(self, tokens: Array, position: int) -> StepResult:
-        """One step of all rows at the same position."""
+        """Runs one step of all rows at the same position."""
         feeds = {"token": tokens, "position": np.full(len(tokens), position), **self.fixed, **self.state}
         dtypes = {manifest_pb2.DATA_TYPE_INT32: np.int32, manifest_pb2.DATA_TYPE_INT64: np.int64}
         feeds = {
@@ -91,5 +91,5 @@ class PlainRunner:
 
 
 def _arrays(session: onnxruntime.InferenceSession, names: list[str], feeds: dict[str, Array]) -> list[Array]:
-    """Runs a session all of whose outputs are tensors."""
+    """Runs a session whose outputs are all tensors."""
     return cast(list[Array], session.run(names, feeds))

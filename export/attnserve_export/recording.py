@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes what `attnserve evaluate` measured through a server into a bundle: its manifest, its card, its record of the training."""
+"""Writes the output of `attnserve evaluate` into a bundle: its manifest, its card, and its training record."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from attnserve_export.tasks import task_of
 from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 
 MAX_LOSS = 0.3
-"""Of a variant of lower precision against fp32, in the first of these."""
+"""Largest loss of a variant of lower precision against fp32, in the task's first metric."""
 TRANSLATION_METRICS, CAPTION_METRICS = ("bleu_lc", "bleu", "chrf"), ("bleu_4", "bleu_1")
 ALIGNMENT = "alignment"
-"""Where the summary of a training keeps which layers and heads align best."""
+"""Key of a training summary under which the layers and heads with the best alignment are kept."""
 
 
 class _Evaluation(msgspec.Struct, frozen=True, tag_field="evaluation", forbid_unknown_fields=True):
-    """What every evaluation says."""
+    """Fields of every evaluation."""
 
     split: str | None
     limit: int | None
 
     def check(self) -> None:
-        """Refuses what is not of a whole split."""
+        """Raises ``ExportError`` if the evaluation does not cover a whole split."""
         if self.split is None or self.limit is not None:
-            raise ExportError("only what is measured with --data, and over a whole split, is recorded")
+            raise ExportError("only an evaluation with --data, over a whole split, can be recorded")
 
 
 class _Translation(_Evaluation, frozen=True, tag="translation"):
-    """Of `attnserve evaluate translation`; another decode option than these is unknown here, and refused."""
+    """Output of `attnserve evaluate translation`; an unknown decode option is an error."""
 
     model: str
     variant: str
@@ -51,7 +51,7 @@ class _Translation(_Evaluation, frozen=True, tag="translation"):
 
 
 class _Caption(_Evaluation, frozen=True, tag="caption"):
-    """Of `attnserve evaluate caption`; another decode option than these is unknown here, and refused."""
+    """Output of `attnserve evaluate caption`; an unknown decode option is an error."""
 
     model: str
     variant: str
@@ -66,7 +66,7 @@ class _Caption(_Evaluation, frozen=True, tag="caption"):
 
 
 class _ScoresByLength(msgspec.Struct, frozen=True):
-    """One model's scores, one of each group of lengths."""
+    """One model's scores, one for each group of lengths."""
 
     model: str
     variant: str
@@ -75,7 +75,7 @@ class _ScoresByLength(msgspec.Struct, frozen=True):
 
 
 class _Lengths(_Evaluation, frozen=True, tag="lengths"):
-    """Of `attnserve evaluate lengths`."""
+    """Output of `attnserve evaluate lengths`."""
 
     beam_size: int
     bins: int
@@ -86,7 +86,7 @@ class _Lengths(_Evaluation, frozen=True, tag="lengths"):
 
 
 class Best(msgspec.Struct, frozen=True):
-    """The layers and heads that align best; an empty list stands for all."""
+    """The layers and heads with the best alignment; an empty list means all."""
 
     layers: list[int]
     heads: list[int]
@@ -94,7 +94,7 @@ class Best(msgspec.Struct, frozen=True):
 
 
 class _Alignment(_Evaluation, frozen=True, tag="alignment"):
-    """Of `attnserve evaluate alignment`."""
+    """Output of `attnserve evaluate alignment`."""
 
     model: str
     variant: str
@@ -112,20 +112,20 @@ def record(folder: Path, text: bytes) -> Path:
     """Writes an evaluation into a bundle.
 
     Args:
-        folder: the bundle's.
+        folder: the bundle.
         text: the JSON object that `attnserve evaluate translation`, `caption`, `lengths` or `alignment` printed.
 
     Returns:
         The bundle's folder.
 
     Raises:
-        ExportError: it is none, or of another model or variant, of a part of the data or another decoding than a bundle reports; or
-            a variant of lower precision loses too much against fp32. Nothing is written then.
+        ExportError: the text is no evaluation; it is of another model, variant, part of the data or decoding than a bundle
+            reports; or a variant of lower precision loses too much against fp32. Nothing is written then.
     """
     try:
         evaluation = msgspec.json.decode(text, type=_Translation | _Caption | _Lengths | _Alignment)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ExportError(f"this is no evaluation that is recorded: {error}") from error
+        raise ExportError(f"not an evaluation that can be recorded: {error}") from error
     evaluation.check()
     manifest = read_manifest(folder)
     recipe, summary = read_training(folder)
@@ -138,7 +138,7 @@ def record(folder: Path, text: bytes) -> Path:
     else:
         _record_alignment(manifest, summary, evaluation)
     order = [each.name for each in manifest.variants]
-    figures = sorted(manifest.quality, key=lambda each: (each.command, order.index(each.variant)))  # else as they were measured
+    figures = sorted(manifest.quality, key=lambda each: (each.command, order.index(each.variant)))  # stable: else as measured
     _replace(manifest, figures)
     (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
     pictures = frozenset(path.name for path in folder.parent.parent.iterdir() if path.suffix in (".png", ".jpg"))
@@ -148,7 +148,7 @@ def record(folder: Path, text: bytes) -> Path:
 
 
 def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -> None:
-    """Makes the layers and heads that were measured to align best what a server returns as the alignment; all if none were."""
+    """Sets the measured best layers and heads as the alignment that a server returns; all layers and heads if not measured."""
     if ALIGNMENT in summary:
         best = summary[ALIGNMENT]["best"]
         manifest.attention.mean_layers[:] = best["layers"]
@@ -158,9 +158,9 @@ def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -
 def _record_scores(
     manifest: manifest_pb2.Manifest, evaluation: _Translation | _Caption, data: str, measured: tuple[str, tuple[str, ...]]
 ) -> None:
-    """Takes the scores of a whole split; ``measured`` is the name of the evaluation, and its metrics."""
+    """Records the scores of a whole split; ``measured`` is the evaluation's name and its metrics."""
     if evaluation.length_penalty is not None:
-        raise ExportError("only what is measured with the default length penalty is recorded")
+        raise ExportError("only an evaluation with the default length penalty can be recorded")
     _check_model(manifest, evaluation.model, evaluation.variant)
     name, metrics = measured
     command = _command(name, f"--model {manifest.model_id}", evaluation.split, f"--beam-size {evaluation.beam_size or 1}")
@@ -208,7 +208,7 @@ def _check_model(manifest: manifest_pb2.Manifest, model: str, variant: str) -> N
 
 
 def _others(manifest: manifest_pb2.Manifest, command: str, variant: str) -> list[manifest_pb2.Quality]:
-    """What is not replaced by new figures of a command for a variant."""
+    """Returns the figures that are kept when a command is measured again for a variant."""
     return [each for each in manifest.quality if (each.variant, each.command) != (variant, command)]
 
 

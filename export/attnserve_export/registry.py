@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which architecture is which module and which graphs: names alone, no logic.
+"""The table of architectures: the module and the graphs of each. It holds no logic.
 
 A new model is one entry here, one file in ``models/`` and one in ``graphs/``.
 """
@@ -20,20 +20,20 @@ from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendT
 from attnserve_export.models.transformer import Transformer, TransformerConfig
 
 MAX_TOKENS = 128
-"""Source tokens (the end symbol counted) and target tokens (not counted) of a bundle at most."""
+"""Limits of a bundle: source tokens (the end symbol counted) and target tokens (not counted)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A config class (vocabulary size first, then what a recipe's ``model`` says), its module, and its graphs."""
+    """A config class (its arguments: vocabulary size, then the keys of a recipe's ``model``), its module, and its graphs."""
 
     config: Callable[..., Any]
     module: Callable[[Any], nn.Module]
     graphs: Graphs
     bundle_sizes: Mapping[str, Any] = field(default_factory=dict)
-    """What a bundle's module has otherwise than the trained one, the weights being the same."""
+    """Config values of a bundle's module that differ from the trained module's; the weights are the same."""
     stored_bits: int = 16
-    """Of a weight in the bundle; with 8, matrices and kernels have a scale for each of their outputs, and vectors have 16."""
+    """Bits of a stored weight. With 8, matrices and kernels have one scale for each output, and vectors have 16 bits."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -45,10 +45,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build_model(architecture: str, vocab_size: int, sizes: Mapping[str, Any]) -> nn.Module:
-    """A module with fresh weights.
+    """Builds a module with fresh weights.
 
     Raises:
-        KeyError: an architecture that is not registered; the text names those that are.
+        KeyError: the architecture is not registered; the text lists those that are.
     """
     if architecture not in ARCHITECTURES:
         raise KeyError(f"no architecture {architecture!r}; there are {', '.join(sorted(ARCHITECTURES))}")

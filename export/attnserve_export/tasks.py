@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle says of its task: the manifest's limits, vocabulary and data, what parity is checked on, and the card."""
+"""The parts of a bundle that depend on its task: limits, vocabulary, data, inputs of the parity check, and the card."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ NUM_PARITY_PHOTOS = 100
 
 
 class Task(Protocol):
-    """One task's part of a bundle."""
+    """The parts of a bundle that depend on one task."""
 
     description: str
-    """One sentence for lists."""
+    """One sentence, for lists of models."""
 
     def describe(self, manifest: manifest_pb2.Manifest, vocab_size: int) -> None:
-        """Fills in task, limits, vocabulary and data."""
+        """Sets task, limits, vocabulary and data of the manifest."""
         ...
 
     def parity_sources(self, data_root: Path, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
-        """What parity is checked on: not what it was trained on.
+        """Returns the inputs of the parity check, which were not used for training.
 
         Raises:
-            FileNotFoundError: the data sets are not there.
+            FileNotFoundError: the data sets are missing.
         """
         ...
 
     def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
-        """The model card; ``pictures`` are those of the whole repository."""
+        """Returns the model card; ``pictures``: file names in the repository."""
         ...
 
 
 class Translation:
-    """Of a translation model."""
+    """The task of translation models."""
 
     description = "Translates image descriptions from English to German."
 
@@ -69,7 +69,7 @@ class Translation:
         manifest.data.CopyFrom(manifest_pb2.Data(name="Multi30K task 1, training split (29,000 pairs)", terms=terms))
 
     def parity_sources(self, data_root: Path, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
-        """Sentences of val."""
+        """Returns sentences of val."""
         val = read_pairs(data_root, "val", self._recipe.data.source_language, self._recipe.data.target_language)
         texts = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
         return TextSources(texts, tokenizer.get_piece_size())
@@ -80,7 +80,7 @@ class Translation:
 
 
 class Caption:
-    """Of a captioning model."""
+    """The task of captioning models."""
 
     description = "Describes photos in one English sentence."
 
@@ -95,13 +95,13 @@ class Caption:
         size, cells = efficientnet.IMAGE_SIZE, efficientnet.grid_size()
         manifest.image.CopyFrom(manifest_pb2.ImageInput(height=size, width=size, grid_height=cells, grid_width=cells))
         terms = (
-            "Flickr8k (Hodosh, Young and Hockenmaier 2013): given out for non-commercial research and education; the photos belong "
-            "to their authors. The trunk: EfficientNet-Lite0, trained on ImageNet, Apache-2.0."
+            "Flickr8k (Hodosh, Young and Hockenmaier 2013): distributed for non-commercial research and education; the photos "
+            "belong to their authors. The trunk: EfficientNet-Lite0, trained on ImageNet, Apache-2.0."
         )
         manifest.data.CopyFrom(manifest_pb2.Data(name="Flickr8k, training split (6,000 photos, 5 captions each)", terms=terms))
 
     def parity_sources(self, data_root: Path, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
-        """Photos that training held back."""
+        """Returns photos that training held back."""
         held = set(hold_back(range(6000), self._recipe.data.held_back, self._recipe.seed)[1][:NUM_PARITY_PHOTOS])
         photos = [np.asarray(photo) for index, photo in enumerate(read_pixels(data_root, "train")) if index in held]
         return ImageSources(photos, NUM_CELLS)
@@ -112,7 +112,7 @@ class Caption:
 
 
 def task_of(recipe: SequenceRecipe) -> Task:
-    """The task that a recipe is for."""
+    """Returns the task of a recipe."""
     return Caption(recipe) if isinstance(recipe, CaptionRecipe) else Translation(recipe)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bundle is made from: a training run, or the bundle that was made from it before.
+"""Reads what a bundle is made from: a training run, or an existing bundle.
 
-Bundles hold their weights exactly as they were trained and rounded, so a bundle can be exported anew when its run is gone.
-What stands in a graph under a parameter's name is taken by that name; what an architecture's graphs have made of its parameters, it
-says how to take back (:attr:`attnserve_export.graphs.spec.Graphs.restore`).
+A bundle holds its weights exactly as they were trained and rounded, so it can be exported again without its run. A value that has a
+parameter's name in a graph is read by that name; for parameters that a graph stores in another form, the architecture gives the
+inverse (:attr:`attnserve_export.graphs.spec.Graphs.restore`).
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class Trained:
 
 
 def training_file(recipe: SequenceRecipe, summary: dict[str, Any]) -> bytes:
-    """What a bundle keeps of the training: how it was asked for, and how it went."""
+    """Returns the training record that a bundle keeps: recipe and summary."""
     content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
 def trained_in_run(recipe: SequenceRecipe, run: Path) -> Trained:
-    """What a folder holds that `attnserve train` filled.
+    """Reads a run folder of `attnserve train`.
 
     Raises:
         FileNotFoundError: the run has no selected weights.
@@ -60,11 +60,11 @@ def trained_in_run(recipe: SequenceRecipe, run: Path) -> Trained:
 
 
 def trained_in_bundle(folder: Path) -> Trained:
-    """What a bundle was made from.
+    """Reads the model that a bundle was made from.
 
     Raises:
-        FileNotFoundError: there is no bundle, or it does not say how it was trained.
-        ExportError: its graphs do not hold all weights, as is so with very small ones.
+        FileNotFoundError: there is no bundle, or it has no training record.
+        ExportError: its graphs do not hold all weights, which happens with very small tensors.
     """
     recipe, summary = read_training(folder)
     weights = {name: torch.tensor(value) for name, value in stored_parameters(folder, read_manifest(folder)).items()}
@@ -76,17 +76,17 @@ def trained_in_bundle(folder: Path) -> Trained:
 
 
 def read_training(folder: Path) -> tuple[SequenceRecipe, dict[str, Any]]:
-    """The recipe and the summary that a bundle keeps.
+    """Returns the recipe and the summary that a bundle keeps.
 
     Raises:
-        FileNotFoundError: it keeps none.
+        FileNotFoundError: it has no training record.
     """
     content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
     return sequence_recipe(recipe_from(content["recipe"])), content["summary"]
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:
-    """The parameters and buffers that the fp32 graphs hold, by their names in the module, or in a graph's own."""
+    """Returns the parameters and buffers of the fp32 graphs, by their names in the module or, else, in the graph."""
     variant = next(each for each in manifest.variants if each.device == manifest_pb2.DEVICE_CPU and each.name == "fp32")
     found: dict[str, Array] = {}
     for name in (variant.encode.file, variant.steps[0].graph.file):
@@ -97,7 +97,7 @@ def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str
 
 
 def _constants(model: onnx.ModelProto) -> dict[str, Array]:
-    """Initializers under the names that the graph's nodes use: those of 16 and of 8 bits stand behind a Cast, and a Mul."""
+    """Returns initializers under the names that the graph's nodes use, after their Cast (16 and 8 bits) and Mul (8 bits)."""
     stored = {each.name: numpy_helper.to_array(each) for each in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "Cast" and node.input[0] in stored:

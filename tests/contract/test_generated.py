@@ -51,4 +51,4 @@ def test_change_of_page_or_proto_alone_is_seen(tmp_path: Path, edited: str) -> N
     file.write_text(file.read_text(encoding="utf-8").replace("One image to describe.", "One picture."), encoding="utf-8")
     done = check(tmp_path, "make_api.py")
     assert done.returncode == 1
-    assert done.stderr == "docs/api.md is not what protos and docstrings say; run make docs\n"
+    assert done.stderr == "docs/api.md differs from the protos and docstrings; run make docs\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Python client of attnserve: ``Client`` for blocking code, ``AsyncClient`` for asyncio, one surface.
+"""The Python client of attnserve: ``Client`` for blocking code and ``AsyncClient`` for asyncio, with the same methods.
 
 This package needs grpcio, grpcio-status, protobuf and numpy; its command line (``cli``), plots and ``demo`` need the extra ``cli``,
 and ``evaluation`` the extra ``evaluate``. It imports neither the server nor the exporter.
@@ -46,7 +46,7 @@ from attnserve_client.types import (
 
 try:
     __version__ = version("attnserve")
-except PackageNotFoundError:  # run from a checkout that was never installed
+except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client does whatever its server's tasks are: connect, list models, ask for health."""
+"""The part of a client that depends on no task: connect, list models, check health."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ValueT = TypeVar("ValueT")
 
 
 class AioConnection:
-    """The part of ``AsyncClient`` that knows no task; its arguments are explained there."""
+    """The part of ``AsyncClient`` that depends on no task; see there for the arguments."""
 
     def __init__(
         self,
@@ -46,11 +46,11 @@ class AioConnection:
         self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     async def close(self) -> None:
-        """Cancels what is under way and closes the connection."""
+        """Cancels the running calls and closes the connection."""
         await self._channel.close()
 
     async def __aenter__(self) -> Self:
-        """Returns the client, which is closed at the block's end."""
+        """Returns the client, which is closed at the end of the block."""
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -63,12 +63,12 @@ class AioConnection:
         return convert.models_from_proto(await self._calls.unary(methods.LIST_MODELS, request, timeout))
 
     async def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
-        """Returns one model with its manifest; the newest version unless one is named."""
+        """Returns one model with its manifest; the newest version if ``version`` is empty."""
         request = model_pb2.GetModelRequest(model=model, version=version)
         return convert.details_from_proto(await self._calls.unary(methods.GET_MODEL, request, timeout))
 
     async def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:
-        """Tells whether the server, or one service or model of it, says that it serves; False where nobody answers."""
+        """Tells whether the server, or one of its services or models, reports SERVING; False if the server does not answer."""
         try:
             answer = await self._calls.unary(methods.HEALTH_CHECK, StringValue(value=service), timeout, NO_RETRIES)
         except AttnserveError as error:
@@ -81,7 +81,7 @@ class AioConnection:
         """Waits until ``is_healthy`` is true.
 
         Raises:
-            DeadlineExceeded: it was not within ``timeout`` seconds.
+            DeadlineExceeded: the server was not healthy within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while not await self.is_healthy(service, timeout=max(health.POLL_S, deadline - time.monotonic())):
@@ -91,7 +91,7 @@ class AioConnection:
 
 
 async def events(messages: AsyncGenerator[ResponseT], make: Callable[[ResponseT], ValueT | None]) -> AsyncGenerator[ValueT]:
-    """Yields what ``make`` makes of a stream's messages, without those of which it makes None; closes the stream at its end."""
+    """Yields the values that ``make`` returns for a stream's messages, except None; closes the stream at its end."""
     async with contextlib.aclosing(messages):
         async for message in messages:
             event = make(message)
@@ -102,10 +102,10 @@ async def events(messages: AsyncGenerator[ResponseT], make: Callable[[ResponseT]
 async def values(
     outcomes: AsyncGenerator[ResponseT | AttnserveError], make: Callable[[ResponseT], ValueT], is_raising: bool
 ) -> AsyncGenerator[ValueT | AttnserveError]:
-    """Yields what ``make`` makes of the answers to many calls, and their errors; closes ``outcomes`` at its end.
+    """Converts the answers to many calls by ``make``; yields values and errors; closes ``outcomes`` at its end.
 
     Raises:
-        AttnserveError: the first one in order, if ``is_raising``.
+        AttnserveError: the first error in order, if ``is_raising``.
     """
     async with contextlib.aclosing(outcomes):
         async for outcome in outcomes:

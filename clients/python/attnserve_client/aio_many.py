@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many calls in flight on an aio channel: a task for each. ``sync_many.py`` does the same on a blocking channel."""
+"""Concurrent calls on an aio channel, with a task for each. ``sync_many.py`` does the same on a blocking channel."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from attnserve_client.window import OrderedWindow
 async def many(
     calls: AioCalls, method: Method[RequestT, ResponseT], requests: Iterable[RequestT], timeout: float | None, max_in_flight: int
 ) -> AsyncGenerator[ResponseT | AttnserveError]:
-    """Yields each request's answer or error, in the requests' order; closing the generator cancels what is under way.
+    """Yields each request's answer or error, in the requests' order; closing the generator cancels the running calls.
 
-    Requests are drawn as room comes free, and each has its own deadline from then on.
+    A request is taken from ``requests`` only when a call can start, and its deadline starts then.
     """
     window: OrderedWindow[asyncio.Task[ResponseT | AttnserveError]] = OrderedWindow(max_in_flight)
     running: set[asyncio.Task[ResponseT | AttnserveError]] = set()
@@ -57,7 +57,7 @@ async def _outcome(
 
 
 def _drawn(requests: Iterator[RequestT], window: OrderedWindow[Any]) -> Iterator[RequestT]:
-    """Yields requests for as long as the window has room for them."""
+    """Yields requests while the window has room for them."""
     while window.has_room():
         try:
             yield next(requests)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention as a picture: a heat map with the source's pieces on top and the target's at the left. Needs the extra ``cli``.
+"""Attention as an image: a heat map with the source's pieces at the top and the target's at the left. Needs the extra ``cli``.
 
-Draws through matplotlib's objects, never through ``pyplot``: no global state, no window, safe in any thread.
+It uses matplotlib's objects, not ``pyplot``: no global state, no window, safe in any thread.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ INK, _GRID = "#1f2933", "#ffffff"
 
 
 def save_attention(path: Path, translation: Translation) -> tuple[int, int]:
-    """Writes the best hypothesis' attention as a picture; the file's ending names the format (PNG unless it says otherwise).
+    """Writes the best hypothesis' attention as an image; the file's suffix selects the format (default: PNG).
 
     Args:
         path: the file to write; its folder exists.
-        translation: asked for with ``return_attention="mean"``.
+        translation: requested with ``return_attention="mean"``.
 
     Returns:
         Width and height in pixels (of a PNG).
 
     Raises:
-        ValueError: the translation has no attention of one map.
+        ValueError: the translation has no single attention matrix.
         OSError: the file cannot be written.
     """
     best = translation.best
     if best.attention is None or best.attention.ndim != 2:
-        raise ValueError("the translation has no attention of one map: ask for it with return_attention='mean'")
+        raise ValueError("the translation has no single attention matrix: request it with return_attention='mean'")
     figure = draw_attention(
         best.attention,
         source=[piece.label for piece in translation.source_pieces],
@@ -54,7 +54,7 @@ def save_attention(path: Path, translation: Translation) -> tuple[int, int]:
 
 
 def draw_attention(weights: NDArray[np.float32], *, source: Sequence[str], target: Sequence[str], title: str = "") -> Figure:
-    """Returns a figure of weights (T_tgt, T_src), sized so that its labels can be read, whatever their number."""
+    """Returns a figure of weights (T_tgt, T_src), sized so that all labels are legible."""
     panel = Panel(weights, source=source, target=target, title=title)
     figure = Figure(figsize=(panel.width, panel.height), facecolor="white")
     FigureCanvasAgg(figure)
@@ -63,20 +63,20 @@ def draw_attention(weights: NDArray[np.float32], *, source: Sequence[str], targe
 
 
 class Panel:
-    """A heat map that knows its size before it is drawn.
+    """A heat map whose size is computed before it is drawn.
 
     Args:
         weights: (T_tgt, T_src).
         source: labels of the columns.
         target: labels of the rows.
-        title: what stands above; "" for nothing.
+        title: text above the map; "" for none.
 
     Attributes:
         width: inches.
         height: inches.
 
     Raises:
-        ValueError: the labels do not fit the weights.
+        ValueError: the number of labels differs from the shape of the weights.
     """
 
     def __init__(self, weights: NDArray[np.float32], *, source: Sequence[str], target: Sequence[str], title: str = "") -> None:
@@ -91,7 +91,7 @@ class Panel:
         self.height = above + self._map[1] + _MARGIN_IN
 
     def draw(self, figure: Figure, left: float, top: float) -> None:
-        """Draws it into a figure, its upper left corner at these inches from the figure's lower left one."""
+        """Draws the map into a figure; its upper left corner is ``left``, ``top`` inches from the figure's lower left corner."""
         size, (rows, columns) = figure.get_size_inches(), self._weights.shape
         x, y, (width, height) = left + self._left, top - self.height + _MARGIN_IN, self._map
         axes = figure.add_axes((x / size[0], y / size[1], width / size[0], height / size[1]))

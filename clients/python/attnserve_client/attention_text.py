@@ -13,7 +13,7 @@ from rich.style import Style
 from rich.text import Text
 
 _SHADES = " ░▒▓█"
-_COLORS = ("", "#4a6fd4", "#2a9d8f", "#e09a2b", "#e4572e")  # seen on dark and on light
+_COLORS = ("", "#4a6fd4", "#2a9d8f", "#e09a2b", "#e4572e")  # legible on dark and on light backgrounds
 _STYLES = tuple(Style(color=color or None) for color in _COLORS)
 _HEAD_STYLE, _LABEL_STYLE, _LEGEND_STYLE = Style(dim=True), Style(bold=True), Style(dim=True)
 _MAX_LABEL, _MAX_HEAD = 16, 12
@@ -21,10 +21,10 @@ _CELL_WIDTHS = (3, 2, 1)
 
 
 class AttentionText:
-    """A heat map that rich can print; maps that are wider than the terminal are split into bands of columns.
+    """A heat map that rich can print; a map wider than the terminal is split into bands of columns.
 
     Args:
-        weights: (T_tgt, T_src), not negative.
+        weights: (T_tgt, T_src), non-negative.
         source: labels of the columns.
         target: labels of the rows.
     """
@@ -50,7 +50,7 @@ class AttentionText:
 
     def _band(self, columns: range, label_width: int, cell: int) -> RenderResult:
         heads = [_shortened(self._source[column], _MAX_HEAD) for column in columns]
-        for depth in range(max(map(len, heads)), 0, -1):  # written downwards, standing on the map
+        for depth in range(max(map(len, heads)), 0, -1):  # vertical labels, aligned at the map
             letters = (head[-depth] if depth <= len(head) else " " for head in heads)
             line = Text(" " * (label_width + 1), no_wrap=True)
             yield line.append("".join(letter.center(cell) for letter in letters), _HEAD_STYLE)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What calls on a blocking channel and on an aio channel have in common; see ``aio_calls.py`` and the two ``*_many.py``.
+"""The shared part of calls on a blocking and on an aio channel; see ``aio_calls.py`` and the two ``*_many.py``.
 
-Why these retry by themselves, with ``retry.py``, and not by gRPC's own ``retryPolicy`` in the channel's service config: that
-one obeys ``grpc-retry-pushback-ms`` but not ``google.rpc.RetryInfo``, sees a status code and not the reason behind it (a message
-over the size limit is ``RESOURCE_EXHAUSTED`` too, and fails again however often it is sent), and makes five attempts at most.
-gRPC's transparent retries, of calls that never left the client, stay on underneath.
+The clients retry by ``retry.py`` and not by gRPC's ``retryPolicy`` in the channel's service config, because ``retryPolicy``
+obeys ``grpc-retry-pushback-ms`` but not ``google.rpc.RetryInfo``, reads a status code but not its reason (a message over the size
+limit is ``RESOURCE_EXHAUSTED`` too, and always fails again), and makes at most five attempts. gRPC's transparent retries, of calls
+that never left the client, stay enabled.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ class Calls:
     """Calls methods on one channel.
 
     Args:
-        channel: of either kind, which has the same factories of callables; closing it is the caller's business.
+        channel: blocking or aio; the caller closes it.
         address: the server's address, for messages.
-        policy: of calls that name no other one.
-        timeout_s: seconds for a call that names no other timeout; ``math.inf`` for no deadline.
-        metadata: goes with every call.
+        policy: default retry policy.
+        timeout_s: default timeout in seconds; ``math.inf`` for no deadline.
+        metadata: sent with every call.
     """
 
     def __init__(
@@ -39,11 +39,11 @@ class Calls:
         return Attempts(policy or self._policy, self._timeout_s if timeout is None else timeout)
 
     def unary_callable(self, method: Method[RequestT, ResponseT]) -> Any:
-        """Returns gRPC's callable of a method that answers once."""
+        """Returns gRPC's callable of a unary method."""
         return self._callable(method, self._channel.unary_unary)
 
     def stream_callable(self, method: Method[RequestT, ResponseT]) -> Any:
-        """Returns gRPC's callable of a method that answers with a stream."""
+        """Returns gRPC's callable of a streaming method."""
         return self._callable(method, self._channel.unary_stream)
 
     def _callable(self, method: Method[RequestT, ResponseT], make: Callable[..., Any]) -> Any:

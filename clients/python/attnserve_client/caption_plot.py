@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Draws a caption as a story: the photo, then once for every word, lit where the model looked for it (Xu et al. 2015, figure 2)."""
+"""Draws a caption word by word: the photo, then for every word the photo weighted by its attention (Xu et al. 2015, figure 2)."""
 
 from __future__ import annotations
 
@@ -27,22 +27,22 @@ _COLUMNS = 6
 _DPI = 100
 _TILE_PIXELS = 320
 _DARKEST = 0.22
-"""Of a pixel that the model does not look at."""
+"""Brightness of a pixel with attention 0."""
 
 
 def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[int, int]:
-    """Writes a picture of stories, one below the other; the file's ending names the format (PNG unless it says otherwise).
+    """Writes an image of captions, one below the other; the file's suffix selects the format (default: PNG).
 
     Args:
         path: the file to write; its folder exists.
-        stories: captions that were asked for with ``return_attention="mean"``, each with the image file that it describes.
+        stories: captions requested with ``return_attention="mean"``, each with its image file.
 
     Returns:
         Width and height in pixels (of a PNG).
 
     Raises:
-        ValueError: a caption has no attention of one map.
-        OSError: the file cannot be written, or an image not be opened.
+        ValueError: a caption has no single attention map.
+        OSError: the file cannot be written, or an image cannot be opened.
     """
     figure = draw_stories(stories)
     figure.savefig(path, dpi=_DPI)
@@ -51,7 +51,7 @@ def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[
 
 
 def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
-    """Returns a figure of stories, one below the other."""
+    """Returns a figure of captions, one below the other."""
     tiles = [_tiles(caption, image) for caption, image in stories]
     heights = [_TILE_IN * each[0][1].shape[0] / each[0][1].shape[1] for each in tiles]
     rows = [math.ceil(len(each) / _COLUMNS) for each in tiles]
@@ -77,7 +77,7 @@ def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
 
 
 def _tiles(caption: Caption, image: bytes) -> list[tuple[str, NDArray[np.uint8]]]:
-    """The photo, and the photo lit by each word's map, with their words."""
+    """Returns the photo, and the photo weighted by each word's map, with their words."""
     file = Image.open(io.BytesIO(image))
     file.draft("RGB", (2 * _TILE_PIXELS, 2 * _TILE_PIXELS))
     photo = ImageOps.exif_transpose(file).convert("RGB")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both clients' channels have in common."""
+"""The shared part of both clients' channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
-    # A server that comes back is found soon: a retry is of no use while the channel itself still waits to reconnect.
+    # Short reconnect back-off: a retry has no effect while the channel itself still waits to reconnect.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
@@ -23,10 +23,10 @@ _SANE_ID = re.compile(r"[!-~]{1,128}")
 
 
 def metadata_of(client_id: str) -> tuple[tuple[str, str], ...]:
-    """Returns the metadata of every call of a client; the empty id is none.
+    """Returns the metadata of every call of a client; none for the empty id.
 
     Raises:
-        ValueError: the server would not take the id.
+        ValueError: the id is invalid.
     """
     if client_id and not _SANE_ID.fullmatch(client_id):
         raise ValueError(f"client_id must be 1 to 128 visible ASCII characters, not {client_id!r}")

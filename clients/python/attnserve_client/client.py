@@ -20,28 +20,28 @@ from attnserve_client.types import Caption, CaptionDelta, Translation, Translati
 class Client(SyncConnection):
     """A client of an attnserve server.
 
-    The blocking client may be shared between threads. The client for asyncio belongs to one event loop, within which it must be
-    made; cancelling a task that awaits a call cancels the call.
+    The blocking client may be shared between threads. The client for asyncio belongs to one event loop and must be created in
+    it; cancelling a task that awaits a call cancels the call.
 
     Example:
         >>> with Client("127.0.0.1:8001") as client:
         ...     answer = client.translate("A dog runs across the grass.", beam_size=5)
         ...     print(answer.text)
 
-    All calls raise an ``AttnserveError`` where they end without an answer. Their ``timeout`` is in seconds and covers all attempts:
-    None for the client's own, ``math.inf`` for none. Iterators that are left early should be closed (``contextlib.closing``),
-    which cancels what is under way.
+    All calls raise an ``AttnserveError`` on failure. Their ``timeout`` is in seconds and covers all attempts: None for the
+    client's own, ``math.inf`` for none. Close an iterator that is not read to its end (``contextlib.closing``); that cancels
+    its running calls.
 
     Args:
         address: the server's ``host:port``.
         credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
-        retries: how often to try again where the server is overloaded or away: a number, or a whole policy; 0 for never.
-        client_id: what this client calls itself, 1 to 128 visible ASCII characters: the server shares itself out between clients,
-            and takes each connection for a client of its own unless they say that they are one.
+        retries: number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none.
+        client_id: identity of this client, 1 to 128 visible ASCII characters. The server divides its capacity fairly between
+            clients; without an id, each connection counts as one client.
 
     Raises:
-        ValueError: ``client_id`` is not sane.
+        ValueError: ``client_id`` is invalid.
     """
 
     def translate(
@@ -62,7 +62,7 @@ class Client(SyncConnection):
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts together.
-            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
+            keywords: single options, which override ``options``; also ``split_sentences`` and ``priority``.
         """
         wanted = asked(options, keywords)
         request = convert.translate_request(translation_pb2.TranslateRequest, text, model, version, wanted)
@@ -78,9 +78,9 @@ class Client(SyncConnection):
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Generator[TranslationDelta | Translation]:
-        """Translates one text, and returns an iterator over its parts as they come, then the whole; see ``translate``.
+        """Translates one text; returns an iterator over its parts as they arrive, then the whole translation; see ``translate``.
 
-        Of several hypotheses, what all that may still win agree on comes as it becomes certain. The call starts with the first
+        With several hypotheses, text is sent once all hypotheses that can still win agree on it. The call starts with the first
         ``next()``; closing the iterator cancels it.
         """
         wanted = asked(options, keywords)
@@ -127,20 +127,20 @@ class Client(SyncConnection):
         timeout: float | None = None,
         **keywords: Unpack[RequestKeywords],
     ) -> Generator[Translation | AttnserveError]:
-        """Translates many texts at once over the one connection, and returns an iterator in their order; see ``translate``.
+        """Translates many texts concurrently over one connection; returns an iterator in their order; see ``translate``.
 
-        Texts are drawn from ``texts`` as room comes free, so that it may be endless; ``timeout`` holds for each from then on.
-        Closing the iterator cancels what is under way.
+        A text is taken from ``texts`` only when a call can start, so ``texts`` may be endless; its ``timeout`` starts then. Closing
+        the iterator cancels the running calls.
 
         Args:
-            texts: none of them empty.
-            on_error: ``"raise"`` ends with the first error in order; ``"return"`` yields errors in their texts' places.
-            max_in_flight: calls under way at once, at least 1.
+            texts: non-empty texts.
+            on_error: ``"raise"`` ends with the first error in order; ``"return"`` yields an error in its text's position.
+            max_in_flight: maximum number of concurrent calls, at least 1.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts of one text.
-            keywords: single options, over those of ``options``; ``split_sentences`` and ``priority``.
+            keywords: single options, which override ``options``; also ``split_sentences`` and ``priority``.
         """
         wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
@@ -166,7 +166,7 @@ class Client(SyncConnection):
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts together.
-            keywords: single options, over those of ``options``, and ``priority``.
+            keywords: single options, which override ``options``; also ``priority``.
 
         Raises:
             OSError: the file cannot be read.
@@ -184,7 +184,7 @@ class Client(SyncConnection):
         timeout: float | None = None,
         **keywords: Unpack[CaptionKeywords],
     ) -> Generator[CaptionDelta | Caption]:
-        """Describes one image, and returns an iterator over the caption's parts as they come, then the whole; see ``caption``.
+        """Describes one image; returns an iterator over the caption's parts as they arrive, then the whole; see ``caption``.
 
         The call starts with the first ``next()``; closing the iterator cancels it.
         """
@@ -202,19 +202,19 @@ class Client(SyncConnection):
         timeout: float | None = None,
         **keywords: Unpack[CaptionKeywords],
     ) -> Generator[Caption | AttnserveError]:
-        """Describes many images at once over the one connection; returns an iterator over their captions or errors, in their order.
+        """Describes many images concurrently over one connection; returns an iterator over captions or errors, in their order.
 
-        Files are read as room comes free, so that there may be any number; ``timeout`` holds for each from then on. Closing the
-        iterator cancels what is under way.
+        A file is read only when a call can start, so there may be any number; its ``timeout`` starts then. Closing the iterator
+        cancels the running calls.
 
         Args:
             images: as for ``caption``.
-            max_in_flight: calls under way at once, at least 1.
+            max_in_flight: maximum number of concurrent calls, at least 1.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             options: how to decode.
             timeout: seconds for all attempts of one image.
-            keywords: single options, over those of ``options``, and ``priority``.
+            keywords: single options, which override ``options``; also ``priority``.
 
         Raises:
             OSError: while iterating: a file cannot be read.

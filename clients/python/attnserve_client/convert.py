@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between the clients' plain values and the messages on the wire; the only place where either is made of the other."""
+"""Converts between the clients' values and the messages on the wire; no other module does."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
     """Returns a request of the given type.
 
     Raises:
-        InvalidRequest: the text is not Unicode (it has lone surrogates), or another field has a value that cannot be sent.
+        InvalidRequest: the text is not valid Unicode (it has lone surrogates), or another field has a value that cannot be sent.
     """
     try:
         request = kind(text=text, model=model, version=version, options=asked.options)
@@ -59,7 +59,7 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
 
 
 def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, asked: Asked) -> _C:
-    """Returns a request of the given type, with a file's bytes or those of the file of that name.
+    """Returns a request of the given type; ``image`` is a file's bytes or its path.
 
     Raises:
         InvalidRequest: a field has a value that cannot be sent.
@@ -80,10 +80,10 @@ def _set_fields(request: Message, asked: Asked) -> None:
 
 
 def translation_from_proto(message: translation_pb2.TranslateResponse) -> Translation:
-    """Returns the translation that a response carries.
+    """Returns the translation in a response.
 
     Raises:
-        AttnserveError: the response breaks the contract.
+        AttnserveError: the response violates the protocol.
     """
     return Translation(
         hypotheses=_hypotheses(message.hypotheses),
@@ -95,10 +95,10 @@ def translation_from_proto(message: translation_pb2.TranslateResponse) -> Transl
 
 
 def caption_from_proto(message: caption_pb2.CaptionResponse) -> Caption:
-    """Returns the caption that a response carries.
+    """Returns the caption in a response.
 
     Raises:
-        AttnserveError: the response breaks the contract.
+        AttnserveError: the response violates the protocol.
     """
     grid = message.grid
     caption = Caption(
@@ -116,7 +116,7 @@ def caption_from_proto(message: caption_pb2.CaptionResponse) -> Caption:
 
 
 def caption_event_from_proto(message: caption_pb2.CaptionStreamResponse) -> CaptionDelta | Caption | None:
-    """Returns what a stream's message carries; None for an event that this client does not know."""
+    """Returns the value of a stream's message; None for an event that this client does not know."""
     match message.WhichOneof("event"):
         case "delta":
             return CaptionDelta(message.delta.text, _pieces(message.delta.pieces))
@@ -127,7 +127,7 @@ def caption_event_from_proto(message: caption_pb2.CaptionStreamResponse) -> Capt
 
 
 def value_of_outcome(outcome: _M | AttnserveError, make: Callable[[_M], _V], is_raising: bool) -> _V | AttnserveError:
-    """Returns the value or the error that one of many calls ended with; raises the error where that is asked for."""
+    """Returns the value or the error of one of many calls; raises the error if ``is_raising``."""
     if not isinstance(outcome, AttnserveError):
         return make(outcome)
     if is_raising:
@@ -136,7 +136,7 @@ def value_of_outcome(outcome: _M | AttnserveError, make: Callable[[_M], _V], is_
 
 
 def event_from_proto(message: translation_pb2.TranslateStreamResponse) -> TranslationDelta | Translation | None:
-    """Returns what a stream's message carries; None for an event that this client does not know."""
+    """Returns the value of a stream's message; None for an event that this client does not know."""
     match message.WhichOneof("event"):
         case "delta":
             return TranslationDelta(message.delta.text, _pieces(message.delta.pieces))
@@ -147,10 +147,10 @@ def event_from_proto(message: translation_pb2.TranslateStreamResponse) -> Transl
 
 
 def attention_array(maps: Sequence[decoding_pb2.Attention]) -> NDArray[np.float32] | None:
-    """Returns a hypothesis' attention as one read-only array, shaped as ``Hypothesis.attention`` says; None for no maps.
+    """Returns a hypothesis' attention as one read-only array, with the shape of ``Hypothesis.attention``; None for no maps.
 
     Raises:
-        AttnserveError: the maps differ in shape, repeat, or leave a layer or head out.
+        AttnserveError: the maps differ in shape, a map is duplicated, or the map of a layer or head is missing.
     """
     if not maps:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The errors of both clients: one root, and one class for each reason that the server gives. ``status.py`` makes them of calls."""
+"""The errors of both clients: one root, and one class for each reason that the server gives. ``status.py`` creates them."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import ClassVar
 
 
 class AttnserveError(Exception):
-    """Root of all errors of a call; raised as it is for a status that has no class of its own.
+    """Root of all errors of a call; raised itself for a status that has no class.
 
     Attributes:
-        message: what the server, or the channel, said.
+        message: text from the server or the channel.
         code: the name of the call's gRPC status ("UNAVAILABLE").
-        reason: the server's word for it ("MODEL_NOT_READY"); empty where it gave none.
-        request_id: the id under which the server's log has it; empty where it sent none.
-        field: the request's field at fault, dotted ("options.beam_size"), or None.
-        retry_after_s: when trying again may help, in seconds, or None.
+        reason: the server's reason ("MODEL_NOT_READY"); empty if it sent none.
+        request_id: the request's id in the server's log; empty if it sent none.
+        field: path of the invalid field of the request ("options.beam_size"), or None.
+        retry_after_s: seconds after which a retry may succeed, or None.
     """
 
     default_code: ClassVar[str] = "UNKNOWN"
@@ -36,41 +36,41 @@ class AttnserveError(Exception):
 
 
 class InvalidRequest(AttnserveError):
-    """A field has a value that can never be served; see ``field``."""
+    """A field of the request has an invalid value; see ``field``."""
 
     default_code = "INVALID_ARGUMENT"
 
 
 class SequenceTooLong(InvalidRequest):
-    """The source has more pieces than the model takes."""
+    """The source has more pieces than the model accepts."""
 
 
 class ModelNotFound(AttnserveError):
-    """No such model, or no such version of it."""
+    """The server has no such model, or no such version of it."""
 
     default_code = "NOT_FOUND"
 
 
 class ModelNotReady(AttnserveError):
-    """The model is known, but nothing can answer for it now."""
+    """The model is known, but cannot answer now."""
 
     default_code = "UNAVAILABLE"
 
 
 class ShuttingDown(AttnserveError):
-    """The server drains and takes nothing new."""
+    """The server is shutting down and accepts no new requests."""
 
     default_code = "UNAVAILABLE"
 
 
 class WorkerLost(AttnserveError):
-    """The worker died while it answered."""
+    """The worker process died during the request."""
 
     default_code = "UNAVAILABLE"
 
 
 class ServerUnreachable(AttnserveError):
-    """Nobody answered: a wrong address, or a server that is not up or gone."""
+    """The server did not answer: the address is wrong, or the server is down."""
 
     default_code = "UNAVAILABLE"
 
@@ -88,7 +88,7 @@ class DeadlineExceeded(AttnserveError):
 
 
 class DeadlineUnreachable(DeadlineExceeded):
-    """The server refused at once: it could not have answered within the timeout."""
+    """The server refused the request immediately: it could not have answered within the timeout."""
 
 
 class Cancelled(AttnserveError):
@@ -98,13 +98,13 @@ class Cancelled(AttnserveError):
 
 
 class ExecutionFailed(AttnserveError):
-    """The server failed inside; its log has the rest under ``request_id``."""
+    """The server failed internally; its log has the details under ``request_id``."""
 
     default_code = "INTERNAL"
 
 
 class ToolError(Exception):
-    """A tool (command line, evaluation, plot) cannot do its work: a file or an extra is missing. Says what would help."""
+    """A tool (command line, evaluation, plot) cannot run: a file or an extra is missing. The message names the remedy."""
 
 
 BY_REASON: dict[str, type[AttnserveError]] = {
@@ -120,9 +120,9 @@ BY_REASON: dict[str, type[AttnserveError]] = {
     "CANCELLED": Cancelled,
     "EXECUTION_FAILED": ExecutionFailed,
 }
-"""The class of each reason of the server's."""
+"""The class for each reason of the server."""
 
 BY_CODE: dict[str, type[AttnserveError]] = {
     error.default_code: error for error in (InvalidRequest, ModelNotFound, ServerUnreachable, DeadlineExceeded, Cancelled)
 }
-"""The class of a status that came without a reason. RESOURCE_EXHAUSTED is not here: without one it is a message too large."""
+"""The class for a status without a reason. RESOURCE_EXHAUSTED is not here: without a reason the message was too large."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores translations and captions against references with sacreBLEU. Needs the extra ``evaluate``; asks no server itself."""
+"""Scores translations and captions against references with sacreBLEU. Needs the extra ``evaluate``; makes no remote calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Scores:
         bleu: ``case:mixed|tok:13a``.
         bleu_lc: ``case:lc|tok:13a``.
         chrf: chrF2.
-        signature: sacreBLEU's signature of ``bleu``; that of ``bleu_lc`` differs in the case alone.
+        signature: sacreBLEU's signature of ``bleu``; that of ``bleu_lc`` differs only in the case.
     """
 
     bleu: float
@@ -30,14 +30,14 @@ class Scores:
 
 
 def read_lines(path: Path, limit: int | None = None) -> list[str]:
-    """Returns a text file's lines, white space around them removed.
+    """Returns the stripped lines of a text file.
 
     Args:
-        path: UTF-8; gzip where the name ends in ``.gz``.
-        limit: lines at most; None for all.
+        path: UTF-8; gzip if the name ends in ``.gz``.
+        limit: maximum number of lines; None for all.
 
     Raises:
-        ToolError: it cannot be read.
+        ToolError: the file cannot be read.
     """
     try:
         with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
@@ -66,8 +66,8 @@ class CaptionScores:
     """Corpus scores of captions, from 0 to 100, in lower case and without punctuation.
 
     Attributes:
-        bleu_1: precision of single words, with the penalty of brevity.
-        bleu_4: BLEU of up to four words in a row.
+        bleu_1: precision of single words, with the brevity penalty.
+        bleu_4: BLEU with n-grams up to 4 words.
         signature: sacreBLEU's signature of ``bleu_4``.
     """
 
@@ -81,7 +81,7 @@ _APART = re.compile(r"\s+'s\b")
 
 
 def caption_words(text: str) -> str:
-    """Returns a caption's words in lower case, without punctuation; a genitive's "'s" belongs to its word."""
+    """Returns a caption's words in lower case, without punctuation; a possessive "'s" belongs to its word."""
     return " ".join(_WORD.findall(_APART.sub("'s", text.lower())))
 
 
@@ -96,7 +96,7 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
 
     words = [caption_words(each) for each in captions]
     count = max(map(len, references))
-    # A caption that is missing repeats the first one, which changes no n-gram's count in any of them.
+    # A missing caption is replaced by the first one, which changes no n-gram's maximum count over the references.
     by_rank = [[caption_words(each[rank if rank < len(each) else 0]) for each in references] for rank in range(count)]
     unigrams, bleu = (BLEU(tokenize="none", force=True, max_ngram_order=order) for order in (1, 4))
     value_1, value_4 = (metric.corpus_score(words, by_rank).score for metric in (unigrams, bleu))
@@ -108,9 +108,9 @@ class LengthBin:
     """Sources of similar length, in words.
 
     Attributes:
-        least: words of the shortest.
-        most: words of the longest.
-        members: their indices.
+        least: number of words of the shortest source.
+        most: number of words of the longest source.
+        members: indices of the sources.
     """
 
     least: int
@@ -119,14 +119,15 @@ class LengthBin:
 
     @property
     def label(self) -> str:
-        """Such as "8-9"."""
+        """The range of lengths, such as "8-9"."""
         return f"{self.least}-{self.most}" if self.least < self.most else str(self.least)
 
 
 def length_bins(sources: Sequence[str], num_bins: int) -> list[LengthBin]:
     """Groups sources by their number of words, which white space separates.
 
-    Groups are as nearly equal in size as whole lengths allow; there are fewer than asked for where there are fewer lengths.
+    Sources of equal length stay in one group; the sizes are otherwise as equal as possible. There may be fewer groups than
+    ``num_bins``.
     """
     lengths = [len(source.split()) for source in sources]
     order = sorted(range(len(sources)), key=lengths.__getitem__)
@@ -137,7 +138,7 @@ def length_bins(sources: Sequence[str], num_bins: int) -> list[LengthBin]:
 
 
 def _portions(order: list[int], lengths: Sequence[int], num_portions: int) -> Iterator[list[int]]:
-    """Cuts at the change of length that is nearest to each even cut."""
+    """Splits at the change of length nearest to each even split."""
     changes = [at for at in range(1, len(order)) if lengths[order[at]] != lengths[order[at - 1]]]
     wanted = [len(order) * part / num_portions for part in range(1, num_portions)]
     cuts = sorted({min(changes, key=lambda at: abs(at - target)) for target in wanted}) if changes else []
@@ -146,7 +147,7 @@ def _portions(order: list[int], lengths: Sequence[int], num_portions: int) -> It
 
 
 def require_sacrebleu() -> None:
-    """Raises a ``ToolError`` that names the extra where sacreBLEU is not installed; called before anything is translated."""
+    """Raises a ``ToolError`` that names the extra if sacreBLEU is not installed; called before anything is translated."""
     try:
         import sacrebleu  # noqa: F401
     except ModuleNotFoundError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both clients make of a health check (``grpc.health.v1``)."""
+"""How both clients interpret a health check (``grpc.health.v1``)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _DOWN_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "NOT_FOUND"})
 
 
 def means_down(error: AttnserveError) -> bool:
-    """Tells whether a failed check just says "not healthy"; anything else (no such method, no permission) is worth raising."""
+    """Tells whether a failed check means "not healthy"; any other error (no such method, no permission) should be raised."""
     return error.code in _DOWN_CODES
 
 
 def not_ready(address: str, timeout: float) -> DeadlineExceeded:
-    """Returns the error of having waited in vain."""
+    """Returns the error for a server that was not ready in time."""
     return DeadlineExceeded(f"the server at {address} was not ready within {timeout:g} s")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lines of text through a server, one answer for each line, as the command line and the evaluation need it."""
+"""Translates lines of text, one answer for each line, for the command line and the evaluation."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def translate_lines(
     unit: str = "line",
     **keywords: Unpack[RequestKeywords],
 ) -> Generator[Translation | None, None, None]:
-    """Yields a translation for every line, in order; None for a blank line, which no server is asked about.
+    """Yields a translation for every line, in order; None for a blank line, which is not sent.
 
     Raises:
-        AttnserveError: the first error in order, with the line's number as a note, where ``unit`` has a name for it.
+        AttnserveError: the first error in order; its note is ``unit`` and the line's number, unless ``unit`` is empty.
     """
-    num_blank_before: deque[int] = deque([0])  # blank lines before each text that is under way; the last entry is still counted
+    num_blank_before: deque[int] = deque([0])  # blank lines before each running text; the last entry is still being counted
 
     def texts() -> Iterator[str]:
         for line in lines:

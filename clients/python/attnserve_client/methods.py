@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The remote methods that the clients call, as typed values.
+"""The remote methods that the clients call, with types.
 
-The generated stubs carry no types; these few lines do, serve the sync and the aio channel alike, and a test compares them with
+The generated stubs have no types; the values here do, and serve the sync and the aio channel alike. A test compares them with
 the descriptors.
 """
 
@@ -59,7 +59,7 @@ GET_MODEL = Method(
     model_pb2.GetModelResponse,
 )
 
-# The health protocol's stubs are a package of their own. Its messages, {string service = 1} and {ServingStatus status = 1}, look on
-# the wire just like two well-known wrappers, so the client needs neither that package nor a copy of its messages.
+# The health protocol's stubs are in a separate package. Its messages, {string service = 1} and {ServingStatus status = 1}, have the
+# same wire format as two well-known wrappers, so the client needs neither that package nor a copy of its messages.
 HEALTH_CHECK = Method("/grpc.health.v1.Health/Check", StringValue, Int32Value)
 HEALTH_SERVING = 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a request is decoded and served, as both clients take it: a value or keywords. What is None is left to the server."""
+"""How a request is decoded and served: ``DecodeOptions`` or keywords, for both clients. The server chooses values that are None."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _DETAILS: dict[str | bool, decoding_pb2.AttentionDetail] = {
 class DecodeOptions:
     """Options of a request; the server checks their ranges against the model.
 
-    Any of ``temperature``, ``top_k``, ``top_p`` and ``seed`` asks for random sampling instead of search, with beam size 1;
+    Setting any of ``temperature``, ``top_k``, ``top_p`` and ``seed`` selects random sampling instead of search, with beam size 1;
     ``temperature=1.0`` is the model's own distribution.
 
-    Of each attribute, the first sentence is also the help text of the command line's option.
+    The first sentence of each attribute is also the help text of the command line's option.
 
     Attributes:
         beam_size: Hypotheses kept at each step; 1 is greedy.
-        num_hypotheses: Answers to each: rank, score and text of each. At most ``beam_size``; with sampling, independent draws.
+        num_hypotheses: Number of answers, each with rank, score and text. At most ``beam_size``; with sampling, independent draws.
         length_penalty: Exponent of the length that scores are divided by. A score is the sum of the pieces' log-probabilities.
-        coverage_penalty: Weight of the coverage penalty: prefer answers that leave nothing out. By Wu et al. (2016), eq. 14; it
-            needs a model with attention.
-        max_tokens: Pieces of an answer at most. The prefix is counted, the end symbol is not.
-        min_tokens: Pieces of an answer at least. The prefix is counted.
-        no_repeat_ngram_size: No N pieces in a row twice in an answer; 0 allows all.
-        repetition_penalty: Above 1: pieces that are there already become less probable. Their logits are divided by this, or
-            multiplied where negative.
-        temperature: Below 1 the probable becomes more so, above 1 less. It divides the logits before a piece is drawn.
+        coverage_penalty: Weight of the coverage penalty, which prefers answers that cover the whole source. By Wu et al. (2016),
+            eq. 14; it needs a model with attention.
+        max_tokens: Maximum number of pieces of an answer. The prefix is counted, the end symbol is not.
+        min_tokens: Minimum number of pieces of an answer. The prefix is counted.
+        no_repeat_ngram_size: No sequence of N pieces occurs twice in an answer; 0 allows all.
+        repetition_penalty: Above 1: pieces that the answer already contains become less probable. Positive logits are divided by
+            this, negative ones multiplied.
+        temperature: Below 1 sharpens the distribution, above 1 flattens it. It divides the logits before a piece is drawn.
         top_k: Draw from the N most probable pieces only; 0 for all.
-        top_p: Draw from the fewest pieces only that have this probability together.
-        seed: The same seed, the same answer. None draws anew at every call.
-        prefix: What each answer must begin with.
+        top_p: Draw from the smallest set of most probable pieces whose total probability reaches this.
+        seed: The same seed gives the same answer. None uses a new seed at every call.
+        prefix: Text that each answer must begin with.
         return_attention: "none", "mean" (one matrix) or "all" (one for every layer and head); True for "mean".
-        omit_score: Leave the score out (0): greedy search is up to a tenth cheaper without.
+        omit_score: Return score 0: greedy search is then up to a tenth cheaper.
     """
 
     beam_size: int | None = None
@@ -88,11 +88,11 @@ class DecodeKeywords(TypedDict, total=False):
 
 
 class RequestKeywords(DecodeKeywords, total=False):
-    """What else a request may say.
+    """Further keywords of a request.
 
     Attributes:
-        split_sentences: Translate each sentence of a text by itself, and join the answers.
-        priority: From -2 to 2, higher is sooner.
+        split_sentences: Translate each sentence of a text separately, and join the answers.
+        priority: From -2 to 2; a higher priority is served sooner.
     """
 
     split_sentences: bool
@@ -100,10 +100,10 @@ class RequestKeywords(DecodeKeywords, total=False):
 
 
 class CaptionKeywords(DecodeKeywords, total=False):
-    """What else a request for a caption may say.
+    """Further keywords of a caption request.
 
     Attributes:
-        priority: From -2 to 2, higher is sooner.
+        priority: From -2 to 2; a higher priority is served sooner.
     """
 
     priority: int
@@ -115,17 +115,17 @@ _OF_SAMPLING = frozenset(decoding_pb2.SamplingOptions.DESCRIPTOR.fields_by_name)
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Everything that a request says beside its text and model: the message of its options, and its own fields."""
+    """All parts of a request except its text and model: the message of its options, and its own fields."""
 
     options: decoding_pb2.DecodeOptions
     fields: dict[str, Any]
 
 
 def asked(options: DecodeOptions | None, keywords: RequestKeywords | CaptionKeywords) -> Asked:
-    """Returns what options and keywords ask for.
+    """Returns the combination of options and keywords.
 
     Raises:
-        InvalidRequest: an option has a value that the wire cannot carry.
+        InvalidRequest: an option has a value that cannot be sent.
         TypeError: there is no such option.
     """
     decode: dict[str, Any] = {name: value for name, value in keywords.items() if name not in _OF_REQUEST}
@@ -134,10 +134,10 @@ def asked(options: DecodeOptions | None, keywords: RequestKeywords | CaptionKeyw
 
 
 def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) -> decoding_pb2.DecodeOptions:
-    """Returns the message of ``options`` with the keywords in place of its fields; what is None stays unset.
+    """Returns the message of ``options``, in which keywords override fields; None stays unset.
 
     Raises:
-        InvalidRequest: an option has a value that the wire cannot carry.
+        InvalidRequest: an option has a value that cannot be sent.
         TypeError: there is no such option.
     """
     merged, message = replace(options or DecodeOptions(), **keywords), decoding_pb2.DecodeOptions()
@@ -159,10 +159,10 @@ def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) ->
 
 
 def is_raising(on_error: str) -> bool:
-    """Tells whether errors are raised, rather than returned.
+    """Tells whether errors are raised rather than returned.
 
     Raises:
-        ValueError: it is neither "raise" nor "return".
+        ValueError: ``on_error`` is neither "raise" nor "return".
     """
     if on_error not in ("raise", "return"):
         raise ValueError(f'on_error must be "raise" or "return", not {on_error!r}')

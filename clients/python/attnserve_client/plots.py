@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of what was measured: BLEU by source length, and pages of alignments side by side. Needs the extra ``cli``."""
+"""Images of measurements: BLEU by source length, and pages of alignments side by side. Needs the extra ``cli``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnserve_client.attention_plot import INK, Panel
 _COLORS = ("#e4572e", "#2a9d8f", "#4a6fd4", "#8d5fd3", "#b08900")
 _GAP_IN = 0.3
 FORMATS = tuple(sorted(FigureCanvasAgg.get_supported_filetypes()))
-"""Endings of files that can be drawn into."""
+"""Supported file suffixes."""
 PAGE_DPI = 90
 
 
@@ -33,18 +33,18 @@ class LengthCurve:
 def save_length_curves(
     path: Path, labels: Sequence[str], counts: Sequence[int], curves: Sequence[LengthCurve], metric: str
 ) -> None:
-    """Draws scores over the length of the source (as Figure 2 of Bahdanau et al. 2015), with how many sentences each length has.
+    """Draws scores by source length (as in Figure 2 of Bahdanau et al. 2015), with the number of sentences of each length.
 
     Args:
-        path: the file to write; its ending names the format.
-        labels: of the groups of lengths, in words.
-        counts: sentences of each group.
-        curves: of the models.
-        metric: what the scores are.
+        path: the file to write; its suffix selects the format.
+        labels: the groups of lengths, in words.
+        counts: number of sentences of each group.
+        curves: one for each model.
+        metric: label of the scores.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: there is no such format.
+        ValueError: the format is not supported.
     """
     figure = Figure(figsize=(7.5, 4.4), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -77,11 +77,11 @@ class AttentionMap:
 
 
 def save_page(path: Path, rows: Sequence[Sequence[AttentionMap]]) -> None:
-    """Draws a page of maps, those of a row side by side.
+    """Draws a page of maps; those of a row are side by side.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: there is no such format, or a map's labels do not fit its weights.
+        ValueError: the format is not supported, or the number of labels differs from the shape of the weights.
     """
     panels = [[Panel(each.weights, source=each.source, target=each.target, title=each.title) for each in row] for row in rows]
     widths = [max(row[column].width for row in panels if column < len(row)) for column in range(max(map(len, panels)))]

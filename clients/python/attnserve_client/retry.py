@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When a failed call is tried again, and how much of its time is left. Only decides: the clients do the waiting."""
+"""Decides whether and when a failed call is retried, and how much of its time is left. The clients wait."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from attnserve_client.errors import AttnserveError
 
 
 def is_retryable(error: AttnserveError) -> bool:
-    """Tells whether the same request may succeed later: the server was away or busy.
+    """Tells whether the same request may succeed later: the server was unreachable or busy.
 
-    RESOURCE_EXHAUSTED without a reason or a time to wait is a message that is too large, which no retry makes smaller.
+    RESOURCE_EXHAUSTED without a reason or a retry delay means a message that is too large, which a retry does not change.
     """
     if error.code == "RESOURCE_EXHAUSTED":
         return bool(error.reason) or error.retry_after_s is not None
@@ -29,9 +29,9 @@ class RetryPolicy:
     Attributes:
         retries: attempts after the first one; 0 for none.
         initial_backoff_s: wait before the first retry, in seconds.
-        multiplier: by how much each further wait is longer.
-        max_backoff_s: longest wait, jitter aside; what a server asks for may be longer.
-        jitter: by which share of it a wait may be shorter or longer, below 1.
+        multiplier: factor between successive waits.
+        max_backoff_s: maximum wait without jitter, in seconds; a delay that the server requests may be longer.
+        jitter: share by which a wait is randomly shortened or lengthened, below 1.
     """
 
     retries: int = 4
@@ -41,10 +41,10 @@ class RetryPolicy:
     jitter: float = 0.2
 
     def __post_init__(self) -> None:
-        """Refuses a policy that makes no sense.
+        """Validates the policy.
 
         Raises:
-            ValueError: naming what is out of range.
+            ValueError: a value is out of range; the text names it.
         """
         for name in ("retries", "initial_backoff_s", "max_backoff_s"):
             if getattr(self, name) < 0:
@@ -55,11 +55,11 @@ class RetryPolicy:
             raise ValueError(f"jitter must be at least 0 and below 1, not {self.jitter}")
 
     def backoff_s(self, attempt: int, error: AttnserveError, draw: float) -> float:
-        """Returns the wait after a failed attempt, never less than what the server asked for.
+        """Returns the wait after a failed attempt in seconds, at least the delay that the server requested.
 
         Args:
-            attempt: its number, from 1.
-            error: what it ended with.
+            attempt: number of the failed attempt, from 1.
+            error: its error.
             draw: a random number in [0, 1).
         """
         backoff = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** (attempt - 1))
@@ -76,10 +76,10 @@ def policy_of(retries: int | RetryPolicy) -> RetryPolicy:
 
 
 class Attempts:
-    """The attempts at one call, which share its deadline; the clock starts here.
+    """The attempts of one call, which share its deadline; the clock starts at construction.
 
     Args:
-        policy: how often and when to try again.
+        policy: number and timing of retries.
         timeout_s: seconds for all attempts together; ``math.inf`` for no deadline.
         clock: monotonic seconds.
         draw: random numbers in [0, 1).
@@ -99,11 +99,11 @@ class Attempts:
         self._num_failed = 0
 
     def remaining_s(self) -> float | None:
-        """Returns the seconds that are left, not below 0; None without a deadline."""
+        """Returns the remaining seconds, at least 0; None without a deadline."""
         return None if math.isinf(self._deadline) else max(0.0, self._deadline - self._clock())
 
     def delay_or_raise(self, error: AttnserveError) -> float:
-        """Counts an attempt that failed; returns the seconds to wait before the next one, or raises ``error`` if there is none.
+        """Counts a failed attempt; returns the seconds to wait before the next one, or raises ``error`` if there is none.
 
         Raises:
             AttnserveError: see ``delay_after``.
@@ -114,9 +114,10 @@ class Attempts:
         return delay
 
     def delay_after(self, error: AttnserveError) -> float | None:
-        """Counts an attempt that failed; returns the seconds to wait before the next one.
+        """Counts a failed attempt; returns the seconds to wait before the next one.
 
-        None means that there is to be none: it cannot help, there were enough, or the wait would pass the deadline.
+        Returns None if there is no next attempt: the error is not retryable, no retries are left, or the wait would pass the
+        deadline.
         """
         self._num_failed += 1
         if self._num_failed > self._policy.retries or not is_retryable(error):

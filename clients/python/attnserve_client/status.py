@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes an exception of a failed call: status, ``google.rpc`` details and trailing metadata become one ``AttnserveError``."""
+"""Converts a failed call to an exception: status, ``google.rpc`` details and trailing metadata become one ``AttnserveError``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ _M = TypeVar("_M", bound=Message)
 
 
 def error_of_call(call: Any, address: str) -> AttnserveError:
-    """Returns the exception that a failed call stands for.
+    """Returns the exception for a failed call.
 
     Args:
         call: a ``grpc.RpcError`` with the methods of ``grpc.Call``, a finished future, or a ``grpc.aio.AioRpcError``.
-        address: the server's address, for the message where nobody answered there.
+        address: the server's address, for the message if the server did not answer.
     """
     details = _details_of(call)
     info = _first(details, error_details_pb2.ErrorInfo)
@@ -41,10 +41,10 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
 
 
 def _details_of(call: Any) -> list[Any]:
-    """Returns the packed details; none where the server sent none that can be read."""
+    """Returns the packed details; an empty list if the server sent none or they cannot be parsed."""
     try:
         status = rpc_status.from_call(call)
-    except (ValueError, DecodeError):  # they contradict the status, or are no google.rpc.Status
+    except (ValueError, DecodeError):  # the details contradict the status, or are not a google.rpc.Status
         return []
     return list(status.details) if status is not None else []
 

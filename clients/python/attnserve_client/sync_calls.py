@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from aio_calls.py by make_sync.py: do not edit.
-"""Remote calls on a channel, one at a time: deadlines, retries, streams. Knows methods, not what they mean.
+"""Single remote calls on a channel: deadlines, retries, streams. It depends on no particular method.
 
-Many calls in flight are in the two ``*_many.py``, which are written by hand: they share no concurrency.
+Concurrent calls are in ``sync_many.py`` and ``sync_many.py``, which are written by hand: their concurrency differs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SyncCalls(Calls):
         """Returns the answer to one request. Cancelling a task that awaits it cancels the call.
 
         Raises:
-            AttnserveError: what the last attempt ended with.
+            AttnserveError: the error of the last attempt.
         """
         attempts, invoke = self.attempts(timeout, policy), self.unary_callable(method)
         while True:
@@ -43,10 +43,10 @@ class SyncCalls(Calls):
             time.sleep(attempts.delay_or_raise(error))
 
     def stream(self, method: Method[RequestT, ResponseT], request: RequestT, timeout: float | None = None) -> Generator[ResponseT]:
-        """Yields the answers to one request as they come; closing the generator cancels the call.
+        """Yields the answers to one request as they arrive; closing the generator cancels the call.
 
         Raises:
-            AttnserveError: what the stream ended with; it is tried again only as long as nothing arrived.
+            AttnserveError: the error of the stream; it is retried only if no message has arrived.
         """
         attempts, invoke = self.attempts(timeout), self.stream_callable(method)
         while True:

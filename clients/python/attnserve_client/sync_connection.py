@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from aio_connection.py by make_sync.py: do not edit.
-"""What a client does whatever its server's tasks are: connect, list models, ask for health."""
+"""The part of a client that depends on no task: connect, list models, check health."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ ValueT = TypeVar("ValueT")
 
 
 class SyncConnection:
-    """The part of ``Client`` that knows no task; its arguments are explained there."""
+    """The part of ``Client`` that depends on no task; see there for the arguments."""
 
     def __init__(
         self,
@@ -45,11 +45,11 @@ class SyncConnection:
         self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     def close(self) -> None:
-        """Cancels what is under way and closes the connection."""
+        """Cancels the running calls and closes the connection."""
         self._channel.close()
 
     def __enter__(self) -> Self:
-        """Returns the client, which is closed at the block's end."""
+        """Returns the client, which is closed at the end of the block."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -62,12 +62,12 @@ class SyncConnection:
         return convert.models_from_proto(self._calls.unary(methods.LIST_MODELS, request, timeout))
 
     def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
-        """Returns one model with its manifest; the newest version unless one is named."""
+        """Returns one model with its manifest; the newest version if ``version`` is empty."""
         request = model_pb2.GetModelRequest(model=model, version=version)
         return convert.details_from_proto(self._calls.unary(methods.GET_MODEL, request, timeout))
 
     def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:
-        """Tells whether the server, or one service or model of it, says that it serves; False where nobody answers."""
+        """Tells whether the server, or one of its services or models, reports SERVING; False if the server does not answer."""
         try:
             answer = self._calls.unary(methods.HEALTH_CHECK, StringValue(value=service), timeout, NO_RETRIES)
         except AttnserveError as error:
@@ -80,7 +80,7 @@ class SyncConnection:
         """Waits until ``is_healthy`` is true.
 
         Raises:
-            DeadlineExceeded: it was not within ``timeout`` seconds.
+            DeadlineExceeded: the server was not healthy within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout
         while not self.is_healthy(service, timeout=max(health.POLL_S, deadline - time.monotonic())):
@@ -90,7 +90,7 @@ class SyncConnection:
 
 
 def events(messages: Generator[ResponseT], make: Callable[[ResponseT], ValueT | None]) -> Generator[ValueT]:
-    """Yields what ``make`` makes of a stream's messages, without those of which it makes None; closes the stream at its end."""
+    """Yields the values that ``make`` returns for a stream's messages, except None; closes the stream at its end."""
     with contextlib.closing(messages):
         for message in messages:
             event = make(message)
@@ -101,10 +101,10 @@ def events(messages: Generator[ResponseT], make: Callable[[ResponseT], ValueT | 
 def values(
     outcomes: Generator[ResponseT | AttnserveError], make: Callable[[ResponseT], ValueT], is_raising: bool
 ) -> Generator[ValueT | AttnserveError]:
-    """Yields what ``make`` makes of the answers to many calls, and their errors; closes ``outcomes`` at its end.
+    """Converts the answers to many calls by ``make``; yields values and errors; closes ``outcomes`` at its end.
 
     Raises:
-        AttnserveError: the first one in order, if ``is_raising``.
+        AttnserveError: the first error in order, if ``is_raising``.
     """
     with contextlib.closing(outcomes):
         for outcome in outcomes:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many calls in flight on a blocking channel, driven by the thread that draws their outcomes.
+"""Concurrent calls on a blocking channel, driven by the thread that reads their outcomes.
 
-``aio_many.py`` does the same on an aio channel; what both decide alike is in ``retry.py``, ``window.py`` and ``status.py``.
+``aio_many.py`` does the same on an aio channel; the shared decisions are in ``retry.py``, ``window.py`` and ``status.py``.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from attnserve_client.window import OrderedWindow
 def many(
     calls: SyncCalls, method: Method[RequestT, ResponseT], requests: Iterable[RequestT], timeout: float | None, max_in_flight: int
 ) -> Generator[ResponseT | AttnserveError]:
-    """Yields each request's answer or error, in the requests' order; closing the generator cancels what is under way.
+    """Yields each request's answer or error, in the requests' order; closing the generator cancels the running calls.
 
-    Requests are drawn as room comes free, and each has its own deadline from then on.
+    A request is taken from ``requests`` only when a call can start, and its deadline starts then.
     """
     pipeline: _Pipeline[RequestT, ResponseT] = _Pipeline(
         requests,
@@ -46,7 +46,7 @@ def many(
 
 @dataclass(slots=True)
 class _Open(Generic[RequestT]):
-    """A request that has no outcome yet; ``future`` is its latest attempt."""
+    """A request without an outcome; ``future`` is its latest attempt."""
 
     request: RequestT
     attempts: Attempts
@@ -54,9 +54,9 @@ class _Open(Generic[RequestT]):
 
 
 class _Pipeline(Generic[RequestT, ResponseT]):
-    """Many unary calls at once, driven by the thread that draws their outcomes.
+    """Concurrent unary calls, driven by the thread that reads their outcomes.
 
-    gRPC's own thread only puts the number of a finished attempt into a queue; all state belongs to the drawing thread.
+    gRPC's own thread only puts the number of a finished attempt into a queue; all state belongs to the reading thread.
     """
 
     def __init__(
@@ -72,10 +72,10 @@ class _Pipeline(Generic[RequestT, ResponseT]):
         self._start, self._new_attempts, self._address, self._window = start, new_attempts, address, window
         self._open: dict[int, _Open[RequestT]] = {}
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._due: list[tuple[float, int]] = []  # a heap: when (monotonic seconds) to try which call again
+        self._due: list[tuple[float, int]] = []  # a heap of (monotonic seconds of the next attempt, call)
 
     def outcomes(self) -> Generator[ResponseT | AttnserveError]:
-        """Yields outcomes in order. What is ready is handed out before the next request is drawn, which may block."""
+        """Yields outcomes in order. Available outcomes are yielded before the next request is taken, which may block."""
         while True:
             yield from self._window.take_ready()
             self._fill()
@@ -84,7 +84,7 @@ class _Pipeline(Generic[RequestT, ResponseT]):
             self._wait()
 
     def cancel(self) -> None:
-        """Cancels all calls that are under way."""
+        """Cancels all running calls."""
         for call in self._open.values():
             call.future.cancel()
 
@@ -104,7 +104,7 @@ class _Pipeline(Generic[RequestT, ResponseT]):
         call.future.add_done_callback(lambda _: self._finished.put(index))
 
     def _wait(self) -> None:
-        """Waits for one thing to happen, an attempt's end or a retry's time, and deals with it."""
+        """Waits for one event, the end of an attempt or the time of a retry, and handles it."""
         timeout = max(0.0, self._due[0][0] - time.monotonic()) if self._due else None
         try:
             self._settle(self._finished.get(timeout=timeout))

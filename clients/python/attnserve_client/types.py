@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the clients answer with. Plain values: nothing here holds on to a message or a channel."""
+"""The clients' answers. They are plain values: none keeps a reference to a message or a channel."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLANK_LABEL = "␣"
 
 
 class FinishReason(enum.StrEnum):
-    """Why a hypothesis ended: the end symbol, ``max_tokens``, or something that this client does not know."""
+    """Why a hypothesis ended: the end symbol, ``max_tokens``, or a reason that this client does not know."""
 
     STOP = "stop"
     LENGTH = "length"
@@ -24,7 +24,7 @@ class FinishReason(enum.StrEnum):
 
 
 class ScoreNormalization(enum.StrEnum):
-    """How a score was made.
+    """How a score was computed.
 
     The sum of log-probabilities, that sum over the length to the power ``length_penalty``, or the latter plus the coverage penalty.
     """
@@ -36,7 +36,7 @@ class ScoreNormalization(enum.StrEnum):
 
 
 class Task(enum.StrEnum):
-    """What a model does; ``UNSPECIFIED`` for tasks that this client does not know."""
+    """The task of a model; ``UNSPECIFIED`` for tasks that this client does not know."""
 
     TRANSLATION = "translation"
     CAPTION = "caption"
@@ -44,7 +44,7 @@ class Task(enum.StrEnum):
 
 
 class ModelState(enum.StrEnum):
-    """Whether a model answers."""
+    """Whether a model can answer."""
 
     LOADING = "loading"
     READY = "ready"
@@ -53,9 +53,9 @@ class ModelState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A piece of text as the model sees it, at characters ``begin`` to ``end`` (exclusive, code points) of its text.
+    """A token of a text, at characters ``begin`` to ``end`` (exclusive, code points) of that text.
 
-    ``copied_from`` is the index of the source piece whose characters these are, where the model produced its unknown symbol.
+    ``copied_from`` is the index of the source piece whose characters replace the model's unknown symbol, or None.
     """
 
     text: str
@@ -65,7 +65,7 @@ class Piece:
 
     @property
     def label(self) -> str:
-        """What to show for it: its text without white space around it, or a name where nothing would be seen."""
+        """A printable name: the text without surrounding white space, or a symbol if nothing would be visible."""
         if self.begin == self.end:
             return END_LABEL
         return self.text.strip() or _BLANK_LABEL
@@ -77,11 +77,11 @@ class Hypothesis:
 
     Attributes:
         text: the whole text, detokenized.
-        pieces: its pieces with their spans in ``text``; the end symbol is the last one where it was produced.
+        pieces: its pieces with their spans in ``text``; the end symbol is the last one if it was produced.
         score: natural logarithm; see ``normalization``.
-        normalization: how the score was made.
+        normalization: how the score was computed.
         finish_reason: why it ended.
-        attention: float32 weights over the source's pieces, read-only; None unless asked for. Shape (T_tgt, T_src) for "mean",
+        attention: float32 weights over the source's pieces, read-only; None unless requested. Shape (T_tgt, T_src) for "mean",
             (layers, heads, T_tgt, T_src) for "all"; a model with a single map and no layers has (T_tgt, T_src) for both.
     """
 
@@ -95,7 +95,7 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Where a request's time went on the server, in seconds."""
+    """The time that a request spent in each stage on the server, in seconds."""
 
     queue_s: float
     encode_s: float
@@ -112,7 +112,7 @@ class Translation:
         source_pieces: the source's pieces with their spans in the request's text; the end symbol is the last one.
         model: id of the model that answered.
         version: its version.
-        timings: where the time went.
+        timings: the time spent in each stage.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -134,7 +134,7 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class TranslationDelta:
-    """Text to append to what a stream sent before, and the pieces behind it with spans in the whole text so far."""
+    """Text to append to the text that a stream sent before, and its pieces with spans in the whole text so far."""
 
     text: str
     pieces: tuple[Piece, ...]
@@ -142,11 +142,11 @@ class TranslationDelta:
 
 @dataclass(frozen=True, slots=True)
 class ImageGrid:
-    """The cells of an image that attention is over, row by row from the top left of the whole image as it is seen.
+    """The cells of an image that attention is over, in row-major order; the image is rotated by its EXIF orientation.
 
     Attributes:
-        rows: of cells.
-        columns: of cells.
+        rows: number of rows of cells.
+        columns: number of columns of cells.
         image_width: pixels.
         image_height: pixels.
     """
@@ -159,7 +159,7 @@ class ImageGrid:
 
 @dataclass(frozen=True, slots=True)
 class WordMap:
-    """A word of a caption, and where the model looked for it: float32 (rows, columns), summing to one."""
+    """A word of a caption and its attention map: float32 (rows, columns) with sum 1."""
 
     word: str
     weights: NDArray[np.float32] = field(compare=False, repr=False)
@@ -170,11 +170,11 @@ class Caption:
     """A finished caption.
 
     Attributes:
-        hypotheses: best first, at least one; the sources of their attention are the grid's cells.
-        grid: what attention is over.
+        hypotheses: best first, at least one; the columns of their attention are the grid's cells.
+        grid: the cells that attention is over.
         model: id of the model that answered.
         version: its version.
-        timings: where the time went; what decoding the image took is in none but the total.
+        timings: the time spent in each stage; only ``total_s`` includes decoding the image.
     """
 
     hypotheses: tuple[Hypothesis, ...]
@@ -194,14 +194,14 @@ class Caption:
         return self.best.text
 
     def word_maps(self) -> list[WordMap]:
-        """The best hypothesis' words with their maps: of a word of several pieces, the mean of theirs.
+        """Returns the best hypothesis' words with their maps; the map of a word of several pieces is their mean.
 
         Raises:
-            ValueError: it has no attention of one map.
+            ValueError: it has no single attention map.
         """
         best = self.best
         if best.attention is None or best.attention.ndim != 2:
-            raise ValueError("the caption has no attention of one map: ask for it with return_attention='mean'")
+            raise ValueError("the caption has no single attention map: request it with return_attention='mean'")
         words: list[tuple[str, list[int]]] = []
         for index, piece in enumerate(best.pieces):
             if piece.begin == piece.end:
@@ -217,21 +217,21 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class CaptionDelta:
-    """Text to append to what a stream sent before, and the pieces behind it with spans in the whole text so far."""
+    """Text to append to the text that a stream sent before, and its pieces with spans in the whole text so far."""
 
     text: str
     pieces: tuple[Piece, ...]
 
 
 Answer = Translation | Caption
-"""What a task answers as text, best hypothesis first."""
+"""A task's answer as text, best hypothesis first."""
 Delta = TranslationDelta | CaptionDelta
 """A part of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model on a server; sizes are in pieces, the end symbol not counted. One that reads images has no source tokens."""
+    """A model on a server; sizes are in pieces, without the end symbol. A model that reads images has no source tokens."""
 
     id: str
     version: str
@@ -245,13 +245,13 @@ class Model:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it answers."""
+        """Whether the model can answer."""
         return self.state is ModelState.READY
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDetails:
-    """A model with its bundle's whole manifest (the message, as ``manifest.proto`` describes it)."""
+    """A model with its bundle's manifest (the message of ``manifest.proto``)."""
 
     model: Model
     manifest: manifest_pb2.Manifest

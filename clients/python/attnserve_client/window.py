@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps many calls in flight and their answers in order. Pure book-keeping, shared by both clients; not thread-safe."""
+"""Limits the number of concurrent calls and keeps their outcomes in order. Shared by both clients; not thread-safe."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 _BUFFERED_PER_RUNNING = 4
-"""How many times ``max_in_flight`` may be open at once: what waits, answered, for a slow one before it does not stop the rest."""
+"""Maximum of started and untaken calls, as a multiple of ``max_in_flight``: finished calls may wait for a slow one before them."""
 
 
 class OrderedWindow(Generic[_T]):
-    """Calls numbered as they start; outcomes leave in that order, whenever they arrived.
+    """Numbers calls as they start; outcomes are taken in that order, whatever their order of arrival.
 
     Args:
-        max_in_flight: how many may run at once, at least 1.
+        max_in_flight: maximum number of running calls, at least 1.
     """
 
     def __init__(self, max_in_flight: int) -> None:
@@ -33,11 +33,11 @@ class OrderedWindow(Generic[_T]):
         return self._num_running < self._max_in_flight and num_open < _BUFFERED_PER_RUNNING * self._max_in_flight
 
     def is_empty(self) -> bool:
-        """Tells whether everything that started has been taken."""
+        """Tells whether the outcomes of all started calls have been taken."""
         return self._num_started == self._num_taken
 
     def start(self) -> int:
-        """Counts a call in; returns its number."""
+        """Counts a started call; returns its number."""
         self._num_running += 1
         self._num_started += 1
         return self._num_started - 1
@@ -48,7 +48,7 @@ class OrderedWindow(Generic[_T]):
         self._finished[index] = outcome
 
     def take_ready(self) -> list[_T]:
-        """Takes out the outcomes whose turn has come, in order; maybe none."""
+        """Removes and returns the outcomes that are next in order; the list may be empty."""
         ready: list[_T] = []
         while self._num_taken in self._finished:
             ready.append(self._finished.pop(self._num_taken))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From attention between pieces to alignments between words, so that models with other pieces can be compared."""
+"""Converts attention between pieces to alignments between words, so that models with different pieces can be compared."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Word:
 
 
 def words_of(text: str) -> list[Word]:
-    """Returns the words of a text; what is between them is nobody's."""
+    """Returns the words of a text; the characters between them belong to no word."""
     return [Word(match.start(), match.end()) for match in _WORD.finditer(text)]
 
 
 def shares(words: Sequence[Word], pieces: Sequence[Piece]) -> NDArray[np.float64]:
-    """Returns which part of each piece's characters is in each word: (words, pieces)."""
+    """Returns the share of each piece's characters in each word: (words, pieces)."""
     table = np.zeros((len(words), len(pieces)))
     for row, word in enumerate(words):
         for column, piece in enumerate(pieces):
@@ -41,27 +41,27 @@ def shares(words: Sequence[Word], pieces: Sequence[Piece]) -> NDArray[np.float64
 
 
 def common_words(*texts: str) -> list[Word]:
-    """Returns the words that texts begin with alike."""
+    """Returns the common prefix of the texts, in words."""
     length = len(os.path.commonprefix(texts))
     common = set.intersection(*(set(words_of(text)) for text in texts))
     return sorted((word for word in common if word.end <= length), key=lambda word: word.begin)
 
 
 def with_means(weights: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns (layers + 1, heads + 1, ...) of (layers, heads, ...): behind the heads their mean, behind the layers theirs."""
+    """Appends the mean over heads, and then the mean over layers: (layers, heads, ...) -> (layers + 1, heads + 1, ...)."""
     with_heads = np.concatenate([weights, weights.mean(1, keepdims=True)], 1)
     return np.concatenate([with_heads, with_heads.mean(0, keepdims=True)], 0)
 
 
-def aligned(
+def most_attended(
     translation: Translation, weights: NDArray[np.float32], source: Sequence[Word], target: Sequence[Word]
 ) -> NDArray[np.intp]:
-    """Returns the source word that each target word attends to most.
+    """Returns the source word with the highest attention of each target word.
 
     Args:
-        translation: whose pieces the weights are about.
+        translation: the translation that the weights belong to.
         weights: attention between pieces, (..., T_tgt, T_src).
-        source: words of the source; a piece's weight goes to its words by their part of it.
+        source: words of the source; a piece's weight is divided among words by their share of its characters.
         target: words of the translation; a word's attention is the mean over its pieces.
 
     Returns:

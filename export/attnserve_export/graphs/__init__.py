@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graphs of each architecture: what is traced for encode and for step, and the state that goes between them."""
+"""The graphs of each architecture: the traced encode and step modules, and the state that passes between them."""

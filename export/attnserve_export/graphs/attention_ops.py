@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime's GroupQueryAttention as the attention of exported graphs, emitted straight from the traced module.
 
-Why this operator (measured on a CPU): it reads each row's valid length only, so a row costs what it needs whatever stands
-beside it, its result does not depend on the batch to the last bit, and it appends to the cache in place. Three uses:
+Why this operator (measured on a CPU): it reads each row's valid length only, so a row's cost does not depend on its batch mates;
+its result is bit-identical in every batch; and it appends to the cache in place. Three uses:
 
 * self-attention of a step: one new token a row is appended at the row's own position;
-* cross-attention: nothing is appended (keys and values of length 0), the row sees its request's memory; ``group`` hypotheses of
-  one request are so many more query heads over the same key-value heads, so that the memory is never copied for a beam;
+* cross-attention: nothing is appended (keys and values of length 0), the row reads its request's memory; ``group`` hypotheses of
+  one request are additional query heads over the same key-value heads, so the memory is not copied for a beam;
 * the encoder: ``causal=0``, one prompt a row, right-padded.
 
 These calls have no value in PyTorch: a module that makes them can be exported, not run.
@@ -26,7 +26,7 @@ _OP = "com.microsoft::GroupQueryAttention"
 
 
 def total_length(capacity: int) -> Tensor:
-    """The operator's scratch length: the buffer's capacity, a constant, which also suits a CUDA graph."""
+    """The total length that the operator asks for: the buffer's capacity. It is a constant, as a CUDA graph requires."""
     return torch.tensor([capacity], dtype=torch.int32)
 
 
@@ -39,7 +39,7 @@ def encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
         num_heads: H.
 
     Returns:
-        (B, L, H*D); rows beyond ``last`` hold nothing of use.
+        (B, L, H*D); positions after ``last`` are undefined.
     """
     batch, length, packed = qkv.shape
     width = packed // 3
@@ -57,7 +57,7 @@ def encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
 
 
 def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One token a row, appended to the row's cache at its position.
+    """Attention of one token a row, which is appended to the row's cache at its position.
 
     Args:
         qkv: packed projections (S, 1, 3*H*D).
@@ -67,7 +67,7 @@ def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tenso
         num_heads: H.
 
     Returns:
-        (S, 1, H*D), and the caches, to be bound to the memory of the inputs.
+        (S, 1, H*D), and the caches, which must be bound to the memory of the inputs.
     """
     total = total_length(key.shape[2])
     rows, _, packed = qkv.shape
@@ -83,7 +83,7 @@ def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tenso
 
 
 def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int) -> list[Tensor]:
-    """Queries over each request's memory.
+    """Attention of queries over each request's memory.
 
     Args:
         query: (R, 1, H*G*D), heads ordered (H, G).
@@ -93,7 +93,7 @@ def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor
         num_heads: H.
 
     Returns:
-        (R, 1, H*G*D), and the two memories (bound to the memory of the inputs).
+        (R, 1, H*G*D), and the two memories, which must be bound to the memory of the inputs.
     """
     requests, capacity, d_head = key.shape[0], key.shape[2], key.shape[3]
     empty = query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)
@@ -110,10 +110,10 @@ def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor
 
 
 def cross_weights(query: Tensor, key: Tensor, last: Tensor) -> Tensor:
-    """The weights of :func:`step_cross_attention`, beside it: equation 1 of Vaswani et al. 2017 up to the softmax.
+    """The weights of :func:`step_cross_attention`, computed separately: equation 1 of Vaswani et al. 2017 up to the softmax.
 
-    The operator can give its weights too, but its values then differ in their last bits from those of a run without, and an answer
-    must not depend on whether somebody looks. Each query is a product of its own, whatever the group.
+    The operator can return its weights too, but then the last bits of its values differ, and an answer must not depend on whether
+    attention is requested. Each query is a separate product, for every group size.
 
     Args:
         query: (R, H, G, 1, D).
@@ -121,7 +121,7 @@ def cross_weights(query: Tensor, key: Tensor, last: Tensor) -> Tensor:
         last: int32 (R), index of each source's last position.
 
     Returns:
-        (R, H, G, 1, L), zero behind ``last``.
+        (R, H, G, 1, L), zero after ``last``.
     """
     scores = query @ key.unsqueeze(2).transpose(-2, -1) / math.sqrt(key.shape[-1])
     is_hidden = torch.arange(key.shape[2], dtype=torch.int32) > last[:, None]  # (R, L)

@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrites a float32 graph into its int8 form for the CPU: from the same stored weights, and no row reads another.
+"""Rewrites a float32 graph into its int8 form for the CPU. It uses the same stored weights; no row's result depends on another row.
 
-**Weights** stay as they are stored. Nodes over constants quantise them, symmetric, one scale a column, and ONNX Runtime folds
-these nodes when it loads the graph. They take the levels -64 to 64: x86 processors without VNNI add two products of an unsigned
-and a signed byte in 16 bits, saturating, and 2 * 255 * 64 still fits. So every processor computes the same integers.
+**Weights** stay as stored. Nodes over constants quantise them, symmetrically, with one scale a column; ONNX Runtime folds
+these nodes when it loads the graph. The levels are -64 to 64: x86 processors without VNNI add two products of an unsigned and a
+signed byte in 16 bits, saturating, and 2 * 255 * 64 does not overflow. So every processor computes the same integers.
 
 **Activations** are quantised by row, in one of four forms:
 
-* behind a LayerNormalization, which scales each row already. Its weight and bias move into the product; what is left has no value
-  beyond sqrt(d) in a row of d, so the scale is a constant and the price one node;
-* behind a ReLU of such a product: column j is at most its bias plus sqrt(d) times the norm of its weights (Cauchy and Schwarz).
-  The first product gives its columns in parts of that, and the quantisation of the second, from 0 up, is the ReLU;
-* what lies between -1 and 1, as the states of GRU and LSTM do and the means of them that an alignment takes: in parts of 1, which
-  is one node again;
-* behind anything else in parts of the row's largest absolute value. That takes seven nodes more than the product alone, and is
-  done for a wide product only: a vocabulary's.
+* after a LayerNormalization, which already scales each row. Its weight and bias move into the product; the rest has no value above
+  sqrt(d) in a row of d, so the scale is a constant and one node is added;
+* after a ReLU of such a product: column j is at most its bias plus sqrt(d) times the norm of its weights (Cauchy-Schwarz). The
+  first product gives its columns as fractions of that bound, and the quantisation of the second product's input clips at 0, which
+  is the ReLU;
+* values in [-1, 1], such as GRU and LSTM states and the weighted means of them: the scale is a constant, and one node is added;
+* any other input, as fractions of the row's largest absolute value. That adds seven nodes, so it is done for wide products only:
+  the output layer's.
 
-The products that are left stay in float32: at the sizes that are served here quantising would cost what it saves.
+The other products stay in float32: at the sizes served here, quantising costs as much as it saves.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ from attnserve_export.graphs.products import GraphIndex, Product
 WEIGHT_LEVELS = 64
 """Largest magnitude of a quantised weight."""
 MIN_COLUMNS = 1024
-"""Columns at least of a product whose rows are scaled by their largest absolute value."""
+"""Minimum number of columns of a product whose rows are scaled by their largest absolute value."""
 MIN_WEIGHTS = 1 << 14
-"""Weights at least of a product of what lies between -1 and 1."""
+"""Minimum number of weights of a product whose input is in [-1, 1]."""
 _ZERO_POINT = 128  # of rows that may be negative: 127 levels below, 127 above
 _CONTRIB = "com.microsoft"
 
 
 def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambda name: False) -> onnx.ModelProto | None:
-    """The int8 form of a float32 graph that holds its weights as initializers; None where it has no product worth quantising.
+    """Returns the int8 form of a float32 graph with its weights as initializers, or None if no product is worth quantising.
 
     Args:
         model: the graph.
-        is_bounded: whether the input or output of this name lies between -1 and 1.
+        is_bounded: whether the input or output of this name lies in [-1, 1].
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -75,7 +75,7 @@ def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambd
 
 @dataclass(slots=True)
 class _Row:
-    """Rows that are quantised, or are to be: the size of a level, and the level that stands for zero."""
+    """Quantised rows, or rows to be quantised: the size of a level, and the level that represents zero."""
 
     name: str
     level: str
@@ -83,7 +83,7 @@ class _Row:
 
 
 class _Writer:
-    """Writes the nodes that stand for products."""
+    """Writes the nodes that replace products."""
 
     def __init__(self, index: GraphIndex) -> None:
         self.index = index
@@ -96,16 +96,16 @@ class _Writer:
         self._num_values = 0
 
     def take(self) -> list[NodeProto]:
-        """What was written since the last call."""
+        """Returns the nodes written since the last call."""
         new, self.new = self.new, []
         return new
 
     def without_weight(self, node: NodeProto) -> NodeProto:
-        """A node of the graph; a LayerNormalization without what has moved into the products behind it."""
+        """Returns the node; for a LayerNormalization, without the weight and bias that moved into the products after it."""
         return self._bare.get(id(node), node)
 
     def write(self, product: Product) -> bool:
-        """Writes the int8 form of a product, and of the one behind its ReLU; false where there is none."""
+        """Writes the int8 form of a product, and of the product after its ReLU; returns false if there is none."""
         if id(product.node) in self.dropped:
             return True
         self._part = part_of(product.node)
@@ -143,7 +143,7 @@ class _Writer:
         part, shift, reach = self._call("Bounded", weight, bias, level, self._scalar(longest), num_outputs=3)
         hidden = _Row(
             self._multiply(row, [integers, part], shift), self._scalar(1 / 255), self._constant("none", np.uint8(0))
-        )  # from 0 to 1, in parts of what each column can reach
+        )  # from 0 to 1, as a fraction of each column's bound
         hidden.name = self._node("QuantizeLinear", hidden.name, hidden.level, hidden.zero)[0]
         matrix = self._call("Rescaled", self._matrix(outer), reach, num_outputs=1)[0]
         self._multiply(hidden, self._quantized(matrix), outer.bias, outer.output)
@@ -166,7 +166,7 @@ class _Writer:
             self._node("Mul", parts, largest, output=product.output)
 
     def _scaled(self, row: _Row) -> list[str]:
-        """Each row in parts of its own largest absolute value, and that value."""
+        """Writes the division of each row by its largest absolute value; returns the quantised rows and that value."""
         (magnitude,) = self._node("Abs", row.name)
         (most,) = self._node("ReduceMax", magnitude, self._constant("last", np.array([-1])))
         (largest,) = self._node("Max", most, self._scalar(TINY))
@@ -174,7 +174,7 @@ class _Writer:
         return [*self._node("QuantizeLinear", part, row.level, row.zero), largest]
 
     def _once(self, form: str, name: str, write: Callable[[], list[str]]) -> list[str]:
-        """What a value becomes in a form, written when it is first asked for."""
+        """Returns the outputs of ``write``, which is called once for each form of a value."""
         if (form, name) not in self._rows:
             self._rows[form, name] = write()
         return self._rows[form, name]

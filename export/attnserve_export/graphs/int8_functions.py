@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the int8 rewrite puts into graphs, as ONNX functions: a graph calls them by name, ONNX Runtime inlines them at load.
+"""The ONNX functions that the int8 rewrite adds to a graph. A graph calls them by name; ONNX Runtime inlines them at load.
 
-They take weights alone, so that their nodes are folded away at load.
+Their inputs are weights only, so their nodes are folded at load.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ import onnx
 import onnx.parser
 
 DOMAIN = "attnserve.int8"
-TINY = 1e-30  # in place of a scale of zero: a column, or a row, of zeros
+TINY = 1e-30  # replaces a scale of zero, for a column or row of zeros
 _OPSET = 23
 
 _TEXTS = {
-    # The weight and bias of a LayerNormalization, moved into the product behind it: (gamma n + beta) W + b = n W' + b'.
+    # The weight and bias of a LayerNormalization, moved into the product after it: (gamma n + beta) W + b = n W' + b'.
     "Folded": """(weight, bias, gamma, beta) => (folded, shifted) {
         column = Unsqueeze (gamma, last)
         folded = Mul (weight, column)
         shift = MatMul (beta, weight)
         shifted = Add (shift, bias)
     }""",
-    # A matrix in whole levels, and the size of a level in each column.
+    # A matrix in integer levels, and the size of a level in each column.
     "Quantized": """(weight, levels) => (integers, level) {
         magnitude = Abs (weight)
         largest = ReduceMax <keepdims = 0> (magnitude, first)
@@ -31,7 +31,7 @@ _TEXTS = {
         rounded = Round (exact)
         integers = Cast <to = 3> (rounded)
     }""",
-    # For rows no longer than ``longest``: what the positive values of n W + b can reach, and level and bias in parts of that.
+    # For rows of norm at most ``longest``: the upper bound of n W + b, and level and bias as fractions of that bound.
     "Bounded": """(weight, bias, level, longest) => (part, shift, reach) {
         norm = ReduceL2 <keepdims = 0> (weight, first)
         swing = Mul (norm, longest)
@@ -41,7 +41,7 @@ _TEXTS = {
         part = Div (level, reach)
         shift = Div (bias, reach)
     }""",
-    # A matrix for inputs that are given in parts of ``reach``.
+    # A matrix for inputs that are given as fractions of ``reach``.
     "Rescaled": """(weight, reach) => (rescaled) {
         column = Unsqueeze (reach, last)
         rescaled = Mul (weight, column)
@@ -55,7 +55,7 @@ _CONSTANTS = {
 
 
 def function(name: str) -> onnx.FunctionProto:
-    """One of the functions."""
+    """Returns one of the functions."""
     head, _, body = _TEXTS[name].partition("{")
     constants = "\n".join(text for word, text in _CONSTANTS.items() if f", {word})" in body)
     text = f'<domain: "{DOMAIN}", opset_import: ["" : {_OPSET}]> {name} {head} {{ {constants} {body}'

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names the nodes of a graph by the part of the paper that they belong to, so that a profile can say where a step's time goes.
+"""Names each node of a graph after the part of the paper that it belongs to, so that a profile can attribute a step's time.
 
-A node is called "<part>/<operator>_<number>". Which part a module is, the architecture says: of what was traced in it, and of what
-reads its weights. What stands between modules belongs to the part of the latest node that it was computed from, or else to that of
-what reads it.
+A node is called "<part>/<operator>_<number>". The architecture maps modules to parts; the map applies to nodes traced in a module
+and to nodes that read its weights. Any other node gets the part of the latest node that it depends on, or else the part of its
+reader.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import onnx
 from onnx import NodeProto
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-"""Where torch.onnx notes the modules that a node was traced in, as the text of a list: outermost first, then the node itself."""
+"""Metadata key of the modules that a node was traced in: the text of a list, outermost first, then the node itself."""
 
 _CONVOLVING = ("Conv", "Clip")
 
@@ -23,12 +23,12 @@ def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelPr
     """Names all nodes, in place.
 
     Args:
-        model: as torch.onnx exported it, with its notes.
-        parts: name of a module (the last component of its path) or of an operator -> part. The innermost module that is named
-            here counts.
+        model: as exported by torch.onnx, with its metadata.
+        parts: name of a module (the last component of its path) or of an operator -> part. The innermost module in this
+            table counts.
 
     Returns:
-        The model.
+        The same model.
     """
     nodes = list(model.graph.node)
     weights = {each.name for each in model.graph.initializer}
@@ -51,7 +51,7 @@ def name_parts(model: onnx.ModelProto, parts: Mapping[str, str]) -> onnx.ModelPr
 
 
 def _name_values(nodes: list[NodeProto], outputs: Container[str]) -> None:
-    """Gives what convolutions and their activations make a name with their part: ONNX Runtime names its own nodes after it."""
+    """Names the outputs of convolutions and their activations after their part: ONNX Runtime names its fused nodes after them."""
     renamed = {
         name: f"{part_of(node)}/{name}"
         for node in nodes
@@ -65,7 +65,7 @@ def _name_values(nodes: list[NodeProto], outputs: Container[str]) -> None:
 
 
 def part_of(node: NodeProto) -> str:
-    """The part that a node's name says."""
+    """Returns the part in a node's name."""
     return node.name.rpartition("/")[0]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds in a float32 graph what int8 needs to know: its products with constant matrices, and what bounds the rows that go in."""
+"""Analyses a float32 graph for int8: its products with constant matrices, and the bounds of their input rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import onnx
 from onnx import NodeProto, helper, numpy_helper
 
 _BOUNDED = {"Tanh": [0], "Sigmoid": [0], "Softmax": [0], "GRU": [0, 1], "LSTM": [0, 1]}
-"""Operators, and which of their outputs lie between -1 and 1."""
+"""Operators, and the indices of their outputs that lie in [-1, 1]."""
 _MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that give what they are given, in another order."""
+"""Operators that only reorder their input's values."""
 
 
 @dataclass(slots=True)
@@ -26,16 +26,16 @@ class Product:
     num_rows: int
     num_columns: int
     bias: str
-    add: NodeProto | None  # a node of its own, where the bias is not the product's own input
+    add: NodeProto | None  # the node that adds the bias, if the bias is not an input of the product
 
     @property
     def output(self) -> str:
-        """The name of what is left behind the product and its bias."""
+        """The name of the product's output with its bias added."""
         return self.node.output[0] if self.add is None else self.add.output[0]
 
 
 class GraphIndex:
-    """Who makes and who reads each value of a graph, and its products."""
+    """The producer and the readers of each value of a graph, and the graph's products."""
 
     def __init__(self, graph: onnx.GraphProto, is_bounded: Callable[[str], bool]) -> None:
         self._bounded = {value.name for value in (*graph.input, *graph.output) if is_bounded(value.name)}
@@ -51,12 +51,12 @@ class GraphIndex:
         self.products = {id(each.node): each for each in found if each is not None}
 
     def only_reader(self, name: str) -> NodeProto | None:
-        """The node that reads a value, if it is the only one."""
+        """Returns the only node that reads a value, or None."""
         readers = self.readers.get(name, [])
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def norm(self, product: Product) -> NodeProto | None:
-        """The LayerNormalization whose rows go into a product, if they go into products alone."""
+        """Returns the LayerNormalization whose output is a product's input, if only products read that output."""
         node = self.producers.get(product.node.input[0])
         while node is not None and self._takes_rows(node):
             node = self.producers.get(node.input[0])
@@ -66,7 +66,7 @@ class GraphIndex:
         return node if is_known and self._is_for_products(node.output[0]) else None
 
     def behind_relu(self, product: Product) -> tuple[NodeProto, Product] | None:
-        """The ReLU of a product and the product behind it, where nothing else reads what is between."""
+        """Returns the ReLU of a product and the next product, if nothing else reads the values between them."""
         relu = self.only_reader(product.output)
         reader = None if relu is None or relu.op_type != "Relu" else self.only_reader(relu.output[0])
         if relu is None or reader is None or id(reader) not in self.products:
@@ -74,7 +74,7 @@ class GraphIndex:
         return relu, self.products[id(reader)]
 
     def is_bounded(self, name: str) -> bool:
-        """Whether a value surely lies between -1 and 1."""
+        """Whether a value provably lies in [-1, 1]."""
         node = self.producers.get(name)
         if name in self._bounded or node is None:
             return name in self._bounded
@@ -88,14 +88,14 @@ class GraphIndex:
         return node.op_type == "MatMul" and self._is_distribution(node.input[0]) and self.is_bounded(node.input[1])
 
     def _is_distribution(self, name: str) -> bool:
-        """Whether the last axis is that of a softmax; one may have been put before it."""
+        """Whether the last axis is the output of a softmax; an axis of size 1 may have been inserted before it."""
         node = self.producers.get(name)
         if node is not None and node.op_type == "Unsqueeze" and self.values.get(node.input[1]) in ([0], [1], [-2]):
             node = self.producers.get(node.input[0])
         return node is not None and node.op_type == "Softmax" and _attributes(node).get("axis", -1) == -1
 
     def _takes_rows(self, node: NodeProto) -> bool:
-        """Whether a node is x[:, i]: it takes whole rows of (row, 1, width)."""
+        """Whether a node is x[:, i], which selects whole rows of (row, 1, width)."""
         return node.op_type == "Gather" and _attributes(node).get("axis", 0) == 1 and self.shapes.get(node.input[1]) == ()
 
     def _is_for_products(self, name: str) -> bool:
@@ -106,7 +106,7 @@ class GraphIndex:
         )
 
     def _is_constant(self, name: str) -> bool:
-        """Whether a value does not depend on any input: ONNX Runtime computes it when it loads the graph, so it costs nothing."""
+        """Whether a value depends on no input: ONNX Runtime computes it at load, so it has no cost in a step."""
         if name in self.shapes or not name:
             return True
         node = self.producers.get(name)

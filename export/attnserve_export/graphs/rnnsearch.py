@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of RNNsearch in float32: the module's own step, on declared state.
 
-A request's state is its annotations and what the alignment model makes of them, a hypothesis' state is one vector. On the CPU the
-step reads the sources as far as the longest one reaches, rounded up to whole blocks: on more blocks its sums have further zeros
-alone, in the same order, so that an answer does not depend on who shares the batch, and short sources do not pay for the capacity.
-A CUDA graph has fixed shapes, so there it always reads the whole capacity. What depends on the last token alone is looked up in a
-table of all tokens, see :class:`TokenTable`.
+A request's state is its annotations and alignment keys (2 U_a h_j); a hypothesis' state is one vector. On the CPU the step reads
+the sources up to the longest one, rounded up to whole blocks: further blocks add only zeros to its sums, in the same order, so an
+answer does not depend on its batch mates, and the cost of short sources does not depend on the capacity. A CUDA graph has fixed
+shapes, so it reads the whole capacity. Terms that depend on the last token alone come from a table over the vocabulary, see
+:class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from attnserve_export.graphs.spec import (
 )
 from attnserve_export.layers.output import TokenTable
 from attnserve_export.layers.recurrent import onnx_recurrent, stored_biases
-from attnserve_export.models.rnnsearch import RnnSearch, Source, maxout
+from attnserve_export.models.rnnsearch import EncodedSource, RnnSearch, maxout
 
 BLOCK = 32
-"""A multiple of what ONNX Runtime's softmax and matrix product take at once (measured: the last bits are the same from 32 on)."""
+"""A multiple of the block size of ONNX Runtime's softmax and matrix product (measured: the last bits are equal from 32 on)."""
 MAX_BEAM = 8
 
 
@@ -43,7 +43,7 @@ class EncodeGraph(nn.Module):
         self.model = model
 
     def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns memory (B, L, 2 n) and key (B, L, n'), zero behind a source's end, and state (B, n)."""
+        """Returns memory (B, L, 2 n) and key (B, L, n'), zero after a source's end, and state (B, n)."""
         model = self.model
         out, last = onnx_recurrent(
             [model.reader, model.backward_reader], model.embed(source).transpose(0, 1), source_length, "bidirectional"
@@ -53,12 +53,12 @@ class EncodeGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i.
+    """One decode step of S rows of R requests: row i belongs to request ``request_of_row[i]``, or without it to request i.
 
     Args:
         model: the module.
-        candidates: of each row; 0 for none.
-        is_fixed: whether it reads the whole capacity, however short the sources are.
+        candidates: number of candidates of each row; 0 for none.
+        is_fixed: whether the step reads the whole capacity, for any source length.
     """
 
     deep_state: Tensor
@@ -78,7 +78,7 @@ class StepGraph(nn.Module):
     def forward(
         self, token: Tensor, source_length: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, state: Tensor
     ) -> tuple[Tensor, ...]:
-        """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); outputs in the order of the spec."""
+        """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); returns the outputs in the order of the spec."""
         model, capacity = self.model, memory.shape[1]
         if not self.is_fixed:
             reach = int(((source_length.max() + (BLOCK - 1)) & -BLOCK).item())  # the next multiple of a power of two
@@ -91,7 +91,7 @@ class StepGraph(nn.Module):
         token_gates, token_deep = self.of_token(model.embedding.weight, token).split(
             [3 * model.config.d_decoder, 2 * model.config.d_embedding], 1
         )
-        following, context, weights = model.step(token_gates, state, Source(memory, key, is_hidden))
+        following, context, weights = model.step(token_gates, state, EncodedSource(memory, key, is_hidden))
         deep = nn.functional.linear(following, self.deep_state) + nn.functional.linear(context, self.deep_context)
         logits = model.project(maxout(deep + token_deep))
         attention = weights if self.is_fixed else nn.functional.pad(weights, (0, capacity - memory.shape[1]))
@@ -99,7 +99,7 @@ class StepGraph(nn.Module):
 
 
 def rnnsearch_states(model: RnnSearch, max_source: int, max_target: int) -> list[manifest_pb2.State]:
-    """The declared state: annotations and alignment keys of each request, one vector of each hypothesis."""
+    """Declares the state: annotations and alignment keys of each request, one vector of each hypothesis."""
     config = model.config
     shared = [
         manifest_pb2.State(
@@ -123,8 +123,8 @@ def rnnsearch_states(model: RnnSearch, max_source: int, max_target: int) -> list
 
 
 def rnnsearch_variants(model: RnnSearch, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32 for the CPU and for CUDA: a step graph for greedy batches and one for beams each. All give the alignment, which a step
-    needs anyhow.
+    """fp32 for the CPU and for CUDA: one step graph for greedy batches and one for beams each. All return the alignment, which a
+    step computes in any case.
     """
     outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
     encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
@@ -135,13 +135,13 @@ def rnnsearch_variants(model: RnnSearch, states: list[manifest_pb2.State]) -> li
 
 
 def _step(model: RnnSearch, states: list[manifest_pb2.State], group: int, is_fixed: bool) -> GraphSpec:
-    is_routed = group > 1
-    first, capacity = "request" if is_routed else "row", str(states[0].capacity)
-    candidates = 2 * group if is_routed or is_fixed else 0  # the device gives the best alone to the host
+    is_indexed = group > 1
+    first, capacity = "request" if is_indexed else "row", str(states[0].capacity)
+    candidates = 2 * group if is_indexed or is_fixed else 0  # on CUDA only the best candidates are copied to the host
     inputs: list[manifest_pb2.Tensor | None] = [
         tensor("token", INT64, "row"),
         tensor("source_length", INT32, first),
-        tensor("request_of_row", INT64, "row") if is_routed else None,
+        tensor("request_of_row", INT64, "row") if is_indexed else None,
         *(tensor(state.name, FLOAT32, first, capacity, state.axes[2]) for state in states[:2]),
         tensor("state", FLOAT32, *states[2].axes),
     ]
@@ -162,7 +162,7 @@ def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts together what the graphs have taken apart: see :class:`StepGraph`, ``additive_attention`` and ``onnx_recurrent``."""
+    """Restores the module's parameters from a graph: see :class:`StepGraph`, ``additive_attention`` and ``onnx_recurrent``."""
     d_deep = len(stored["deep_state"])
     token_gates, of_token = stored["of_token.weight"].split([len(stored["of_token.weight"]) - d_deep, d_deep])
     token_bias, deep_bias = stored["of_token.bias"].split([len(token_gates), d_deep])

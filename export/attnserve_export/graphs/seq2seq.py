@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of the sequence-to-sequence model in float32.
 
-A source leaves nothing but the first states of its hypotheses: there is no state of a request. What the first layer has from the
-last token is looked up in a table of all tokens, see :class:`TokenTable`.
+The encoder returns only the first states of the hypotheses: there is no request state. The last token's term of the first layer
+comes from a table over the vocabulary, see :class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EncodeGraph(nn.Module):
         self.model = model
 
     def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
-        """The operator's reverse direction begins at each source's own end. Gives (B, d_hidden) for each layer and part."""
+        """The operator's reverse direction starts at each source's end. Returns (B, d_hidden) for each layer and part."""
         x, parts = self.model.embed(source).transpose(0, 1), []  # (L, B, d_embedding)
         for layer in self.model.reader_layers:
             out, last = onnx_recurrent([layer], x, source_length, "reverse")
@@ -46,7 +46,7 @@ class EncodeGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One decode step of S rows. It reads nothing of a request, so that any row may belong to any."""
+    """One decode step of S rows. It reads no request state, so a row may belong to any request."""
 
     def __init__(self, model: Seq2Seq, *, candidates: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class StepGraph(nn.Module):
         self.of_token = TokenTable(of_input, input_bias)
 
     def forward(self, token: Tensor, request_of_row: Tensor | None, *state: Tensor) -> tuple[Tensor, ...]:
-        """``state`` is, for each layer, its parts (S, d_hidden). Outputs in the order of the spec."""
+        """``state`` is, for each layer, its parts (S, d_hidden). Returns the outputs in the order of the spec."""
         model, num_parts = self.model, self.model.config.num_parts
         states = [list(state[at : at + num_parts]) for at in range(0, len(state), num_parts)]
         hidden, following = model.step(self.of_token(model.embedding.weight, token), states)
@@ -63,7 +63,7 @@ class StepGraph(nn.Module):
 
 
 def seq2seq_states(model: Seq2Seq, max_source: int, max_target: int) -> list[manifest_pb2.State]:
-    """The declared state: h and c of each layer (h alone of a GRU), all of them a hypothesis' own."""
+    """Declares the state: h and c of each layer (h alone of a GRU), all of scope hypothesis."""
     names = [f"{part}_{index}" for index in range(model.config.num_layers) for part in ("h", "c")[: model.config.num_parts]]
     return [
         manifest_pb2.State(
@@ -78,7 +78,7 @@ def seq2seq_states(model: Seq2Seq, max_source: int, max_target: int) -> list[man
 
 
 def seq2seq_variants(model: Seq2Seq, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32 for the CPU: a step graph for greedy batches, and one with candidates for beams. CUDA has the latter for both."""
+    """fp32 for the CPU: one step graph for greedy batches, and one with candidates for beams. CUDA uses the latter for both."""
     outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
     encode = GraphSpec("encode.onnx", EncodeGraph(model), source_inputs(), outputs)
     greedy, beam = (_step(model, states, group) for group in (1, MAX_BEAM))
@@ -92,7 +92,7 @@ def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> Graph
     candidates = 2 * group if group > 1 else 0
     inputs: list[manifest_pb2.Tensor | None] = [
         tensor("token", INT64, "row"),
-        tensor("request_of_row", INT64, "row") if group > 1 else None,  # not read: it says that rows may be anyone's
+        tensor("request_of_row", INT64, "row") if group > 1 else None,  # not read: declares that rows may belong to any request
         *(tensor(state.name, FLOAT32, *state.axes) for state in states),
     ]
     outputs = [
@@ -103,7 +103,7 @@ def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> Graph
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Puts together what the graphs have taken apart: see :class:`StepGraph` and ``onnx_recurrent``."""
+    """Restores the module's parameters from a graph: see :class:`StepGraph` and ``onnx_recurrent``."""
     readers = sorted({name.rpartition(".")[0] for name in stored if name.startswith("reader.")})
     first = {"writer.0.weight_ih_l0": stored["of_token.weight"], "writer.0.bias_ih_l0": stored["of_token.bias"]}
     return stored | stored_biases(stored, readers) | first

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of Show, Attend and Tell in float32: the trunk and the annotations, and the module's own step.
 
-A request's state is its annotations and what the alignment model makes of them, a hypothesis' state h and c. All images have as
-many annotations, so nothing is padded. What depends on the last token alone is looked up in a table, see :class:`TokenTable`.
+A request's state is its annotations and alignment keys; a hypothesis' state is h and c. All images have the same number of
+annotations, so nothing is padded. Terms that depend on the last token alone come from a table, see :class:`TokenTable`.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ class EncodeGraph(nn.Module):
         source = self.model.source(self.model.encode(image))
         mean = (self.mean_of @ source.memory).squeeze(
             1
-        )  # a product for each image: a reduction's last bits depend on how many there are
+        )  # one product for each image: a reduction's last bits depend on the batch size
         return source.memory, source.key, *self.model.initial_state(mean)
 
 
 class StepGraph(nn.Module):
-    """One decode step of S rows that belong to R requests: row i to request ``request_of_row[i]``, or without it to request i.
+    """One decode step of S rows of R requests: row i belongs to request ``request_of_row[i]``, or without it to request i.
 
     Args:
         model: the module.
-        candidates: of each row; 0 for none.
+        candidates: number of candidates of each row; 0 for none.
     """
 
     def __init__(self, model: ShowAttendTell, *, candidates: int) -> None:
@@ -67,7 +67,7 @@ class StepGraph(nn.Module):
     def forward(
         self, token: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, ...]:
-        """Takes memory (R, L, D), key (R, L, A), hidden and cell (S, n); outputs in the order of the spec."""
+        """Takes memory (R, L, D), key (R, L, A), hidden and cell (S, n); returns the outputs in the order of the spec."""
         model = self.model
         if request_of_row is not None:
             memory, key = memory.index_select(0, request_of_row), key.index_select(0, request_of_row)
@@ -80,7 +80,7 @@ class StepGraph(nn.Module):
 
 
 def show_attend_tell_states(model: ShowAttendTell, max_source: int, max_target: int) -> list[manifest_pb2.State]:
-    """The declared state: annotations and alignment keys of each request, h and c of each hypothesis."""
+    """Declares the state: annotations and alignment keys of each request, h and c of each hypothesis."""
     shared = [
         manifest_pb2.State(
             name=name, scope=manifest_pb2.SCOPE_REQUEST, axes=["request", str(NUM_CELLS), str(size)], encode_output=name
@@ -101,9 +101,9 @@ def show_attend_tell_states(model: ShowAttendTell, max_source: int, max_target: 
 
 
 def show_attend_tell_variants(model: ShowAttendTell, states: list[manifest_pb2.State]) -> list[VariantSpec]:
-    """fp32: a step graph for greedy batches, and one with candidates for beams; CUDA has the latter for both.
+    """fp32: one step graph for greedy batches, and one with candidates for beams; CUDA uses the latter for both.
 
-    All give the attention, which a step needs anyhow.
+    All return the attention, which a step computes in any case.
     """
     size = str(efficientnet.IMAGE_SIZE)
     outputs = [tensor(state.encode_output, FLOAT32, "request", *state.axes[1:]) for state in states]
@@ -116,11 +116,11 @@ def show_attend_tell_variants(model: ShowAttendTell, states: list[manifest_pb2.S
 
 
 def _step(model: ShowAttendTell, states: list[manifest_pb2.State], group: int) -> GraphSpec:
-    is_routed = group > 1
-    candidates, first = (2 * group, "request") if is_routed else (0, "row")
+    is_indexed = group > 1
+    candidates, first = (2 * group, "request") if is_indexed else (0, "row")
     inputs: list[manifest_pb2.Tensor | None] = [
         tensor("token", INT64, "row"),
-        tensor("request_of_row", INT64, "row") if is_routed else None,
+        tensor("request_of_row", INT64, "row") if is_indexed else None,
         *(tensor(state.name, FLOAT32, first, *state.axes[1:]) for state in states[:2]),
         *(tensor(state.name, FLOAT32, *state.axes) for state in states[2:]),
     ]
@@ -134,7 +134,7 @@ def _step(model: ShowAttendTell, states: list[manifest_pb2.State], group: int) -
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Takes apart again what the graphs have put together: see :class:`StepGraph` and ``additive_attention``."""
+    """Restores the module's parameters from a graph: see :class:`StepGraph` and ``additive_attention``."""
     (doubled,) = (value for name, value in stored.items() if name.startswith("unsqueeze") and value.shape[1:] == (1,))
     stored["align_score"] = doubled[:, 0] / 2
     gates = 4 * stored["state_gates.weight"].shape[1]
@@ -146,7 +146,7 @@ def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 def _attention(model: ShowAttendTell) -> manifest_pb2.AttentionOutput:
     del model
     return manifest_pb2.AttentionOutput(
-        output="attention", meaning="alpha_ti of equation 4: where the decoder looks in the image before it writes the word"
+        output="attention", meaning="alpha_ti of equation 4: the attention over the image for each word"
     )
 
 

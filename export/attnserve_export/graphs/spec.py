@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an architecture says of its graphs: a module to trace, and the names and axes of its tensors."""
+"""The declaration of an architecture's graphs: a module to trace, and the names and axes of its tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ INT32, INT64, UINT8 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64
 
 @dataclass(frozen=True, slots=True)
 class GraphSpec:
-    """One ONNX file: ``inputs`` in the order of the module's arguments, None where it takes none."""
+    """One ONNX file: ``inputs`` in the order of the module's arguments, None for an argument that is not used."""
 
     file: str
     module: nn.Module
@@ -33,7 +33,7 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True)
 class VariantSpec:
-    """A variant's graphs, steps cheapest first."""
+    """A variant's graphs; steps in order of increasing cost."""
 
     name: str
     device: Any
@@ -52,36 +52,36 @@ class VariantSpec:
 
 
 def tensor(name: str, dtype: Any, *axes: str) -> manifest_pb2.Tensor:
-    """A tensor's declaration; an axis is a word or a decimal number."""
+    """Declares a tensor; an axis is a name or a decimal number."""
     return manifest_pb2.Tensor(name=name, dtype=dtype, axes=axes)
 
 
 @dataclass(frozen=True, slots=True)
 class Graphs:
-    """How an architecture's modules become a bundle: the parts of its manifest, and its graphs."""
+    """The parts of a bundle's manifest that an architecture provides, and its graphs."""
 
     paper: manifest_pb2.Paper
     states: Callable[[Any, int, int], list[manifest_pb2.State]]
-    """Module, source tokens at most (the end symbol not counted), target tokens at most -> the declared state."""
+    """Module, maximum of source tokens (the end symbol not counted), maximum of target tokens -> the declared state."""
     variants: Callable[[Any, list[manifest_pb2.State]], list[VariantSpec]]
     """Module and declared state -> all variants, preferred ones first."""
     parts: Mapping[str, str]
-    """Name of a module -> the part of the paper that it is; see :mod:`attnserve_export.graphs.parts`."""
+    """Name of a module -> its part of the paper; see :mod:`attnserve_export.graphs.parts`."""
     restore: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored
-    """What the graphs hold, by name -> the module's own parameters, at least."""
+    """Values of the graphs, by name -> at least all parameters of the module."""
     is_bounded: Callable[[str], bool] = lambda name: False
-    """Whether the input or output of this name lies between -1 and 1, which makes its products cheap in int8."""
+    """Whether the input or output of this name lies in [-1, 1]; its products are then cheap in int8."""
     attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None
-    """Module -> what its attention means; None where there is none."""
+    """Module -> the meaning of its attention; None if it has none."""
 
 
 def source_inputs() -> list[manifest_pb2.Tensor | None]:
-    """What an encode graph takes."""
+    """The inputs of an encode graph for text."""
     return [tensor("source", INT64, "request", "source"), tensor("source_length", INT32, "request")]
 
 
 def scores(logits: Tensor, candidates: int, *, with_log_probs: bool = True) -> list[Tensor]:
-    """A step's scores: logits (S, V), log-probabilities, and where asked for the best candidates with their tokens."""
+    """Returns a step's scores: logits (S, V), log-probabilities, and, if ``candidates``, the best ones with their tokens."""
     if not with_log_probs:
         return [logits]
     log_probs = logits.log_softmax(-1)
@@ -89,7 +89,7 @@ def scores(logits: Tensor, candidates: int, *, with_log_probs: bool = True) -> l
 
 
 def score_outputs(vocab_size: int, candidates: int, *, with_log_probs: bool = True) -> list[manifest_pb2.Tensor]:
-    """The declarations of what :func:`scores` gives."""
+    """Declares the outputs of :func:`scores`."""
     names = ("logits", "log_probs") if with_log_probs else ("logits",)
     outputs = [tensor(name, FLOAT32, "row", str(vocab_size)) for name in names]
     if candidates:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Encode and step graphs of the Transformer, for the CPU (float32) and for CUDA (float16), from one trained module.
 
-Both run the same sub-layers on the module's own weights; what changes against ``models/transformer.py`` is only how attention
-gets its keys and values. Activations of a step keep the shape (S, 1, d_model): no Reshape stands between the operators.
+Both run the same sub-layers on the module's own weights; the only difference from ``models/transformer.py`` is where attention
+reads its keys and values. Activations of a step keep the shape (S, 1, d_model), so no Reshape is needed between the operators.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from attnserve_export.graphs.spec import (
 from attnserve_export.models.transformer import DecoderLayer, Transformer
 
 GROUPS = (1, 5, 8)
-"""Step graphs are made for requests of at most so many hypotheses."""
+"""Maximum number of hypotheses of a request, for each step graph."""
 ATTENTION, BEST = "attention", "best"
-"""What a step graph gives beside the usual, or only: the attention too; or logits alone, which is all that greedy search needs."""
+"""Kinds of step graph: with attention as a further output; or with logits as the only output, which greedy search needs."""
 
 
 class EncodeGraph(nn.Module):
@@ -56,9 +56,9 @@ class EncodeGraph(nn.Module):
 
 
 class StepGraph(nn.Module):
-    """One decode step of S rows that belong to R requests, at most ``group`` rows a request.
+    """One decode step of S rows of R requests, at most ``group`` rows a request.
 
-    With ``group`` 1 row i belongs to request i. Else ``rows_of_request`` (R, G) and ``place_of_row`` (S) lead from the rows to
+    With ``group`` 1, row i belongs to request i. Otherwise ``rows_of_request`` (R, G) and ``place_of_row`` (S) map the rows to
     the requests' query heads and back.
     """
 
@@ -76,7 +76,7 @@ class StepGraph(nn.Module):
         place_of_row: Tensor | None,
         *state: Tensor,
     ) -> tuple[Tensor, ...]:
-        """``state`` is, for each layer, self_key, self_value, cross_key, cross_value. Outputs in the order of the spec."""
+        """``state`` is, for each layer, self_key, self_value, cross_key, cross_value. Returns outputs in the order of the spec."""
         model, last = self.model, source_length - 1
         x = (model.embedding(token) * math.sqrt(model.config.d_model) + model.positions.index_select(0, position)).unsqueeze(
             1
@@ -108,10 +108,10 @@ class StepGraph(nn.Module):
         x: Tensor,
         memory: tuple[Tensor, Tensor],
         last: Tensor,
-        routing: tuple[Tensor | None, Tensor | None],
+        indices: tuple[Tensor | None, Tensor | None],
     ) -> list[Tensor]:
-        """Returns the attended rows (S, 1, d_model), the memory's keys and values, and where asked for weights (S, H, L)."""
-        (key, value), (rows_of_request, place_of_row) = memory, routing
+        """Returns the attended rows (S, 1, d_model), the memory's keys and values, and, if requested, the weights (S, H, L)."""
+        (key, value), (rows_of_request, place_of_row) = memory, indices
         attention = layer.cross_attention
         heads, group, d_head = attention.num_heads, self.group, key.shape[-1]
         query = attention.query(x)
@@ -132,7 +132,7 @@ class StepGraph(nn.Module):
 
 
 def transformer_states(model: Transformer, max_source: int, max_target: int) -> list[manifest_pb2.State]:
-    """The declared state: self-attention caches of each hypothesis, cross keys and values of each request."""
+    """Declares the state: self-attention caches of each hypothesis, cross keys and values of each request."""
     config = model.config
     heads, d_head = str(config.num_heads), str(config.d_model // config.num_heads)
     states = []

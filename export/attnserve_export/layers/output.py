@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the models share: one embedding matrix that serves source, target and output (Press & Wolf 2017)."""
+"""Parts that the models share: one embedding matrix for source, target and output (Press & Wolf 2017)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attnserve_export.layers.dropout import PooledDropout
 
 
 class OutputLayer(nn.Module):
-    """The product with the vocabulary's matrix; a module without parameters, so that graphs know its nodes by its name."""
+    """The product with the vocabulary's matrix. It is a module, without parameters, so that a graph's nodes carry its name."""
 
     def forward(self, hidden: Tensor, weight: Tensor) -> Tensor:
         """(..., d) and (V, d) -> logits (..., V)."""
@@ -19,9 +19,9 @@ class OutputLayer(nn.Module):
 
 
 class TokenTable(nn.Module):
-    """What a linear layer makes of each token of the vocabulary, as a table: a step looks its tokens up instead of multiplying.
+    """A linear layer's output for each token of the vocabulary, as a table: a step looks up its tokens instead of multiplying.
 
-    In a graph the table is made of constants, so ONNX Runtime computes it once, when it loads the graph. A bundle does not hold it.
+    In a graph the table is computed from constants, so ONNX Runtime computes it once, at load. A bundle does not store it.
 
     Args:
         weight: (D, d) of the layer that reads embeddings.
@@ -37,18 +37,18 @@ class TokenTable(nn.Module):
         self.register_buffer("bias", bias.detach().clone())
 
     def forward(self, embedding: Tensor, token: Tensor) -> Tensor:
-        """The embedding matrix (V, d), scaled as :meth:`TiedModel.embed` does, and int64 (S) -> (S, D)."""
+        """Maps the embedding matrix (V, d), scaled as in :meth:`TiedModel.embed`, and int64 (S) to (S, D)."""
         table = nn.functional.linear(embedding * math.sqrt(embedding.shape[1]), self.weight, self.bias)
         return table.index_select(0, token)
 
 
 class TiedModel(nn.Module):
-    """Base of an encoder-decoder whose embedding matrix is also its output layer's. Token id 0 is padding.
+    """Base of an encoder-decoder whose output layer uses the embedding matrix. Token id 0 is padding.
 
     Args:
-        vocab_size: V, of both languages together.
-        width: d, of an embedding and of what the output layer reads.
-        dropout: rate wherever the model drops something.
+        vocab_size: V, shared by both languages.
+        width: d, of an embedding and of the output layer's input.
+        dropout: rate of all dropout layers.
     """
 
     def __init__(self, vocab_size: int, width: int, dropout: float) -> None:
@@ -63,7 +63,7 @@ class TiedModel(nn.Module):
         return self.embedding.weight
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """int64 (B, T) -> (B, T, d), scaled by the square root of d, so that one matrix can be read and written with."""
+        """int64 (B, T) -> (B, T, d), scaled by sqrt(d), because the matrix serves both as embedding and as output layer."""
         out: Tensor = self.dropout(self.embedding(tokens) * math.sqrt(self.embedding.embedding_dim))
         return out
 
@@ -72,7 +72,7 @@ class TiedModel(nn.Module):
         raise NotImplementedError
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All target positions at once: hidden states (B, T_tgt, d), and alignments."""
+        """Processes all target positions at once; returns hidden states (B, T_tgt, d), and alignments."""
         raise NotImplementedError
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ class TiedModel(nn.Module):
         return logits
 
     def next_logits(self, hidden: Tensor) -> Tensor:
-        """Logits as they are served, (..., d) -> (..., V): :meth:`project`, where a model does not rule out some tokens."""
+        """Logits as served, (..., d) -> (..., V): :meth:`project`, unless a model excludes some tokens."""
         return self.project(hidden)
 
     def forward(self, src: Tensor, tgt: Tensor) -> Tensor:

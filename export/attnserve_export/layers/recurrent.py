@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent helpers: one step of a GRU and of an LSTM from their gates, rows reversed within their lengths, first weights.
+"""Recurrent helpers: one step of a GRU and of an LSTM from their gates, reversal of padded rows, initial weights.
 
 Gates are packed along the last axis as PyTorch packs them: reset, update, new (GRU); input, forget, cell, output (LSTM).
 """
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 _ONNX_ORDER = {3: [1, 0, 2], 4: [0, 3, 1, 2]}
-"""By number of gates: which gate of PyTorch's stands at each place in ONNX."""
+"""By number of gates: the index of PyTorch's gate at each position of ONNX's order."""
 _SHUT = 50.0
-"""A gate's input that leaves 2e-22 of it: nothing beside any state, and no denormal number."""
+"""A gate input whose sigmoid is 2e-22: negligible against any state, and not a denormal number."""
 
 
 def gru_step(input_gates: Tensor, state_gates: Tensor, state: Tensor) -> Tensor:
-    """One step of the gated recurrent unit of Cho et al. 2014, the reset gate acting behind the state's product.
+    """One step of the gated recurrent unit of Cho et al. 2014; the reset gate acts after the product with the state.
 
     Args:
         input_gates: W x + b, (B, 3 H).
@@ -52,7 +52,7 @@ def lstm_step(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def reverse_rows(x: Tensor, lengths: Tensor) -> Tensor:
-    """Each row reversed within its own length, what stands behind it left in place; its own inverse.
+    """Reverses each row within its own length; the rest of the row stays in place. The function is its own inverse.
 
     Args:
         x: (B, T) or (B, T, D).
@@ -67,21 +67,21 @@ def reverse_rows(x: Tensor, lengths: Tensor) -> Tensor:
 
 
 def layer_weights(layer: nn.GRU | nn.LSTM) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weights of a single layer: of its input (gates H, D) and of its state (gates H, H), and the bias (gates H) of each."""
+    """Returns the weights of one layer: of its input (gates H, D), of its state (gates H, H), and the bias (gates H) of each."""
     names = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
     return cast(tuple[Tensor, Tensor, Tensor, Tensor], tuple(getattr(layer, name) for name in names))
 
 
 def read_padded(layer: nn.GRU | nn.LSTM, x: Tensor, is_padding: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Runs a layer over rows that are padded in front, as if they were not.
+    """Runs a layer over rows that are padded in front, so that the padding has no effect.
 
-    PyTorch's fused kernels know no lengths, and its packed sequences take twice as long as they. So a further input, 1 on
-    padding, shuts the gate by which the zero state could change there: the input gate of an LSTM, the update gate of a GRU.
+    PyTorch's fused kernels have no lengths, and its packed sequences take twice as long. So a further input, 1 on padding,
+    closes the gate by which the zero state could change: the input gate of an LSTM, the update gate of a GRU.
 
     Args:
         layer: of one layer and one direction, batch first, with an input of D.
         x: (B, T, D).
-        is_padding: bool (B, T), true in front of each row's first entry.
+        is_padding: bool (B, T), true before each row's first entry.
 
     Returns:
         The outputs (B, T, H), zero on padding to float precision, and the last state: h and c, or h alone, (B, H) each.
@@ -104,9 +104,9 @@ def read_padded(layer: nn.GRU | nn.LSTM, x: Tensor, is_padding: Tensor) -> tuple
 
 
 def initialise_recurrent(module: nn.GRU | nn.LSTM | nn.Linear, num_gates: int) -> None:
-    """Input matrices Xavier, recurrent ones orthogonal gate by gate, biases 0 but 1 for the forget gate of an LSTM.
+    """Initialises input matrices by Xavier, recurrent ones orthogonally by gate, biases to 0, or 1 for an LSTM's forget gate.
 
-    A linear layer counts as recurrent.
+    A linear layer is treated as recurrent.
     """
     for name, parameter in module.named_parameters():
         if parameter.dim() == 1:
@@ -122,16 +122,16 @@ def initialise_recurrent(module: nn.GRU | nn.LSTM | nn.Linear, num_gates: int) -
 def onnx_recurrent(
     layers: Sequence[nn.GRU | nn.LSTM], x: Tensor, lengths: Tensor, direction: Literal["forward", "reverse", "bidirectional"]
 ) -> tuple[Tensor, list[Tensor]]:
-    """ONNX's own GRU or LSTM operator, which knows lengths; a traced PyTorch layer would keep the length it was traced with.
+    """Emits ONNX's GRU or LSTM operator, which takes lengths; a traced PyTorch layer would keep the length it was traced with.
 
-    The call has no value in PyTorch: a module that makes it can be exported, not run. ONNX has the gates as update, reset, new
-    and as input, output, forget, cell.
+    The call has no value in PyTorch: a module that makes it can be exported, not run. ONNX orders the gates as update, reset,
+    new and as input, output, forget, cell.
 
     Args:
         layers: one layer for each direction: forwards first, then backwards.
-        x: (T, B, D), padded behind.
+        x: (T, B, D), right-padded.
         lengths: int32 (B).
-        direction: backwards means from each row's own end.
+        direction: "reverse" starts at each row's own end.
 
     Returns:
         The outputs (T, directions, B, H), zero on padding, and the last states: h and c, or h alone, (directions, B, H) each.
@@ -157,13 +157,13 @@ def onnx_recurrent(
 
 
 def stored_biases(stored: dict[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
-    """The biases of layers out of what a graph made by :func:`onnx_recurrent` holds of them.
+    """Returns the biases of layers from a graph made by :func:`onnx_recurrent`.
 
-    There they are one constant an operator, (directions, 2 gates H), which the exporter calls "stack" and a number.
+    The graph stores them as one constant for each operator, (directions, 2 gates H), which the exporter names "stack" and a number.
 
     Args:
         stored: initializers by name, with each layer's ``weight_hh_l0``.
-        names: of the layers, in the order of the operators, and of their directions.
+        names: of the layers, in the order of the operators and of their directions.
     """
     stacks = sorted((name for name in stored if name.startswith("stack")), key=lambda name: int(name.partition("_")[2] or 0))
     rows = [row for stack in stacks for row in stored[stack]]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A 3 × 3 convolution and a change of the resolution by 2 as one operation, which gives the same values.
+"""A 3 × 3 convolution and a change of the resolution by 2 as one operation with the same values.
 
-Both are linear, so their product is a convolution with a 4 × 4 kernel and stride 2: 16 products for four pixels of the higher
-resolution instead of 36. The borders agree too: the padding with zeros stands outside of the picture either way.
+Both are linear, so their composition is a convolution with a 4 × 4 kernel and stride 2: 16 products for four pixels of the higher
+resolution instead of 36. The borders agree too: in both forms the zero padding lies outside the image.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 
 def _spread(kernel: Tensor) -> Tensor:
-    """The sum of the four ways to lay a 3 × 3 kernel (..., 3, 3) on 4 × 4 cells."""
+    """Returns the sum of a 3 × 3 kernel (..., 3, 3) placed at the four corners of 4 × 4 cells."""
     corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
     first, *others = (functional.pad(kernel, corner) for corner in corners)
     for each in others:

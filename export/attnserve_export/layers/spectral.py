@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Spectral normalisation (Miyato et al. 2018, https://arxiv.org/abs/1802.05957): a weight divided by its largest singular value.
 
-PyTorch's own parametrisation does the same, but its products are in 16 bits under autocast; the power iteration needs 32.
+PyTorch's parametrisation does the same, but computes its products in 16 bits under autocast; the power iteration needs 32.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ _FIRST_STEPS = 15
 
 
 class SpectralNorm(nn.Module):
-    """W / σ(W), equation 8; σ by the power iteration of algorithm 1, one step for each use in training mode, none otherwise.
+    """W / σ(W), equation 8; σ by the power iteration of algorithm 1, one step for each use in training mode, else none.
 
     Args:
-        weight: (rows, ...); all dimensions but the first are taken as one.
+        weight: (rows, ...); all dimensions but the first are flattened.
     """
 
     left: Tensor
@@ -51,6 +51,6 @@ class SpectralNorm(nn.Module):
 
 
 def normalised(layer: Layer) -> Layer:
-    """The same layer, its weight divided by its largest singular value in every use."""
+    """Returns the same layer; its weight is divided by its largest singular value in every use."""
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.weight))
     return layer

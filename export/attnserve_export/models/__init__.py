@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models, one paper a file."""
+"""The models, one paper in each file."""

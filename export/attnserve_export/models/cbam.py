@@ -2,12 +2,12 @@
 """CBAM: Convolutional Block Attention Module (Woo et al. 2018), https://arxiv.org/abs/1807.06521, in a ResNet for 32 × 32 pixels.
 
 The network is ResNet-20 of He et al. 2016, section 4.2: three stages of three blocks, 16, 32 and 64 channels wide, shortcuts
-without parameters (option A). A module stands in every block, before the shortcut is added (figure 3 of Woo et al.).
+without parameters (option A). Every block has an attention module, before the shortcut is added (figure 3 of Woo et al.).
 
 What differs from the paper:
 
 * The reduction ratio r is 8 instead of 16, since the first stage has 16 channels only.
-* ``attention=False`` leaves the modules out: the twin that the gain of the attention is measured against.
+* ``attention=False`` omits the modules: the twin against which the gain of the attention is measured.
 
 Symbols of the paper and their names here: F -> ``x``; M_c -> ``channel``; M_s -> ``spatial``; W_0, W_1 -> ``squeeze``,
 ``excite``; f^{7×7} -> ``conv``; r -> ``reduction``.
@@ -25,21 +25,21 @@ from torch.nn import functional
 
 IMAGE_SIZE = 32
 MEAN, DEVIATION = (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)
-"""Of red, green and blue over the training images of CIFAR-10, on the scale from 0 to 255."""
+"""Mean and deviation of red, green and blue over the training images of CIFAR-10, on the scale from 0 to 255."""
 
 
 @dataclass(frozen=True, slots=True)
 class CbamConfig:
-    """Sizes. ``num_classes`` comes first, as a vocabulary's size does for the models that write text."""
+    """Sizes. ``num_classes`` comes first, like the vocabulary's size of the models that generate text."""
 
     num_classes: int
     width: int = 16
     """Channels of the first stage."""
     blocks: int = 3
-    """Residual blocks of a stage: 3 is ResNet-20."""
+    """Number of residual blocks of a stage: 3 for ResNet-20."""
     reduction: int = 8
     kernel: int = 7
-    """Of the spatial attention's convolution, in cells."""
+    """Kernel size of the spatial attention's convolution, in cells."""
     attention: bool = True
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class CbamConfig:
 
 @dataclass(frozen=True, slots=True)
 class BlockAttention:
-    """What one module has attended to: M_c(F) as (B, C), and M_s(F') as (B, H, W), both from 0 to 1."""
+    """Attention of one module: M_c(F) as (B, C), and M_s(F') as (B, H, W), both from 0 to 1."""
 
     channel: Tensor
     spatial: Tensor
@@ -93,7 +93,7 @@ class AttentionModule(nn.Module):
         self.spatial = SpatialAttention(kernel)
 
     def forward(self, x: Tensor) -> tuple[Tensor, BlockAttention]:
-        """(B, C, H, W) -> the refined map of the same shape, and what was attended to."""
+        """(B, C, H, W) -> the refined map of the same shape, and the attention."""
         channel: Tensor = self.channel(x)
         x = channel[:, :, None, None] * x
         spatial: Tensor = self.spatial(x)
@@ -126,7 +126,7 @@ class ResidualBlock(nn.Module):
 
 
 class Cbam(nn.Module):
-    """From pixels to the logits of the classes."""
+    """Maps pixels to the logits of the classes."""
 
     mean: Tensor
     deviation: Tensor
@@ -148,7 +148,7 @@ class Cbam(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if config.attention:  # last, so that the twin of the same seed starts from the same other weights
+        if config.attention:  # last, so that a twin of the same seed has the same other initial weights
             for block in cast(Sequence[ResidualBlock], self.blocks):
                 block.attention = AttentionModule(block.conv_2.out_channels, config.reduction, config.kernel)
 

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disentangled Non-local (Yin et al. 2020, https://arxiv.org/abs/2006.06668), in a network that segments pictures.
+"""Disentangled Non-local (Yin et al. 2020, https://arxiv.org/abs/2006.06668), in a network for semantic segmentation.
 
-The trunk is EfficientNet-Lite0 up to stride 16. The block stands on its output; two levels of a decoder then add the trunk's
-outputs at strides 8 and 4.
+The trunk is EfficientNet-Lite0 up to stride 16. The block follows it; then a decoder of two levels adds the trunk's outputs at
+strides 8 and 4.
 
 What differs from the paper:
 
 * The trunk and the decoder; the paper has a dilated ResNet-101 at stride 8.
 * The scores of a pair are divided by the square root of the number of channels, as in Vaswani et al. 2017.
-* ``block="nonlocal"`` is the block that the paper starts from (Wang et al. 2018, embedded Gaussian); ``"none"`` leaves the block
-  out. They are the twins that the gain is measured against. A twin of the same seed starts from the same other weights.
-* Pictures of different sizes can be padded to one size: see :meth:`DisentangledNonLocal.forward`.
+* ``block="nonlocal"`` is the block that the paper extends (Wang et al. 2018, embedded Gaussian); ``"none"`` omits the block. They
+  are the twins against which the gain is measured. A twin of the same seed has the same other initial weights.
+* Images of different sizes can be padded to one size: see :meth:`DisentangledNonLocal.forward`.
 
 Symbols of the paper and their names here: x -> ``x``; q, k -> ``queries``, ``keys``; mu_q, mu_k -> the means in
 :func:`centred`; m -> ``unary``; v (g in Wang et al.) -> ``values``; omega_p -> ``pairwise``; omega_u -> ``unary`` weights;
@@ -32,17 +32,17 @@ from attnserve_export.layers import efficientnet
 from attnserve_export.layers.efficientnet import EfficientNetLite0
 
 STRIDE = 16
-"""Pixels of a picture for one cell of the attention, in each direction."""
+"""Pixels of an image for one cell of the attention, in each direction."""
 LEVEL_STRIDES, LEVEL_CHANNELS = (4, 8, 16), (24, 40, 112)
-"""Of the trunk's outputs that are used."""
+"""Strides and channels of the trunk's outputs that are used."""
 _STAGES, _LEVELS = 5, (1, 2, 4)
 _MASKED = -30000.0
-"""Score of a cell that is padding. 16-bit floating point can hold it."""
+"""Score of a cell of padding. 16-bit floating point can represent it."""
 
 
 @dataclass(frozen=True, slots=True)
 class DisentangledNonLocalConfig:
-    """Sizes. ``num_classes`` comes first, as a vocabulary's size does for the models that write text."""
+    """Sizes. ``num_classes`` comes first, like the vocabulary's size of the models that generate text."""
 
     num_classes: int
     block: Literal["dnl", "nonlocal", "none"] = "dnl"
@@ -60,12 +60,12 @@ class DisentangledNonLocalConfig:
 
 @dataclass(frozen=True, slots=True)
 class CellAttention:
-    """What each cell attends to. The N cells are in the order of rows."""
+    """Attention weights of the block. The N cells are in row-major order."""
 
     pairwise: Tensor
-    """(B, N, N): of a cell (second axis) to all cells; each row's sum is 1."""
+    """(B, N, N): of a cell (second axis) over all cells; each row sums to 1."""
     unary: Tensor | None
-    """(B, N): the part that is the same for all cells, its sum is 1; None with ``block="nonlocal"``."""
+    """(B, N): the term that all cells share, with sum 1; None with ``block="nonlocal"``."""
 
 
 def centred(x: Tensor, valid: Tensor | None = None) -> Tensor:
@@ -89,8 +89,8 @@ def pairwise_weights(queries: Tensor, keys: Tensor, valid: Tensor | None = None,
         queries: (B, N, D).
         keys: (B, N, D).
         valid: (B, N), False for padding, which gets the weight 0; None if all cells are valid.
-        whitened: whether the means over all cells are taken off. Then a vector that is added to all queries, or to all keys,
-            changes nothing.
+        whitened: whether the means over all cells are subtracted. Then a vector that is added to all queries, or to all keys,
+            has no effect.
 
     Returns:
         (B, N, N).
@@ -113,12 +113,12 @@ def unary_weights(scores: Tensor, valid: Tensor | None = None) -> Tensor:
 class NonLocalBlock(nn.Module):
     """z_i = x_i + W_z sum_j w_ij v_j. Plain: w = omega of :func:`pairwise_weights`; disentangled: w = omega_p + omega_u.
 
-    W_z starts at 0, so a fresh block changes nothing (Wang et al. 2018, section 3.3).
+    W_z starts at 0, so a new block is the identity (Wang et al. 2018, section 3.3).
     """
 
     def __init__(self, channels: int, inner: int, *, disentangled: bool) -> None:
         super().__init__()
-        self.query = nn.Conv1d(channels, inner, 1, bias=not disentangled)  # the whitening takes a bias off again
+        self.query = nn.Conv1d(channels, inner, 1, bias=not disentangled)  # whitening cancels a bias
         self.key = nn.Conv1d(channels, inner, 1, bias=not disentangled)
         self.value = nn.Conv1d(channels, inner, 1)
         self.unary = nn.Conv1d(channels, 1, 1, bias=False) if disentangled else None
@@ -154,7 +154,7 @@ class _Mix(nn.Module):
 
 
 class DisentangledNonLocal(nn.Module):
-    """From pixels to the logits of the classes of each pixel."""
+    """Maps pixels to the logits of the classes of each pixel."""
 
     def __init__(self, config: DisentangledNonLocalConfig) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class DisentangledNonLocal(nn.Module):
             self.block = NonLocalBlock(config.width, config.inner, disentangled=config.block == "dnl")
 
     def load_imagenet(self) -> None:
-        """Sets the trunk's weights to those of ImageNet.
+        """Sets the trunk's weights to those trained on ImageNet.
 
         Raises:
             FileNotFoundError: as :func:`attnserve_export.layers.efficientnet.imagenet_weights`.
@@ -182,22 +182,22 @@ class DisentangledNonLocal(nn.Module):
     def forward(
         self, image: Tensor, mask: Tensor | None = None, *, give_attention: bool = False
     ) -> tuple[Tensor, CellAttention | None]:
-        """The logits of each pixel.
+        """Computes the logits of each pixel.
 
-        A padded picture gets the logits that it gets alone, but for the last 2 rows and columns of a side that is a multiple of
-        16: there the last interpolation mixes in a cell of padding.
+        Padding does not change an image's logits, except in the last 2 rows or columns of a side that is a multiple of 16: there
+        the last interpolation includes a cell of padding.
 
         Args:
             image: pixels from 0 to 255, (B, H, W, 3), red, green, blue, of any type.
-            mask: (B, H, W) bool, True for pixels of the picture. What is padding lies to the right and below; its pixels may
-                have any value. None if there is no padding.
-            give_attention: whether the block's weights are returned.
+            mask: (B, H, W) bool, True for pixels of the image. Padding lies to the right and below; its pixels may have any value.
+                None if there is no padding.
+            give_attention: whether to return the block's weights.
 
-        In an exported graph that has H and W as named axes both are multiples of 16 (traced with such sizes).
+        In an exported graph with H and W as named axes, both must be multiples of 16 (it is traced with such sizes).
 
         Returns:
-            Logits (B, classes, H, W), and the block's weights over ceil(H / 16) x ceil(W / 16) cells (None if there is no block
-            or if they were not asked for).
+            Logits (B, classes, H, W), and the block's weights over ceil(H / 16) x ceil(W / 16) cells (None without a block or
+            without ``give_attention``).
         """
         height, width = image.shape[1:3]
         if mask is None and (height % STRIDE or width % STRIDE):
@@ -208,7 +208,7 @@ class DisentangledNonLocal(nn.Module):
         return logits, attention if give_attention else None
 
     def features(self, image: Tensor, mask: Tensor | None = None) -> list[Tensor]:
-        """The trunk's outputs at strides 4, 8 and 16, (B, 24 / 40 / 112, h, w), h and w for H and W made multiples of 16.
+        """Returns the trunk's outputs at strides 4, 8, 16: (B, 24 / 40 / 112, h, w), with H and W rounded up to multiples of 16.
 
         ``image`` and ``mask`` are as for :meth:`forward`, but a mask must be given if H or W is not a multiple of 16.
         """
@@ -217,7 +217,7 @@ class DisentangledNonLocal(nn.Module):
         return [levels[stage] for stage in _LEVELS]
 
     def segment(self, levels: Sequence[Tensor], mask: Tensor | None = None) -> tuple[Tensor, CellAttention | None]:
-        """What stands behind the trunk.
+        """Applies the layers after the trunk.
 
         Args:
             levels: as :meth:`features` returns them.
@@ -239,7 +239,7 @@ class DisentangledNonLocal(nn.Module):
 
 
 def _whole(x: Tensor, value: float) -> Tensor:
-    """(B, C, H, W) with H and W made multiples of 16 to the right and below."""
+    """Pads (B, C, H, W) to the right and below, so that H and W are multiples of 16."""
     rows, columns = x.shape[2] % STRIDE, x.shape[3] % STRIDE
     if rows or columns:
         return functional.pad(x, (0, -columns % STRIDE, 0, -rows % STRIDE), value=value)
@@ -247,21 +247,21 @@ def _whole(x: Tensor, value: float) -> Tensor:
 
 
 def _whole_mask(mask: Tensor) -> Tensor:
-    """(B, H, W) -> the same with H and W made multiples of 16, bool."""
+    """Pads (B, H, W) to multiples of 16, with False."""
     return _whole(mask.float().unsqueeze(1), 0.0).squeeze(1) > 0
 
 
 def _cells(mask: Tensor) -> list[Tensor]:
-    """(B, H, W) -> for each level the cells in which there is a pixel of the picture, (B, h, w) bool."""
+    """(B, H, W) -> for each level the cells that contain a pixel of the image, (B, h, w) bool."""
     whole = _whole_mask(mask)
-    return [whole[:, ::stride, ::stride] for stride in LEVEL_STRIDES]  # the first pixel of a cell: padding lies right and below
+    return [whole[:, ::stride, ::stride] for stride in LEVEL_STRIDES]  # a cell's first pixel: padding lies right and below
 
 
 def _kept(x: Tensor, valid: Tensor | None) -> Tensor:
-    """Zero where there is padding, as behind the border of a picture."""
+    """Sets padding to zero, as outside an image."""
     return x if valid is None else x * valid.unsqueeze(1).to(x.dtype)
 
 
 def _doubled(x: Tensor) -> Tensor:
-    """Each cell twice in each direction; a cell of the picture takes nothing from the padding."""
+    """Repeats each cell twice in each direction; a cell of the image is not mixed with padding."""
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")

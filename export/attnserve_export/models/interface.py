@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training, parity and scoring ask of a translation model, whatever its paper."""
+"""The interface of a translation model that training, parity check and scoring use, for every paper."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class TranslationModel(Protocol):
-    """Encoder and decoder, teacher-forced. Token id 0 is padding."""
+    """An encoder and a decoder with teacher forcing. Token id 0 is padding."""
 
     @property
     def output_weight(self) -> Tensor:
@@ -21,7 +21,7 @@ class TranslationModel(Protocol):
         ...
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All target positions at once: hidden states (B, T_tgt, d), and alignments."""
+        """Processes all target positions at once; returns hidden states (B, T_tgt, d), and alignments."""
         ...
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -29,5 +29,5 @@ class TranslationModel(Protocol):
         ...
 
     def next_logits(self, hidden: Tensor) -> Tensor:
-        """Hidden states (..., d) -> logits as they are served (..., V)."""
+        """Hidden states (..., d) -> logits as served (..., V)."""
         ...

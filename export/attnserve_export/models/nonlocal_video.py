@@ -5,16 +5,16 @@ short clips.
 The paper puts its blocks into a ResNet-50 for 224 × 224 pixels that is trained on 240,000 clips. The data set here has 174 clips,
 so the trunk is frozen and the trained head is small:
 
-1. Differences of neighbouring frames, amplified, are pictures again (:func:`difference_frames`).
-2. EfficientNet-Lite0 with ImageNet weights, cut at stride 8, makes 40 maps of each (:class:`MotionTrunk`). To them are added the
-   absolute values of their changes in time. Means over space and time leave T' × H' × W' cells.
+1. Amplified differences of neighbouring frames are converted to images (:func:`difference_frames`).
+2. EfficientNet-Lite0 with ImageNet weights, cut at stride 8, gives 40 maps of each (:class:`MotionTrunk`); appended are the
+  absolute values of their changes in time. Means over space and time leave T' × H' × W' cells.
 3. The head (:class:`NonlocalHead`): a 1 × 1 × 1 convolution, the Non-local block over all cells, the mean over the cells, a linear
    layer.
 
-What differs from the paper beyond that:
+Further differences from the paper:
 
-* One block, not five or ten; phi and g read all cells (no subsampling, section 3.3), since there are a few hundred only.
-* ``pairwise="none"`` leaves the block out: the twin that the gain of the block is measured against.
+* One block, not five or ten; phi and g read all cells (no subsampling, section 3.3), since there are only a few hundred.
+* ``pairwise="none"`` omits the block: the twin against which the gain of the block is measured.
 
 Symbols of the paper and their names here: theta, phi, g, W_z -> ``query``, ``key``, ``value``, ``output``; w_f -> ``score_query``
 and ``score_key`` (its two halves); f / C -> ``weights``; y, z -> ``y``, the returned map; N -> cells.
@@ -32,30 +32,30 @@ from torch.nn import functional
 from attnserve_export.layers.efficientnet import EfficientNetLite0
 
 FRAMES, FRAME_SIZE = 32, 112
-"""Of a clip: its frames, and their height and width in pixels."""
+"""Number of frames of a clip, and their height and width in pixels."""
 GAIN = 2.0
-"""By which the differences of frames are multiplied."""
+"""Factor of the differences of frames."""
 TRUNK_BLOCKS, TRUNK_WIDTH, TRUNK_STRIDE = 5, 40, 8
-"""Blocks of the trunk that are used, the channels of their output, and the pixels of the input for one cell of it."""
+"""Number of blocks of the trunk that are used, the channels of their output, and the pixels of the input for one cell of it."""
 CHANNELS = 2 * TRUNK_WIDTH
-"""Of the motion features: the trunk's maps and their absolute changes in time."""
+"""Channels of the motion features: the trunk's maps and their absolute changes in time."""
 TIME_POOL, SPACE_POOL = 5, 2
-"""Frames and cells (in each direction) of which a mean is taken."""
+"""Number of frames, and of cells in each direction, over which a mean is taken."""
 
 Pairwise = Literal["gaussian", "embedded_gaussian", "dot_product", "concatenation", "none"]
 PAIRWISE: tuple[Pairwise, ...] = ("gaussian", "embedded_gaussian", "dot_product", "concatenation")
-"""The functions of the paper, equations 2 to 5 in this order."""
+"""The pairwise functions of the paper, in the order of equations 2 to 5."""
 
 
 def grid(frames: int = FRAMES, size: int = FRAME_SIZE) -> tuple[int, int, int]:
-    """T', H' and W' of the motion features of a clip."""
+    """Returns T', H' and W' of the motion features of a clip."""
     side = size // TRUNK_STRIDE // SPACE_POOL
     return (frames - 2) // TIME_POOL, side, side
 
 
 @dataclass(frozen=True, slots=True)
 class NonlocalVideoConfig:
-    """Sizes. ``num_classes`` comes first, as a vocabulary's size does for the models that write text."""
+    """Sizes. ``num_classes`` comes first, like the vocabulary's size of the models that generate text."""
 
     num_classes: int
     width: int = 32
@@ -64,9 +64,9 @@ class NonlocalVideoConfig:
     """Channels of theta, phi and g: half of ``width`` in the paper (section 3.3)."""
     pairwise: Pairwise = "embedded_gaussian"
     feature_dropout: float = 0.2
-    """Of whole channels of the features, the same in all cells of a clip."""
+    """Rate of dropout of whole channels of the features, the same in all cells of a clip."""
     dropout: float = 0.5
-    """Before the linear layer."""
+    """Rate of dropout before the linear layer."""
 
     def __post_init__(self) -> None:
         if self.pairwise not in get_args(Pairwise):
@@ -76,7 +76,7 @@ class NonlocalVideoConfig:
 class NonlocalBlock(nn.Module):
     """z_i = W_z y_i + x_i, equation 6, with y_i = 1 / C(x) sum_j f(x_i, x_j) g(x_j), equation 1.
 
-    Batch normalisation follows W_z; its scale starts at 0, so that the block is the identity at first (section 4.1).
+    Batch normalisation follows W_z; its scale starts at 0, so that a new block is the identity (section 4.1).
     """
 
     def __init__(self, width: int, bottleneck: int, pairwise: Pairwise) -> None:
@@ -114,7 +114,7 @@ class NonlocalBlock(nn.Module):
 
 
 class NonlocalHead(nn.Module):
-    """From motion features to the logits of the classes."""
+    """Maps motion features to the logits of the classes."""
 
     def __init__(self, config: NonlocalVideoConfig) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class NonlocalHead(nn.Module):
         self.norm = nn.BatchNorm1d(config.width)
         self.dropout = nn.Dropout(config.dropout)
         self.classify = nn.Linear(config.width, config.num_classes)
-        # Made last: with the same seed the twin begins with the same weights.
+        # Created last, so that a twin of the same seed has the same other initial weights.
         self.block = None
         if config.pairwise != "none":
             self.block = NonlocalBlock(config.width, config.bottleneck, config.pairwise)
@@ -148,7 +148,7 @@ def difference_frames(clip: Tensor) -> Tensor:
 
 
 class MotionTrunk(nn.Module):
-    """From pixels to motion features. Its weights are frozen, so training reads its output from a cache."""
+    """Maps pixels to motion features. Its weights are frozen, so training reads its output from a cache."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class MotionTrunk(nn.Module):
 
 
 class NonlocalVideo(nn.Module):
-    """From pixels to the logits of the classes: what is exported."""
+    """Maps pixels to the logits of the classes; this module is exported."""
 
     def __init__(self, config: NonlocalVideoConfig) -> None:
         super().__init__()
@@ -186,6 +186,6 @@ class NonlocalVideo(nn.Module):
 
 
 def trunk_weights(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those parameters of the whole EfficientNet-Lite0 (``imagenet_weights()``) that :class:`MotionTrunk` has."""
+    """Selects the parameters of :class:`MotionTrunk` from those of the whole EfficientNet-Lite0 (``imagenet_weights()``)."""
     names = MotionTrunk().state_dict()
     return {name: stored[name] for name in names}

@@ -4,12 +4,12 @@ https://arxiv.org/abs/1409.0473.
 
 What differs from the paper:
 
-* The reset gate acts on U s (as in cuDNN and PyTorch), not on s before the product: the products of s are one matrix then.
-* The deep output reads s_i, as equation 4 has it; the appendix (A.2.2) writes s_{i-1}.
+* The reset gate acts on U s (as in cuDNN and PyTorch), not on s before the product, so all products with s are one matrix.
+* The deep output reads s_i, as in equation 4; the appendix (A.2.2) writes s_{i-1}.
 * One embedding matrix serves source, target and output (W_o): one vocabulary for both languages, m = l. Embeddings are scaled by
-  the square root of their width, so that one matrix can do both.
+  the square root of their width, so that the matrix can serve as both.
 * Dropout (Srivastava et al. 2014) on embeddings, annotations and the deep output; the paper has none.
-* First weights: recurrent matrices orthogonal as in the paper, the others Xavier instead of N(0, 0.01^2), v_a not zero.
+* Initial weights: recurrent matrices orthogonal as in the paper, the others Xavier instead of N(0, 0.01^2), v_a not zero.
 * Sizes: n = 1000, m = 620, l = 500, n' = 1000 in the paper, and the encoder's n equal to the decoder's.
 
 Symbols of the paper and their names here: E -> ``embedding``; h_j -> memory; W_s -> ``initial``; W_a, U_a, v_a ->
@@ -42,8 +42,8 @@ class RnnSearchConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """What the decoder sees of a source: annotations (B, T_src, 2 n), 2 U_a h_j (B, T_src, n'), and bool (B, T_src)."""
+class EncodedSource:
+    """The decoder's view of a source: annotations (B, T_src, 2 n), 2 U_a h_j (B, T_src, n'), padding mask bool (B, T_src)."""
 
     memory: Tensor
     key: Tensor
@@ -89,7 +89,7 @@ class RnnSearch(TiedModel):
             src: int64 (B, T_src), 0 where padded.
 
         Returns:
-            h_j = [forward; backward], (B, T_src, 2 n); what stands on padding means nothing.
+            h_j = [forward; backward], (B, T_src, 2 n); undefined on padding.
         """
         lengths, embedded = (src != 0).sum(1), self.embed(src)
         forward: Tensor = self.reader(embedded)[0]
@@ -97,21 +97,21 @@ class RnnSearch(TiedModel):
         memory: Tensor = self.dropout(torch.cat([forward, backward], -1))
         return memory
 
-    def source(self, memory: Tensor, is_hidden: Tensor) -> Source:
-        """Computes U_a h_j, which all steps share (appendix A.1.2), doubled as :func:`additive_attention` wants it."""
-        return Source(memory, 2 * self.align_memory(memory), is_hidden)
+    def source(self, memory: Tensor, is_hidden: Tensor) -> EncodedSource:
+        """Computes U_a h_j, which all steps share (appendix A.1.2), doubled as :func:`additive_attention` requires."""
+        return EncodedSource(memory, 2 * self.align_memory(memory), is_hidden)
 
     def initial_state(self, memory: Tensor) -> Tensor:
-        """s_0 = tanh(W_s h_1), of the backward annotation (appendix A.2.2): (B, T_src, 2 n) -> (B, n)."""
+        """s_0 = tanh(W_s h_1), from the backward annotation (appendix A.2.2): (B, T_src, 2 n) -> (B, n)."""
         return torch.tanh(self.initial(memory[:, 0, self.config.d_encoder :]))
 
-    def step(self, token_gates: Tensor, state: Tensor, source: Source) -> tuple[Tensor, Tensor, Tensor]:
+    def step(self, token_gates: Tensor, state: Tensor, source: EncodedSource) -> tuple[Tensor, Tensor, Tensor]:
         """One step of the decoder: alignment, context, and the next state (section 3.1, appendix A.2.2).
 
         Args:
-            token_gates: the gates' share of the last token, W E y_{i-1} + b, (B, 3 n).
+            token_gates: the last token's term of the gates, W E y_{i-1} + b, (B, 3 n).
             state: s_{i-1}, (B, n).
-            source: of each row.
+            source: the source of each row.
 
         Returns:
             s_i (B, n), the context c_i (B, 2 n), and the alignment (B, T_src).
@@ -127,9 +127,9 @@ class RnnSearch(TiedModel):
         return maxout(self.deep(torch.cat([state, embedded, context], -1)))
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All target positions, each after those before it (teacher forcing).
+        """Processes all target positions; each depends on those before it (teacher forcing).
 
-        What the recurrence does not need is computed for all positions at once, before it and after it.
+        Terms outside the recurrence are computed for all positions at once, before or after it.
 
         Args:
             memory: (B, T_src, 2 n).
@@ -151,6 +151,6 @@ class RnnSearch(TiedModel):
 
 
 def maxout(x: Tensor) -> Tensor:
-    """The larger one of each pair (Goodfellow et al. 2013): (..., 2 l) -> (..., l); entry j is paired with entry l + j."""
+    """Returns the larger value of each pair (Goodfellow et al. 2013): (..., 2 l) -> (..., l); j is paired with l + j."""
     first, second = x.chunk(2, -1)
     return torch.maximum(first, second)

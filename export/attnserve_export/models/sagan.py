@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """SAGAN: Self-Attention Generative Adversarial Networks (Zhang et al. 2019), https://arxiv.org/abs/1805.08318, for 32 × 32 pixels.
 
-Generator and discriminator are residual networks as the paper names them in section 5: spectral normalisation in both (section
+Generator and discriminator are residual networks as in section 5 of the paper: spectral normalisation in both (section
 4.1), conditional batch normalisation in the generator, projection in the discriminator (Miyato & Koyama 2018), one
 self-attention layer in each, at 16 × 16 cells.
 
 What differs from the paper:
 
 * Sizes: 32 × 32 pixels; the generator's maps are 4w, 2w and w channels wide and the discriminator's 2w, 4w, 4w and 4w, w = 32.
-* A change of the resolution and the convolution beside it are one operation (``layers/resampled.py``); the values are the same.
-* Training (``training/generation``): one update of each network by the same generated images; the generator's rate is 2e-4 instead
-  of 1e-4, and both rates fall to 0 at the end, since the run is short; the training images are without JPEG block traces.
-* ``attention=False`` leaves the layers out: the twin that the gain of the attention is measured against.
+* A change of the resolution and the adjacent convolution are one operation (``layers/resampled.py``); the values are the same.
+* Training (``training/generation``): both networks are updated once with the same generated images; the generator's rate is 2e-4
+  instead of 1e-4, and both rates fall to 0 at the end, since the run is short; JPEG block artefacts are removed from the images.
+* ``attention=False`` omits the layers: the twin against which the gain of the attention is measured.
 * The shipped weights are a moving average of the generator's normalised weights (Karras et al. 2018, section 4.1; Brock et al.
-  2019, appendix C), and its batch statistics are taken anew from many batches: the average needs no spectral normalisation, and
-  one image's values do not depend on the others of its batch.
+  2019, appendix C), and its batch statistics are recomputed from many batches: the average needs no spectral normalisation, and
+  one image's values do not depend on the other images of its batch.
 
 Symbols of the paper and their names here: f, g, h, v -> ``key``, ``query``, ``value``, ``output``; β -> ``attention``;
 γ -> ``gamma``; C̄ = C / k -> ``channels // reduction``; z -> ``latent``; y -> ``label``.
@@ -37,20 +37,20 @@ from attnserve_export.layers.spectral import normalised
 
 IMAGE_SIZE = 32
 ATTENTION_SIZE = 16
-"""Cells a side of the maps that the attention layers see."""
+"""Cells on a side of the attention layers' maps."""
 
 
 @dataclass(frozen=True, slots=True)
 class SaganConfig:
-    """Sizes. ``num_classes`` comes first, as a vocabulary's size does for the models that write text."""
+    """Sizes. ``num_classes`` comes first, like the vocabulary's size of the models that generate text."""
 
     num_classes: int
     latent: int = 128
-    """Numbers of the latent vector, drawn from N(0, 1)."""
+    """Size of the latent vector, drawn from N(0, 1)."""
     width: int = 32
     """Channels at full resolution, w."""
     reduction: int = 8
-    """k of section 3: keys, queries and values of the attention are so many times narrower than its maps."""
+    """k of section 3: the ratio of the maps' channels to those of keys, queries and values."""
     attention: bool = True
 
     def __post_init__(self) -> None:
@@ -83,10 +83,9 @@ class SelfAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor, give_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(B, C, H, W) -> a map of the same shape, and β if asked.
+        """(B, C, H, W) -> a map of the same shape, and β if requested.
 
-        β is (B, N, N) with N = H W: row j holds what position j attends to. Unless it is asked for, it is never in memory as a
-        whole.
+        β is (B, N, N) with N = H W: row j is the attention of position j. Unless requested, it is never in memory as a whole.
         """
         keys, queries, values = (layer(x).flatten(2).transpose(1, 2) for layer in (self.key, self.query, self.value))
         attention: Tensor | None = None
@@ -136,11 +135,11 @@ class GeneratorBlock(nn.Module):
 
 
 class Generator(nn.Module):
-    """From a latent vector and a class to an image.
+    """Maps a latent vector and a class to an image.
 
     Args:
         config: sizes.
-        spectral: whether the weights are normalised in every use; not so for the moving average, which holds normalised weights.
+        spectral: whether the weights are normalised in every use; false for the moving average, which holds normalised weights.
     """
 
     def __init__(self, config: SaganConfig, spectral: bool = True) -> None:
@@ -153,15 +152,15 @@ class Generator(nn.Module):
         self.blocks = nn.ModuleList(GeneratorBlock(classes, *size, spectral) for size in sizes)
         self.norm = nn.BatchNorm2d(width)
         self.output = _conv(width, 3, 3, spectral)
-        # Last, so that the twin of the same seed starts from the same other weights.
+        # Last, so that a twin of the same seed has the same other initial weights.
         self.attention = SelfAttention(2 * width, config.reduction, spectral) if config.attention else None
 
     def forward(self, latent: Tensor, label: Tensor, give_attention: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Latent vectors (B, latent) and class numbers int64 (B) -> images, and the attention if asked.
+        """Latent vectors (B, latent) and class numbers int64 (B) -> images, and the attention if requested.
 
         Returns:
             (B, 3, 32, 32) from -1 to 1; and β (B, 256, 256), row j for position j = 16 row + column of the 16 × 16 cells, or
-            None where it is not asked for, and for the twin.
+            None if not requested, and for the twin.
         """
         x = self.input(latent).view(-1, 4 * self.config.width, 4, 4).contiguous(memory_format=torch.channels_last)
         attention = None
@@ -192,7 +191,7 @@ class DiscriminatorBlock(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """From an image and a class to a number: the higher, the more real. D(x, y) = w_yᵀ φ(x) + ψ(φ(x)) (Miyato & Koyama 2018)."""
+    """Maps an image and a class to a score: higher is more real. D(x, y) = w_yᵀ φ(x) + ψ(φ(x)) (Miyato & Koyama 2018)."""
 
     def __init__(self, config: SaganConfig) -> None:
         super().__init__()
@@ -207,7 +206,7 @@ class Discriminator(nn.Module):
         )
         self.output = normalised(nn.Linear(4 * width, 1))
         self.projection = normalised(nn.Embedding(config.num_classes, 4 * width))
-        # Last, so that the twin of the same seed starts from the same other weights.
+        # Last, so that a twin of the same seed has the same other initial weights.
         self.attention = SelfAttention(2 * width, config.reduction, True) if config.attention else None
 
     def forward(self, image: Tensor, label: Tensor) -> Tensor:
@@ -224,9 +223,9 @@ class Discriminator(nn.Module):
 
 @torch.no_grad()
 def average_into(average: Generator, generator: Generator, decay: float) -> None:
-    """Moves each weight of ``average`` towards the generator's normalised one: a <- decay a + (1 - decay) w."""
+    """Updates each weight of ``average`` with the generator's normalised one: a <- decay a + (1 - decay) w."""
     is_training = generator.training
-    generator.eval()  # in training mode each look at a weight would make a step of the power iteration
+    generator.eval()  # in training mode each access to a weight makes a step of the power iteration
     for name, weight in average.named_parameters():
         weight.lerp_(attrgetter(name)(generator), 1 - decay)
     generator.train(is_training)
@@ -238,7 +237,7 @@ def _statistics_of_many(generator: Generator) -> Iterator[None]:
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain mean of all batches
+        norm.momentum = None  # the unweighted mean over all batches
     generator.train()
     try:
         yield
@@ -250,9 +249,9 @@ def _statistics_of_many(generator: Generator) -> Iterator[None]:
 
 @torch.no_grad()
 def fix_statistics(average: Generator, batches: int, batch: int, seed: int) -> None:
-    """Takes the statistics of the batch normalisation anew, over all classes, and leaves evaluation mode on.
+    """Recomputes the statistics of the batch normalisation over all classes, and switches to evaluation mode.
 
-    One image's values then depend on its latent vector and class alone.
+    Then an image's values depend on its latent vector and class only.
     """
     device, config = next(average.parameters()).device, average.config
     generator = torch.Generator().manual_seed(seed)
@@ -263,22 +262,22 @@ def fix_statistics(average: Generator, batches: int, batch: int, seed: int) -> N
 
 
 class ShippedGenerator(nn.Module):
-    """The form that is served: the average with its statistics fixed, pixels as output, and one position's attention."""
+    """The served form: the average with fixed statistics, pixels as output, and one position's attention."""
 
     def __init__(self, average: Generator) -> None:
         super().__init__()
         self.generator = average.eval()
 
     def forward(self, latent: Tensor, label: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """One image each.
+        """Generates one image for each row.
 
         Args:
             latent: (B, latent) float.
             label: class numbers int64 (B).
-            position: int64 (B), 16 row + column of the 16 × 16 cells whose attention is asked for.
+            position: int64 (B), 16 row + column of the cell, of 16 × 16, whose attention is requested.
 
         Returns:
-            Pixels from 0 to 255, uint8 (B, 32, 32, 3); and the attention (B, 16, 16), of sum 1, zeros for the twin.
+            Pixels from 0 to 255, uint8 (B, 32, 32, 3); and the attention (B, 16, 16) with sum 1, or zeros for the twin.
         """
         image, attention = self.generator(latent, label, give_attention=True)
         pixels = ((image + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

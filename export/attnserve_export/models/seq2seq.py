@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sequence to Sequence Learning with Neural Networks (Sutskever et al. 2014), https://arxiv.org/abs/1409.3215.
 
-A deep LSTM reads the source backwards into a vector of fixed size, and another deep LSTM writes the target from it. There is no
-attention: that is its point.
+A deep LSTM reads the source backwards into a vector of fixed size, and another deep LSTM generates the target from it. There is
+no attention; the paper predates it.
 
 What differs from the paper:
 
 * GRU cells (Cho et al. 2014) as an option.
-* One embedding matrix serves source, target and output, scaled by the square root of its width where it reads; a linear layer
-  between the last LSTM layer and the output makes their widths agree.
-* Dropout on embeddings, between layers and before the output; the paper has none. First weights: recurrent matrices orthogonal, the
-  others Xavier, the forget gate's bias 1, instead of U(-0.08, 0.08).
+* One embedding matrix serves source, target and output, scaled by the square root of its width as an embedding; a linear layer
+  between the last LSTM layer and the output makes their widths equal.
+* Dropout on embeddings, between layers and before the output; the paper has none. Initial weights: recurrent matrices orthogonal,
+  the others Xavier, the forget gate's bias 1, instead of U(-0.08, 0.08).
 * The source keeps its end symbol, which is read first.
 * Sizes: 4 layers of 1000 cells and 1000-dimensional embeddings in the paper.
 """
@@ -29,7 +29,7 @@ from attnserve_export.layers.recurrent import gru_step, initialise_recurrent, la
 
 @dataclass(frozen=True, slots=True)
 class Seq2SeqConfig:
-    """Sizes, and which cell."""
+    """Sizes, and the kind of cell."""
 
     vocab_size: int
     d_embedding: int = 128
@@ -44,17 +44,17 @@ class Seq2SeqConfig:
 
     @property
     def num_parts(self) -> int:
-        """Vectors of one layer's state: h and c of an LSTM, h of a GRU."""
+        """Number of vectors in one layer's state: h and c of an LSTM, h of a GRU."""
         return 2 if self.cell == "lstm" else 1
 
     @property
     def num_gates(self) -> int:
-        """Gates of one cell."""
+        """Number of gates of one cell."""
         return 4 if self.cell == "lstm" else 3
 
 
 class Seq2Seq(TiedModel):
-    """Two deep recurrent networks that meet in their states (section 2). Token id 0 is padding."""
+    """Two deep recurrent networks; the first one's last states are the second one's initial states (section 2). Id 0 is padding."""
 
     def __init__(self, config: Seq2SeqConfig) -> None:
         super().__init__(config.vocab_size, config.d_embedding, config.dropout)
@@ -77,12 +77,12 @@ class Seq2Seq(TiedModel):
 
     @property
     def reader_layers(self) -> list[nn.LSTM | nn.GRU]:
-        """The layers that read, first to last."""
+        """The encoder's layers, first to last."""
         return cast(list[nn.LSTM | nn.GRU], list(self.reader))
 
     @property
     def writer_layers(self) -> list[nn.LSTM | nn.GRU]:
-        """The layers that write, first to last."""
+        """The decoder's layers, first to last."""
         return cast(list[nn.LSTM | nn.GRU], list(self.writer))
 
     def encode(self, src: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ class Seq2Seq(TiedModel):
         Returns:
             The last states of all layers (B, layers, parts, d_hidden); parts are h and c, or h alone.
         """
-        backwards = src.flip(1)  # padding comes first now, and each row's end symbol right behind it
+        backwards = src.flip(1)  # padding comes first now, directly followed by each row's end symbol
         x, is_padding, states = self.embed(backwards), backwards == 0, []
         for index, layer in enumerate(self.reader_layers):
             x, last = read_padded(layer, self.dropout(x) if index else x, is_padding)
@@ -102,15 +102,15 @@ class Seq2Seq(TiedModel):
         return torch.stack(states, 1)
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All target positions, each after those before it (teacher forcing).
+        """Processes all target positions; each depends on those before it (teacher forcing).
 
         Args:
-            memory: (B, layers, parts, d_hidden), of :meth:`encode`.
-            src: int64 (B, T_src); not read: everything that is known of the source is in ``memory``.
+            memory: (B, layers, parts, d_hidden), from :meth:`encode`.
+            src: int64 (B, T_src); not read: ``memory`` is all that the decoder reads of the source.
             tgt: int64 (B, T_tgt), beginning with the begin symbol.
 
         Returns:
-            What the output layer reads (B, T_tgt, d_embedding), and no alignments.
+            The output layer's input (B, T_tgt, d_embedding), and no alignments.
         """
         x = self.embed(tgt)
         for index, layer in enumerate(self.writer_layers):
@@ -120,14 +120,14 @@ class Seq2Seq(TiedModel):
         return self.dropout(self.readout(x)), []
 
     def step(self, first_gates: Tensor, states: list[list[Tensor]]) -> tuple[Tensor, list[list[Tensor]]]:
-        """One step of the decoder in its own products, without dropout: what :meth:`decode` computes at one position.
+        """One step of the decoder in separate products, without dropout: equal to :meth:`decode` at one position.
 
         Args:
-            first_gates: what the first layer's gates have from the last token, W x + b, (B, gates d_hidden).
-            states: of each layer its parts, (B, d_hidden) each.
+            first_gates: the last token's term of the first layer's gates, W x + b, (B, gates d_hidden).
+            states: for each layer its parts, (B, d_hidden) each.
 
         Returns:
-            What the output layer reads (B, d_embedding), and the next states.
+            The output layer's input (B, d_embedding), and the next states.
         """
         input_gates, following = first_gates, list[list[Tensor]]()
         for layer, parts in zip(self.writer_layers, states, strict=True):

@@ -4,11 +4,11 @@
 What differs from the paper:
 
 * The annotations are the last 7 x 7 grid of EfficientNet-Lite0 instead of VGG's 14 x 14, each normalised (Ba et al. 2016).
-* One embedding matrix serves input and output (L_o), scaled by the square root of its width where it reads; so the last token's
-  share of equation 7, E y, passes a layer of its own first, or it would say the same word again.
+* One embedding matrix serves input and output (L_o), scaled by the square root of its width as an embedding; so the last token's
+  term of equation 7, E y, first passes a linear layer: otherwise the model would repeat the last word.
 * f_init are single layers with tanh. Dropout on annotations (whole channels of them), embeddings and the output layer's input.
-* The output has a bias for each word, which begins as the logarithm of its share of the training captions.
-* Hard attention is trained by the rule of section 4.1; what is served of it looks at the likeliest place instead of drawing one.
+* The output has a bias for each word, initialised to the logarithm of its share of the training captions.
+* Hard attention is trained by the rule of section 4.1; at inference it selects the most probable location instead of drawing one.
 * Sizes: the paper's embeddings and states have up to 1000 dimensions.
 
 Symbols of the paper and their names here: a_i -> memory; E -> ``embedding``; f_init,c, f_init,h -> ``initial``; f_att ->
@@ -31,15 +31,15 @@ from attnserve_export.layers.output import TiedModel
 from attnserve_export.layers.recurrent import initialise_recurrent, lstm_step
 
 NUM_CELLS = efficientnet.grid_size() ** 2
-"""Annotations of an image, L of the paper, row by row from the top left."""
+"""Number of annotations of an image, L of the paper, in row-major order."""
 NO_WORDS = (0, 1, 2)
-"""Padding, what the vocabulary lacks, and the begin symbol: no caption has them."""
+"""Padding, the unknown symbol, and the begin symbol: no caption contains them."""
 _LOWEST = -1e4
 
 
 @dataclass(frozen=True, slots=True)
 class ShowAttendTellConfig:
-    """Sizes (m, n and the alignment's), dropout, and which attention of section 4."""
+    """Sizes (m, n and the alignment's), dropout, and the kind of attention of section 4."""
 
     vocab_size: int
     d_embedding: int = 256
@@ -56,7 +56,7 @@ class ShowAttendTellConfig:
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What the decoder sees of an image: a_i (B, L, D) and 2 W a_i (B, L, A)."""
+    """The decoder's view of an image: a_i (B, L, D) and 2 W a_i (B, L, A)."""
 
     memory: Tensor
     key: Tensor
@@ -64,7 +64,7 @@ class Annotations:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: h_t and c_t (B, n), the gated context (B, D), the weights (B, L), and log p(s_t) (B) where s_t was drawn."""
+    """One step: h_t and c_t (B, n), the gated context (B, D), the weights (B, L), and log p(s_t) (B) if s_t was drawn."""
 
     hidden: Tensor
     cell: Tensor
@@ -117,14 +117,14 @@ class ShowAttendTell(TiedModel):
         nn.init.normal_(self.embedding.weight, std=self.config.d_embedding**-0.5)
 
     def features(self, image: Tensor) -> Tensor:
-        """Pixels from 0 to 255, (B, 224, 224, 3) -> the trunk's grid, (B, L, D): what training keeps of an image."""
+        """Pixels from 0 to 255, (B, 224, 224, 3) -> the trunk's grid, (B, L, D), which training caches."""
         grid: Tensor = self.encoder(image)
         return grid.flatten(2).transpose(1, 2)
 
     def annotate(self, features: Tensor) -> Tensor:
-        """The annotations a_i of a grid: (B, L, D), and the same of each."""
+        """Normalises a grid to the annotations a_i: (B, L, D), of the same shape."""
         normed: Tensor = self.annotation_norm(features)
-        # All cells of an image lose the same channels: else a mean of many would be worth more than a look at one.
+        # All cells of an image drop the same channels: otherwise a mean over many cells would suffer less than a single cell.
         return normed * self.annotation_dropout(torch.ones_like(normed[:, :1])) if self.training else normed
 
     def encode(self, src: Tensor) -> Tensor:
@@ -132,24 +132,25 @@ class ShowAttendTell(TiedModel):
         return self.annotate(self.features(src))
 
     def source(self, memory: Tensor) -> Annotations:
-        """Computes what the alignment model makes of annotations, doubled as :func:`additive_attention` wants it."""
+        """Computes the alignment keys of annotations, doubled as :func:`additive_attention` requires."""
         return Annotations(memory, 2 * self.align_memory(memory))
 
     def initial_state(self, mean: Tensor) -> tuple[Tensor, Tensor]:
-        """h_0 and c_0, from the mean annotation (section 3.1.2): (B, D) -> twice (B, n)."""
+        """h_0 and c_0, from the mean annotation (section 3.1.2): (B, D) -> (B, n) each."""
         hidden, cell = torch.tanh(self.initial(mean)).chunk(2, -1)
         return hidden, cell
 
     def step(self, token_gates: Tensor, hidden: Tensor, cell: Tensor, source: Annotations, *, draw: bool = False) -> Step:
-        """One step: where to look (equations 4 to 6), the gated context (section 4.2.1), and the LSTM (equations 1 to 3).
+        """One step: the attention (equations 4 to 6), the gated context (section 4.2.1), and the LSTM (equations 1 to 3).
 
         Args:
-            token_gates: the gates' share of the last token, (B, 4 n).
+            token_gates: the last token's term of the gates, (B, 4 n).
             hidden: h_{t-1}, (B, n).
             cell: c_{t-1}, (B, n).
-            source: of each row.
-            draw: look at a place that is drawn from the weights (equation 8). Else a model of hard attention looks at the likeliest
-                place, but in training at the mean, as all others do (section 4.1: a half of the time, against noisy gradients).
+            source: the source of each row.
+            draw: draw the location from the weights (equation 8). Otherwise hard attention uses the most probable location in
+                evaluation, and the mean in training, as soft attention does (section 4.1: half of the batches, for less gradient
+                noise).
         """
         context, weights = additive_attention(self.align_state(hidden), source.key, self.align_score, source.memory)
         log_drawn = None
@@ -165,20 +166,20 @@ class ShowAttendTell(TiedModel):
         return Step(following, following_cell, context, weights, log_drawn)
 
     def readout(self, deep_token: Tensor, hidden: Tensor, context: Tensor) -> Tensor:
-        """What L_o reads in equation 7: the last token's share (..., m), h_t (..., n), the gated context (..., D) -> (..., m)."""
+        """The input of L_o in equation 7: the last token's term (..., m), h_t (..., n), the gated context (..., D) -> (..., m)."""
         out: Tensor = deep_token + self.deep_state(hidden) + self.deep_context(context)
         return out
 
     def unroll(self, source: Annotations, tgt: Tensor, *, draw: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """All target positions, each after those before it (teacher forcing).
+        """Processes all target positions; each depends on those before it (teacher forcing).
 
         Args:
-            source: of each row.
+            source: the source of each row.
             tgt: int64 (B, T), beginning with the begin symbol.
             draw: as in :meth:`step`.
 
         Returns:
-            What the output layer reads (B, T, m), the weights (B, T, L), and log p(s_t) (B, T) if drawn.
+            The output layer's input (B, T, m), the weights (B, T, L), and log p(s_t) (B, T) if drawn.
         """
         embedded = self.embed(tgt)
         (hidden, cell), steps = self.initial_state(source.memory.mean(1)), list[Step]()
@@ -193,12 +194,12 @@ class ShowAttendTell(TiedModel):
         return self.dropout(out), weights, torch.stack(drawn, 1) if drawn else None
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """As :meth:`unroll`, from annotations (B, L, D); ``src`` is not read. The attention is (B, 1, T, L)."""
+        """Calls :meth:`unroll` on annotations (B, L, D); ``src`` is not read. The attention is (B, 1, T, L)."""
         hidden, weights, _ = self.unroll(self.source(memory), tgt)
         return hidden, [weights.unsqueeze(1)]
 
     def start_from(self, counts: Tensor) -> None:
-        """Sets the output's bias to the logarithm of each word's share, (V): what is said of an image that tells nothing."""
+        """Sets the output's bias, (V), to the logarithm of each word's share of ``counts``: the prior without an image."""
         self.output_bias.data = (counts.clamp(min=0.5) / counts.sum()).log()
 
     def project(self, hidden: Tensor) -> Tensor:
@@ -206,11 +207,11 @@ class ShowAttendTell(TiedModel):
         return super().project(hidden) + self.output_bias
 
     def next_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of what a caption may have next: those of what is no word are so low that no other ever is."""
+        """Logits of the next token of a caption; ``NO_WORDS`` get a value so low that they are never chosen."""
         logits: Tensor = self.project(hidden).masked_fill(self.no_words, _LOWEST)
         return logits
 
 
 def _look_at(memory: Tensor, place: Tensor) -> Tensor:
-    """The annotations (B, D) of one place each: (B, L, D) and int64 (B, 1)."""
+    """Selects the annotations (B, D) at one location of each row: (B, L, D) and int64 (B, 1)."""
     return memory.gather(1, place.unsqueeze(-1).expand(-1, -1, memory.shape[-1])).squeeze(1)

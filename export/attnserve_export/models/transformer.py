@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention Is All You Need (Vaswani et al. 2017), https://arxiv.org/abs/1706.03762, in the size of Wu et al. 2021's Tiny.
+"""Attention Is All You Need (Vaswani et al. 2017), https://arxiv.org/abs/1706.03762, in the size Tiny of Wu et al. 2021.
 
 What differs from the paper:
 
-* Layer normalization stands before each sub-layer and once more at the end of each stack ("pre-norm"), where the paper has
-  LayerNorm(x + Sublayer(x)): it trains without care at small scale.
+* Layer normalization precedes each sub-layer and follows the last layer of each stack ("pre-norm"), where the paper has
+  LayerNorm(x + Sublayer(x)): at small scale it trains without tuning.
 * The three embedding matrices are one, as in section 3.4, and the output projection has no bias.
 * Dropout also acts on the attention's output projection and inside the feed-forward layer, not on the attention weights.
 """
@@ -135,7 +135,7 @@ class Transformer(TiedModel):
         return out
 
     def decode(self, memory: Tensor, src: Tensor, tgt: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """All target positions at once, each seeing only those before it (teacher forcing).
+        """Processes all target positions at once; each depends on those before it (teacher forcing).
 
         Args:
             memory: (B, T_src, d_model).

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A recipe: everything that a training run depends on, read from TOML, with unknown keys refused."""
+"""A recipe: all settings of a training run, read from TOML; unknown keys are an error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _BY_TASK: dict[str, type[AnyRecipe]] = {
 
 
 def recipe_from(content: Mapping[str, Any]) -> AnyRecipe:
-    """A recipe from its parsed form; its key ``task`` names the kind (default: translation).
+    """Converts a parsed recipe; its key ``task`` names the kind (default: translation).
 
     Raises:
         msgspec.ValidationError: a key is missing, unknown or of the wrong type.
@@ -57,11 +57,11 @@ def recipe_from(content: Mapping[str, Any]) -> AnyRecipe:
 
 
 def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> AnyRecipe:
-    """A recipe by the name of a shipped one (``transformer-en-de``) or by the path of a TOML file.
+    """Reads a recipe by the name of a shipped one (``transformer-en-de``) or by the path of a TOML file.
 
     Args:
         name_or_path: a path if it ends in ``.toml``.
-        changes: other values for some keys, which are named with dots (``{"schedule.epochs": 12}``).
+        changes: other values for some keys, as dotted names (``{"schedule.epochs": 12}``).
 
     Raises:
         RecipeError: no such file, or a key that is missing, unknown or of the wrong type.
@@ -86,10 +86,10 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
 
 
 def sequence_recipe(recipe: AnyRecipe) -> SequenceRecipe:
-    """The same recipe.
+    """Returns the recipe if it is of a model that generates text.
 
     Raises:
-        RecipeError: it is of a model that does not write text; such a model cannot be exported yet.
+        RecipeError: the model does not generate text; such a model cannot be exported yet.
     """
     if isinstance(recipe, VisionRecipe):
         raise RecipeError(f"{recipe.model_id}: the export of {recipe.architecture} models is not supported by this version")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all recipes have in common: tables that refuse unknown keys, and the error that says what is wrong with one."""
+"""Parts that all recipes share: the base of their tables, which reject unknown keys, and the error for an invalid recipe."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def shipped_file(name_or_path: str, folder: Path, what: str) -> Path:
-    """The path itself if it ends in ``.toml``, else the shipped file of that name.
+    """Returns the path if it ends in ``.toml``, else the shipped file of that name.
 
     Args:
-        name_or_path: as a command was given it.
-        folder: of the shipped files.
-        what: it is, for the error: "recipe".
+        name_or_path: argument of a command.
+        folder: the shipped files.
+        what: noun for the error message, such as "recipe".
 
     Raises:
-        RecipeError: there is no such file; the text names the shipped ones.
+        RecipeError: there is no such file; the text lists the shipped ones.
     """
     path = Path(name_or_path)
     if path.suffix != ".toml":

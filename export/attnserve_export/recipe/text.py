@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes of the models that write text: translation and captions."""
+"""Recipes of the models that generate text: translation and captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attnserve_export.recipe.base import Section
 
 
 class Data(Section, frozen=True):
-    """Which data set, which languages, and the longest sentence that is trained on, in pieces."""
+    """The data set, the languages, and the maximum length of a training sentence in pieces."""
 
     set: str
     source_language: str
@@ -18,7 +18,7 @@ class Data(Section, frozen=True):
 
 
 class Tokenizer(Section, frozen=True):
-    """SentencePiece, trained on the training split."""
+    """SentencePiece settings; the tokenizer is trained on the training split."""
 
     vocab_size: int
     model_type: str
@@ -27,7 +27,7 @@ class Tokenizer(Section, frozen=True):
 
 
 class Optimizer(Section, frozen=True):
-    """Adam, and the inverse square root schedule given by its peak."""
+    """Adam with the inverse square root schedule (Vaswani et al. 2017, section 5.3), given by its peak."""
 
     peak_learning_rate: float
     warmup_updates: int
@@ -38,7 +38,7 @@ class Optimizer(Section, frozen=True):
 
 
 class Schedule(Section, frozen=True):
-    """How long, in which portions, and what is averaged at the end."""
+    """Epochs, batch size, checkpoint interval, and the numbers of last epochs to average."""
 
     epochs: int
     batch_tokens: int
@@ -47,16 +47,16 @@ class Schedule(Section, frozen=True):
 
 
 class Annealing(Section, frozen=True):
-    """The last epochs: learning rate and dropout go down to 0 in a straight line, the latter from epoch to epoch."""
+    """The last epochs: learning rate and dropout fall linearly to 0; the dropout changes at each epoch."""
 
     first_epoch: int
     """Counted from 1."""
     dropout: float
-    """Of the first of them."""
+    """Rate in the first of these epochs."""
 
 
 class Distillation(Section, frozen=True):
-    """Sequence-level knowledge distillation (Kim & Rush 2016): a share of the targets are what a teacher makes of the sources."""
+    """Sequence-level knowledge distillation (Kim & Rush 2016): a share of the targets are a teacher's translations."""
 
     teacher: str
     """Model id."""
@@ -66,7 +66,7 @@ class Distillation(Section, frozen=True):
 
 
 class Recipe(Section, frozen=True):
-    """One model's training. ``model`` holds the sizes that the architecture's own config takes."""
+    """One model's training. ``model`` holds the sizes of the architecture's config."""
 
     model_id: str
     architecture: str
@@ -90,25 +90,25 @@ class Recipe(Section, frozen=True):
 
 
 class CaptionData(Section, frozen=True):
-    """Which photos and captions, how many are held back to select by, and how often each photo is cut out anew."""
+    """The photos and captions, the number held back for selection, and the number of views of each photo."""
 
     set: str
     language: str
     max_words: int
     held_back: int
-    """Photos of the training split."""
+    """Number of photos of the training split."""
     views: int
-    """Of each photo: as it is, mirrored, and what else there is cut out at random."""
+    """Number for each photo: unchanged, mirrored, and random crops."""
 
 
 class Words(Section, frozen=True):
-    """A vocabulary of the most frequent words of the captions that are trained on, special symbols counted."""
+    """A vocabulary of the most frequent words of the training captions; its size includes the special symbols."""
 
     vocab_size: int
 
 
 class CaptionOptimizer(Section, frozen=True):
-    """AdamW; its rate rises in a straight line to its peak, and falls from there along half a cosine to 0."""
+    """AdamW; the rate rises linearly to its peak, and falls to 0 along half a cosine."""
 
     peak_learning_rate: float
     warmup_updates: int
@@ -118,7 +118,7 @@ class CaptionOptimizer(Section, frozen=True):
 
 
 class CaptionSchedule(Section, frozen=True):
-    """How long, in which portions, and how wide the beam is that decides which epoch is kept."""
+    """Epochs, batch size, checkpoint interval, and the beam size by which the kept epoch is selected."""
 
     epochs: int
     batch_captions: int
@@ -127,10 +127,10 @@ class CaptionSchedule(Section, frozen=True):
 
 
 class AttentionLoss(Section, frozen=True):
-    """What is added to the loss for the attention's sake (Xu et al. 2015).
+    """Additional loss terms of the attention (Xu et al. 2015).
 
-    ``doubly_stochastic`` is lambda of equation 14. The others are of section 4.1, for hard attention alone: lambda_r, lambda_e, and
-    how much of the baseline a batch leaves as it is.
+    ``doubly_stochastic`` is lambda of equation 14. The others are of section 4.1, for hard attention only: lambda_r, lambda_e, and
+    the decay of the baseline at each batch.
     """
 
     doubly_stochastic: float
@@ -140,7 +140,7 @@ class AttentionLoss(Section, frozen=True):
 
 
 class CaptionRecipe(Section, frozen=True):
-    """One captioning model's training. ``model`` holds the sizes that the architecture's own config takes."""
+    """One captioning model's training. ``model`` holds the sizes of the architecture's config."""
 
     task: Literal["caption"]
     model_id: str

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes of the models that read or make pictures in one pass: segmentation, classification of images and clips, generation."""
+"""Recipes of the single-pass models: segmentation, classification of images and clips, generation."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from attnserve_export.recipe.base import Section
 
 
 class Schedule(Section, frozen=True):
-    """How long, in which portions, and how often the run is saved."""
+    """Epochs, batch size, and checkpoint interval."""
 
     epochs: int
     batch: int
     """Examples of an update."""
     checkpoint_seconds: float
-    """At most so much work is lost when the run is killed."""
+    """Interval between checkpoints: the maximum of work that is lost when the run is killed."""
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch < 1:
@@ -31,7 +31,7 @@ class Optimizer(Section, frozen=True):
 
 
 class VisionRecipe(Section, frozen=True):
-    """What the recipes of this module have in common. ``model`` holds the sizes that the architecture's own config takes."""
+    """Keys that the recipes of this module share. ``model`` holds the sizes of the architecture's config."""
 
     model_id: str
     architecture: str
@@ -41,11 +41,11 @@ class VisionRecipe(Section, frozen=True):
 
 
 class ClassificationData(Section, frozen=True):
-    """The images, the share that selection uses, and the share of training images that are altered."""
+    """The images, the number held back for selection, and the share of altered training images."""
 
     set: str
     held_back: int
-    """Images of the training split that are not trained on; the epoch is selected by them."""
+    """Number of images of the training split that are used to select the epoch, not for training."""
     altered: float
     """Probability that a training image is blurred, rescaled, recoloured or recompressed."""
 
@@ -60,24 +60,24 @@ class ClassificationRecipe(VisionRecipe, frozen=True, kw_only=True):
 
 
 class SegmentationData(Section, frozen=True, kw_only=True):
-    """The frames, the part that selection uses, and the views that are trained on."""
+    """The frames, the part held back for selection, and the training views."""
 
     set: str
     drive: str
-    """The last ``held_back`` frames of this drive in the training split are not trained on; the epoch is selected by them."""
+    """The last ``held_back`` frames of this drive in the training split are used to select the epoch, not for training."""
     held_back: int
     gap: int
-    """Frames before them that are neither trained on nor selected by."""
+    """Number of frames before them that are used for neither."""
     passes: int
-    """Over the training frames in an epoch."""
+    """Number of passes over the training frames in an epoch."""
     altered: float
     """Probability that a view is blurred, rescaled, recoloured or recompressed."""
     scale: tuple[float, float]
-    """Limits of the factor by which a frame is enlarged before it is cut; with cached features at least 1."""
+    """Range of the factor by which a frame is enlarged before it is cropped; at least 1 with cached features."""
     crop: tuple[int, int]
-    """Width and height of the views that are trained on, in pixels; not used with cached features."""
+    """Width and height of the training views, in pixels; not used with cached features."""
     cached_views: int = 0
-    """0: the trunk is trained too. Otherwise it is not, and its outputs are computed once for so many views of each frame."""
+    """0: the trunk is trained too. Otherwise the trunk is frozen, and its outputs are computed once for this many views a frame."""
 
     def __post_init__(self) -> None:
         if self.passes < 1 or self.held_back < 1 or self.gap < 0:
@@ -89,7 +89,7 @@ class SegmentationData(Section, frozen=True, kw_only=True):
 
 
 class SegmentationOptimizer(Optimizer, frozen=True):
-    """Of AdamW."""
+    """AdamW settings."""
 
     trunk_rate: float
     """Factor of the learning rate for the trunk."""
@@ -97,7 +97,7 @@ class SegmentationOptimizer(Optimizer, frozen=True):
 
 
 class SegmentationRecipe(VisionRecipe, frozen=True, kw_only=True):
-    """The training of one model that segments pictures."""
+    """The training of one segmentation model."""
 
     task: Literal["segmentation"]
     data: SegmentationData
@@ -111,20 +111,20 @@ class GenerationData(Section, frozen=True):
 
     set: str
     deblocked: bool
-    """Whether the traces of the JPEG blocks are taken out of them."""
+    """Whether the block artefacts of JPEG compression are removed."""
 
 
 class GenerationOptimizer(Section, frozen=True):
-    """Adam for both networks, each with a rate of its own (Heusel et al. 2017); both fall to 0 in a straight line at the end."""
+    """Adam for both networks, with separate rates (Heusel et al. 2017); both rates fall linearly to 0 at the end."""
 
     generator_rate: float
     discriminator_rate: float
     beta1: float
     beta2: float
     constant: float
-    """Share of the run before the rates fall."""
+    """Share of the run with constant rates."""
     average_decay: float
-    """Of the moving average of the generator's weights, for each update."""
+    """Decay of the moving average of the generator's weights, for each update."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.constant < 1 or not 0 <= self.average_decay < 1:
@@ -138,20 +138,20 @@ class GenerationRecipe(VisionRecipe, frozen=True, kw_only=True):
     data: GenerationData
     optimizer: GenerationOptimizer
     precision: Literal["float32", "bfloat16"]
-    """Of the convolutions and products in training; the weights are float32 in any case."""
+    """Precision of the convolutions and products in training; the weights are always float32."""
 
 
 class VideoData(Section, frozen=True):
-    """Which clips are trained on, and which are held back to select by."""
+    """The clips for training, and the clips held back for selection."""
 
     set: str
     fold: int
-    """From 0: the fold of train and val together that is tested, in a cross-validation. -1: train is trained on, val is tested."""
+    """Index of the test fold of train and val together, in a cross-validation. -1: training on train, test on val."""
     folds: int
     inner_folds: int
-    """Of what is trained on: each is held back once to select the epoch and the pairwise function by."""
+    """Number of folds of the training clips; each is held back once to select the epoch and the pairwise function."""
     views: int
-    """Of each clip: as it is, mirrored, and others altered at random."""
+    """Number for each clip: unchanged, mirrored, and randomly altered ones."""
 
     def __post_init__(self) -> None:
         if not -1 <= self.fold < self.folds:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training: data, loop, checkpoints, selection. Driven by `attnserve train CONFIG`."""
+"""Training: data, loop, checkpoints, selection. Run by `attnserve train CONFIG`."""

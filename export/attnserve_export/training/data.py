@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parallel text: reading it, its SentencePiece vocabulary, and batches of about equal length."""
+"""Parallel text: reading it, its SentencePiece vocabulary, and batches of sentences of similar length."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def read_lines(path: Path) -> list[str]:
     """The stripped lines of a text file, gzipped or not.
 
     Raises:
-        FileNotFoundError: with a word on where data sets are looked for.
+        FileNotFoundError: the file is missing; the text says how to name the folder of the data sets.
     """
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: name the folder of the data sets by --data or ATTNSERVE_DATA")
+        raise FileNotFoundError(f"{path} is missing: name the folder of the data sets by --data or ATTNSERVE_DATA")
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "rt", encoding="utf-8", newline="\n") as file:
         return [line.strip() for line in file]
@@ -64,18 +64,18 @@ def train_tokenizer(pairs: list[tuple[str, str]], path: Path, vocab_size: int, m
 
 
 class PairBatches:
-    """Batches of a split, in an order that depends on the seed and the epoch alone, and so do the best segmentations.
+    """Batches of a split. Their order and the best segmentations depend on the seed and the epoch only.
 
-    Sampled segmentations do not: SentencePiece 0.2.3 draws anew in each process, whatever its seed.
+    Sampled segmentations are not reproducible: SentencePiece 0.2.3 uses a new seed in each process.
 
     Args:
         pairs: source and target sentences.
-        tokenizer: of both sides.
-        batch_tokens: padded tokens of the longer side in one batch, at most.
-        max_pieces: a sampled segmentation that is longer gives way to the best one.
+        tokenizer: shared by both sides.
+        batch_tokens: maximum number of padded tokens of the longer side in one batch.
+        max_pieces: a longer sampled segmentation is replaced by the best one.
         sampling: alpha of SentencePiece's sampling, and the share of sentences that are sampled.
-        seed: of order and sampling.
-        taught: a teacher's translations of the sources; empty for none.
+        seed: seed of order and sampling.
+        taught: a teacher's translations of the sources; empty without a teacher.
     """
 
     def __init__(  # noqa: PLR0913
@@ -100,7 +100,7 @@ class PairBatches:
         return self._tokenizer.encode(pair[0]), self._tokenizer.encode(pair[1])
 
     def epoch(self, number: int, taught_share: float = 0.0) -> list[Batch]:
-        """All batches of epoch ``number``, shuffled; a share of the targets are the teacher's, others in each epoch."""
+        """Returns all batches of epoch ``number``, shuffled; a share of the targets, drawn for each epoch, are the teacher's."""
         rng = random.Random(f"{self._seed}/{number}")
         sentencepiece.set_random_generator_seed(rng.randrange(1 << 31))
         encoded = [self._segment(index, rng, taught_share) for index in range(len(self._pairs))]
@@ -110,7 +110,7 @@ class PairBatches:
         return batches
 
     def in_order(self) -> Iterator[Batch]:
-        """The best segmentations, shortest first, unshuffled: for scoring a loss."""
+        """Yields batches of the best segmentations, shortest first, unshuffled: for evaluating a loss."""
         yield from (collate(group) for group in self._groups(sorted(self._best, key=lambda pair: len(pair[1]))))
 
     def _segment(self, index: int, rng: random.Random, taught_share: float) -> tuple[list[int], list[int]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain greedy decoding in PyTorch, for scores during training. Slow and simple: the whole prefix is run again at each step."""
+"""Greedy decoding in PyTorch, for scores during training. It runs the whole prefix at each step, which is slow."""
 
 from __future__ import annotations
 

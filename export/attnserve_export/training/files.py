@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files of a training run, written by way of a temporary file: after a kill there is the old file or the new one, never a part."""
+"""Atomic writes of a training run's files, by a temporary file: after a kill a file has its old or its new content."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnserve_export.recipe.base import RecipeError
 
 
 def save_atomically(value: Any, path: Path) -> None:
-    """Saves what ``torch.load`` reads."""
+    """Saves a value for ``torch.load``."""
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
     temporary.replace(path)
@@ -31,14 +31,14 @@ def write_json(content: Mapping[str, Any], path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path, *, waits: bool) -> Iterator[None]:
-    """Holds a lock file while the context lasts; the system frees it when the process ends, however that happens.
+    """Holds a lock file within the context; the operating system releases it when the process ends, also after a kill.
 
     Args:
-        path: of the lock file, which stays.
-        waits: for another process that has it.
+        path: the lock file, which is not removed.
+        waits: whether to wait for another process that holds it.
 
     Raises:
-        RecipeError: another process has it, and ``waits`` is false.
+        RecipeError: another process holds it, and ``waits`` is false.
     """
     with path.open("a", encoding="ascii") as file:
         try:

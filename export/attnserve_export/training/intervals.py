@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gain of a model over its twin, with an interval by bootstrap over the seeds and over blocks of the evaluated examples.
 
-Neighbouring frames of a film, or clips of one source, are alike. So whole blocks of them are drawn, not single examples.
+Neighbouring frames of a film, or clips of one source, are correlated. So whole blocks of them are drawn, not single examples.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 Figures = npt.NDArray[Any]
-"""Of one run: a row for each evaluated example, (examples, ...)."""
+"""Figures of one run: a row for each evaluated example, (examples, ...)."""
 Statistic = Callable[[Figures], float]
-"""From the rows of a run, (examples', ...), to its score. The order of the rows must not matter."""
+"""Maps the rows of a run, (examples', ...), to its score. It must not depend on the order of the rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean difference and the bounds between which it lies with the given confidence."""
+    """A mean difference and the bounds of its confidence interval."""
 
     mean: float
     low: float
@@ -32,7 +32,7 @@ class Interval:
 
 
 def consecutive_blocks(count: int, length: int) -> list[npt.NDArray[np.int64]]:
-    """Indices of ``count`` examples in blocks of ``length`` consecutive ones; the last block holds what remains."""
+    """Returns the indices of ``count`` examples in blocks of ``length`` consecutive ones; the last block may be shorter."""
     return [np.arange(start, min(start + length, count)) for start in range(0, count, length)]
 
 
@@ -45,18 +45,18 @@ def paired_interval(
     draws: int = 2000,
     confidence: float = 0.95,
 ) -> Interval:
-    """The mean over seeds of ``statistic(ours) - statistic(twin)``, and its percentile interval (Efron 1979).
+    """Returns the mean over seeds of ``statistic(ours) - statistic(twin)``, and its percentile interval (Efron 1979).
 
-    Each draw takes as many seeds and as many blocks as there are, with replacement. All runs of a draw are scored on the same
+    Each draw takes as many seeds and blocks as there are, with replacement. All runs of a draw are scored on the same
     examples, so the difficulty of the examples cancels. The draws are the same in each call.
 
     Args:
         ours: figures of the runs with attention, one array for each seed.
-        twins: figures of the runs without it, of the same seeds in the same order, on the same examples.
-        statistic: of the rows of one run.
+        twins: figures of the runs without attention, for the same seeds in the same order, on the same examples.
+        statistic: computes the score from the rows of one run.
         blocks: indices of the examples that are drawn together.
         draws: number of bootstrap samples.
-        confidence: of the interval, between 0 and 1.
+        confidence: level of the interval, between 0 and 1.
 
     Raises:
         ValueError: the runs are not paired, or there are no blocks.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label-smoothed cross entropy through a linear output layer, forward and backward at once, in chunks of rows.
+"""Label-smoothed cross entropy through a linear output layer, forward and backward in one pass, in chunks of rows.
 
-The (tokens, vocabulary) matrix is the largest tensor of a translation model's update. Here it never stands in memory whole,
-each chunk of it lives in one reused buffer, and its gradient is written over it.
+The (tokens, vocabulary) matrix is the largest tensor of a translation model's update. Here it is never in memory as a whole:
+each chunk of it uses the same buffer, and its gradient overwrites it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _SMALLEST = torch.finfo(torch.float32).tiny
 
 
 class SmoothedCrossEntropy:
-    """The loss of Vaswani et al. 2017, section 5.4: one minus ``smoothing`` on the label, the rest spread evenly.
+    """The loss of Vaswani et al. 2017, section 5.4: weight 1 - ``smoothing`` on the label, the rest uniform.
 
-    An object keeps its buffer between calls; use one for each thread.
+    An object keeps its buffer between calls; use one object for each thread.
     """
 
     def __init__(self, smoothing: float, pad_id: int = 0) -> None:
@@ -25,13 +25,13 @@ class SmoothedCrossEntropy:
         self._buffer = torch.empty(0)
 
     def __call__(self, hidden: Tensor, target: Tensor, weight: Tensor, *, backward: bool = True) -> tuple[float, int]:
-        """Mean over the target tokens that are not padding, and (unless told not to) its backward pass.
+        """Computes the mean over the target tokens that are not padding, and its backward pass unless ``backward`` is false.
 
         Args:
             hidden: (B, T, d), the input of the output layer.
             target: int64 (B, T).
             weight: (V, d), the output layer's matrix, a parameter; its gradient is added to ``weight.grad``.
-            backward: also run the backward pass, down through ``hidden``.
+            backward: also run the backward pass, through ``hidden``.
 
         Returns:
             The sum of the plain negative log-likelihood in nats, and the number of target tokens.
@@ -48,7 +48,7 @@ class SmoothedCrossEntropy:
             part, label = rows.detach()[start : start + _CHUNK], labels[start : start + _CHUNK, None]
             logits = self._space(len(part), matrix)
             torch.mm(part, matrix.t(), out=logits)
-            probability = torch.softmax(logits, -1, out=logits)  # over the logits: one pass of exponentials for loss and gradient
+            probability = torch.softmax(logits, -1, out=logits)  # in place: one pass of exponentials for loss and gradient
             total -= float(probability.gather(-1, label).clamp_(min=_SMALLEST).log_().sum())
             if grad_rows is not None and weight.grad is not None:
                 grad = probability.sub_(self.smoothing / len(matrix))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A queue of training runs: what is not finished is run, one after the other, each in a process of its own.
+"""A queue of training runs: runs the unfinished ones one after the other, each in a separate process.
 
-A queue is a TOML file with one table ``[[run]]`` for each recipe (see :class:`Entry`). A run that was killed goes on from its
-checkpoint; a run whose folder is gone starts again from its seed. A run that fails is reported and does not stop the others.
+A queue is a TOML file with one table ``[[run]]`` for each recipe (see :class:`Entry`). A run that was killed continues from its
+checkpoint; a run whose folder is missing starts again from its seed. A run that fails is reported and does not stop the others.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ class Entry(Section, frozen=True):
 
     recipe: str
     hours: float
-    """Of one whole run on one core, as measured."""
+    """Measured hours of one whole run on one core."""
     gpu_rank: int = 0
-    """On a GPU the runs with the lowest rank come first; those of rank 0 are left to a CPU."""
+    """On a GPU, runs start in ascending order of rank; runs of rank 0 are not run there."""
     parts: int = 1
-    """A run longer than two hours is several that continue one another, of about equally many epochs."""
+    """Number of parts of a run longer than two hours; the parts continue one another and have similar numbers of epochs."""
     set: dict[str, Any] = {}
-    """Changes to the recipe, keys with dots."""
+    """Changes to the recipe, as dotted keys."""
     vary: dict[str, list[Any]] = {}
-    """Keys and the values that each takes in turn."""
+    """Dotted keys and the values of each."""
 
 
 class _Queue(Section, frozen=True):
@@ -55,7 +55,7 @@ class _Queue(Section, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A run, or a part of one: training goes on until ``epochs`` are done."""
+    """A run, or a part of one: it trains until ``epochs`` are done."""
 
     recipe: str
     changes: dict[str, Any]
@@ -65,11 +65,11 @@ class Part:
 
     @property
     def folder(self) -> str:
-        """Of the run, below that of all runs."""
+        """The run's folder, relative to the folder of all runs."""
         return folder_name(self.recipe, self.changes)
 
     def share_done(self, runs: Path) -> float:
-        """From 0 to 1, as the run's folder says."""
+        """Returns the share of the part that is done, from 0 to 1, as recorded in the run's folder."""
         folder = runs / self.folder
         if (folder / "summary.json").exists():
             return 1.0
@@ -83,10 +83,10 @@ class Part:
 
 
 def read_queue(name_or_path: str, device: str = "cpu") -> list[Part]:
-    """The parts of a queue in the order of a device: a shipped queue's name, or the path of a TOML file.
+    """Reads the parts of a queue in the order for a device; the queue is a shipped queue's name, or the path of a TOML file.
 
     Raises:
-        RecipeError: no such file, a wrong key, or a recipe that is missing or refuses a change.
+        RecipeError: no such file, an invalid key, or a recipe that is missing or rejects a change.
     """
     path = shipped_file(name_or_path, QUEUES, "queue")
     try:
@@ -111,12 +111,12 @@ class QueueRunner:
     """Runs the parts of a queue whose folders are below ``runs``.
 
     Args:
-        parts: in the order in which they are started.
+        parts: in their order of execution.
         data: root of the data sets.
-        runs: folder of all runs; a lock in it keeps two queues from running at once.
+        runs: folder of all runs; a lock in it excludes a second queue.
         device: cpu or cuda.
-        jobs: runs at once, each in a process of one thread.
-        is_over: asked once a second; when it is true, what is under way is stopped and nothing else is started.
+        jobs: number of concurrent runs, each in a process of one thread.
+        is_over: called once a second; when it returns true, running parts are stopped and no others are started.
     """
 
     def __init__(
@@ -134,11 +134,11 @@ class QueueRunner:
         self._is_stopping = False
 
     def hours_left(self) -> float:
-        """Of all parts on one core, by the hours that the queue says."""
+        """Returns the remaining hours of all parts on one core, by the queue's figures."""
         return sum(part.hours * (1 - part.share_done(self._runs)) for part in self._parts)
 
     def table(self) -> str:
-        """A line for each part: what is done of it, its hours, its folder."""
+        """Returns a line for each part: its share done, its hours, its folder."""
         rows = (
             f"{part.share_done(self._runs):4.0%} {part.hours:5.2f} h  to epoch {part.epochs:3d}  {part.folder}"
             for part in self._parts
@@ -146,7 +146,7 @@ class QueueRunner:
         return "\n".join([*rows, f"{self.hours_left():.1f} hours of one core are left"])
 
     def run(self) -> list[Part]:
-        """Runs what is not finished; SIGTERM and SIGINT stop it after the updates under way. Returns the parts that failed.
+        """Runs the unfinished parts; SIGTERM and SIGINT stop it after the current updates. Returns the parts that failed.
 
         Raises:
             RecipeError: another queue runs in the same folder.
@@ -168,7 +168,7 @@ class QueueRunner:
                     signal.signal(number, handler)
 
     def _run_all(self) -> list[Part]:
-        self._say(f"to pause: kill -STOP -- -{os.getpgrp()}; to go on: kill -CONT -- -{os.getpgrp()}")
+        self._say(f"to pause: kill -STOP -- -{os.getpgrp()}; to resume: kill -CONT -- -{os.getpgrp()}")
         active: dict[str, tuple[Part, subprocess.Popen[bytes]]] = {}
         failed: list[Part] = []
         while True:
@@ -193,7 +193,7 @@ class QueueRunner:
         return failed
 
     def _next(self, excluded: Set[str]) -> Part | None:
-        """The first part that is not done and whose run is neither under way nor failed."""
+        """Returns the first part that is not done and whose run is neither running nor failed."""
         return next((part for part in self._parts if part.folder not in excluded and part.share_done(self._runs) < 1), None)
 
     def _start(self, part: Part) -> subprocess.Popen[bytes]:
@@ -227,7 +227,7 @@ class QueueRunner:
 
 
 def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Lets all runs save their checkpoints, at the same time; ends those that take too long."""
+    """Lets all runs save their checkpoints concurrently; kills the runs that take too long."""
     for child in children:
         child.terminate()
     until = time.monotonic() + _GRACE_S

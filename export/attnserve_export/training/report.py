@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands that compare finished runs have in common: print the figures, write them to a file, name what is missing."""
+"""Shared by the commands that compare finished runs: prints figures, writes them to a file, names missing runs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def report(
     output: Path | None,
     text: Callable[[dict[str, Any]], str] = lambda found: json.dumps(found, indent=1),
 ) -> None:
-    """Prints what ``compute`` gives, as ``text`` has it.
+    """Prints the result of ``compute`` as formatted by ``text``.
 
     Raises:
-        typer.Exit: with code 1 after one line of error, where a run or the data set is missing.
+        typer.Exit: with code 1 after one line of error, if a run or the data set is missing.
     """
     try:
         found = compute()

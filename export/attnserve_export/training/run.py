@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all training runs of the single-pass models share: epochs, checkpoints, resuming, the log, selection, the summary.
+"""The shared part of all training runs of single-pass models: epochs, checkpoints, resuming, log, selection, summary.
 
-A run has a folder of its own: ``checkpoint.pt`` (all that resuming needs), ``log.jsonl`` (a line an epoch), ``progress.json``
-(the epochs that are done, read by the queue), ``best.pt`` (the selected weights) and ``summary.json``.
+A run has its own folder: ``checkpoint.pt`` (all state for resuming), ``log.jsonl`` (a line an epoch), ``progress.json``
+(the number of finished epochs, read by the queue), ``best.pt`` (the selected weights) and ``summary.json``.
 
 All random numbers of an update are a function of the recipe's seed, the epoch and the update's number. So a run that was killed
-goes on from its last checkpoint and computes, bit for bit, what it would have computed.
+continues from its last checkpoint and gives bit-identical results.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ ConfigT = TypeVar("ConfigT")
 
 
 def cosine_rate(peak: float, progress: float, warmup: float) -> float:
-    """The learning rate at ``progress`` of a run (0 to 1): linear up to ``peak`` at ``warmup``, then half a cosine down to 0."""
+    """Returns the learning rate at ``progress`` (0 to 1): linear up to ``peak`` at ``warmup``, then half a cosine down to 0."""
     if progress < warmup or warmup >= 1:
         return peak * progress / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, (progress - warmup) / (1 - warmup))))
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of an optimizer: matrices and kernels decay, vectors (biases, scales) do not."""
+    """Returns an optimizer's parameter groups: weight decay for matrices and kernels, none for vectors (biases, scales)."""
     decayed = [each for each in model.parameters() if each.dim() > 1]
     others = [each for each in model.parameters() if each.dim() <= 1]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 class Stopped(Exception):
-    """The run was asked to stop. Its checkpoint is written; running it again goes on from there."""
+    """The run was stopped on request. Its checkpoint is written; another run continues from there."""
 
 
 class TrainingRun(ABC, Generic[RecipeT]):
     """One run of a recipe in ``folder``; :meth:`run` may be called again after a kill.
 
-    A subclass's :meth:`prepare` sets ``modules`` and ``optimizers`` (their state is the checkpoint) and ``updates_per_epoch``.
+    A subclass's :meth:`prepare` sets ``modules`` and ``optimizers`` (their state is saved) and ``updates_per_epoch``.
     """
 
     def __init__(self, recipe: RecipeT, data_root: Path, folder: Path, device: str = "cpu") -> None:
@@ -75,45 +75,45 @@ class TrainingRun(ABC, Generic[RecipeT]):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Reads the data; makes modules and optimizers with fresh weights. PyTorch's generator has the recipe's seed."""
+        """Reads the data; creates modules and optimizers with fresh weights. PyTorch's generator has the recipe's seed."""
 
     @abstractmethod
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
-        """Makes update ``index`` of an epoch, both from 0. Returns figures whose means over the epoch are logged.
+        """Makes update ``index`` of an epoch, both from 0. Returns figures; their means over the epoch are logged.
 
-        ``rng`` and PyTorch's own generator depend on the seed, ``epoch`` and ``index`` alone; the order of an epoch's examples
+        ``rng`` and PyTorch's own generator depend on the seed, ``epoch`` and ``index`` only; the order of an epoch's examples
         is :meth:`order`.
         """
 
     @abstractmethod
     def evaluate(self, epoch: int) -> Mapping[str, float]:
-        """Figures after an epoch, on examples that are held back from training."""
+        """Returns figures after an epoch, on examples that are held back from training."""
 
     def score(self, line: Mapping[str, Any]) -> float:
-        """Of an epoch, by its log line: the weights of the epoch with the highest are kept. The default is the last epoch."""
+        """Returns an epoch's score from its log line; the highest score selects the weights. The default selects the last epoch."""
         return float(line["epoch"])
 
     def weights(self) -> dict[str, Tensor]:
-        """What ``best.pt`` holds."""
+        """Returns the content of ``best.pt``."""
         return self.modules["model"].state_dict()
 
     def conclude(self) -> dict[str, Any]:
-        """What the summary says beyond the log, once the last epoch is done. The selected weights are in ``best.pt``."""
+        """Returns further entries of the summary, after the last epoch. The selected weights are in ``best.pt``."""
         return {}
 
     def progress_of(self, epoch: int, index: int) -> float:
-        """Share of the whole run that is done before an update, from 0 to 1."""
+        """Returns the share of the whole run that is done before an update, from 0 to 1."""
         return (epoch + index / self.updates_per_epoch) / self.recipe.schedule.epochs
 
     def order(self, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-        """A permutation of ``count`` examples for an epoch."""
+        """Returns a permutation of ``count`` examples for an epoch."""
         return np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
 
     def sizes(self, config: Callable[..., ConfigT], *given: int) -> ConfigT:
-        """The architecture's config: ``given``, and what the recipe's table ``model`` says.
+        """Builds the architecture's config from ``given`` and the recipe's table ``model``.
 
         Raises:
-            RecipeError: the table has a key or a value that the config refuses.
+            RecipeError: the table has a key or a value that the config rejects.
         """
         try:
             return config(*given, **self.recipe.model)
@@ -121,19 +121,19 @@ class TrainingRun(ABC, Generic[RecipeT]):
             raise RecipeError(f"{self.recipe.model_id}, [model]: {error}") from error
 
     def request_stop(self) -> None:
-        """Makes :meth:`run` save and raise :class:`Stopped` after the update that is under way; safe in a signal handler."""
+        """Makes :meth:`run` save and raise :class:`Stopped` after the current update; safe in a signal handler."""
         self._is_stopping = True
 
     def run(self, epochs: int | None = None) -> dict[str, Any] | None:
         """Trains until ``epochs`` are done (default: all of the recipe's), counted from the beginning of the run.
 
         Returns:
-            The summary that it also writes, or None while epochs are left.
+            The summary, which is also written, or None if epochs remain.
 
         Raises:
-            RecipeError: the checkpoint in the folder is of another recipe, or another process trains in the folder.
+            RecipeError: the folder's checkpoint is of another recipe, or another process trains in the folder.
             Stopped: after :meth:`request_stop`.
-            FloatingPointError: a figure is not finite any more.
+            FloatingPointError: a figure is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder / _LOCK, waits=False):
@@ -162,7 +162,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
         self._end_epoch(clock)
 
     def one_update(self) -> Mapping[str, float]:
-        """The next :meth:`update`, with its own seeds."""
+        """Makes the next :meth:`update`, with its own seeds."""
         seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.index])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         return self.update(self.epoch, self.index, np.random.default_rng(seeds))
@@ -239,7 +239,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
 
 @dataclass(frozen=True, slots=True)
 class _Seconds:
-    """Wall time and this process's processor time."""
+    """Wall time and processor time of this process, in seconds."""
 
     wall: float = 0.0
     cpu: float = 0.0
@@ -249,7 +249,7 @@ class _Seconds:
         return cls(time.monotonic(), time.process_time())
 
     def until_now(self, since: _Seconds) -> _Seconds:
-        """These and those that have passed since a reading of the clocks."""
+        """Returns these times plus those elapsed since a reading of the clocks."""
         now = _Seconds.now()
         return _Seconds(self.wall + now.wall - since.wall, self.cpu + now.cpu - since.cpu)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which recipe is trained by which class, and in which folder."""
+"""Selects the trainer class and the folder of a recipe's run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ _TRAINERS: dict[type[AnyRecipe], str] = {
     SegmentationRecipe: "segmentation.trainer:SegmentationTrainer",
     VideoRecipe: "video.trainer:VideoTrainer",
 }
-"""Of the single-pass models: module below this package, and class."""
+"""Trainers of the single-pass models: module below this package, and class."""
 
 
 def folder_name(recipe: str, changes: Mapping[str, Any]) -> str:
-    """The folder of a run below that of all runs: the recipe's name, and what was changed in it, in alphabetical order."""
+    """Returns the folder of a run, relative to that of all runs: the recipe's name and its changed keys, sorted."""
     parts = (
         f"{key.rpartition('.')[2]}={value if isinstance(value, str) else json.dumps(value)}"
         for key, value in sorted(changes.items())
@@ -43,11 +43,11 @@ def folder_name(recipe: str, changes: Mapping[str, Any]) -> str:
 def train_by(
     recipe: AnyRecipe, data: Path, folder: Path, *, device: str = "cpu", epochs: int | None = None, taught: Path | None = None
 ) -> None:
-    """Trains by a recipe until ``epochs`` are done (default: all). SIGTERM and SIGINT make a single-pass model's run save first.
+    """Trains by a recipe until ``epochs`` are done (default: all). On SIGTERM and SIGINT a single-pass model's run saves first.
 
     Raises:
-        RecipeError: an option that this kind of training does not have.
-        FileNotFoundError: the data set is not there.
+        RecipeError: an option does not apply to this kind of training.
+        FileNotFoundError: the data set is missing.
         attnserve_export.training.run.Stopped: after a signal.
     """
     if taught is not None and not isinstance(recipe, Recipe):

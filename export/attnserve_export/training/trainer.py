@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training of a translation model: epochs, checkpoints, resuming, weight averaging, selection on val.
 
-A run lives in one folder: ``tokenizer.model``, ``checkpoint.pt`` (everything that resuming needs), ``epochs/NNN.pt`` (weights
+A run has its own folder: ``tokenizer.model``, ``checkpoint.pt`` (all state for resuming), ``epochs/NNN.pt`` (weights
 after each epoch, for averaging), ``log.jsonl`` (a line an epoch) and at the end ``best.pt`` and ``summary.json``.
-A run that was killed goes on from its last checkpoint. Without sampled segmentations (BPE dropout) it gives, bit for bit, what it
-would have given; with them, another draw of the same distribution, since SentencePiece's generator is not ours to seed.
+A run that was killed continues from its last checkpoint. Without sampled segmentations (BPE dropout) its results are then
+bit-identical; with them, they are another draw of the same distribution, since SentencePiece's generator cannot be seeded.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class Trainer:
         self._is_prepared = False
 
     def run(self, epochs: int | None = None) -> dict[str, Any]:
-        """Trains up to ``epochs`` (default: the recipe's), then selects on val. Returns the summary that it also writes.
+        """Trains up to ``epochs`` (default: the recipe's), then selects on val. Returns the summary, which is also written.
 
         Raises:
-            RecipeError: more epochs than the recipe has, and it ends with annealing.
+            RecipeError: ``epochs`` exceeds the recipe's, and the recipe ends with annealing.
         """
         last = epochs or self.recipe.schedule.epochs
         if self.recipe.annealing is not None and last > self.recipe.schedule.epochs:
-            raise RecipeError(f"the recipe's annealing ends with epoch {self.recipe.schedule.epochs}: there is none after it")
+            raise RecipeError(f"the recipe's annealing ends with epoch {self.recipe.schedule.epochs}: no further epoch is possible")
         self.prepare()
         for epoch in range(self.epoch, last):
             self._run_epoch(epoch, last)
@@ -61,7 +61,7 @@ class Trainer:
         return cast(TranslationModel, self.model)
 
     def prepare(self) -> None:
-        """Reads the data, makes model and optimizer, and takes up the last checkpoint; once, :meth:`run` does it too."""
+        """Reads the data, creates model and optimizer, loads the last checkpoint. A second call (by :meth:`run`) has no effect."""
         if self._is_prepared:
             return
         self._is_prepared = True
@@ -100,10 +100,10 @@ class Trainer:
             self._resume()
 
     def _read_taught(self, num_pairs: int) -> list[str]:
-        """The teacher's translations, where the recipe wants some.
+        """Reads the teacher's translations, if the recipe has a teacher.
 
         Raises:
-            RecipeError: they were not given, are not as many as the training pairs, or are given though nobody wants them.
+            RecipeError: they are missing, their number differs from the training pairs', or the recipe has no teacher.
         """
         distillation = self.recipe.distillation
         if distillation is None or self._taught is None:
@@ -113,7 +113,7 @@ class Trainer:
                     f"with --taught (attnserve translate --model {distillation.teacher} --beam-size 2 < SOURCES > FILE)"
                 )
             if self._taught is not None:
-                raise RecipeError("the recipe has no teacher: --taught is not read")
+                raise RecipeError("the recipe has no teacher: leave out --taught")
             return []
         lines = read_lines(self._taught)
         if len(lines) != num_pairs:
@@ -165,25 +165,25 @@ class Trainer:
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
     def _rate(self, update: int) -> float:
-        """The learning rate of an update, counted from 1, but for annealing."""
+        """Returns the learning rate of an update, counted from 1, before annealing."""
         options = self.recipe.optimizer
         progress = update / options.warmup_updates
         return options.peak_learning_rate * min(progress, 1 / math.sqrt(progress))
 
     def _annealed_share(self, epochs: float) -> float:
-        """What is left after so many epochs: from 1 before the first annealed update in a straight line to 0."""
+        """Returns the factor after so many epochs: 1 before the first annealed update, then falling linearly to 0."""
         assert self.recipe.annealing is not None
         first, last = self.recipe.annealing.first_epoch - 1, self.recipe.schedule.epochs
         return max(0.0, 1 - (epochs - first) / (last - first))
 
     def _annealed_rate(self, epochs: float) -> float:
-        """The learning rate after so many epochs: a share of what the first annealed update began with."""
+        """Returns the learning rate after so many epochs: a share of the rate of the first annealed update."""
         first = self.update if self._anneals_from is None else self._anneals_from
         self._anneals_from = first
         return self._rate(first + 1) * self._annealed_share(epochs)
 
     def one_update(self, src: torch.Tensor, tgt: torch.Tensor, rate: float) -> tuple[float, int]:
-        """One step of the optimizer on a batch; returns the negative log-likelihood in nats, and the tokens it is of."""
+        """Makes one step of the optimizer; returns the negative log-likelihood in nats, and its number of tokens."""
         self.update += 1
         self.optimizer.param_groups[0]["lr"] = rate
         nll, num_tokens = self.loss(self.model(src, tgt[:, :-1]), tgt[:, 1:], self._typed.output_weight)
@@ -203,7 +203,7 @@ class Trainer:
         return sums[0] / sums[1]
 
     def select(self) -> dict[str, Any]:
-        """Averages the last epochs' weights, in the recipe's several widths, and keeps the mean with the best val BLEU."""
+        """Averages the weights of the last epochs, for each number in the recipe, and keeps the mean with the best val BLEU."""
         files = sorted((self.folder / "epochs").glob("*.pt"))
         references = [[target for _, target in self.val]]
         scores: dict[str, float] = {}
@@ -213,7 +213,7 @@ class Trainer:
             self.model.eval()
             hypotheses = greedy_translations(self._typed, self.tokenizer, [source for source, _ in self.val])
             score = round(sacrebleu.corpus_bleu(hypotheses, references, lowercase=True).score, 2)
-            if score > max(scores.values(), default=-1.0):  # of equal ones the first, as in the summary
+            if score > max(scores.values(), default=-1.0):  # the first of equal scores, as in the summary
                 save_atomically(weights, self.folder / "best.pt")
             scores[str(width)] = score
         best = max(scores, key=lambda width: scores[width])
@@ -257,7 +257,7 @@ class Trainer:
 
 
 def set_dropout(model: nn.Module, rate: float) -> None:
-    """Gives all dropout layers that drop anything another rate."""
+    """Sets the rate of all dropout layers whose rate is not 0."""
     PooledDropout.forget_pools()
     for module in model.modules():
         if isinstance(module, PooledDropout) and module.p:
@@ -265,5 +265,5 @@ def set_dropout(model: nn.Module, rate: float) -> None:
 
 
 def average(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The mean of several weight dictionaries of one architecture."""
+    """Returns the mean of several weight dictionaries of one architecture."""
     return {name: torch.stack([state[name].double() for state in states]).mean(0).float() for name in states[0]}

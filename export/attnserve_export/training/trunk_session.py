@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trunk that is not trained, run by ONNX Runtime: on a CPU that takes a fifth of PyTorch's time."""
+"""Runs a frozen trunk by ONNX Runtime: on a CPU that takes a fifth of PyTorch's time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 def fingerprint(trunk: nn.Module, *settings: object) -> str:
-    """A name for features: 12 hexadecimal digits that depend on the trunk's weights and on all settings of the views."""
+    """Returns a name for features: 12 hexadecimal digits that depend on the trunk's weights and on all settings of the views."""
     digest = hashlib.sha256(repr(settings).encode())
     for name, value in trunk.state_dict().items():
         digest.update(name.encode() + value.cpu().numpy().tobytes())
@@ -21,12 +21,12 @@ def fingerprint(trunk: nn.Module, *settings: object) -> str:
 
 
 def trunk_session(trunk: nn.Module, example: Tensor, name: str = "image") -> onnxruntime.InferenceSession:
-    """ONNX Runtime's form of a module, on one thread.
+    """Returns an ONNX Runtime session of a module, on one thread.
 
     Args:
-        trunk: from pixels to a tensor or several.
-        example: of the pixels. The first axis may have another size later if it has at least two here, and is fixed else.
-        name: of the pixels.
+        trunk: maps pixels to one or several tensors.
+        example: example pixels. The first axis is dynamic if its size here is at least two, else fixed.
+        name: name of the input.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1

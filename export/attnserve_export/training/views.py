@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Altered views of a training picture.
+"""Altered views of a training image.
 
-The pictures of the data sets are JPEGs of one quality. A model that is trained on them alone takes the traces of that compression
-for a part of every picture and fails on pictures without them. So a share of the training pictures is blurred, rescaled,
-recoloured or compressed again. The limits depend on the size of the pictures.
+The images of the data sets are JPEGs of one quality. A model trained on them alone learns their compression artefacts and fails
+on images without them. So a share of the training images is blurred, rescaled, recoloured or compressed again. The limits
+depend on the size of the images.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ Range = tuple[float, float]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How far a view may be from its picture."""
+    """Limits of the changes."""
 
     blur: Range
     """Radius of the Gaussian blur, in pixels."""
     shrink: Range
-    """Scale to which a picture is reduced before it is enlarged again."""
+    """Scale to which an image is reduced before it is enlarged again."""
     colour: Range = (0.75, 1.25)
-    """Factor of brightness, contrast and saturation, each drawn for itself."""
+    """Factor of brightness, contrast and saturation, drawn independently."""
     compressed: float = 0.4
-    """Share of the views that are compressed again."""
+    """Share of views that are compressed again."""
     quality: tuple[int, int] = (30, 95)
     """JPEG quality."""
 
 
 PHOTOS = Limits(blur=(0.4, 1.6), shrink=(0.45, 0.9))
-"""For pictures of about 112 to 480 pixels a side."""
+"""For images of about 112 to 480 pixels a side."""
 SMALL = Limits(blur=(0.2, 0.7), shrink=(0.6, 0.95), quality=(50, 95))
-"""For pictures of 32 pixels a side."""
+"""For images of 32 pixels a side."""
 
 
 def altered(picture: Image.Image, rng: random.Random, limits: Limits = PHOTOS) -> Image.Image:
-    """A view of the same size: with equal probability blurred, rescaled, median-filtered or none of these; then recoloured."""
+    """Returns a view of the same size: blurred, rescaled, median-filtered or none, with equal probability; then recoloured."""
     size, kind = picture.size, rng.randrange(4)
     if kind == 0:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(*limits.blur)))
@@ -61,8 +61,8 @@ def altered(picture: Image.Image, rng: random.Random, limits: Limits = PHOTOS) -
 
 
 def cleaned(limits: Limits) -> dict[str, Callable[[Image.Image], Image.Image]]:
-    """By name, changes of moderate strength that remove the traces of compression. A model is tested on pictures changed so, since
-    it must not depend on those traces.
+    """Returns, by name, changes of moderate strength that remove compression artefacts. A model is also tested on images changed
+    this way, since it must not depend on the artefacts.
     """
     radius, scale = sum(limits.blur) / 2, sum(limits.shrink) / 2
 

@@ -15,7 +15,7 @@ from PIL import Image
 from attnserve_client import FinishReason, Hypothesis, Piece, ScoreNormalization, Timings, Translation
 from attnserve_client.cli import main
 from attnserve_client.evaluation import length_bins
-from attnserve_client.word_alignment import Word, aligned, common_words, shares, with_means, words_of
+from attnserve_client.word_alignment import Word, common_words, most_attended, shares, with_means, words_of
 from tests.fakes.server import Failure, FakeServer, model_of
 
 SOURCES = ["a dog runs", "two cats sleep on a mat", "a bird", "the man, in the red hat, sings", ""]
@@ -70,10 +70,10 @@ def test_a_word_attends_as_its_pieces_do() -> None:
     of_source, of_target = [Word(0, 4), Word(5, 7)], [Word(0, 2), Word(3, 4)]
     assert shares(of_source, source).tolist() == [[1, 0.4, 0], [0, 0.4, 0]]
     weights = np.array([[0.1, 0.0, 0.9], [0.0, 0.2, 0.8], [0.1, 0.9, 0.0], [1.0, 0.0, 0.0]], np.float32)
-    assert aligned(translation(source, target), weights, of_source, of_target).tolist() == [0, 0]
+    assert most_attended(translation(source, target), weights, of_source, of_target).tolist() == [0, 0]
     other = np.array([[0, 0, 1], [0, 0, 1], [0, 0, 1], [0, 0, 1]], np.float32)
     both = np.stack([weights, other])
-    assert aligned(translation(source, target), both, of_source, of_target).shape == (2, 2)
+    assert most_attended(translation(source, target), both, of_source, of_target).shape == (2, 2)
 
 
 def test_means_stand_behind_heads_and_layers() -> None:

@@ -155,7 +155,7 @@ def test_the_judged_figures_of_a_generator_and_its_twin(
 def test_a_missing_judge_or_generator_is_named(data: Path, recipe_path: Path, runs: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "judge").mkdir()
     (tmp_path / "judge" / BEST).write_bytes((runs[0] / "judge" / BEST).read_bytes())
-    with pytest.raises(FileNotFoundError, match="the judge's training has not ended"):
+    with pytest.raises(FileNotFoundError, match="the judge's training has not finished"):
         gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]))
     (tmp_path / "judge" / SUMMARY).write_bytes((runs[0] / "judge" / SUMMARY).read_bytes())
     with pytest.raises(FileNotFoundError, match=r"small.best\.pt"):
@@ -198,7 +198,7 @@ def _told(*arguments: str) -> Any:
 
 def test_the_command_says_what_is_missing(data: Path, tmp_path: Path) -> None:
     result = _told("--data", str(data), "--runs", str(tmp_path))
-    assert result.exit_code == 1 and "is not there" in result.output
+    assert result.exit_code == 1 and "is missing" in result.output
 
 
 def test_the_command_prints_and_writes_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

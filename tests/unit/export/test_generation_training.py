@@ -186,7 +186,7 @@ def test_a_wrong_recipe_is_refused(data: Path, recipe_path: Path, tmp_path: Path
 
 
 def test_a_missing_data_set_is_named(recipe_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"train\.npz is not there"):
+    with pytest.raises(FileNotFoundError, match=r"train\.npz is missing"):
         start.train_by(_recipe(recipe_path), tmp_path, tmp_path / "run")
 
 

@@ -141,8 +141,8 @@ BAD = {
     "of another decoding": (translation("int8", 1.0, coverage_penalty=0.2), "coverage_penalty"),
     "of another length penalty": (translation("int8", 1.0, length_penalty=0.5), "length penalty"),
     "of another variant": (translation("fp8", 1.0), "no variant fp8"),
-    "of another kind": ({"evaluation": "cooking"}, "no evaluation"),
-    "of no kind": ({"bleu": 1.0}, "no evaluation"),
+    "of another kind": ({"evaluation": "cooking"}, "not an evaluation"),
+    "of no kind": ({"bleu": 1.0}, "not an evaluation"),
     "of another size": (alignment([0], [0], agreement=[[0.1, 0.2]]), "2 layers of 3 heads"),
 }
 
@@ -157,15 +157,15 @@ def test_what_is_not_recorded(bundle: Path, fault: str) -> None:
 
 
 def test_what_is_no_json_is_not_recorded(bundle: Path) -> None:
-    with pytest.raises(ExportError, match="no evaluation"):
+    with pytest.raises(ExportError, match="not an evaluation"):
         record_bytes(bundle, b"{")
 
 
 def test_card_says_what_is_special_about_the_last_epochs() -> None:
     manifest = manifest_pb2.Manifest(model_id="small")
     plain, special = (model_card(manifest, load_recipe(name), SUMMARY) for name in ("transformer-en-de", "rnnsearch-en-de"))
-    assert "straight line" not in plain
+    assert "fall linearly" not in plain
     assert "--taught" not in plain
     assert "`attnserve train small --data DIR --taught FILE` (seed 1)" in special
-    assert "From epoch 9 on learning rate and dropout go to 0" in special
-    assert "From epoch 17 on 75% of the targets are what transformer-en-de makes" in special
+    assert "From epoch 9 on, learning rate and dropout fall linearly to 0" in special
+    assert "From epoch 17 on, 75% of the targets are transformer-en-de's translations" in special

@@ -94,7 +94,7 @@ def test_a_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "camvid" / "val.tar", "w") as tar:
         add(tar, "images/A_0.jpg", Image.new("RGB", (4, 4)), "JPEG")
         add(tar, "labels/A_0.png", Image.new("L", (4, 4), VOID + 1), "PNG")
-    with pytest.raises(ValueError, match="has the label 12, but the classes end at 11"):
+    with pytest.raises(ValueError, match="has the label 12, but the highest label is 11"):
         read_frames(tmp_path, "val")
 
 
@@ -103,7 +103,7 @@ def test_the_last_frames_of_a_drive_are_held_back_behind_a_gap() -> None:
     trained, held = hold_back(names, "B", 2, 3)
     assert [names[index] for index in held] == ["B_4", "B_5"]
     assert [names[index] for index in trained] == ["A_1", "A_2", "B_0", "BB_1"]
-    with pytest.raises(ValueError, match="drive B has 6 frames: 4 cannot be held back behind a gap of 3"):
+    with pytest.raises(ValueError, match="drive B has 6 frames: 4 cannot be held back after a gap of 3"):
         hold_back(names, "B", 4, 3)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``attnserve``. Importing this needs no extra; running it needs ``cli``, and says so."""
+"""The command ``attnserve``. Importing this needs no extra; running it needs ``cli``, which the error message names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ def main(args: Sequence[str] | None = None) -> int:
     """Runs the command line.
 
     Args:
-        args: without the program's name; None for the process' own.
+        args: without the program's name; None for the arguments of the process.
 
     Returns:
-        The exit code: 0, 1 for a failure, 2 for a wrong usage.
+        The exit code: 0, 1 for a failure, 2 for wrong usage.
     """
     try:
         from attnserve_client.cli.app import run

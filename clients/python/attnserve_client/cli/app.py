@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the command line together: this package's commands, and those that other packages add through entry points."""
+"""Assembles the command line: this package's commands, and those that other packages add through entry points."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from attnserve_client.errors import AttnserveError, ToolError
 
 
 def build_app() -> typer.Typer:
-    """Returns the whole command line; nothing of another package is imported until its command runs."""
+    """Returns the whole command line; a command of another package is imported only when it runs."""
     app = typer.Typer(
         name="attnserve",
-        help="Attention models, served over gRPC: ask a server, score it, run one.",
+        help="Attention models, served over gRPC: query a server, score it, run one.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
     )
@@ -32,7 +32,7 @@ def build_app() -> typer.Typer:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns the exit code; what a server or a tool refuses is one line on standard error."""
+    """Runs the command line and returns the exit code; an error of a server or tool is one line on standard error."""
     command = get_command(build_app())
     try:
         command.main(args=None if args is None else list(args), prog_name="attnserve", standalone_mode=True)
@@ -55,4 +55,4 @@ def _common(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Declares the options that stand before any command."""
+    """Declares the options before the command."""

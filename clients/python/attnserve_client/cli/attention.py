@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A translation's attention, shown in the terminal or drawn into a file, with what is missing said clearly."""
+"""A translation's attention, shown in the terminal or drawn into a file."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from attnserve_client.types import Translation
 
 
 def show(console: Console, translation: Translation) -> None:
-    """Prints the best hypothesis' attention, which was asked for as a mean.
+    """Prints the best hypothesis' attention, which was requested as a mean.
 
     Raises:
-        ToolError: there is none.
+        ToolError: the translation has no attention.
     """
     best = translation.best
     if best.attention is None:
@@ -27,7 +27,7 @@ def show(console: Console, translation: Translation) -> None:
 
 
 def save(path: Path, translation: Translation) -> None:
-    """Draws the best hypothesis' attention, which was asked for as a mean, into a file.
+    """Draws the best hypothesis' attention, which was requested as a mean, into a file.
 
     Raises:
         ToolError: it cannot be drawn or written.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attnserve caption``: photos, or folders of them."""
+"""``attnserve caption``: describes photos, or folders of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnserve_client.options import CaptionKeywords
 from attnserve_client.types import Caption
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""Endings of the files that a folder is searched for."""
+"""File suffixes of images, for searching a folder."""
 _MOST_DRAWN = 20
 
 
@@ -31,20 +31,20 @@ def caption(
     *,
     keywords: CaptionKeywords,
     attention: Annotated[
-        Path | None, typer.Option("--attention", metavar="FILE.png", help="Draw where the model looked for each word.")
+        Path | None, typer.Option("--attention", metavar="FILE.png", help="Draw each word's attention over the photo into a file.")
     ] = None,
-    stream: Annotated[bool, typer.Option("--stream", help="Print words as they come.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print words as they arrive.")] = False,
     as_json: AsJson = False,
     max_in_flight: ImagesInFlight = 16,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Describe photos: the caption of one, or a line with name and caption for each of several.
+    """Describe photos: print the caption of one photo, or a line with name and caption for each of several.
 
-    Of several, one that cannot be described is an error message in its place; the exit code is 1 then, at the end.
+    With several photos, an error is reported in its photo's place, and the exit code is 1 at the end.
     """
     paths = find_images(images)
     if attention is not None and (len(paths) > _MOST_DRAWN or stream):
-        raise typer.BadParameter(f"draws {_MOST_DRAWN} images at most, and no stream", param_hint="--attention")
+        raise typer.BadParameter(f"supports at most {_MOST_DRAWN} images, and no --stream", param_hint="--attention")
     keywords["return_attention"] = attention is not None
     num_hypotheses = keywords.get("num_hypotheses") or 1
     with Client(address, timeout=timeout) as client:
@@ -76,10 +76,10 @@ def caption(
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Returns the files that are named, and those of the folders that are, sorted, with the endings of images.
+    """Returns the files in ``paths``, and the images in folders of ``paths``, sorted; images are found by suffix.
 
     Raises:
-        ToolError: one is not there, or a folder has no images.
+        ToolError: a path does not exist, or a folder has no images.
     """
     found: list[Path] = []
     for path in paths:

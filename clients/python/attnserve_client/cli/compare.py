@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attnserve evaluate lengths`` and ``attnserve evaluate alignment``: models side by side, as figures and as a picture."""
+"""``attnserve evaluate lengths`` and ``attnserve evaluate alignment``: compare models, as figures and as an image."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ PAGE = (
     "A man with a beard plays the guitar on a bench in the park.",
     "Several people are sitting on the steps of a museum in the sun.",
 )
-"""What the page of alignments shows unless texts are given."""
+"""Default texts of the page of alignments."""
 
 _DETAILS: tuple[AttentionDetail, AttentionDetail] = ("all", "mean")
-"""What is asked of the model that is measured, and of the one that it is held against."""
+"""``return_attention`` of the model that is measured, and of the reference model."""
 
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Draw it into a file too.")]
+Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Also draw the result into a file.")]
 
 
 def evaluate_lengths(
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "test_2016_flickr",
     models: Annotated[
-        list[str] | None, typer.Option("--model", metavar="ID", help="May be given several times; all translation models if not.")
+        list[str] | None, typer.Option("--model", metavar="ID", help="Repeatable; default: all translation models.")
     ] = None,
     beam_size: Annotated[int | None, decode_option("beam_size")] = 5,
-    num_bins: Annotated[int, typer.Option("--bins", min=1, metavar="N", help="Groups of lengths, of about the same size.")] = 7,
+    num_bins: Annotated[int, typer.Option("--bins", min=1, metavar="N", help="Number of groups of lengths, of similar size.")] = 7,
     plot: Plot = None,
     address: Address = DEFAULT_ADDRESS,
     limit: sentences.Limit = None,
@@ -53,13 +53,13 @@ def evaluate_lengths(
     max_in_flight: MaxInFlight = 64,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """BLEU by the length of the source, for several models: where a vector of fixed size is not enough (one JSON object).
+    """BLEU by source length, for several models: shows the limit of a fixed-size source vector (one JSON object).
 
-    bleu_lc is sacreBLEU's case:lc|tok:13a over the sentences of each group of lengths, which are counted in words.
+    bleu_lc is sacreBLEU's case:lc|tok:13a over the sentences of each group of lengths; a length is a number of words.
     """
     evaluation.require_sacrebleu()
     if plot is not None:
-        _plots(plot)  # says now where it cannot be drawn
+        _plots(plot)  # fails early if the file cannot be drawn
     with Client(address, timeout=timeout) as client:
         ids = list(dict.fromkeys(models or [each.id for each in client.list_models() if each.task is Task.TRANSLATION]))
         _check_languages(client, ids)
@@ -90,11 +90,11 @@ def evaluate_lengths(
 
 
 def _check_languages(client: Client, models: list[str]) -> None:
-    """Raises a ``ToolError`` where models do not translate between the same languages, or where there are none."""
+    """Raises a ``ToolError`` if models translate between different languages, or if there are none."""
     vocabularies = [client.get_model(model).manifest.vocabulary for model in models]
     languages = {f"{each.source_language} to {each.target_language}" for each in vocabularies}
     if len(languages) != 1:
-        raise ToolError(f"only models of the same languages can be compared, these are of {', '.join(sorted(languages)) or 'none'}")
+        raise ToolError(f"only models of the same languages can be compared, but found: {', '.join(sorted(languages)) or 'none'}")
 
 
 def _scorer(texts: list[str], references: list[str]) -> Callable[[Any], float]:
@@ -116,13 +116,13 @@ def _draw_lengths(path: Path, result: dict[str, Any]) -> None:
 def evaluate_alignment(
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "val",
-    model: Annotated[str, typer.Option("--model", metavar="ID", help="Whose layers and heads are measured.")] = "transformer-en-de",
-    against: Annotated[str, typer.Option("--against", metavar="ID", help="Whose alignment they are held against.")] = (
+    model: Annotated[str, typer.Option("--model", metavar="ID", help="Model to measure, by layer and head.")] = "transformer-en-de",
+    against: Annotated[str, typer.Option("--against", metavar="ID", help="Model that gives the reference alignment.")] = (
         "rnnsearch-en-de"
     ),
     plot: Plot = None,
     texts: Annotated[
-        list[str] | None, typer.Option("--text", metavar="TEXT", help="What the picture shows; several times, or five of our own.")
+        list[str] | None, typer.Option("--text", metavar="TEXT", help="Text to draw; repeatable; default: five built-in texts.")
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     limit: sentences.Limit = None,
@@ -130,14 +130,14 @@ def evaluate_alignment(
     max_in_flight: MaxInFlight = 16,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
 ) -> None:
-    """Which layer or head of a model aligns words as another model does: one JSON object, and a page of both, side by side.
+    """Measure which layer or head of a model aligns words like another model: one JSON object, and a page of both alignments.
 
-    Both models are made to say the reference (as its prefix), so that they align the same words. A source word's share is the
-    sum over its pieces, a target word's attention the mean over its pieces; what is counted is how often both point most to the
-    same source word.
+    Both models decode the reference (as a prefix), so that they align the same words. A source word's attention is the
+    sum over its pieces, a target word's attention the mean over its pieces; the figure is how often both models give
+    the most attention to the same source word.
     """
     if plot is not None:
-        _plots(plot)  # says now where it cannot be drawn
+        _plots(plot)  # fails early if the file cannot be drawn
     with Client(address, timeout=timeout) as client:
         _check_languages(client, [model, against])
         pairs = sentences.read_split(client, data, split, model, limit)
@@ -169,7 +169,7 @@ def evaluate_alignment(
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A cell of ``word_alignment.with_means``: a head, or a layer's mean. An empty list stands for all."""
+    """An index of ``word_alignment.with_means``: a head, or a layer's mean. An empty list means all."""
 
     index: tuple[int, int]
     layers: list[int]
@@ -177,7 +177,7 @@ class _Place:
 
     @classmethod
     def of_best(cls, shares: NDArray[np.float64]) -> _Place:
-        """Returns where the shares (layers + 1, heads + 1) are highest: a head or a layer's mean, but no mean over layers."""
+        """Returns the place of the highest share (layers + 1, heads + 1): a head or a layer's mean, but no mean over layers."""
         layer, head = (int(index) for index in np.unravel_index(shares[:-1].argmax(), shares[:-1].shape))
         return cls((layer, head), *([at] if at < size - 1 else [] for at, size in zip((layer, head), shares.shape, strict=True)))
 
@@ -188,9 +188,9 @@ class _Place:
 def _agreements(
     client: Client, pairs: sentences.Pairs, models: tuple[str, str], max_in_flight: int
 ) -> tuple[NDArray[np.int64], int, int]:
-    """Returns the counts of each layer and head (layers + 1, heads + 1), words and sentences.
+    """Returns the counts of each layer and head (layers + 1, heads + 1), and the numbers of words and sentences.
 
-    The last column is of each layer's mean, the last row of means over layers; a reference that a model cannot say is left out.
+    The last column is each layer's mean, the last row the means over layers; references that a model cannot decode are left out.
     """
     counts, num_words, num_sentences = np.zeros((), np.int64), 0, 0
 
@@ -212,8 +212,8 @@ def _agreements(
         weights = _attention(one)
         if weights.ndim != 4:
             raise ToolError(f"{one.model} has a single alignment: there are no layers and heads to choose from")
-        ours = word_alignment.aligned(one, word_alignment.with_means(weights), words, common)
-        theirs = word_alignment.aligned(other, _attention(other), words, common)
+        ours = word_alignment.most_attended(one, word_alignment.with_means(weights), words, common)
+        theirs = word_alignment.most_attended(other, _attention(other), words, common)
         return (ours == theirs).sum(-1), len(common)
 
     with ThreadPoolExecutor(max_in_flight) as threads, output.progress("aligning", len(pairs.sources)) as advance:
@@ -248,9 +248,9 @@ def _attention(answer: Translation) -> NDArray[np.float32]:
 
 
 def _plots(path: Path) -> Any:
-    """Returns what draws; says before any work where it cannot draw into this file."""
+    """Returns the module that draws; raises early if it cannot draw into this file."""
     with output.drawing(path):
         from attnserve_client import plots
     if not path.parent.is_dir() or path.suffix.lstrip(".") not in plots.FORMATS:
-        raise ToolError(f"cannot draw into {path}: its folder must exist, and its ending be one of {', '.join(plots.FORMATS)}")
+        raise ToolError(f"cannot draw into {path}: its folder must exist, and its suffix be one of {', '.join(plots.FORMATS)}")
     return plots

@@ -30,8 +30,8 @@ _FILES = "UTF-8 text, one sentence a line, .gz or plain."
 @app.command("translation")
 @takes_keywords(but=("num_hypotheses", "prefix", "priority"))
 def evaluate_translation(
-    source: Annotated[Path | None, typer.Option("--source", metavar="FILE", help=f"What to translate: {_FILES}")] = None,
-    reference: Annotated[Path | None, typer.Option("--reference", metavar="FILE", help=f"How it should be: {_FILES}")] = None,
+    source: Annotated[Path | None, typer.Option("--source", metavar="FILE", help=f"Source sentences: {_FILES}")] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", metavar="FILE", help=f"Reference translations: {_FILES}")] = None,
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "test_2016_flickr",
     address: Address = DEFAULT_ADDRESS,
@@ -45,12 +45,12 @@ def evaluate_translation(
 ) -> None:
     """Translate a file and score it: one JSON object, indented unless --json asks for one line.
 
-    bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens counts the pieces of the best answers, end symbols
-    included; variant is the one that was served, split the part of --data. Decode options are a part of it, where they were given;
-    one --seed is that of every sentence.
+    bleu is sacreBLEU's case:mixed|tok:13a, bleu_lc its case:lc|tok:13a; tokens is the number of pieces of the best
+    answers, end symbols included; variant is the served variant, split the part of --data. Decode options that were
+    given are included; one --seed applies to every sentence.
     """
     if (source is None) != (reference is None):
-        raise typer.BadParameter("--source and --reference go together")
+        raise typer.BadParameter("--source and --reference must be given together")
     if source is None and data is None:
         raise typer.BadParameter("give --source and --reference, or the folder of data sets with --data or ATTNSERVE_DATA")
     evaluation.require_sacrebleu()
@@ -66,7 +66,7 @@ def evaluate_translation(
 
 
 def _asked(keywords: RequestKeywords | CaptionKeywords) -> dict[str, Any]:
-    """Returns the options that were given, and always those that every evaluation tells."""
+    """Returns the options that were given, and those that every evaluation reports."""
     always = ("beam_size", "length_penalty")
     return {name: value for name, value in keywords.items() if name in always or not (value is None or value is False)}
 
@@ -98,8 +98,8 @@ def evaluate_caption(
 ) -> None:
     """Describe the photos of a data set and score the captions: one JSON object, indented unless --json asks for one line.
 
-    bleu_4 and bleu_1 are of the corpus, in lower case and without punctuation, against all captions of each photo; tokens counts
-    the pieces of the best answers, end symbols included.
+    bleu_4 and bleu_1 are corpus scores, in lower case and without punctuation, against all captions of each photo;
+    tokens is the number of pieces of the best answers, end symbols included.
     """
     evaluation.require_sacrebleu()
     found = photos.read_split(data, split, limit)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attnserve models``: what a server serves."""
+"""``attnserve models``: lists the models of a server."""
 
 from __future__ import annotations
 

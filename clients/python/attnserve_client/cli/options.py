@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that several commands share, declared once; those of decoding follow from the clients' keywords and their docs."""
+"""Options that several commands share. Decode options are derived from the clients' keywords and their docstrings."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from attnserve_client.options import DecodeKeywords, DecodeOptions
 Address = Annotated[
     str, typer.Option("--address", envvar="ATTNSERVE_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.")
 ]
-Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="For each answer, retries included.")]
-ModelId = Annotated[str, typer.Option("--model", metavar="ID", help="The model; the server's default unless given.")]
-MaxInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Texts under way at once.")]
-ImagesInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Images under way at once.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="For each answer, including retries.")]
+ModelId = Annotated[str, typer.Option("--model", metavar="ID", help="Model id; default: the server's default model.")]
+MaxInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Maximum number of concurrent texts.")]
+ImagesInFlight = Annotated[int, typer.Option("--max-in-flight", min=1, metavar="N", help="Maximum number of concurrent images.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
-_Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; so do the next four.")]
+_Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; implied by the next four.")]
 _WITHOUT_OPTION = ("return_attention", "omit_score")
 _NAMES = {"no_repeat_ngram_size": "no_repeat_ngram"}
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: None}
 
 
 def takes_keywords(*, but: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Returns a decorator of commands: in place of the parameter ``keywords`` there is an option for each key of that TypedDict.
+    """Returns a decorator that replaces a command's parameter ``keywords`` by an option for each key of that TypedDict.
 
-    Options are named after the keys; those that are not given are not sent. ``--sample`` stands before those of sampling, and is
-    temperature 1 unless a temperature is given.
+    Options are named after the keys; options that are not given are not sent. ``--sample`` precedes the sampling options and
+    means temperature 1 unless a temperature is given.
 
     Args:
-        but: keys for which there is to be no option.
+        but: keys without an option.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -62,14 +62,14 @@ def takes_keywords(*, but: Collection[str] = ()) -> Callable[[Callable[..., None
 
 
 def decode_option(name: str, keywords: type = DecodeKeywords) -> Any:
-    """Returns the option of a key of the clients' keywords, as typer takes it."""
+    """Returns the typer option for a key of the clients' keywords."""
     docs, kind = docs_of(DecodeOptions) | docs_of(keywords), _kind_of(get_type_hints(keywords)[name])
     flag = "--" + _NAMES.get(name, name).replace("_", "-")
     return typer.Option(flag, metavar=_METAVARS[kind], help=docs.get(name))
 
 
 def docs_of(documented: type) -> dict[str, str]:
-    """Returns the first sentence of what a class' docstring says of each of its ``Attributes:``."""
+    """Returns the first sentence of each entry of ``Attributes:`` in a class' docstring."""
     docs = re.findall(r"^ {4}(\w+): (.+(?:\n {8}.+)*)", inspect.getdoc(documented) or "", re.MULTILINE)
     return {name: " ".join(text.split()).split(". ")[0].removesuffix(".") + "." for name, text in docs}
 
@@ -89,6 +89,6 @@ def _parameter(name: str, default: Any, annotation: Any) -> inspect.Parameter:
 
 
 def _kind_of(hint: Any) -> type[Any]:
-    """Returns X for X and for X | None."""
+    """Returns X for both X and X | None."""
     kind: type[Any] = (get_args(hint) or (hint,))[0]
     return kind

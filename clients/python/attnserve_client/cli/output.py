@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What commands print: answers as lines or JSON, errors as one line, progress on standard error; and how pictures fail."""
+"""Output of commands: answers as lines or JSON, errors as one line, progress on standard error; and errors of drawing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def report(error: Exception) -> None:
-    """Prints an error on standard error as one line, with the field and the request's id where they are known."""
+    """Prints an error on standard error as one line, with the field and the request's id if known."""
     context = list(getattr(error, "__notes__", ()))
     if isinstance(error, AttnserveError):
         context += [f"field {error.field}"] if error.field else []
@@ -35,13 +35,13 @@ def report(error: Exception) -> None:
 
 
 def json_of(value: Any) -> Any:
-    """Returns what ``json.dumps`` takes for a dataclass of ``types.py``, arrays as nested lists."""
+    """Converts a dataclass of ``types.py`` to a value for ``json.dumps``; arrays become nested lists."""
     fields = dataclasses.asdict(value)
     return {"text": value.text, **fields} if isinstance(value, Answer) else fields
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Prints one JSON value on standard output, on one line unless ``indent`` says otherwise."""
+    """Prints one JSON value on standard output, on one line unless ``indent`` is given."""
     print(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain), flush=True)
 
 
@@ -53,11 +53,11 @@ def _plain(value: Any) -> Any:
 
 @contextlib.contextmanager
 def progress(description: str, total: int | None, *, is_wanted: bool = True) -> Iterator[Callable[[], None]]:
-    """Shows progress on standard error, where that is a terminal.
+    """Shows progress on standard error, if that is a terminal.
 
     Args:
-        description: what is going on.
-        total: steps; None where nobody knows.
+        description: label of the progress bar.
+        total: number of steps; None if unknown.
         is_wanted: False to show nothing.
 
     Yields:
@@ -72,7 +72,7 @@ def progress(description: str, total: int | None, *, is_wanted: bool = True) -> 
         console=console,
         disable=not (is_wanted and console.is_terminal),
         transient=True,
-        # Lines for the same terminal go above the bar; those for a file or a pipe must stay on standard output.
+        # Lines for the same terminal are printed above the bar; lines for a file or pipe must stay on standard output.
         redirect_stdout=sys.stdout.isatty(),
         redirect_stderr=False,
     )
@@ -87,11 +87,11 @@ def print_answer(
     """Prints an answer: its text, or a line with rank, score and text for each of several hypotheses, or JSON.
 
     Args:
-        answer: what a server answered.
-        num_hypotheses: how many were asked for.
+        answer: the answer of a server.
+        num_hypotheses: number of requested hypotheses.
         as_json: print JSON instead of lines.
-        prefix: what each line begins with.
-        context: what the JSON object begins with.
+        prefix: start of each line.
+        context: first entries of the JSON object.
     """
     if as_json:
         print_json({**context, **json_of(answer)})
@@ -108,13 +108,13 @@ def print_stream(
     as_json: bool,
     context: Mapping[str, Any] = _NOTHING,
 ) -> None:
-    """Prints an answer as it comes: its text on one line, or a JSON object for each event, beginning with ``context``."""
+    """Prints an answer as it arrives: its text on one line, or a JSON object for each event, starting with ``context``."""
     is_begun = False
     for event in events:
         is_delta = isinstance(event, Delta)
         if as_json:
             print_json({**context, "delta" if is_delta else "result": json_of(event)})
-        elif is_delta or not is_begun:  # a server that sends a beam as a whole sends no deltas
+        elif is_delta or not is_begun:  # a server that sends a beam only as a whole sends no deltas
             print(event.text, end="", flush=True)
             is_begun = is_begun or bool(event.text)
     if not as_json:
@@ -123,11 +123,11 @@ def print_stream(
 
 @contextlib.contextmanager
 def drawing(file: Path, what: str = "") -> Iterator[None]:
-    """Explains what goes wrong while a picture is drawn.
+    """Converts errors of drawing to a ``ToolError``.
 
     Args:
-        file: where it goes.
-        what: what is drawn, with a space after it; empty for "it".
+        file: the file to draw into.
+        what: noun for the message, with a space after it; may be empty.
 
     Raises:
         ToolError: a library is missing, or the file cannot be written.

@@ -16,13 +16,13 @@ from attnserve_client.errors import ToolError
 DataFolder = Annotated[
     Path | None, typer.Option("--data", envvar="ATTNSERVE_DATA", metavar="DIR", help="Folder of data sets, with flickr8k/ in it.")
 ]
-SplitName = Annotated[str, typer.Option("--split", metavar="NAME", help="Which part of DIR/flickr8k.")]
+SplitName = Annotated[str, typer.Option("--split", metavar="NAME", help="Split of DIR/flickr8k.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N photos.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """An image file, its name and the captions that people gave it."""
+    """An image file, its name and its reference captions."""
 
     name: str
     data: bytes
@@ -33,7 +33,7 @@ def read_split(data: Path | None, split: str, limit: int | None) -> list[Photo]:
     """Reads a split of Flickr8k, in the order of its archives.
 
     Raises:
-        ToolError: the data are not there, or not as they should be.
+        ToolError: the data set is missing or invalid.
     """
     if data is None:
         raise ToolError("name the folder of data sets with --data or ATTNSERVE_DATA")

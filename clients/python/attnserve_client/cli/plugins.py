@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Commands that other packages add through entry points of the group ``attnserve.commands``: name → function for typer.
 
-No command is imported until it runs, so that ``attnserve translate`` does not wait for PyTorch. A command whose package lacks an
-extra still exists, and says which one to install. The package itself, which must be quick to import, may tell more of its commands
-in ``COMMANDS``: name → (line for the list of commands, extras of attnserve that it needs).
+A command is imported only when it runs, so that ``attnserve translate`` does not wait for PyTorch. A command whose package lacks an
+extra is still listed; running it names the extra to install. The package itself, which must be quick to import, may describe its
+commands in ``COMMANDS``: name → (line for the list of commands, extras of attnserve that it needs).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
     """Imports a command.
 
     Raises:
-        ToolError: something that it needs is not installed; says what to install.
+        ToolError: a dependency is not installed; the message names the remedy.
     """
     try:
         command: Callable[..., Any] | typer.Typer = entry.load()
@@ -51,17 +51,17 @@ def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
 
 
 def about(entry: EntryPoint) -> tuple[str, str]:
-    """Returns a command's line for the list and its extras, as its package tells them."""
+    """Returns a command's line for the list and its extras, from its package's ``COMMANDS``."""
     package = entry.module.split(".")[0]
     try:
         commands: dict[str, tuple[str, str]] = getattr(import_module(package), "COMMANDS", {})
-    except ImportError:  # it is said when the command runs
+    except ImportError:  # reported when the command runs
         commands = {}
     return commands.get(entry.name, (f"Added by {package}.", ""))
 
 
 def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
-    """Returns a command that takes any arguments and hands them to the real one."""
+    """Returns a command that passes all arguments to the real one."""
 
     def forward(context: typer.Context) -> None:
         command = load(entry)

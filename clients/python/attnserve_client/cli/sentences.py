@@ -21,35 +21,35 @@ from attnserve_client.types import Translation
 DataFolder = Annotated[
     Path | None, typer.Option("--data", envvar="ATTNSERVE_DATA", metavar="DIR", help="Folder of data sets, with multi30k/ in it.")
 ]
-SplitName = Annotated[str, typer.Option("--split", metavar="NAME", help="Which part of DIR/multi30k.")]
+SplitName = Annotated[str, typer.Option("--split", metavar="NAME", help="Split of DIR/multi30k.")]
 Limit = Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="Only the first N sentences.")]
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Sentences and their references, one each."""
+    """Sentences with one reference each."""
 
     sources: list[str]
     references: list[str]
 
 
 def read_pairs(source: Path, reference: Path, limit: int | None) -> Pairs:
-    """Reads two text files that belong together.
+    """Reads two parallel text files.
 
     Raises:
-        ToolError: one cannot be read, or they have no lines, or not the same number.
+        ToolError: a file cannot be read, has no lines, or the numbers of lines differ.
     """
     sources, references = (read_lines(path, limit) for path in (source, reference))
     if len(sources) != len(references) or not sources:
-        raise ToolError(f"{source} has {len(sources)} lines, {reference} has {len(references)}: they must be alike, and some")
+        raise ToolError(f"{source} has {len(sources)} lines, {reference} has {len(references)}: the numbers must be equal, above 0")
     return Pairs(sources, references)
 
 
 def read_split(client: Client, data: Path | None, split: str, model: str, limit: int | None) -> Pairs:
-    """Reads a split of Multi30k in the languages that a model's manifest names; the server's default model if none is named.
+    """Reads a split of Multi30k in the languages of a model's manifest; of the server's default model if ``model`` is empty.
 
     Raises:
-        ToolError: the data are not there.
+        ToolError: the data set is missing.
     """
     if data is None:
         raise ToolError("name the folder of data sets with --data or ATTNSERVE_DATA")
@@ -69,7 +69,7 @@ def read_split(client: Client, data: Path | None, split: str, model: str, limit:
 def translated(
     client: Client, sources: list[str], model: str, max_in_flight: int, keywords: RequestKeywords
 ) -> list[Translation | None]:
-    """Translates all lines with a progress bar; None for a blank one."""
+    """Translates all lines with a progress bar; a blank line gives None."""
     lines = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
     answers: list[Translation | None] = []
     with contextlib.closing(lines), output.progress(f"translating {model}".strip(), len(sources)) as advance:

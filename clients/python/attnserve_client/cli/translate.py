@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attnserve translate``: texts from the arguments, or lines from standard input."""
+"""``attnserve translate``: translates texts from the arguments, or lines from standard input."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from attnserve_client.options import RequestKeywords
 def translate(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Each is translated by itself. None, or -: lines of standard input."),
+        typer.Argument(metavar="[TEXT]...", help="Texts, translated separately. None, or -: lines of standard input."),
     ] = None,
     address: Address = DEFAULT_ADDRESS,
     model: ModelId = "",
@@ -35,7 +35,7 @@ def translate(
         Path | None, typer.Option("--attention", metavar="FILE.png", help="Draw the attention into a file, and show it.")
     ] = None,
     show_attention: Annotated[bool, typer.Option("--show-attention", help="Show the attention in the terminal.")] = False,
-    stream: Annotated[bool, typer.Option("--stream", help="Print pieces as they come.")] = False,
+    stream: Annotated[bool, typer.Option("--stream", help="Print pieces as they arrive.")] = False,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 64,
     timeout: Timeout = DEFAULT_TIMEOUT_S,
@@ -43,9 +43,9 @@ def translate(
     """Translate texts."""
     reads_lines = not texts or texts == ["-"]
     if attention is not None and (reads_lines or len(texts or ()) > 1):
-        raise typer.BadParameter("a file for the attention goes with exactly one TEXT", param_hint="--attention")
+        raise typer.BadParameter("a file for the attention needs exactly one TEXT", param_hint="--attention")
     if stream and (attention is not None or show_attention):
-        raise typer.BadParameter("a stream shows no attention", param_hint="--stream")
+        raise typer.BadParameter("a stream has no attention", param_hint="--stream")
     keywords["return_attention"] = returns_attention = attention is not None or show_attention
     num_hypotheses = keywords.get("num_hypotheses") or 1
     lines: Iterable[str] = sys.stdin if reads_lines else texts or ()
@@ -55,7 +55,7 @@ def translate(
                 events = client.translate_stream(text, model=model, **keywords) if text else ()
                 output.print_stream(events, as_json=as_json)
             return
-        # Somebody who types wants each answer before the next line.
+        # In a terminal, each answer must be printed before the next line is read.
         num_parallel = 1 if reads_lines and sys.stdin.isatty() else max_in_flight
         unit = "line" if reads_lines else "text" if len(texts or ()) > 1 else ""
         answers = translate_lines(client, lines, model=model, max_in_flight=num_parallel, unit=unit, **keywords)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the demo; arguments go to the server."""
+"""Runs the demo; its arguments are passed to the server."""
 
 import sys
 
 
 def main() -> int:
-    """Returns the demo's exit code; says which extras to install where it cannot even begin."""
+    """Returns the demo's exit code; names the extras to install if an import fails."""
     try:
         from attnserve_client.demo.runner import run
     except ModuleNotFoundError as error:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A few figures out of Prometheus' text format: enough for a demo, no parser for all of it."""
+"""Reads a few figures from Prometheus' text format; it is not a complete parser."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def samples(text: str, name: str) -> list[tuple[dict[str, str], float]]:
 
 
 def summary(text: str) -> list[tuple[str, str]]:
-    """Returns name and figure of what a demo shows: requests, generated tokens, rows in a step."""
+    """Returns name and value of each figure that the demo shows: requests, generated tokens, rows in a step."""
     found: list[tuple[str, str]] = []
     for labels, value in samples(text, "attnserve_requests_total"):
         if value and labels.get("model"):

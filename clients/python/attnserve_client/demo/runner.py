@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo itself: a server, the models that it lists, every step of their tasks, its metrics, its end."""
+"""Runs the demo: starts a server, lists its models, runs every step of their tasks, prints metrics, stops the server."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
     """Runs the demo.
 
     Args:
-        arguments: for the server, beside its ports.
-        command: what starts it.
-        results: the folder of pictures.
+        arguments: passed to the server, in addition to its ports.
+        command: starts the server.
+        results: folder of the images.
 
     Returns:
-        0, or 1 after any failure, which is printed with the end of the server's log.
+        0, or 1 after a failure, which is printed with the end of the server's log.
     """
     console = Console(highlight=False)
     with DemoServer(arguments, command) as server:
@@ -57,10 +57,10 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
 
 
 def _show_models(client: Client, console: Console, results: Path) -> None:
-    """Lists the models and goes through the steps of each task.
+    """Lists the models and runs the steps of each task.
 
     Raises:
-        ToolError: there is nothing to show.
+        ToolError: no step could be run.
     """
     models = client.list_models()
     if not models:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server as a child process on free ports, for as long as a demo takes."""
+"""A server as a child process on free ports, for the duration of a demo."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _LOG_TAIL_LINES = 25
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """Where a ready server listens, on 127.0.0.1."""
+    """The ports of a ready server, on 127.0.0.1."""
 
     grpc: int
     http: int
 
 
 class DemoServer:
-    """Starts a server on entry and ends it on exit, whatever happens between.
+    """Starts a server on entry and ends it on exit, also after an error.
 
     Args:
-        arguments: for the server, beside its ports.
-        command: what starts it.
-        environment: of the server's process; that of this process if None.
+        arguments: passed to the server, in addition to its ports.
+        command: starts the server.
+        environment: of the server's process; None for that of this process.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class DemoServer:
         self._ports: Ports | None = None
 
     def __enter__(self) -> Self:
-        """Starts the process, which is not ready yet; see ``wait_ready``."""
+        """Starts the process; see ``wait_ready`` for when it is ready."""
         with self._log.open("wb") as log:
             command = [*self._command, "--ready-file", str(self._ready)]
             self._process = subprocess.Popen(
@@ -60,7 +60,7 @@ class DemoServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Ends the process, by force where it is still there, and removes its files."""
+        """Ends the process, by force if it is still running, and removes its files."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -80,7 +80,7 @@ class DemoServer:
         return self._started().pid
 
     def wait_ready(self, timeout: float = _START_S) -> Ports:
-        """Waits until the server says that it is ready.
+        """Waits until the server reports that it is ready.
 
         Raises:
             ToolError: it ended first, or took more than ``timeout`` seconds.
@@ -97,10 +97,10 @@ class DemoServer:
         return self._ports
 
     def stop(self) -> None:
-        """Asks the server to finish, and waits for it.
+        """Stops the server gracefully, and waits for its end.
 
         Raises:
-            ToolError: it does not, or does not end well.
+            ToolError: it does not end in time, or its exit code is not 0.
         """
         self._started().terminate()
         try:
@@ -114,7 +114,7 @@ class DemoServer:
         """Returns the server's metrics in Prometheus' text format."""
         if self._ports is None:
             raise ToolError("the server is not ready")
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine itself: no proxy between
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # local address: no proxy
         with direct.open(f"http://127.0.0.1:{self._ports.http}/metrics", timeout=5) as response:
             return str(response.read(), "utf-8")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows. A further task is a further function and a line in ``STEPS``; further models need nothing here.
+"""The steps of the demo. A new task needs a function and a line in ``STEPS``; a new model needs no change.
 
-A task's default model goes through all of its steps. Others of the task are shown beside it, by the steps that compare.
+A task's default model runs all of its steps. The task's other models are shown in the steps that compare models.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _SENTENCES = {
         "A boy jumps into the lake. Two girls are watching him.\n\nA dog is sleeping under a tree.",
     ),
 }
-"""Of each source language, a text for each step below."""
+"""For each source language, one text for each step below."""
 PHOTO = Path(__file__).with_name("dog.jpg")
-"""What is described: a German shepherd; Hans Kemperman, public domain,
+"""The photo to describe: a German shepherd; Hans Kemperman, public domain,
 https://commons.wikimedia.org/wiki/File:German-shepherd-4040871920._(2).jpg."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a step works with: the client, a task's models, where to print, and where to put files."""
+    """The context of a step: the client, a task's models, the console, and the folder for files."""
 
     client: Client
     models: Sequence[ModelDetails]
@@ -57,7 +57,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that is shown for a task: by its default model, or by all of its models where it compares them."""
+    """One step of a task: run by its default model, or once for all of its models if it compares them."""
 
     task: Task
     title: str
@@ -66,7 +66,7 @@ class Step:
 
 
 def translate_by_all(stage: Stage) -> None:
-    """The same sentence through every model: what each makes of it, and how long that took."""
+    """The same sentence translated by every model, with the time that it took."""
     text = _sentence(stage, 1)
     stage.console.print(Text(f"   {text}"))
     width = max(len(details.model.id) for details in stage.models)
@@ -82,7 +82,7 @@ def translate_by_all(stage: Stage) -> None:
 
 
 def translate_with_attention(stage: Stage) -> None:
-    """One call; its attention in the terminal and as a picture, where the model has any."""
+    """One call; its attention in the terminal and as an image, if the model has attention."""
     text = _sentence(stage, 0)
     has_attention = _has_attention(stage.model)
     translation = stage.client.translate(text, model=stage.model_id, return_attention=has_attention)
@@ -97,7 +97,7 @@ def translate_with_attention(stage: Stage) -> None:
 
 
 def draw_other_attention(stage: Stage) -> None:
-    """The alignment of the same sentence by the task's other models, as pictures; who has none says so."""
+    """The alignment of the same sentence by the task's other models, as images, or a line that a model has none."""
     text = _sentence(stage, 0)
     for details in stage.models[1:]:
         has_attention = _has_attention(details)
@@ -110,7 +110,7 @@ def draw_other_attention(stage: Stage) -> None:
 
 
 def translate_with_beams(stage: Stage) -> None:
-    """The three best of a beam of five, with their scores."""
+    """The three best hypotheses of beam search with five, with their scores."""
     text = _sentence(stage, 1)
     translation = stage.client.translate(text, model=stage.model_id, beam_size=5, num_hypotheses=3)
     stage.console.print(Text(f"   {text}"))
@@ -119,7 +119,7 @@ def translate_with_beams(stage: Stage) -> None:
 
 
 def translate_streamed(stage: Stage) -> None:
-    """Pieces as they come, of greedy search, and of a beam as soon as all of it agrees on them."""
+    """Pieces as they arrive: of greedy search, and of beam search once all hypotheses agree on them."""
     text = _sentence(stage, 2)
     stage.console.print(Text(f"   {text}"))
     _print_stream(stage, text, beam_size=1)
@@ -127,7 +127,7 @@ def translate_streamed(stage: Stage) -> None:
 
 
 def translate_sampled(stage: Stage) -> None:
-    """Three draws; the seed makes them the same ones every time."""
+    """Three random samples; with the seed they are the same at every run."""
     text = _sentence(stage, 3)
     stage.console.print(Text(f"   {text}"))
     sampled = stage.client.translate(text, model=stage.model_id, num_hypotheses=3, temperature=0.8, top_p=0.9, seed=7)
@@ -136,7 +136,7 @@ def translate_sampled(stage: Stage) -> None:
 
 
 def translate_paragraphs(stage: Stage) -> None:
-    """A text of several sentences, each translated by itself; what stands between them stays."""
+    """A text of several sentences, each translated separately; the text between them is kept."""
     text = _sentence(stage, 4)
     translation = stage.client.translate(text, model=stage.model_id, split_sentences=True, beam_size=5)
     stage.console.print(Text(_indented(text)))
@@ -149,10 +149,10 @@ def _print_stream(stage: Stage, text: str, beam_size: int) -> None:
 
 
 def _print_parts(stage: Stage, parts: Iterable[str], beam_size: int) -> None:
-    """Prints the parts of one stream, as they come, with dots between them.
+    """Prints the parts of one stream as they arrive, with dots between them.
 
     Raises:
-        ToolError: there are none.
+        ToolError: the stream has no parts.
     """
     stage.console.print(Text(" → ", "dim"), end="")
     num_parts = 0
@@ -166,7 +166,7 @@ def _print_parts(stage: Stage, parts: Iterable[str], beam_size: int) -> None:
 
 
 def caption_with_attention(stage: Stage) -> None:
-    """A photo and its captions, best first, drawn once for each word with what the model looked at."""
+    """A photo and its captions, best first, with an image of the attention for each word."""
     photo = PHOTO.read_bytes()
     caption = stage.client.caption(
         photo, model=stage.model_id, beam_size=5, num_hypotheses=3, return_attention=_has_attention(stage.model)
@@ -193,15 +193,15 @@ STEPS = (
     Step(Task.TRANSLATION, "the alignment of the other models", draw_other_attention, compares=True),
     Step(Task.TRANSLATION, "beam 5, the three best with their scores", translate_with_beams),
     Step(Task.TRANSLATION, "streamed, piece by piece", translate_streamed),
-    Step(Task.TRANSLATION, "drawn at random, with a seed", translate_sampled),
+    Step(Task.TRANSLATION, "random sampling, with a seed", translate_sampled),
     Step(Task.TRANSLATION, "two paragraphs, sentence by sentence", translate_paragraphs),
-    Step(Task.CAPTION, "a photo, and where the model looked for each word", caption_with_attention),
+    Step(Task.CAPTION, "a photo, with the attention of each word", caption_with_attention),
     Step(Task.CAPTION, "streamed, word by word", caption_streamed),
 )
 
 
 def _has_attention(details: ModelDetails) -> bool:
-    """Whether the variant that is served can give attention."""
+    """Whether the served variant can return attention."""
     served = (variant for variant in details.manifest.variants if variant.name == details.model.variant)
     return any(step.gives_attention for variant in served for step in variant.steps)
 
@@ -216,7 +216,7 @@ def _draw(stage: Stage, translation: Translation, name: str) -> None:
 def _sentence(stage: Stage, index: int) -> str:
     language = stage.model.manifest.vocabulary.source_language.split("-")[0]
     if language not in _SENTENCES:
-        raise ToolError(f"the demo has no sentences for {stage.model_id}, which reads {language or 'no language that it names'}")
+        raise ToolError(f"the demo has no sentences for {stage.model_id}, whose source language is {language or 'not declared'}")
     return _SENTENCES[language][index]
 
 

@@ -28,7 +28,7 @@ _APART = re.compile(r"\s+'s\b")
 
 
 def words(caption: str) -> list[str]:
-    """A caption's words in lower case, without punctuation. A genitive's "'s" belongs to its word, wherever it was written."""
+    """Returns a caption's words in lower case, without punctuation. A possessive "'s" is joined to its word."""
     return _WORD.findall(_APART.sub("'s", caption.lower()))
 
 
@@ -41,20 +41,20 @@ class Photo:
 
 
 def read_photos(root: Path, split: str) -> list[Photo]:
-    """The photos of a split, train or dev, in the order of its archives.
+    """Reads the photos of a split, train or dev, in the order of its archives.
 
     Raises:
-        FileNotFoundError: with a word on where data sets are looked for.
+        FileNotFoundError: the data set is missing; the text says how to name its folder.
     """
     path = root / "flickr8k" / "captions.json"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: name the folder of the data sets by --data or ATTNSERVE_DATA")
+        raise FileNotFoundError(f"{path} is missing: name the folder of the data sets by --data or ATTNSERVE_DATA")
     captions = json.loads(path.read_text(encoding="utf-8"))[split]
     return [Photo(name, [" ".join(words(each)) for each in captions[name]]) for name, _ in _files(root, split)]
 
 
 def read_pixels(root: Path, split: str) -> Iterator[Image.Image]:
-    """The photos themselves, in the order of :func:`read_photos`."""
+    """Yields the photos' pixels, in the order of :func:`read_photos`."""
     for _, data in _files(root, split, with_data=True):
         yield Image.open(io.BytesIO(data)).convert("RGB")
 
@@ -68,16 +68,16 @@ def _files(root: Path, split: str, *, with_data: bool = False) -> Iterator[tuple
 
 
 def hold_back(photos: Sequence[object], count: int, seed: int) -> tuple[list[int], list[int]]:
-    """Indices of the photos to train on, and of ``count`` drawn ones to select by, each in order."""
+    """Returns the indices of the photos to train on, and of ``count`` random ones for selection, both sorted."""
     held = set(random.Random(seed).sample(range(len(photos)), count))
     return [index for index in range(len(photos)) if index not in held], sorted(held)
 
 
 def train_vocabulary(captions: Sequence[str], path: Path, size: int) -> None:
-    """Writes a SentencePiece model whose pieces are the most frequent words; it folds the case of English letters."""
+    """Writes a SentencePiece model whose pieces are the most frequent words; it lowercases English letters."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as writer, tempfile.TemporaryDirectory() as folder:
-        rules = Path(folder) / "rules.tsv"  # SentencePiece's own rules for all of Unicode would be a quarter of a megabyte
+        rules = Path(folder) / "rules.tsv"  # SentencePiece's default rules for all of Unicode take a quarter of a megabyte
         rules.write_text("".join(f"{ord(each):X}\t{ord(each.lower()):X}\n" for each in string.ascii_uppercase), encoding="ascii")
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=iter(captions),

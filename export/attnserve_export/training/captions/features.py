@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trunk makes of each photo, computed once: the photos as they are, mirrored, and altered at random.
+"""The trunk's features of each photo, computed once: of the photo, its mirror image, and random alterations.
 
 ONNX Runtime runs the trunk, since on a CPU it takes a fifth of PyTorch's time. A view is one file of 16-bit numbers, photos ×
-cells × channels; views that are there already are not computed again.
+cells × channels; an existing view is not computed again.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class _Trunk(nn.Module):
 
 
 def view_of(photo: Image.Image, view: int, seed: str) -> Image.Image:
-    """A photo's view, of the trunk's size: 0 as it is, 1 mirrored, others cut out, mirrored or not, and altered, by the seed."""
+    """Returns a view of the trunk's size: 0 is the photo, 1 its mirror image; others are random crops, altered by the seed."""
     if view == 0:
         return _resized(photo)
     if view == 1:
@@ -64,20 +64,20 @@ def _resized(photo: Image.Image) -> Image.Image:
 
 
 class FeatureCache:
-    """Views of a split, each computed when it is first asked for.
+    """Views of a split; each is computed at its first use.
 
     Args:
         model: in evaluation mode.
-        root: of the data sets.
-        folder: of the cache.
-        seed: of what is drawn.
+        root: folder of the data sets.
+        folder: folder of the cache.
+        seed: seed of the alterations.
     """
 
     def __init__(self, model: ShowAttendTell, root: Path, folder: Path, seed: int) -> None:
         self._model, self._root, self._folder, self._seed = model, root, folder, seed
 
     def view(self, split: str, count: int, view: int, progress: Progress) -> Features:
-        """A view of a split of ``count`` photos, (photos, cells, channels), mapped from its file."""
+        """Returns a view of a split of ``count`` photos, (photos, cells, channels), mapped from its file."""
         path = self._folder / f"{split}-{view}.npy"
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)

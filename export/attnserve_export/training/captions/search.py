@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beam search in PyTorch over a batch of photos, to select by. What is served is searched by the server."""
+"""Beam search in PyTorch over a batch of photos, for selection. In production the server searches."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from attnserve_export.training.data import BEGIN_ID, END_ID
 def caption_tokens(
     model: ShowAttendTell, features: Tensor, beam_size: int, *, length_penalty: float = 1.0, max_tokens: int = 30
 ) -> list[list[int]]:
-    """The best caption of each photo, without its end symbol; the score is the mean log-probability, by length to a power.
+    """Returns the best caption of each photo, without its end symbol, by sum of log-probabilities / length ** length_penalty.
 
     Args:
         model: in evaluation mode.
-        features: (B, L, D), of :meth:`ShowAttendTell.features`.
-        beam_size: hypotheses that are followed.
-        length_penalty: the power.
-        max_tokens: what has not ended by then ends there.
+        features: (B, L, D), from :meth:`ShowAttendTell.features`.
+        beam_size: number of hypotheses.
+        length_penalty: exponent of the length.
+        max_tokens: maximum length of a caption.
     """
     source = model.source(model.annotate(features))
     found = [
@@ -46,7 +46,7 @@ def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_p
         found = zip(best.tolist(), parents.tolist(), following.tolist(), strict=True)
         for rank, (score, parent, token) in enumerate(found):
             if rank >= beam_size and token == END_ID:
-                continue  # it ends outside the beam
+                continue  # a finished hypothesis outside the beam
             if token == END_ID or length > max_tokens:
                 ended.append((score / length**length_penalty, tokens[parent][1:]))
             elif len(live) < beam_size:
@@ -62,7 +62,7 @@ def _search(model: ShowAttendTell, source: Annotations, beam_size: int, length_p
 
 @torch.no_grad()
 def greedy_tokens(model: ShowAttendTell, features: Tensor, max_tokens: int = 30) -> list[list[int]]:
-    """The caption of each photo that has the likeliest token at each place, without its end symbol."""
+    """Returns each photo's caption by greedy search, without its end symbol."""
     source = model.source(model.annotate(features))
     hidden, cell = model.initial_state(source.memory.mean(1))
     token, rows = torch.full((len(features),), BEGIN_ID), list[Tensor]()
@@ -74,13 +74,13 @@ def greedy_tokens(model: ShowAttendTell, features: Tensor, max_tokens: int = 30)
 
 
 def _step(model: ShowAttendTell, token: Tensor, state: tuple[Tensor, Tensor], source: Annotations) -> tuple[Step, Tensor]:
-    """One step from the last tokens (B) and h and c (B, n) of each row, and the logits of what comes next (B, V)."""
+    """Runs one step from the last tokens (B) and h and c (B, n) of each row; returns it and the next logits (B, V)."""
     embedded = model.embed(token[:, None])[:, 0]
     step = model.step(model.token_gates(embedded), *state, source)
     return step, model.next_logits(model.readout(model.deep_token(embedded), step.hidden, step.context))
 
 
 def until_end(tokens: Sequence[int]) -> list[int]:
-    """What stands before the first end symbol."""
+    """Returns the tokens before the first end symbol."""
     row = list(tokens)
     return row[: row.index(END_ID)] if END_ID in row else row

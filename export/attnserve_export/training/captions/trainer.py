@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a captioning model: epochs over cached features, checkpoints, resuming, selection on photos that are held back.
+"""The training of a captioning model: epochs over cached features, checkpoints, resuming, selection on held-back photos.
 
-A run lives in one folder: ``tokenizer.model``, ``features/`` (see ``features.py``), ``checkpoint.pt``, ``epochs/NNN.pt``,
-``log.jsonl`` (a line an epoch) and at the end ``best.pt`` and ``summary.json``. A run that was killed goes on from its last
-checkpoint and gives, bit for bit, what it would have given.
+A run has its own folder: ``tokenizer.model``, ``features/`` (see ``features.py``), ``checkpoint.pt``, ``epochs/NNN.pt``,
+``log.jsonl`` (a line an epoch) and at the end ``best.pt`` and ``summary.json``. A run that was killed continues from its last
+checkpoint and gives bit-identical results.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ from attnserve_export.training.data import BEGIN_ID, END_ID, pad
 from attnserve_export.training.files import save_atomically
 
 _DRAWN_SHARE = 0.5
-"""Of the batches of hard attention; the others see the mean (section 4.1: it makes the gradients vary less)."""
+"""Share of the batches that draw locations for hard attention; the others use the mean (section 4.1: less gradient noise)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Captions of about one length: their photos, the view of each, and int64 (B, T + 1) with begin and end symbol."""
+    """Captions of similar length: their photos, the view of each, and int64 (B, T + 1) with begin and end symbol."""
 
     photos: list[int]
     views: list[int]
@@ -55,7 +55,7 @@ class CaptionTrainer:
         self._console = Console(stderr=True)
 
     def run(self, epochs: int | None = None) -> dict[str, Any]:
-        """Trains up to ``epochs`` (default: the recipe's), then selects. Returns the summary that it also writes."""
+        """Trains up to ``epochs`` (default: the recipe's), then selects. Returns the summary, which is also written."""
         self._prepare()
         while self.epoch < min(epochs or self.recipe.schedule.epochs, self.recipe.schedule.epochs):
             self._run_epoch()
@@ -89,7 +89,7 @@ class CaptionTrainer:
             self._resume()
 
     def _pairs(self) -> list[tuple[int, list[int]]]:
-        """Index of the photo and the tokens of each caption that is trained on."""
+        """Returns the photo's index and the tokens of each training caption."""
         encoded = [(index, self.tokenizer.encode(each)) for index in self.trained for each in self.photos[index].captions]
         return [(index, tokens) for index, tokens in encoded if 0 < len(tokens) <= self.recipe.data.max_words]
 
@@ -99,7 +99,7 @@ class CaptionTrainer:
             return [cache.view("train", len(self.photos), view, progress) for view in range(self.recipe.data.views)]
 
     def batches_of(self, epoch: int) -> list[_Batch]:
-        """All captions, each with a drawn view of its photo, in an order that depends on seed and epoch alone."""
+        """Returns all captions in batches, each with a random view of its photo; the order depends on seed and epoch only."""
         rng, size = random.Random(f"{self.recipe.seed}/{epoch}"), self.recipe.schedule.batch_captions
         drawn = [(len(tokens), rng.random(), index, rng.randrange(len(self.views)), tokens) for index, tokens in self.pairs]
         drawn.sort(key=lambda each: each[:2])
@@ -150,7 +150,7 @@ class CaptionTrainer:
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
     def one_update(self, batch: _Batch, total: int) -> tuple[float, int]:
-        """One step of the optimizer on a batch; returns the negative log-likelihood in nats, and the tokens it is of."""
+        """Makes one step of the optimizer; returns the negative log-likelihood in nats, and its number of tokens."""
         self.update += 1
         options = self.recipe.optimizer
         rise, fall = self.update / options.warmup_updates, (self.update - options.warmup_updates) / (total - options.warmup_updates)
@@ -164,7 +164,7 @@ class CaptionTrainer:
         return nll, num_tokens
 
     def loss_of(self, batch: _Batch) -> tuple[Tensor, float, int]:
-        """The loss of equation 14, or of section 4.1; the plain negative log-likelihood in nats; and the number of tokens."""
+        """Returns the loss of equation 14, or of section 4.1; the negative log-likelihood in nats; and the number of tokens."""
         terms, given, wanted = self.recipe.attention, batch.tgt[:, :-1], batch.tgt[:, 1:]
         source = self.model.source(self.model.annotate(self._features_of(batch.photos, batch.views)))
         is_drawn = (
@@ -205,13 +205,13 @@ class CaptionTrainer:
         return total / num_tokens
 
     def _bleu(self, captions: list[list[int]]) -> float:
-        """BLEU-4 of the held-back photos' captions."""
+        """Returns BLEU-4 of captions of the held-back photos."""
         return bleu([self.tokenizer.decode(tokens) for tokens in captions], [self.photos[index] for index in self.held])
 
     def select(self) -> dict[str, Any]:
-        """Keeps the weights of the epoch with the best BLEU-4 on the photos that are held back, with beam search.
+        """Keeps the weights of the epoch with the best BLEU-4 on the held-back photos, with beam search.
 
-        Only the five epochs that are best with greedy search are looked at.
+        Only the five best epochs by greedy search are evaluated.
         """
         log = self._log
         likely = sorted(log, key=lambda line: -line["held_back_bleu_greedy"])[:5]
@@ -240,7 +240,7 @@ class CaptionTrainer:
         return summary
 
     def _own_weights(self) -> dict[str, Tensor]:
-        """All but the trunk's, which are not learned."""
+        """Returns all weights except the trunk's, which are frozen."""
         return {name: value for name, value in self.model.state_dict().items() if not name.startswith("encoder.")}
 
     def _load_own(self, weights: dict[str, Tensor]) -> None:
@@ -272,7 +272,7 @@ class CaptionTrainer:
 
 
 def bleu(captions: list[str], photos: Sequence[Photo]) -> float:
-    """Corpus BLEU-4 (Papineni et al. 2002) of one caption a photo against all of its own, word by word."""
+    """Returns corpus BLEU-4 (Papineni et al. 2002) of one caption a photo against its references, by words."""
     count = max(len(photo.captions) for photo in photos)
     references = [[photo.captions[k if k < len(photo.captions) else 0] for photo in photos] for k in range(count)]
     return sacrebleu.corpus_bleu(captions, references, tokenize="none", force=True).score

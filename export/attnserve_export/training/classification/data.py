@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIFAR-10 as JPEG files: reading, the part that selection uses, and the views of a batch."""
+"""CIFAR-10 as JPEG files: reading, the images held back for selection, and the views of a batch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from attnserve_export.training.views import SMALL, altered
 
 Pixels = npt.NDArray[np.uint8]
 _SHIFT = 4
-"""Pixels by which a training image is moved at most, in each direction."""
+"""Maximum shift of a training image in each direction, in pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """``pixels`` (N, 32, 32, 3), ``labels`` (N), and the classes' names in the order of their numbers."""
+    """``pixels`` (N, 32, 32, 3), ``labels`` (N), and the class names in the order of their labels."""
 
     pixels: Pixels
     labels: npt.NDArray[np.int64]
@@ -33,19 +33,19 @@ class Images:
         return len(self.labels)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Images:
-        """Some of the images, in the order of ``indices``."""
+        """Returns the images at ``indices``, in that order."""
         return Images(self.pixels[indices], self.labels[indices], self.classes)
 
 
 def read_images(root: Path, split: str) -> Images:
-    """A split of CIFAR-10, train or val.
+    """Reads a split of CIFAR-10, train or val.
 
     Raises:
-        FileNotFoundError: the data set is not there; the text says how to name its folder.
+        FileNotFoundError: the data set is missing; the text says how to name its folder.
     """
     path = root / "cifar10" / f"{split}.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: name the folder of the data sets by --data or ATTNSERVE_DATA")
+        raise FileNotFoundError(f"{path} is missing: name the folder of the data sets by --data or ATTNSERVE_DATA")
     with np.load(path) as stored:
         data, offsets = stored["jpeg"].tobytes(), stored["offsets"]
         labels, classes = stored["labels"].astype(np.int64), tuple(map(str, stored["classes"]))
@@ -55,13 +55,13 @@ def read_images(root: Path, split: str) -> Images:
 
 
 def hold_back(images: Images, count: int, seed: int = 0) -> tuple[Images, Images]:
-    """The images to train on, and ``count`` drawn ones to select by. The default seed makes the parts the same for all runs."""
+    """Returns the training images, and ``count`` random ones for selection. With the default seed all runs have the same parts."""
     order = np.random.default_rng(seed).permutation(len(images))
     return images.take(np.sort(order[count:])), images.take(np.sort(order[:count]))
 
 
 def training_views(pixels: Pixels, share: float, rng: np.random.Generator) -> Pixels:
-    """Each image (B, 32, 32, 3) moved by up to 4 pixels, mirrored or not; a ``share`` of them altered as ``views.py`` says."""
+    """Shifts each image (B, 32, 32, 3) by up to 4 pixels and mirrors it at random; alters a ``share`` of them, see ``views.py``."""
     count, height, width, _ = pixels.shape
     padded = np.pad(pixels, ((0, 0), (_SHIFT, _SHIFT), (_SHIFT, _SHIFT), (0, 0)), mode="reflect")
     tops, lefts = rng.integers(0, 2 * _SHIFT + 1, (2, count))
@@ -76,6 +76,6 @@ def training_views(pixels: Pixels, share: float, rng: np.random.Generator) -> Pi
 
 
 def changed(images: Images, change: Callable[[Image.Image], Image.Image]) -> Images:
-    """The images after ``change``, each by itself."""
+    """Applies ``change`` to each image."""
     pixels = np.stack([np.asarray(change(Image.fromarray(each))) for each in images.pixels])
     return Images(pixels, images.labels, images.classes)

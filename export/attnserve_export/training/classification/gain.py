@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CBAM gains over its twin without attention: paired runs of equal seeds, compared on the images of val.
+"""The gain of CBAM over its twin without attention: paired runs of equal seeds, compared on the images of val.
 
-``python -m attnserve_export.training.classification.gain --runs DIR`` prints it, once the pairs are trained.
+``python -m attnserve_export.training.classification.gain --runs DIR`` prints it when the pairs are trained.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ EPOCHS = 12
 
 
 def gain(runs: Path) -> dict[str, Any]:
-    """Accuracies on val in percent by seed, and the mean difference with its 95 % interval over seeds and images.
+    """Returns accuracies on val in percent by seed, and the mean difference with its 95 % interval over seeds and images.
 
     Args:
         runs: folder of all training runs.

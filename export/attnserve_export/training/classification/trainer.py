@@ -61,7 +61,7 @@ class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
         return float(line["held_back_accuracy"])
 
     def conclude(self) -> dict[str, Any]:
-        """Accuracy on val, as it is and without the traces of compression; ``val.pt``: which of its images are classed right."""
+        """Returns the accuracy on val, unchanged and without compression artefacts; ``val.pt``: whether each image is correct."""
         self.model.load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
         val = read_images(self.data_root, "val")
         is_right = self._is_right(val)

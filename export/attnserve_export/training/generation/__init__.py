@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training and judging of image generators."""
+"""Training and evaluation of image generators."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that a generator learns from, without the traces of their JPEG blocks.
+"""The training images of a generator, without JPEG block artefacts.
 
-The images of the data set are JPEGs of quality 75 whose blocks lie at the same place in all of them. A discriminator sees the
-edges of the blocks, and a generator learns to draw them. To move the images alone would only scatter the edges. So each image is
-compressed again at several displacements of the grid, moved back, and the mean is taken (re-application of JPEG, Nosratinia 2001):
-edges of the grid that the image does not have at other places go, those of the picture stay.
+The images of the data set are JPEGs of quality 75 with the same block positions. A discriminator sees the edges of the blocks,
+and a generator learns to draw them. Shifting the images would only spread the edges. So each image is compressed again at
+several offsets of the grid, shifted back, and averaged (re-application of JPEG, Nosratinia 2001): this removes the block edges
+and keeps the edges of the image.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from attnserve_export.training.classification.data import Pixels
 from attnserve_export.training.files import locked
 
 _GRID = 16
-"""Of the blocks whose colour is stored at half the resolution, in pixels."""
+"""Size of the blocks whose colour is stored at half the resolution, in pixels."""
 _QUALITY = 75
 _DISPLACEMENTS = ((4, 4), (12, 4), (4, 12), (12, 12), (8, 0), (0, 8), (2, 10), (10, 2))
-"""Rows and columns by which the grid is moved."""
+"""Offsets of the grid, in rows and columns."""
 
 
 def deblocked_once(pixels: Pixels, folder: Path) -> Pixels:
-    """The same as :func:`deblocked`, computed once: the result is kept in a file of ``folder``, named after what it depends on."""
+    """Calls :func:`deblocked` once: the result is kept in a file of ``folder``, named after its inputs."""
     key = hashlib.sha256(repr((pixels.shape, _GRID, _QUALITY, _DISPLACEMENTS)).encode() + pixels.tobytes()).hexdigest()
     path = folder / f"deblocked-{key[:16]}.npy"
     with locked(folder / "deblocked.lock", waits=True):
@@ -43,7 +43,7 @@ def deblocked_once(pixels: Pixels, folder: Path) -> Pixels:
 
 
 def deblocked(pixels: Pixels) -> Pixels:
-    """Images (N, 32, 32, 3) without the edges of their JPEG blocks, of the same shape."""
+    """Removes the edges of the JPEG blocks from images (N, 32, 32, 3); the shape is kept."""
     clean = np.empty_like(pixels)
     for index, image in enumerate(pixels):
         clean[index] = _deblocked(image)
@@ -62,7 +62,7 @@ def _deblocked(image: Pixels) -> Pixels:
 
 
 def block_edges(pixels: Pixels) -> float:
-    """How much stronger the steps across the edges of the 8 × 8 blocks are than those two pixels beside them; 1 for no traces."""
+    """Returns the ratio of steps across the edges of 8 × 8 blocks to steps two pixels beside them; 1 means no artefacts."""
     values = pixels.astype(np.float32)
     steps: npt.NDArray[np.float32] = np.abs(np.diff(values, axis=2)).mean((0, 1, 3))  # (31,) between columns
     edges = np.arange(7, 31, 8)

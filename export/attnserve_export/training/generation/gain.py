@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gain of the attention in a generator: what the judge says of its samples and of its twin's.
+"""The gain of the attention in a generator: a classifier's figures of its samples and of its twin's.
 
-``python -m attnserve_export.training.generation.gain --runs DIR --data DIR`` prints one JSON object, once the generator's run and
-the judge's have weights; the twin's figures and the differences are there as soon as the twin's run has some.
+``python -m attnserve_export.training.generation.gain --runs DIR --data DIR`` prints one JSON object. The generator's run and the
+judge's run must have weights; the twin's figures and the differences are included if the twin's run has weights.
 """
 
 from __future__ import annotations
@@ -31,30 +31,30 @@ from attnserve_export.training.start import folder_name
 
 RECIPE, JUDGE = "sagan-cifar10", "cbam-cifar10"
 SIDES: dict[str, dict[str, Any]] = {"generator": {}, "twin": {"model.attention": False}}
-"""Changes to the recipe of the generator."""
+"""Changes to the generator's recipe."""
 _NEIGHBOURS = 1000
-"""Images whose nearest training image is looked for; it takes some seconds."""
+"""Number of images whose nearest training image is searched; this takes some seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """A generator's images, the classes that were asked for, and what the judge says of them."""
+    """A generator's images, their requested classes, and the judge's output."""
 
     pixels: Pixels
     labels: npt.NDArray[np.int64]
     judged: Judged
 
     def rows(self) -> Features:
-        """For each image, the class asked for, the class found and the features: what the intervals are computed from."""
+        """Returns the requested class, the found class and the features of each image: the input of the intervals."""
         classes = np.stack((self.labels, self.judged.found), 1).astype(np.float64)
         return np.concatenate((classes, self.judged.features), 1)
 
 
 def read_samples(folder: Path, recipe: GenerationRecipe, judge: Judge, count: int, num_classes: int) -> Samples:
-    """Equally many images of each class of the generator in a run's folder, the same latent vectors for every generator.
+    """Generates equally many images of each class with the generator of a run; all generators get the same latent vectors.
 
     Raises:
-        FileNotFoundError: the run has not ended an epoch yet.
+        FileNotFoundError: the run has not finished an epoch yet.
     """
     config = SaganConfig(num_classes, **recipe.model)
     average = read_generator(_existing(folder / BEST), config)
@@ -64,13 +64,13 @@ def read_samples(folder: Path, recipe: GenerationRecipe, judge: Judge, count: in
 
 
 def figures(samples: Samples, val: Images, on_val: Judged, train: Pixels) -> dict[str, Any]:
-    """The figures of one generator.
+    """Returns the figures of one generator.
 
     Args:
-        samples: of the generator.
+        samples: samples of the generator.
         val: real images.
-        on_val: what the judge says of them.
-        train: the training split as it is stored; the generator was trained on 98 % of it, without block traces.
+        on_val: the judge's output for them.
+        train: the training split as stored; the generator was trained on 98 % of it, without block artefacts.
     """
     is_asked = samples.judged.found == samples.labels
     of_real = variance_within(on_val.features, val.labels)
@@ -92,9 +92,9 @@ def figures(samples: Samples, val: Images, on_val: Judged, train: Pixels) -> dic
 
 
 def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) -> dict[str, list[float]]:
-    """Generator less twin: the mean and the bounds of the 95 % interval over samples of the same latent vectors.
+    """Returns generator - twin: the mean and the bounds of the 95 % interval over samples of the same latent vectors.
 
-    The interval is that of the samples alone, not of other seeds of the training: there is one training of each.
+    The interval covers the samples only, not other training seeds: each was trained once.
     """
     sides = [ours.rows()], [twin.rows()]
     blocks = consecutive_blocks(len(ours.labels), 1)
@@ -107,18 +107,18 @@ def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) 
 
 
 def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str = JUDGE, count: int = 2000) -> dict[str, Any]:
-    """The figures of a run and of its twin, and their differences where both have ended after equally many updates.
+    """Returns the figures of a run and of its twin, and their differences if both ended after equally many updates.
 
     Args:
         data: root of the data sets.
         runs: folder of all runs.
-        recipe: of the generator, a name or a path.
-        judge_recipe: of the classifier.
-        count: samples of each generator.
+        recipe: the generator's recipe, a name or a path.
+        judge_recipe: the classifier's recipe.
+        count: number of samples of each generator.
 
     Raises:
-        FileNotFoundError: the data set or the generator is not there, or the judge's training has not ended.
-        RecipeError: a recipe is not of the right kind.
+        FileNotFoundError: the data set or the generator is missing, or the judge's training has not finished.
+        RecipeError: a recipe is of the wrong kind.
     """
     train, val = read_images(data, "train"), read_images(data, "val")
     judge = _read_judge(runs, judge_recipe, len(val.classes))
@@ -146,26 +146,26 @@ def _read_judge(runs: Path, recipe: str, num_classes: int) -> Judge:
         raise RecipeError(f"{recipe} is not the recipe of a classifier")
     folder = runs / folder_name(recipe, {})
     if not (folder / SUMMARY).exists():
-        raise FileNotFoundError(f"{folder / SUMMARY} is not there: the judge's training has not ended")
+        raise FileNotFoundError(f"{folder / SUMMARY} is missing: the judge's training has not finished")
     return Judge(folder / BEST, CbamConfig(num_classes, **by.model))
 
 
 def _updates(folder: Path) -> int | None:
-    """Of a run that has ended; None for one that has not."""
+    """Returns the number of updates of a finished run; None for another one."""
     path = folder / SUMMARY
     return int(json.loads(path.read_text(encoding="utf-8"))["updates"]) if path.exists() else None
 
 
 def _existing(path: Path) -> Path:
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: the run has not ended an epoch yet")
+        raise FileNotFoundError(f"{path} is missing: the run has not finished an epoch yet")
     return path
 
 
 def main(
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
-    count: Annotated[int, typer.Option(help="Samples of each generator.")] = 2000,
+    count: Annotated[int, typer.Option(help="Number of samples of each generator.")] = 2000,
     output: OutputOption = None,
 ) -> None:
     """Print the judged figures of the generator and of its twin."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judge of a generator's samples, a classifier that took no part in its training, and what is computed from its features."""
+"""The judge of a generator's samples, a classifier that is not used in its training, and figures from its features."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from attnserve_export.training.classification.data import Pixels
 
 _BATCH = 500
 Features = npt.NDArray[np.float64]
-"""Of N images, (N, F): the inputs of the judge's output layer, 64 for ResNet-20."""
+"""Features of N images, (N, F): the inputs of the judge's output layer, 64 for ResNet-20."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What the judge says of N images: its classes (N), and its features (N, F)."""
+    """The judge's output for N images: classes (N), and features (N, F)."""
 
     found: npt.NDArray[np.int64]
     features: Features
@@ -68,7 +68,7 @@ def variance_within(features: Features, labels: npt.NDArray[np.int64]) -> float:
 
 
 def nearest(pixels: Pixels, others: Pixels) -> npt.NDArray[np.float32]:
-    """For each image (N, 32, 32, 3), mirrored or not, the distance of the nearest of others: root mean square, in grey levels."""
+    """Returns each image's distance (N, 32, 32, 3) to the nearest of others, mirrored or not: root mean square, in grey levels."""
     other = others.reshape(len(others), -1)
     norms = np.concatenate(
         [np.square(part.astype(np.float32)).sum(1) for part in np.array_split(other, max(1, len(other) // 1000))]

@@ -28,25 +28,25 @@ from attnserve_export.training.generation.data import deblocked_once
 from attnserve_export.training.run import TrainingRun
 
 SAMPLES = "samples"
-"""Folder of the sample grids below that of a run: one picture for each epoch, of the same latent vectors."""
+"""Folder of the sample grids in a run's folder: one image for each epoch, of the same latent vectors."""
 _COLUMNS = 8
 _STATISTICS_BATCHES = 32
 _SCORED = 250
-"""Images that the discriminator scores at once."""
+"""Number of images that the discriminator scores at once."""
 _HELD = 1000
-"""Training images that the discriminator never sees: what it says of them, beside what it says of those it saw, shows
-overfitting."""
+"""Number of training images that the discriminator is not trained on: the difference of its scores between these and the others
+shows overfitting."""
 
 
 def hinge_losses(on_real: Tensor, on_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """L_D and L_G, equation 4, of what the discriminator says of real and of generated images (B)."""
+    """L_D and L_G, equation 4, from the discriminator's scores of real and of generated images (B)."""
     return functional.relu(1 - on_real).mean() + functional.relu(1 + on_fake).mean(), -on_fake.mean()
 
 
 class GenerationTrainer(TrainingRun[GenerationRecipe]):
-    """Trains both networks with one update each in turn; the moving average of the generator after the last epoch is kept.
+    """Trains both networks with alternating updates; keeps the moving average of the generator after the last epoch.
 
-    The judge of the samples takes no part: see ``judge.py`` for the figures of a finished run.
+    The judge of the samples is not used: see ``judge.py`` for the figures of a finished run.
     """
 
     def prepare(self) -> None:
@@ -54,7 +54,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         recipe, options = self.recipe, self.recipe.optimizer
         images = read_images(self.data_root, "train")
         if recipe.data.deblocked:
-            self.console.print(f"the block traces of {len(images)} images are taken out, unless that was done before")
+            self.console.print(f"removing block artefacts of {len(images)} images, unless cached")
             images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent))
         images, held = hold_back(images, _HELD)
         self.pixels, self.labels = images.pixels, images.labels
@@ -62,7 +62,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         self.config = self.sizes(SaganConfig, len(images.classes))
         self.classes = images.classes
         self.generator = Generator(self.config)
-        torch.manual_seed(recipe.seed)  # how many numbers the generator drew depends on its attention
+        torch.manual_seed(recipe.seed)  # the generator's number of draws depends on its attention
         self.discriminator = Discriminator(self.config)
         self.average = Generator(self.config, spectral=False)
         average_into(self.average, self.generator, 0.0)
@@ -76,7 +76,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         self.updates_per_epoch = len(self.labels) // recipe.schedule.batch
 
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
-        """One step of the discriminator, then one of the generator by the same images; hinge loss (section 4, equation 4)."""
+        """Makes one step of the discriminator, then one of the generator with the same images; hinge loss (equation 4)."""
         size = self.recipe.schedule.batch
         chosen = self.order(epoch, len(self.labels))[index * size : (index + 1) * size]
         real, real_labels = self._images(self.pixels[chosen], rng.random(size) < 0.5), self._on_device(self.labels[chosen])
@@ -111,10 +111,10 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         return loss
 
     def evaluate(self, epoch: int) -> Mapping[str, float]:
-        """See :class:`TrainingRun`: both gammas, how well real images are told from generated ones, and a grid of samples.
+        """Returns both gammas and how well real and generated images are separated; saves a grid of samples.
 
         ``trained_rank`` and ``held_back_rank``: the share of pairs of a real and a generated image in which the real one has the
-        higher score, with real images that were trained on and that never were. Their difference measures overfitting.
+        higher score, for real images that were and were not trained on. Their difference measures overfitting.
         """
         fix_statistics(self.average, _STATISTICS_BATCHES, self.recipe.schedule.batch, self.recipe.seed)
         self._save_samples(epoch)
@@ -131,7 +131,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
 
     @torch.no_grad()
     def _scores(self, pixels: Pixels, labels: np.ndarray[Any, Any]) -> Tensor:
-        """What the discriminator says of images (N, 32, 32, 3): (N)."""
+        """Returns the discriminator's scores of images (N, 32, 32, 3): (N)."""
         self.discriminator.eval()
         real = self._images(pixels, np.zeros(len(labels), np.bool_))
         with self._autocast():
@@ -139,7 +139,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
             return torch.cat([self.discriminator(image, label) for image, label in parts])
 
     def weights(self) -> dict[str, Tensor]:
-        """The moving average, its statistics fixed: :class:`~attnserve_export.models.sagan.ShippedGenerator` takes it."""
+        """Returns the moving average with fixed statistics, for :class:`~attnserve_export.models.sagan.ShippedGenerator`."""
         return self.average.state_dict()
 
     def conclude(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         return {"classes": list(self.classes)}
 
     def set_rates(self, progress: float) -> None:
-        """Sets both learning rates: constant, then falling to zero at ``progress`` 1."""
+        """Sets both learning rates: constant, then falling linearly to zero at ``progress`` 1."""
         options = self.recipe.optimizer
         share = min(1.0, (1 - progress) / (1 - options.constant))
         for optimizer, peak in (
@@ -158,7 +158,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
                 group["lr"] = peak * share
 
     def _average_decay(self, epoch: int, index: int) -> float:
-        """Less at first, when the weights change fast."""
+        """Returns the decay, which is lower at first, when the weights change fast."""
         done = epoch * self.updates_per_epoch + index
         return min(self.recipe.optimizer.average_decay, (1 + done) / (10 + done))
 
@@ -169,7 +169,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         return torch.from_numpy(values).to(self.device)
 
     def _images(self, pixels: Pixels, is_mirrored: np.ndarray[Any, np.dtype[np.bool_]]) -> Tensor:
-        """(B, 32, 32, 3) pixels -> (B, 3, 32, 32) from -1 to 1, channels last in memory, some of them mirrored."""
+        """(B, 32, 32, 3) pixels -> (B, 3, 32, 32) from -1 to 1, channels last in memory, mirrored where ``is_mirrored``."""
         views = np.where(is_mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
         return (self._on_device(views).float() / 127.5 - 1).permute(0, 3, 1, 2)
 
@@ -191,7 +191,7 @@ def _rank(real: Tensor, fake: Tensor) -> float:
 
 @torch.no_grad()
 def draw(average: Generator, latent: Tensor, labels: Tensor, batch: int = 100) -> Pixels:
-    """Images of a generator whose statistics are fixed: latent vectors (N, latent), class numbers (N) -> uint8 (N, 32, 32, 3)."""
+    """Draws images from a generator with fixed statistics: latent (N, latent), class numbers (N) -> uint8 (N, 32, 32, 3)."""
     device = next(average.parameters()).device
     shipped = ShippedGenerator(average)
     parts = []
@@ -202,7 +202,7 @@ def draw(average: Generator, latent: Tensor, labels: Tensor, batch: int = 100) -
 
 
 def read_generator(path: Path, config: SaganConfig) -> Generator:
-    """The generator of a run's ``best.pt``, in evaluation mode."""
+    """Reads the generator from a run's ``best.pt``, in evaluation mode."""
     average = Generator(config, spectral=False)
     average.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
     return average.eval()

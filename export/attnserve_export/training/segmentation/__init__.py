@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of models that segment pictures."""
+"""Training of segmentation models."""

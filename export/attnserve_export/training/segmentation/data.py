@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CamVid: frames of drives with a class for each pixel, the part that selection uses, and views to train on."""
+"""CamVid: frames of drives with a class for each pixel, the frames held back for selection, and training views."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLASSES = (
     "Bicyclist",
 )
 VOID = len(CLASSES)
-"""Label of pixels that are in no loss and in no score."""
+"""Label of pixels that losses and scores ignore."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +50,20 @@ class Frames:
         return len(self.names)
 
     def take(self, indices: npt.NDArray[np.int64]) -> Frames:
-        """Some of the frames, in the order of ``indices``."""
+        """Returns the frames at ``indices``, in that order."""
         return Frames(tuple(self.names[index] for index in indices), self.pixels[indices], self.labels[indices])
 
 
 def read_frames(root: Path, split: str) -> Frames:
-    """A split of CamVid, train or val, in the order of the frames' names: by drive, then by time.
+    """Reads a split of CamVid, train or val, sorted by the frames' names: by drive, then by time.
 
     Raises:
-        FileNotFoundError: the data set is not there; the text says how to name its folder.
+        FileNotFoundError: the data set is missing; the text says how to name its folder.
         ValueError: a label is not in the list of classes.
     """
     path = root / "camvid" / f"{split}.tar"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is not there: name the folder of the data sets by --data or ATTNSERVE_DATA")
+        raise FileNotFoundError(f"{path} is missing: name the folder of the data sets by --data or ATTNSERVE_DATA")
     found: dict[str, bytes] = {}
     with tarfile.open(path) as tar:
         for member in tar:
@@ -73,19 +73,19 @@ def read_frames(root: Path, split: str) -> Frames:
     pixels = [np.asarray(Image.open(io.BytesIO(found[f"images/{name}.jpg"])).convert("RGB")) for name in names]
     labels = np.stack([np.asarray(Image.open(io.BytesIO(found[f"labels/{name}.png"]))) for name in names])
     if labels.max() > VOID:
-        raise ValueError(f"{path} has the label {labels.max()}, but the classes end at {VOID}")
+        raise ValueError(f"{path} has the label {labels.max()}, but the highest label is {VOID}")
     return Frames(tuple(names), np.stack(pixels), labels)
 
 
 def hold_back(names: Sequence[str], drive: str, count: int, gap: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Indices of the frames to train on, and of the last ``count`` of a drive to select by; ``gap`` frames before are in neither.
+    """Returns the indices of training frames, and of a drive's last ``count`` for selection; ``gap`` frames before are unused.
 
     Raises:
         ValueError: the drive has too few frames.
     """
     of_drive = [index for index, name in enumerate(names) if name.startswith(f"{drive}_")]
     if len(of_drive) < count + gap:
-        raise ValueError(f"drive {drive} has {len(of_drive)} frames: {count} cannot be held back behind a gap of {gap}")
+        raise ValueError(f"drive {drive} has {len(of_drive)} frames: {count} cannot be held back after a gap of {gap}")
     left_out = set(of_drive[len(of_drive) - count - gap :])
     trained = [index for index in range(len(names)) if index not in left_out]
     return np.array(trained, np.int64), np.array(of_drive[len(of_drive) - count :], np.int64)
@@ -93,19 +93,19 @@ def hold_back(names: Sequence[str], drive: str, count: int, gap: int) -> tuple[n
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """How views are cut out of a frame."""
+    """Settings of the crop of a view from a frame."""
 
     size: Size
     scale: tuple[float, float]
-    """Limits of the factor by which the frame is enlarged first; drawn evenly on a logarithmic scale."""
+    """Limits of the factor by which the frame is enlarged first; log-uniform."""
     altered: float
-    """Probability that the view is altered as ``views.py`` says."""
+    """Probability that the view is altered, see ``views.py``."""
 
     def view(self, pixels: Pixels, labels: Labels, rng: random.Random) -> tuple[Pixels, Labels]:
-        """A view (h, w, 3) and its labels (h, w): enlarged, cut out at random, mirrored or not, altered or not.
+        """Returns a view (h, w, 3) and its labels (h, w): enlarged, cropped at random, mirrored or not, altered or not.
 
-        What lies beyond the frame is its mirror image, and void: padding of one colour would be a tenth of what the batch
-        normalisation sees.
+        Outside the frame the view is the frame's mirror image, with the label void: padding of one colour would be a tenth of the
+        batch normalisation's input.
         """
         height, width = labels.shape
         scale = self.scale[0] * (self.scale[1] / self.scale[0]) ** rng.random()
@@ -127,7 +127,7 @@ class Cut:
 
 
 def shares(labels: Labels) -> npt.NDArray[np.float64]:
-    """Of each class in the pixels that are not void, (classes)."""
+    """Returns the share of each class in the pixels that are not void, (classes)."""
     counts = np.bincount(labels.ravel(), minlength=VOID + 1)[:VOID]
     found: npt.NDArray[np.float64] = counts / counts.sum()
     return found

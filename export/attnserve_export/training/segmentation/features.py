@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the trunk makes of views of the training frames, computed once by ONNX Runtime and shared by all runs.
+"""The trunk's features of views of the training frames, computed once by ONNX Runtime and shared by all runs.
 
-A view is one file for each level of 16-bit numbers, frames × channels × rows × columns, and one of its labels. Views that are
-there already are not computed again. Their random numbers do not depend on a recipe's seed, so that paired runs share them.
+A view is one file of 16-bit numbers for each level, frames × channels × rows × columns, and one of its labels. Existing views
+are not computed again. Their random numbers do not depend on a recipe's seed, so that paired runs share them.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class View:
 
 
 class FeatureCache:
-    """Views of frames, each computed when it is first asked for.
+    """Views of frames; each is computed at its first use.
 
     Args:
         model: its trunk has the weights that all runs share.
         frames: all of one split.
-        cut: of the views but the first two; its size is that of the frames, its scale at least 1.
-        folder: below which the views are kept, in a folder whose name depends on the frames and on ``cut``.
+        cut: for all views but the first two; its size is that of the frames, its scale at least 1.
+        folder: parent of the cache's folder, whose name depends on the frames and on ``cut``.
     """
 
     def __init__(self, model: DisentangledNonLocal, frames: Frames, cut: Cut, folder: Path) -> None:
@@ -63,7 +63,7 @@ class FeatureCache:
         self._folder = folder / fingerprint(model.encoder, frames.names, first, cut, PHOTOS)
 
     def view(self, number: int) -> View:
-        """View 0 is the frames as they are, view 1 is mirrored, others are cut out at random; mapped from their files."""
+        """Returns a view, mapped from its files: 0 is the frames, 1 their mirror images, others are random crops."""
         paths = [self._folder / f"{number}-{name}.npy" for name in (*LEVEL_STRIDES, "labels")]
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(self._folder / "views.lock", waits=True):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The gain of Disentangled Non-local over plain Non-local and over no block: paired runs on the same cached features.
 
-``python -m attnserve_export.training.segmentation.gain --runs DIR`` prints the table, once the runs of this recipe in the
+``python -m attnserve_export.training.segmentation.gain --runs DIR`` prints the table when the runs of this recipe in the
 queue ``four-models`` are done.
 """
 
@@ -28,11 +28,11 @@ RECIPE, SEEDS = "dnl-camvid-gain", (1, 2, 3, 4, 5)
 BLOCKS = ("dnl", "nonlocal", "none")
 PAIRS = (("dnl", "none"), ("nonlocal", "none"), ("dnl", "nonlocal"))
 BLOCK_FRAMES = 10
-"""Consecutive val frames that are drawn together: two thirds of a second of the film."""
+"""Length of the blocks of consecutive val frames that are drawn together: two thirds of a second."""
 
 
 def read_run(runs: Path, block: str, seed: int, recipe: str = RECIPE) -> tuple[Confusion, dict[str, Any]]:
-    """A finished run's confusion matrix of each val frame, and its summary.
+    """Returns a finished run's confusion matrix of each val frame, and its summary.
 
     Raises:
         FileNotFoundError: the run is not finished.
@@ -45,7 +45,7 @@ def read_run(runs: Path, block: str, seed: int, recipe: str = RECIPE) -> tuple[C
 
 
 def gains(runs: Path, seeds: Sequence[int] = SEEDS, draws: int = 2000) -> dict[str, Any]:
-    """Mean IoU of each run on val, and the gain of each pair with its 95 % interval, in points.
+    """Returns the mean IoU of each run on val, and the gain of each pair with its 95 % interval, in points.
 
     Raises:
         FileNotFoundError: a run is not finished.
@@ -74,7 +74,7 @@ def _as_list(interval: Interval) -> list[float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The result of :func:`gains` as lines of text."""
+    """Formats the result of :func:`gains` as lines of text."""
     rows = [f"{'block':<10}" + "".join(f"{f'seed {seed}':>9}" for seed in found["seeds"]) + f"{'mean':>9}  (val mIoU, %)"]
     for block, scores in found["val_miou"].items():
         rows.append(f"{block:<10}" + "".join(f"{score:9.2f}" for score in (*scores, float(np.mean(scores)))))

@@ -11,18 +11,18 @@ import numpy.typing as npt
 from attnserve_export.training.segmentation.data import VOID, Labels
 
 Confusion = npt.NDArray[np.int64]
-"""Pixels by true class (second to last axis) and by found class (last axis)."""
+"""Number of pixels by true class (second to last axis) and predicted class (last axis)."""
 
 
 def confusion(found: npt.NDArray[Any], wanted: Labels) -> Confusion:
-    """Of one picture, (classes, classes), from class maps of the same shape. Void pixels of ``wanted`` are left out."""
+    """Returns the matrix of one image, (classes, classes), from class maps of equal shape; ignores void pixels of ``wanted``."""
     is_known = wanted != VOID
     pairs = wanted[is_known].astype(np.int64) * VOID + found[is_known]
     return np.bincount(pairs, minlength=VOID * VOID).reshape(VOID, VOID)
 
 
 def class_ious(matrix: Confusion) -> npt.NDArray[np.float64]:
-    """Intersection over union of each class, in percent; not a number for a class that is neither there nor found."""
+    """Returns the intersection over union of each class, in percent; NaN for a class that is neither present nor predicted."""
     hits = np.diagonal(matrix)
     unions = matrix.sum(0) + matrix.sum(1) - hits
     with np.errstate(invalid="ignore"):
@@ -31,5 +31,5 @@ def class_ious(matrix: Confusion) -> npt.NDArray[np.float64]:
 
 
 def mean_iou(matrices: Confusion) -> float:
-    """In percent, of the pictures together, (pictures, classes, classes); classes that are neither there nor found are left out."""
+    """Returns the mean IoU in percent over all images, (images, classes, classes), of the classes present or predicted."""
     return float(np.nanmean(class_ious(matrices.sum(0))))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a segmentation model, Disentangled Non-local or a twin; with its trunk, or on the trunk's cached outputs."""
+"""The training of a segmentation model, Disentangled Non-local or a twin; with its trunk, or on cached trunk features."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from attnserve_export.training.segmentation.scores import Confusion, class_ious,
 from attnserve_export.training.views import PHOTOS, cleaned
 
 FEATURES = "features-camvid"
-"""Folder of the cached features, beside those of the runs."""
+"""Folder of the cached features, in the folder of all runs."""
 VAL = "val.pt"
 """Confusion matrix of each val frame, (frames, classes, classes)."""
 _EVALUATION_BATCH = 4
 
 
 class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
-    """Selects the epoch by the mean IoU on frames that are held back from the training split; reports val."""
+    """Selects the epoch by the mean IoU on frames held back from the training split; reports val."""
 
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
@@ -93,14 +93,14 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         return {"loss": float(loss.detach()), "norm": float(norm), "accuracy": float(is_right.sum() / is_known.sum())}
 
     def _drawn(self, epoch: int, index: int) -> npt.NDArray[np.int64]:
-        """The training frames of an update; each pass has an order of its own."""
+        """Returns the training frames of an update; each pass has its own order."""
         size = self.recipe.schedule.batch
         number, place = divmod(index, len(self.trained) // size)
         order = self.order(epoch * self.recipe.data.passes + number, len(self.trained))
         return order[place * size : (place + 1) * size]
 
     def _forward(self, frames: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Logits (B, classes, h, w) of a view of each frame, and its labels (B, h, w)."""
+        """Returns logits (B, classes, h, w) of a view of each frame, and its labels (B, h, w)."""
         data = self.recipe.data
         if data.cached_views:
             drawn = [
@@ -137,7 +137,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         return float(line["held_back_miou"])
 
     def conclude(self) -> dict[str, Any]:
-        """Mean IoU on val and on val without traces of compression; the confusion matrices of its frames go to ``val.pt``."""
+        """Returns mean IoU on val, unchanged and without compression artefacts; writes the confusion matrices to ``val.pt``."""
         self.model.load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
         frames = read_frames(self.data_root, "val")
         found = self._confusions(frames)
@@ -166,7 +166,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
 
 
 def class_weights(share: npt.NDArray[np.float64], balance: float) -> npt.NDArray[np.float32]:
-    """Share ** -balance, scaled so that the mean weight of a pixel is 1; 0 for a class that is not there."""
+    """Returns share ** -balance, scaled so that the mean weight of a pixel is 1; 0 for a class that does not occur."""
     weights = np.where(share > 0, np.maximum(share, 1e-12) ** -balance, 0)
     scaled: npt.NDArray[np.float32] = (weights / (weights * share).sum()).astype(np.float32)
     return scaled

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The baseline of the video classifier: logistic regression on statistics of the differences of frames, in the same folds."""
+"""The baseline of the video classifier: logistic regression on statistics of frame differences, in the same folds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from attnserve_export.training.video.data import Clips, Indices, Pixels, grouped
 
 Array = npt.NDArray[np.float64]
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 10.0)
-"""Weights of the squared norm, of which an inner cross-validation chooses one."""
+"""Candidate weights of the squared norm; an inner cross-validation selects one."""
 _STEPS = 50
 _CLOSE_ENOUGH = 1e-9
 
 
 def difference_statistics(clip: Pixels) -> Array:
-    """Of a clip (T, H, W, 3): the mean, deviation, 90th and 99th percentile of the absolute change of grey from frame to frame;
-    of each its mean, deviation and maximum over time, and of these 12 the logarithm of 1 plus the value.
+    """Returns statistics of a clip (T, H, W, 3): the mean, deviation, 90th and 99th percentile of the absolute change of grey
+    between frames; of each its mean, deviation and maximum over time; of these 12 values log(1 + x).
     """
     change = np.abs(np.diff(clip.astype(np.float64).mean(-1), axis=0)).reshape(len(clip) - 1, -1)
     of_frame = np.stack((change.mean(1), change.std(1), *np.percentile(change, (90, 99), axis=1)))  # (4, T - 1)
@@ -28,8 +28,8 @@ def difference_statistics(clip: Pixels) -> Array:
 
 
 def logistic_regression(x: Array, labels: Indices, penalty: float) -> Callable[[Array], Array]:
-    """The function from statistics (M, D) to margins (M) that minimises the mean log loss plus ``penalty`` / 2 times the squared
-    norm of its weights; the statistics are standardised by those of ``x`` (N, D). By Newton's method.
+    """Returns the function from statistics (M, D) to margins (M) that minimises the mean log loss plus ``penalty`` / 2 times the
+    squared norm of its weights; statistics are standardised by those of ``x`` (N, D). By Newton's method.
     """
     mean, deviation = x.mean(0), x.std(0) + 1e-9
 
@@ -50,7 +50,7 @@ def logistic_regression(x: Array, labels: Indices, penalty: float) -> Callable[[
 
 
 def chosen_penalty(x: Array, clips: Clips, trained: Indices, inner_folds: int, seed: int) -> float:
-    """The penalty with the lowest log loss in an inner cross-validation of the clips that are trained on."""
+    """Returns the penalty with the lowest log loss in an inner cross-validation of the training clips."""
     inner = grouped_folds(clips.labels[trained], clips.sources[trained], inner_folds, seed)
 
     def loss(penalty: float) -> float:
@@ -65,7 +65,7 @@ def chosen_penalty(x: Array, clips: Clips, trained: Indices, inner_folds: int, s
 
 
 def baseline_margins(clips: Clips, folds: int, inner_folds: int, seed: int) -> Array:
-    """What the baseline says of each clip (N), trained on the other folds: the margin of fight over noFight."""
+    """Returns the margins of fight over noFight of each clip (N), from models trained on the other folds."""
     x = np.stack([difference_statistics(clip) for clip in clips.pixels])
     of_clip, found = grouped_folds(clips.labels, clips.sources, folds, seed), np.empty(len(clips))
     for fold in range(folds):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fight clips: reading, the frames that are taken of a film, and parts of the data that share no source."""
+"""Fight clips: reading, sampling of frames, and splits of the data that share no source."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _FOLD_DRAWS = 1000
 
 
 def sample_frames(count: int, wanted: int = FRAMES) -> list[int]:
-    """Which of ``count`` frames are taken, evenly over the whole clip: ``round(linspace(0, count - 1, wanted))``.
+    """Returns the indices of ``wanted`` of ``count`` frames, evenly over the clip: ``round(linspace(0, count - 1, wanted))``.
 
-    The server takes the same frames of what it is sent. A short clip's frames are taken more than once.
+    The server must sample the same frames. Frames of a short clip are repeated.
 
     Raises:
         ValueError: there is no frame.
@@ -37,7 +37,7 @@ def sample_frames(count: int, wanted: int = FRAMES) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Clips:
-    """``pixels`` (N, 32, 112, 112, 3), ``labels`` (N) as numbers of :data:`CLASSES`, source videos (N) and names (N)."""
+    """``pixels`` (N, 32, 112, 112, 3), ``labels`` (N) as indices of :data:`CLASSES`, source videos (N) and names (N)."""
 
     pixels: Pixels
     labels: Indices
@@ -49,16 +49,16 @@ class Clips:
 
 
 def read_clips(root: Path, split: str) -> Clips:
-    """A split, train or val, in the order of its archive.
+    """Reads a split, train or val, in the order of its archive.
 
     Raises:
-        FileNotFoundError: the data set is not there; the text says how to name its folder.
+        FileNotFoundError: the data set is missing; the text says how to name its folder.
     """
     folder = root / "fight_video"
     about, archive = folder / f"{split}.json", folder / f"{split}.tar"
     for path in (about, archive):
         if not path.exists():
-            raise FileNotFoundError(f"{path} is not there: name the folder of the data sets by --data or ATTNSERVE_DATA")
+            raise FileNotFoundError(f"{path} is missing: name the folder of the data sets by --data or ATTNSERVE_DATA")
     facts = json.loads(about.read_text(encoding="utf-8"))
     pixels: list[Pixels] = []
     names: list[str] = []
@@ -75,7 +75,7 @@ def read_clips(root: Path, split: str) -> Clips:
 
 
 def joined(first: Clips, second: Clips) -> Clips:
-    """The clips of both, in this order."""
+    """Concatenates the clips of both, in this order."""
     return Clips(
         np.concatenate((first.pixels, second.pixels)),
         np.concatenate((first.labels, second.labels)),
@@ -85,9 +85,9 @@ def joined(first: Clips, second: Clips) -> Clips:
 
 
 def grouped_folds(labels: Indices, sources: npt.NDArray[np.str_], count: int, seed: int) -> Indices:
-    """The fold of each example, (N), from 0: all clips of a source are in one fold.
+    """Returns the fold of each example, (N), from 0: all clips of a source are in one fold.
 
-    Sources are drawn at random to folds. Of 1,000 draws the one is taken whose folds are closest to one another in the number of
+    Sources are assigned to folds at random. Of 1,000 assignments the one is used whose folds are most equal in their numbers of
     clips of each class.
 
     Raises:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the frozen trunk makes of each clip, computed once by ONNX Runtime: as it is, mirrored, and in altered views.
+"""The frozen trunk's features of each clip, computed once by ONNX Runtime: of the clip, its mirror image, and altered views.
 
 A view of a split is one file of 16-bit numbers, clips × T' × H' × W' × channels. All runs share the files, since views do not
 depend on the recipe's seed.
@@ -27,16 +27,16 @@ from attnserve_export.training.views import PHOTOS, altered
 
 Features = npt.NDArray[np.float16]
 _LEAST_SIDE = 0.75
-"""Of the part of the frames that an altered view shows, against the whole."""
+"""Minimum side of an altered view's crop, as a share of the frame's side."""
 _LEAST_FRAMES = 24
-"""Of the stretch of a clip that an altered view shows."""
+"""Minimum number of consecutive frames that an altered view shows."""
 
 
 def view_of(clip: Pixels, view: int, seed: str) -> Pixels:
-    """A clip's view, of the same shape (32, 112, 112, 3): 0 as it is, 1 mirrored, others altered by the seed.
+    """Returns a view of the same shape (32, 112, 112, 3): 0 is the clip, 1 its mirror image; others are altered by the seed.
 
-    An altered view shows a stretch of the clip and a part of the frames, mirrored or not, in either direction of time. What
-    ``views.py`` does is the same for all frames, so that it makes no motion.
+    An altered view shows a section of the clip and a crop of its frames, mirrored or not, forwards or backwards in time. The
+    change by ``views.py`` is the same for all frames, so that it adds no motion.
     """
     if view == 0:
         return clip
@@ -59,10 +59,10 @@ def view_of(clip: Pixels, view: int, seed: str) -> Pixels:
 
 
 def pretrained_trunk() -> MotionTrunk:
-    """The trunk with ImageNet weights.
+    """Builds the trunk with ImageNet weights.
 
     Raises:
-        FileNotFoundError: the package that carries them is not installed.
+        FileNotFoundError: the package with the weights is not installed.
     """
     trunk = MotionTrunk()
     trunk.load_state_dict(trunk_weights(imagenet_weights()))
@@ -70,7 +70,7 @@ def pretrained_trunk() -> MotionTrunk:
 
 
 class FeatureCache:
-    """Views of a split's clips, in files of a folder that all runs share; each is computed when it is first asked for."""
+    """Views of a split's clips, in files of a folder that all runs share; each is computed at its first use."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._say, self._trunk = say, pretrained_trunk()
@@ -79,10 +79,10 @@ class FeatureCache:
         self._session: onnxruntime.InferenceSession | None = None
 
     def view(self, split: str, clips: Clips, view: int) -> Features:
-        """A view of all clips, (clips, T', H', W', channels).
+        """Returns a view of all clips, (clips, T', H', W', channels).
 
         Raises:
-            ValueError: the file that is there does not fit.
+            ValueError: the existing file has another shape.
         """
         path = self._folder / f"{split}-{view}.npy"
         self._folder.mkdir(parents=True, exist_ok=True)

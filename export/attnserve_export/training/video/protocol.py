@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the Non-local classifier is, against its twin without the block and against the baseline.
+"""Compares the Non-local classifier with its twin without the block and with the baseline.
 
 ``python -m attnserve_export.training.video.protocol --data DIR --runs DIR`` reads the runs of the queue ``four-models``: for
 each seed a cross-validation over train and val together, by source. In each fold the pairwise function is the one whose inner
-models have the lowest loss on the clips that they do not see. All seeds count, not the best.
+models have the lowest loss on their held-back clips. The result is over all seeds, not the best one.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ RECIPE = "nonlocal-fight"
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Margins of fight over noFight, (N) for each seed, of clips that were not trained on."""
+    """Margins of fight over noFight, (N) for each seed, of clips that the models were not trained on."""
 
     ours: list[Array]
     twins: list[Array]
     chosen: list[str]
-    """The pairwise function of each seed and fold."""
+    """Selected pairwise function of each seed and fold."""
 
 
 def read_predictions(runs: Path, clips: Clips, seeds: Sequence[int], folds: int) -> Predictions:
-    """The predictions of all folds, with the pairwise function of each fold chosen inside it.
+    """Reads the predictions of all folds; the pairwise function of each fold is selected inside it.
 
     Raises:
         RecipeError: a run is missing or not finished.
@@ -67,13 +67,13 @@ def read_predictions(runs: Path, clips: Clips, seeds: Sequence[int], folds: int)
 def _finished(runs: Path, seed: int, fold: int, pairwise: str) -> dict[str, Any]:
     path = runs / folder_name(RECIPE, {"seed": seed, "data.fold": fold, "model.pairwise": pairwise}) / PREDICTIONS
     if not path.exists():
-        raise RecipeError(f"{path} is not there: run `attnserve train --queue four-models` to its end first")
+        raise RecipeError(f"{path} is missing: finish `attnserve train --queue four-models` first")
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
 def to_ship(runs: Path) -> str:
-    """The runs that are trained on train alone, a line each; the function with the lowest held-back loss is the one to ship."""
+    """Lists the runs trained on train alone, one a line; the function with the lowest held-back loss is to be shipped."""
     lines = ["trained on train alone:"]
     for kind in (*PAIRWISE, "none"):
         path = runs / folder_name(RECIPE, {"model.pairwise": kind}) / SUMMARY
@@ -88,13 +88,13 @@ def to_ship(runs: Path) -> str:
 
 
 def is_right(margins: Array, clips: Clips) -> Array:
-    """1 for each clip that is classed right, 0 for the others, (N)."""
+    """Returns 1 for each clip that is classified correctly, 0 for the others, (N)."""
     found: Array = np.equal(margins > 0, clips.labels == 1).astype(np.float64)
     return found
 
 
 def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips) -> Interval:
-    """Accuracy of ``ours``, or its gain over ``others``, in points, with a 95 % interval by bootstrap over sources and seeds."""
+    """Returns the accuracy of ``ours``, or its gain over ``others``, in points, with a 95 % interval over sources and seeds."""
     rights = [is_right(margins, clips) for margins in ours]
     against = [np.zeros(len(clips))] * len(ours) if others is None else [is_right(margins, clips) for margins in others]
     blocks = [np.flatnonzero(clips.sources == source) for source in np.unique(clips.sources)]
@@ -102,13 +102,13 @@ def compare(ours: Sequence[Array], others: Sequence[Array] | None, clips: Clips)
 
 
 def figures(predictions: Predictions, baseline: Sequence[Array], clips: Clips, first_of_val: int) -> dict[str, Any]:
-    """The comparison, in percent and points, with 95 % intervals over sources and seeds.
+    """Returns the comparison, in percent and points, with 95 % intervals over sources and seeds.
 
     Args:
-        predictions: of the models.
-        baseline: margins of each seed.
+        predictions: predictions of the models.
+        baseline: margins of the baseline, for each seed.
         clips: train and val.
-        first_of_val: where val begins; the sizes of the recipe were found without it, so its mean is given by itself.
+        first_of_val: index of val's first clip; the recipe's sizes were chosen without val, so its mean is reported separately.
     """
     alone = {"non-local": predictions.ours, "twin": predictions.twins, "baseline": list(baseline)}
     accuracies: dict[str, Any] = {}
@@ -129,7 +129,7 @@ def _as_list(interval: Interval) -> list[float]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """The result of :func:`figures` as lines of text."""
+    """Formats the result of :func:`figures` as lines of text."""
     lines: list[str] = []
     for name, each in found["accuracies"].items():
         mean, low, high = each["accuracy"]
@@ -141,11 +141,11 @@ def table(found: dict[str, Any]) -> str:
 
 
 def protocol(data: Path, runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """The whole comparison, from finished runs.
+    """Makes the whole comparison from finished runs.
 
     Raises:
         RecipeError: a run is missing or not finished.
-        FileNotFoundError: the data set is not there.
+        FileNotFoundError: the data set is missing.
     """
     recipe = load_recipe(RECIPE)
     assert isinstance(recipe, VideoRecipe)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training of a classifier of clips, Non-local or its twin without the block, on cached features.
 
-Beside the model that is kept, a run trains one more for each inner fold of its clips, on the clips outside that fold. All begin
-alike and take their updates in turn. The loss of the inner models on the clips that they do not see selects the epoch, and, of
-several runs, the pairwise function. So the tested clips take no part in either.
+In addition to the model that is kept, a run trains one model for each inner fold of its clips, on the clips outside that fold. All
+have the same initial weights and alternate in their updates. The loss of the inner models on their held-back clips selects the
+epoch, and, among several runs, the pairwise function. So the test clips are used for neither.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from attnserve_export.training.video.features import FeatureCache, Features
 
 PREDICTIONS = "predictions.json"
 _FEATURES = "features-fight_video"
-"""Folder of the cache, beside the runs' own."""
+"""Folder of the cache, in the folder of all runs."""
 
 
 class VideoTrainer(TrainingRun[VideoRecipe]):
-    """Selects the epoch by the loss of the inner models; reports the tested clips (``predictions.json``)."""
+    """Selects the epoch by the loss of the inner models; reports the test clips (``predictions.json``)."""
 
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
@@ -92,7 +92,7 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
         return -float(line["held_back_loss"])
 
     def conclude(self) -> dict[str, Any]:
-        """Accuracy on the tested clips, and what is said of each (``predictions.json``), which comparisons need."""
+        """Returns the accuracy on the test clips; writes the prediction of each (``predictions.json``) for comparisons."""
         self.modules["model"].load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
         kept = max(self.log, key=self.score)
         logits = self._logits("model", self.tested)
@@ -113,7 +113,7 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
 
 
 def outer_parts(train: Clips, val: Clips, fold: int, folds: int, seed: int) -> tuple[Indices, Indices]:
-    """Indices, into train and val joined, of the clips that are trained on and of those that are tested; see ``VideoData.fold``."""
+    """Returns indices, into train and val concatenated, of the training and of the test clips; see ``VideoData.fold``."""
     everything = np.arange(len(train) + len(val))
     if fold < 0:
         return everything[: len(train)], everything[len(train) :]
@@ -122,5 +122,5 @@ def outer_parts(train: Clips, val: Clips, fold: int, folds: int, seed: int) -> t
 
 
 def _margins(logits: Tensor) -> list[float]:
-    """Of the second class over the first."""
+    """Returns the margins of the second class over the first."""
     return [round(float(each), 5) for each in logits[:, 1] - logits[:, 0]]

@@ -112,7 +112,7 @@ gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports protos-check client-check docs-check ## Check format, lint, types, import rules, and generated files
+check: lint types imports protos-check client-check docs-check words ## Check format, lint, types, import rules, generated files, and words
 
 .PHONY: lint
 lint: $(DEV) ## Check the format, and lint
@@ -144,6 +144,10 @@ client-check: $(DEV) ## Check that the blocking client is that of the client for
 .PHONY: docs-check
 docs-check: $(DEV) ## Check that the API reference is that of the protos and the client
 	@$(PY) $(MAKE_API) --check
+
+.PHONY: words
+words: $(DEV) ## Check that docs, docstrings, comments and messages have no word of the list in tests/words.py
+	@$(PY) -m tests.words
 
 # --- Making -----------------------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house rules that no linter knows. Each rule is a function, and a planted fault shows that it can fail."""
+"""The rules of the repository that no linter checks. Each rule is a function, and a planted fault shows that it can fail."""
 
 from __future__ import annotations
 

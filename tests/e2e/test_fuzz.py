@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that nobody would write, a thousand or (``long``) five thousand: each gets a status, and nobody else notices.
+"""Random requests, a thousand or (``long``) five thousand: each gets a status, and other requests are not affected.
 
 `-s` shows the histogram of the statuses; it is also in the JUnit report (`record_property`).
 """
@@ -31,7 +31,7 @@ EXPECTED = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 REACHED = {grpc.StatusCode.OK}
-"""Statuses of requests that surely went through the engine."""
+"""Statuses of requests that certainly reached the engine."""
 
 words = st.sampled_from(
     [
@@ -191,7 +191,7 @@ class Driver:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("num_requests", [1000, pytest.param(5000, marks=pytest.mark.long)])
-def test_requests_that_nobody_would_write(server: Server, num_requests: int, record_property: pytest.RecordProperty) -> None:
+def test_random_requests_get_a_status(server: Server, num_requests: int, record_property: pytest.RecordProperty) -> None:
     stop, changed, failures, num_neighbours = threading.Event(), list[str](), list[Exception](), itertools.count()
     with server.channel() as neighbours, server.channel() as channel:
         expected = {text: texts(ask(neighbours, text)) for text in SENTENCES[:12]}

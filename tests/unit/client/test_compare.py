@@ -149,7 +149,7 @@ def test_a_picture_that_cannot_be_written(data: Path, capsys: pytest.CaptureFixt
     for file in (data / "missing" / "x.png", data / "x.tune"):
         assert main(["evaluate", "lengths", "--data", str(data), "--split", "val", "--plot", str(file)]) == 1
         assert "cannot draw into" in capsys.readouterr().err
-    assert not server.translation.requests, "it is said before any work"
+    assert not server.translation.requests, "the error comes before any work"
 
 
 def test_models_of_other_languages_are_not_compared(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:

@@ -111,7 +111,7 @@ gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first:
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports protos-check client-check docs-check ## Check format, lint, types, import rules, and generated files
+check: lint types imports protos-check client-check docs-check words ## Check format, lint, types, import rules, generated files, and words
 
 .PHONY: lint
 lint: $(DEV) ## Check the format, and lint
@@ -143,6 +143,10 @@ client-check: $(DEV) ## Check that the blocking client is up to date with the cl
 .PHONY: docs-check
 docs-check: $(DEV) ## Check that the API reference is up to date with the protos and the client
 	@$(PY) $(MAKE_API) --check
+
+.PHONY: words
+words: $(DEV) ## Check that docs, docstrings, comments and messages have no word of the list in tests/words.py
+	@$(PY) -m tests.words
 
 # --- Making -----------------------------------------------------------------------------------------------------------
 

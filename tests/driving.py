@@ -23,9 +23,9 @@ DEFAULT_MODEL = "transformer-en-de"
 ALL_BUNDLES = {
     path.parent.name: path for path in find_bundles(Path(os.environ.get("ATTNSERVE_MODELS", ROOT / "deploy" / "models")))
 }
-"""By model id, all that are served."""
+"""All served bundles by model id."""
 BUNDLES = {model: path for model, path in ALL_BUNDLES.items() if load_bundle(path).manifest.task == manifest_pb2.TASK_TRANSLATION}
-"""Those that translate."""
+"""The bundles of translation models."""
 CAPTION_BUNDLE = ALL_BUNDLES["show-attend-tell-flickr8k"]
 DEFAULT_BUNDLE = BUNDLES[DEFAULT_MODEL]
 NUM_SLOTS = 32
@@ -41,13 +41,13 @@ def read_sentences(path: Path) -> list[str]:
 GOLDEN = ROOT / "tests" / "golden" / "sentences.en.txt"
 SENTENCES_ARE_GOLDEN = not os.environ.get("PARITY_SENTENCES")
 SENTENCES = read_sentences(Path(os.environ.get("PARITY_SENTENCES") or GOLDEN))
-"""What all parity tests ask: the golden sentences, or a file that the environment names (`make parity DATA=...`)."""
+"""The source texts of all parity tests: the golden sentences, or a file that the environment names (`make parity DATA=...`)."""
 
 Answer = list[tuple[list[int], float, int, tuple[tuple[int, ...], bytes] | None]]
 
 
 def cpu_variants() -> list[tuple[str, str]]:
-    """Model and variant of all that every machine can run."""
+    """Model and variant of all variants for the CPU."""
     return [
         (model, variant.name)
         for model, path in BUNDLES.items()
@@ -57,7 +57,7 @@ def cpu_variants() -> list[tuple[str, str]]:
 
 
 def started_engine(bundle: Bundle, num_slots: int = NUM_SLOTS) -> EngineLoop:
-    """An engine that is warm."""
+    """A warm engine."""
     engine = make_loop(bundle, SchedulerConfig(num_slots), time.monotonic)
     engine.start()
     return engine
@@ -70,12 +70,12 @@ def run(
     num_joining: Callable[[], int] | None = None,
     leaving: dict[int, int] | None = None,
 ) -> dict[int, Done]:
-    """Answers of all requests by id; those that leave have none.
+    """Runs requests and returns the answers by id; cancelled requests have none.
 
     Args:
         engine: without work.
         requests: in the order of their arrival.
-        num_joining: how many arrive before the next step; all before the first one if it is not given.
+        num_joining: how many arrive before each step; all before the first one if it is not given.
         leaving: ids of requests whose client leaves, and after how many of the run's steps.
     """
     waiting, answers, dropped, num_steps = list(requests), dict[int, Done](), set[int](), 0
@@ -99,7 +99,7 @@ def run(
 
 
 def one_by_one(engine: EngineLoop, requests: Iterable[SequenceWork]) -> dict[int, Done]:
-    """Answers of all requests, each of which was alone in the engine."""
+    """Runs each request alone in the engine, and returns all answers."""
     answers: dict[int, Done] = {}
     for request in requests:
         answers |= run(engine, [request])
@@ -107,7 +107,7 @@ def one_by_one(engine: EngineLoop, requests: Iterable[SequenceWork]) -> dict[int
 
 
 def content(answers: dict[int, Done]) -> dict[int, Answer]:
-    """Everything that must not depend on company, to the last bit."""
+    """Everything of an answer that must not depend on batch mates, to the last bit."""
     return {request_id: [_of_hypothesis(one) for one in answer.outcome.hypotheses] for request_id, answer in answers.items()}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The project's own photos, and what is made of them."""
+"""The project's own photos, and variations of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def variations(count: int) -> list[bytes]:
-    """So many different photos: the project's own, cut out and turned."""
+    """``count`` different photos: the project's own, cropped and rotated."""
     found = []
     for number in range(count):
         photo = Image.open(PHOTOS[number % len(PHOTOS)]).convert("RGB")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests that measure the machine: a file that fails is run once more, in a new process, and that is printed.
+"""Runs tests that measure the machine. A file with a failed test is run once more, in a new process, and the report says so.
 
-``python -m tests.rerun [options of pytest]``, with options and no paths. A test that fails again fails the run, and so does everything
-that is no failed test: an error while tests are collected, a wrong option, an interrupt.
+``python -m tests.rerun [options of pytest]``, with options and no paths. The run fails if a test fails again, or at any other error:
+while tests are collected, a wrong option, an interrupt.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 
 class Failures:
-    """A plugin of pytest that notes, by file, which tests failed and why."""
+    """A plugin of pytest that records the failed tests of each file, and the reasons."""
 
     def __init__(self) -> None:
         self.by_file: dict[str, list[str]] = defaultdict(list)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m attnserve_loadtest``, or ``make loadtest``: a server, Locust against it, and the sweep of the attention hot path."""
+"""``python -m attnserve_loadtest``, or ``make loadtest``: starts a server, loads it with Locust, sweeps the attention hot path."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def loadtest(
 
 @contextlib.contextmanager
 def _server(address: str, metrics_url: str) -> Iterator[tuple[str, str]]:
-    """Address and metrics of a server: the one that was named, or one that lives as long as this."""
+    """Address and metrics URL of a server: the one that was named, or one that runs until the context ends."""
     if address:
         yield address, metrics_url
         return

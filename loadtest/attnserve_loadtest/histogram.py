@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A histogram of latencies that workers can add up: buckets whose bounds grow by a constant factor, so its error is relative."""
+"""A mergeable histogram of latencies: the buckets' bounds grow by a constant factor, so the error is relative."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 GROWTH = 1.01
-"""Each bound is so many times the one before it: a percentile is half a percent off at most."""
+"""The ratio of successive bounds: the error of a percentile is at most half a percent."""
 _LEAST_MS = 1e-3
 _LOG_GROWTH = math.log(GROWTH)
 
@@ -23,7 +23,7 @@ class Histogram:
         self.sum = self.max = 0.0
 
     def add(self, value_ms: float) -> None:
-        """Takes a value; what is below a microsecond counts as that."""
+        """Adds a value; one below a microsecond counts as a microsecond."""
         value_ms = max(value_ms, _LEAST_MS)
         self._counts[int(math.log(value_ms / _LEAST_MS) / _LOG_GROWTH)] += 1
         self.count += 1
@@ -45,19 +45,19 @@ class Histogram:
         return self.max
 
     def merge(self, other: Histogram) -> None:
-        """Adds another one's values."""
+        """Adds the values of another histogram."""
         self._counts.update(other._counts)
         self.count += other.count
         self.sum += other.sum
         self.max = max(self.max, other.max)
 
     def to_dict(self) -> dict[str, Any]:
-        """For a message to the master."""
+        """Returns the form that is sent to the master."""
         return {"counts": dict(self._counts), "sum": self.sum, "max": self.max}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Histogram:
-        """What :meth:`to_dict` made."""
+        """Reads what :meth:`to_dict` returned."""
         made = cls()
         made._counts.update({int(index): count for index, count in values["counts"].items()})
         made.count, made.sum, made.max = made._counts.total(), values["sum"], values["max"]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attention hot path: what a translation costs as the attended length grows, with its attention and without.
+"""The attention hot path: latency of a translation by attended length, with attention in the answer and without.
 
-Every request has exactly as many target pieces as any other, so that what differs is the source. Beside the latency stands the
-share of a decode step that self-attention and cross-attention take in ONNX Runtime's own profile of the same step.
+All requests have the same number of target pieces, so that only the source differs. The report also has the share of self-attention
+and cross-attention in a decode step, from ONNX Runtime's profile of the same step.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ Setting = tuple[int, AttentionDetail, int]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A setting and what it costs.
+    """A setting and its latencies.
 
     Attributes:
         source_pieces: of each request, the end symbol included.
-        attention: what was asked for.
+        attention: the ``return_attention`` of each request.
         beam_size: of each request.
-        p50_ms: latency of a request alone.
+        p50_ms: median latency of a request alone.
         p95_ms: its 95th percentile.
-        loaded_p50_ms: latency with :data:`CONCURRENCY` of them at once.
-        step_ms: a step of one request, from the profile.
-        self_share: of that step, in self-attention.
-        cross_share: of that step, in cross-attention.
+        loaded_p50_ms: median latency with :data:`CONCURRENCY` requests in flight.
+        step_ms: time of a step of one request, from the profile.
+        self_share: share of self-attention in that step.
+        cross_share: share of cross-attention in that step.
     """
 
     source_pieces: int
@@ -96,7 +96,7 @@ def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
 
 
 def _folder_of(model_id: str) -> Path:
-    """The bundle whose steps are profiled: the same one as is served, found here."""
+    """The bundle whose steps are profiled: the one that the server serves, in this checkout."""
     found = [path for path in find_bundles(MODELS) if path.parent.name == model_id]
     if not found:
         raise ToolError(f"the server's model {model_id} is not in {MODELS}: its steps cannot be profiled here")
@@ -106,9 +106,9 @@ def _folder_of(model_id: str) -> Path:
 def _latencies(
     client: Client, settings: Sequence[Setting], repetitions: int, advance: Callable[[], None]
 ) -> dict[Setting, tuple[list[float], list[float]]]:
-    """Milliseconds of requests alone, and of :data:`CONCURRENCY` at once.
+    """Latencies in milliseconds of requests alone, and of :data:`CONCURRENCY` in flight.
 
-    All settings take turns, so that a machine that is slow for a while is so for all of them.
+    The settings are interleaved, so that a slow phase of the machine affects all of them.
     """
     found: dict[Setting, tuple[list[float], list[float]]] = {setting: ([], []) for setting in settings}
     for _ in range(repetitions):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files as clients send them: photos of the sizes that phones, cameras and web pages have; or those of a folder."""
+"""Image files to send: photos of the sizes of phones, cameras and web pages, or the files of a folder."""
 
 from __future__ import annotations
 

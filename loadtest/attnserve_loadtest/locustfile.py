@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``locust -f loadtest/attnserve_loadtest/locustfile.py --host 127.0.0.1:8001``: users, options, report and gate.
 
-Beside what Locust itself reports, the master writes ``loadtest.json``, ``.csv`` and ``.html`` into ``--results``, with the server's
-own percentiles beside the clients'; its exit code is 1 if an objective (``--slo``) was not met.
+Besides Locust's own reports, the master writes ``loadtest.json``, ``.csv`` and ``.html`` into ``--results``, with the percentiles
+of clients and server side by side; its exit code is 1 if an objective (``--slo``) was not met.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def add_options(parser: Any) -> None:
 
 @events.init.add_listener
 def prepare(environment: Environment, **_: Any) -> None:
-    """Checks the options, and listens to what the users say."""
+    """Checks the options, and subscribes to the users' events."""
     options: Any = environment.parsed_options
     try:
         objectives = [slo.parse(text) for text in options.slo]
     except ValueError as error:
         raise SystemExit(_refuse(str(error))) from error
     if CaptionUser in environment.user_classes:
-        image_files(options.images)  # before the load begins, not in it
+        image_files(options.images)  # before the load begins, not during it
     environment.events.request.add_listener(_record)
     if isinstance(environment.runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda client_id, data: data.update(attnserve=RECORDER.take()))
@@ -80,7 +80,7 @@ def _start(options: Any) -> None:
         try:
             _before[options.metrics_url] = server_side.read(options.metrics_url)
         except OSError as error:
-            log.warning("the report will have the clients' side alone: %s", error)
+            log.warning("the report will have only the clients' percentiles: %s", error)
 
 
 def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
@@ -107,7 +107,7 @@ def _comparisons(url: str) -> list[Comparison]:
     try:
         return compare(RECORDER, _before[url], server_side.read(url))
     except OSError as error:
-        log.warning("the report has the clients' side alone: %s", error)
+        log.warning("the report has only the clients' percentiles: %s", error)
         return []
 
 

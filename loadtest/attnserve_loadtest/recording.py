@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a load test has seen, by event: latencies, and errors by status. Workers report to the master, which adds up."""
+"""What a load test measured, by event: latencies, and errors by status. Workers report to the master, which adds them up."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ KINDS = {
     "caption": ["CaptionUser"],
     "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
 }
-"""Users by what they ask for."""
+"""User classes of each kind of load."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
 REQUESTS = (UNARY, STREAM, CAPTION)
 """Events that are whole requests, by the names of their methods; the others are parts of them."""
 OUTSIDE = " outside the server"
-"""Behind a request's name: what of its latency the server does not know of (client, gRPC, network)."""
+"""Suffix of a request's name: its latency outside the server (client, gRPC, network)."""
 LATE = " late start"
-"""Behind a request's name: how long after its scheduled time it was sent."""
+"""Suffix of a request's name: how long after its scheduled time it was sent."""
 
 
 class Recorder:
@@ -36,36 +36,36 @@ class Recorder:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything."""
+        """Removes all values."""
         self.histograms: dict[str, Histogram] = {}
         self.errors: dict[str, Counter[str]] = {}
         self.began_at = self.ended_at = self._clock()
 
     def add(self, name: str, value_ms: float) -> None:
-        """Takes the latency of what went well."""
+        """Records the latency of a success."""
         self.histograms.setdefault(name, Histogram()).add(value_ms)
         self.ended_at = self._clock()
 
     def fail(self, name: str, status: str) -> None:
-        """Takes an error."""
+        """Records an error."""
         self.errors.setdefault(name, Counter())[status] += 1
         self.ended_at = self._clock()
 
     @property
     def seconds(self) -> float:
-        """From the beginning to the latest event."""
+        """Seconds from the beginning to the latest event."""
         return max(self.ended_at - self.began_at, 1e-9)
 
     def count(self, name: str) -> int:
-        """Events of this name that went well."""
+        """Number of successful events of this name."""
         return self.histograms[name].count if name in self.histograms else 0
 
     def num_errors(self, name: str) -> int:
-        """Those that did not."""
+        """Number of failed events of this name."""
         return self.errors[name].total() if name in self.errors else 0
 
     def take(self) -> dict[str, Any]:
-        """What was seen since the last call, for the master."""
+        """Returns what was recorded since the last call, for the master."""
         report = {
             "histograms": {name: each.to_dict() for name, each in self.histograms.items()},
             "errors": {name: dict(each) for name, each in self.errors.items()},
@@ -84,4 +84,4 @@ class Recorder:
 
 
 RECORDER = Recorder()
-"""This process's."""
+"""The recording of this process."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report of a load test: clients' and server's percentiles side by side, and why they differ where they do."""
+"""The report of a load test: percentiles of clients and server side by side, and the causes of differences."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnserve_loadtest.slo import Verdict
 
 SHARES = (0.5, 0.9, 0.95, 0.99)
 TOLERANCE = 0.1
-"""Clients and server may differ by so much before a reason is looked for."""
+"""Relative difference of clients and server above which the report names a cause."""
 _STYLE = """body{font:15px/1.45 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#27313b}
 table{border-collapse:collapse;margin:.6rem 0 1.6rem}th,td{padding:.25rem .8rem .25rem 0;text-align:right}
 tr{border-bottom:1px solid #d9dee3}
@@ -26,13 +26,13 @@ th:first-child,td:first-child,td.text{text-align:left}.bad{color:#c0392b;font-we
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A percentile as clients saw it, and as the server did; milliseconds.
+    """A percentile as measured by the clients and by the server, in milliseconds.
 
     Attributes:
         event: what is timed.
         share: the percentile, between 0 and 1.
-        client: as the clients saw it.
-        server: as the server's histogram says, with the bounds of its bucket.
+        client: measured by the clients.
+        server: from the server's histogram, with the bounds of its bucket.
         reason: why they differ, where it is by more than :data:`TOLERANCE`.
     """
 
@@ -49,7 +49,7 @@ class Comparison:
 
 
 def compare(recorder: Recorder, before: Reading, after: Reading) -> list[Comparison]:
-    """All percentiles that both sides know."""
+    """All percentiles that both sides measured."""
     found = []
     for event in METRICS:
         if not recorder.count(event):
@@ -64,7 +64,7 @@ def compare(recorder: Recorder, before: Reading, after: Reading) -> list[Compari
 
 
 def _reason(event: str, share: float, client: float, server: Quantile, recorder: Recorder) -> str:
-    """Why two percentiles differ: each candidate is checked against what was measured, and the first that explains it is named."""
+    """Names the cause of a difference: the first candidate that the measurements confirm."""
     if abs(client - server.value) <= TOLERANCE * max(client, server.value):
         return ""
     if server.low * (1 - TOLERANCE) <= client <= server.high * (1 + TOLERANCE):

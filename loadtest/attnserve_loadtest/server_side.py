@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the server says of the same time: percentiles from the difference of two readings of its Prometheus histograms."""
+"""The server's percentiles for the time of a load test: from the difference of two readings of its Prometheus histograms."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ METRICS: Mapping[str, tuple[str, dict[str, str]]] = {
     FIRST_PIECE: ("attnserve_time_to_first_token_seconds", {}),
     BETWEEN_PIECES: ("attnserve_inter_token_latency_seconds", {}),
 }
-"""By event: the histogram that says the same, and the labels of its series."""
+"""By event: the histogram that measures the same, and the labels of its series."""
 _TIMEOUT_S = 10.0
 
 
@@ -32,7 +32,7 @@ class Quantile:
 
 
 Buckets = dict[float, float]
-"""Upper bound in seconds -> how many values do not exceed it."""
+"""Upper bound in seconds -> number of values up to it."""
 
 
 class Reading:
@@ -60,7 +60,7 @@ def read(url: str) -> Reading:
     """Reads a server's metrics.
 
     Raises:
-        OSError: they cannot be had; the message names the address.
+        OSError: the metrics cannot be read; the message names the address.
     """
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Service level objectives: what a load test must have seen, as short texts: "Translate:p99<250", "errors<0.1", "rate>100".
+"""Service level objectives of a load test, as short texts: "Translate:p99<250", "errors<0.1", "rate>100".
 
 The form is ``[event:]measure<value`` or ``>``. Measures: ``p50`` to ``p99.99``, ``mean`` and ``max`` in milliseconds, ``errors`` in
-percent, ``rate`` in events a second that went well. Without an event it holds for every kind of request that was sent.
+percent, ``rate`` in successful events per second. Without an event it holds for every kind of request that was sent.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PERCENTILE = re.compile(r"p(\d{1,2}(?:\.\d+)?)")
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """One objective, as it was written."""
+    """One objective, parsed; ``text`` is its original form."""
 
     text: str
     events: tuple[str, ...]
@@ -30,7 +30,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What was measured against an objective; ``value`` is None where nothing was."""
+    """The measured value of an objective; ``value`` is None if nothing was measured."""
 
     objective: Objective
     event: str
@@ -38,7 +38,7 @@ class Verdict:
 
     @property
     def is_met(self) -> bool:
-        """Whether it was; an event that never happened meets nothing."""
+        """Whether the objective was met; false if nothing was measured."""
         if self.value is None:
             return False
         return self.value < self.objective.value if self.objective.is_most else self.value > self.objective.value
@@ -48,7 +48,7 @@ def parse(text: str) -> Objective:
     """Reads an objective.
 
     Raises:
-        ValueError: it is not one; the message says what is wrong.
+        ValueError: the text is not an objective; the message says why.
     """
     found = _FORM.fullmatch(text.strip())
     if found is None:
@@ -66,7 +66,7 @@ def parse(text: str) -> Objective:
 
 
 def judge(objectives: list[Objective], recorder: Recorder) -> list[Verdict]:
-    """What was measured against each objective; one that names no event is judged for each kind of request that there was."""
+    """The verdicts on all objectives; one without an event gives a verdict for each kind of request that was sent."""
     verdicts = []
     for objective in objectives:
         sent = [event for event in objective.events if recorder.count(event) + recorder.num_errors(event)]

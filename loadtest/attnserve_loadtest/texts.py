@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked: the project's own sentences, or a file's lines; and texts of an exact number of pieces."""
+"""Texts to send: the project's own sentences, or a file's lines; and texts with an exact number of pieces."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def sentences(path: Path | None = None) -> list[str]:
 
 
 def of_length(num_words: int) -> str:
-    """A text of so many common words: each is one piece of a vocabulary that knows them."""
+    """A text of ``num_words`` common words, each of which is one piece of the vocabulary."""
     return " ".join(_FILLER[index % len(_FILLER)] for index in range(num_words))

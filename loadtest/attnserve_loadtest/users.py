@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Locust users of the translation and the caption service.
 
-In a closed loop a user asks, waits for the answer, thinks, and asks again: when the server is slow, it is asked less. In an open
-loop (``--rate``) each user asks at random times, a Poisson process of its own, whether or not earlier answers have come; latency
-then counts from the time that was drawn, so that a server cannot hide behind a client that waits for it.
+In a closed loop a user sends a request, waits for the answer, pauses, and sends the next: a slow server receives fewer requests. In
+an open loop (``--rate``) each user sends requests at random times, a Poisson process, whether or not earlier answers have arrived;
+latency then counts from the scheduled time, so that a client that waits for a slow server does not hide the wait.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _channels: dict[str, grpc.Channel] = {}
 
 
 def channel_to(address: str) -> grpc.Channel:
-    """The connection that all users of a process share: a server takes connections for clients, and shares itself between them."""
+    """The connection that all users of a process share: a server takes each connection for one client in fair queueing."""
     if address not in _channels:
         _channels[address] = grpc.insecure_channel(address)
     return _channels[address]
 
 
 class LoadUser(User):
-    """What all kinds of users share: when they ask, and what is noted of it."""
+    """Base of all users: when they send requests, and what is recorded."""
 
     abstract = True
 
@@ -61,12 +61,12 @@ class LoadUser(User):
         self._rng = random.Random()
 
     def items(self, options: Any) -> list[Any]:
-        """What is asked about, one after the other in a random order."""
+        """The items to send, one after the other in a random order."""
         raise NotImplementedError
 
     @task
     def requests(self) -> None:
-        """One request in a closed loop; in an open one, all there ever are."""
+        """Sends one request in a closed loop; in an open loop, all requests of the test."""
         if self._rate <= 0:
             self.ask(next(self._items), time.perf_counter())
             gevent.sleep(self._think_s)
@@ -78,26 +78,26 @@ class LoadUser(User):
             self._open.spawn(self.ask, next(self._items), scheduled)
 
     def on_stop(self) -> None:
-        """Waits for the answers that are under way in an open loop."""
+        """Waits for the answers that are outstanding in an open loop."""
         self._open.join(timeout=_TIMEOUT_S)
 
     def ask(self, item: Any, scheduled: float) -> None:
-        """One request; its latency counts from ``scheduled``, by ``time.perf_counter``."""
+        """Sends one request; its latency counts from ``scheduled``, by ``time.perf_counter``."""
         raise NotImplementedError
 
     def note(self, name: str, seconds: float) -> None:
-        """Notes what went well."""
+        """Records a success."""
         self.environment.events.request.fire(
             request_type="grpc", name=name, response_time=1e3 * seconds, response_length=0, exception=None, context={}
         )
 
     def call(self, name: str, scheduled: float, send: Callable[[], float]) -> None:
-        """Sends a request and notes how it went.
+        """Sends a request and records its result.
 
         Args:
             name: of the event.
             scheduled: when it was to be sent.
-            send: returns the seconds that the server says it took.
+            send: sends it; returns the server's own time in seconds.
         """
         began = time.perf_counter()
         try:
@@ -122,7 +122,7 @@ class LoadUser(User):
 
 
 class TranslationUser(LoadUser):
-    """Asks for translations."""
+    """Requests translations."""
 
     abstract = True
 
@@ -136,7 +136,7 @@ class TranslationUser(LoadUser):
 
 
 class TranslateUser(TranslationUser):
-    """Asks for whole translations."""
+    """Requests unary translations."""
 
     def ask(self, item: str, scheduled: float) -> None:
         """See :class:`LoadUser`."""
@@ -145,7 +145,7 @@ class TranslateUser(TranslationUser):
 
 
 class TranslateStreamUser(TranslationUser):
-    """Asks for translations piece by piece."""
+    """Requests streamed translations."""
 
     def ask(self, item: str, scheduled: float) -> None:
         """See :class:`LoadUser`."""
@@ -153,7 +153,9 @@ class TranslateStreamUser(TranslationUser):
 
         def send() -> float:
             latest, server_s = None, None
-            for message in self._stub.TranslateStream(request, timeout=_TIMEOUT_S):  # to its end, or the server sees a client leave
+            for message in self._stub.TranslateStream(
+                request, timeout=_TIMEOUT_S
+            ):  # read to its end, or the server counts a disconnect
                 now = time.perf_counter()
                 if message.WhichOneof("event") == "result":
                     server_s = float(message.result.timings.total_seconds)
@@ -175,7 +177,7 @@ def image_files(folder: str) -> list[bytes]:
 
 
 class CaptionUser(LoadUser):
-    """Asks for captions of images."""
+    """Requests captions of images."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
@@ -193,18 +195,18 @@ class CaptionUser(LoadUser):
 
 
 USERS = (TranslateUser, TranslateStreamUser, CaptionUser)
-"""Those that a load test may have, by the names in ``recording.KINDS``."""
+"""All user classes; ``recording.KINDS`` names those of each kind of load."""
 
 
 class RpcFailed(Exception):
-    """A call that ended without an answer; its text is the status."""
+    """A call that failed; its text is the status."""
 
 
 class EndedEarly(grpc.RpcError):
     """A stream without its result."""
 
     def code(self) -> grpc.StatusCode:
-        """What it counts as."""
+        """The status that it is counted as."""
         return grpc.StatusCode.DATA_LOSS
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Load from a process of its own, so that neither side of a measurement slows the other: raw gRPC, requests serialised beforehand.
+"""Generates load in a separate process, so that client and server do not slow each other: raw gRPC, requests serialised beforehand.
 
 ``python generator.py`` reads one JSON object from its input (see :class:`Load`) and writes one to its output: a list of
-``[due_s, seconds, code]``, one for each request. In an open loop, requests are due at random (Poisson) whether or not earlier ones
-were answered, and their time counts from when they were due: a server that stalls cannot hide it by being asked less.
+``[due_s, seconds, code]``, one for each request. In an open loop, requests are due at random times (Poisson) whether or not earlier
+ones were answered, and their time counts from when they were due, so that the stalls of a server are measured.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
 
 @dataclass(frozen=True)
 class Load:
-    """What to send: ``rate`` requests a second, or, where it is 0, ``num_clients`` that ask again when they are answered."""
+    """What to send: ``rate`` requests per second, or, if it is 0, ``num_clients`` clients in a closed loop."""
 
     target: str
     seconds: float
@@ -54,7 +54,7 @@ class Sent:
 
 
 def generate(load: Load) -> list[Sent]:
-    """Runs a load in a process of its own."""
+    """Runs a load in a separate process."""
     process = subprocess.run(
         [sys.executable, __file__],
         input=json.dumps(dataclasses.asdict(load)),

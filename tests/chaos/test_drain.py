@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM under load, seen by clients without retries: what was admitted is answered, what is new is refused, the exit is clean."""
+"""SIGTERM under load, for clients without retries: admitted requests are answered, new ones are refused, the exit code is 0."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.load
 
 
 class Watcher:
-    """A health watch: what it was told, and when."""
+    """A health watch: the states that it received, and when."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.seen: list[tuple[int, float]] = []
@@ -118,7 +118,7 @@ def test_what_was_admitted_is_answered_at_length(tmp_path: Path) -> None:
             drain_under_load(server, 10 + number % 7)
 
 
-def test_client_that_leaves_during_a_drain_harms_nobody(tmp_path: Path) -> None:
+def test_client_that_leaves_during_a_drain_affects_no_other(tmp_path: Path) -> None:
     with serve(tmp_path, "--workers", "1", "--slots", "16") as server, server.channel() as channel:
         beams = texts(ask(channel, LONG_TEXT, WIDE))
         unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(12)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model whose step graph raises: its requests fail, with INTERNAL and nothing of the inside; everybody else is served on."""
+"""A model whose step graph raises: its requests fail with INTERNAL and no internal details; all other requests are served."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_only_its_requests_fail_and_the_worker_recovers(server: Server) -> None:
     server.assert_unharmed()
 
 
-def test_who_shares_the_step_fails_with_it_and_whoever_comes_later_does_not(server: Server) -> None:
+def test_requests_of_the_failed_step_fail_and_later_ones_do_not(server: Server) -> None:
     with server.channel() as channel:
         expected = [texts(ask(channel, text, model=FAULTY)) for text in SENTENCES[20:28]]
         others = [start_unary(channel, text, model=FAULTY) for text in SENTENCES[20:28]]
@@ -118,7 +118,7 @@ def test_who_shares_the_step_fails_with_it_and_whoever_comes_later_does_not(serv
 
 
 def test_log_has_the_failure_under_the_id_of_its_request(server: Server) -> None:
-    """The worker wrote it, in the format that the server was told."""
+    """The worker logs in the format that the server is configured with."""
     with server.channel() as channel:
         stub = translation_pb2_grpc.TranslationServiceStub(channel)
         with pytest.raises(grpc.RpcError) as raised:

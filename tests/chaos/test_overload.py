@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five times what the server can serve: it serves as much as ever, as fast as ever, refuses the rest at once, and stays the same size.
+"""Five times the server's capacity: throughput and latency stay the same, the rest is refused at once, and memory does not grow.
 
 Every bound compares numbers of one run on one server, whose capacity is measured before and after. Load comes from a process of its
-own (``generator.py``). Others that use the machine can only make the numbers worse, so a run with faults is repeated once; a fault
-of the server would be in both. The whole of it takes a quiet machine and some minutes (``long``); a short run with the bounds that
+own (``generator.py``). Other load on the machine can only make the numbers worse, so a run with faults is repeated once; a fault of
+the server would occur in both runs. The full test takes an idle machine and some minutes (``long``); a short run with bounds that
 hold on any machine is always made.
 """
 
@@ -41,7 +41,7 @@ REQUESTS = [
 
 @dataclass(frozen=True)
 class Phase:
-    """What clients saw of one load; times in seconds, of answers alone."""
+    """The clients' measurements of one load; times in seconds, of answers only."""
 
     offered: float
     """Requests a second."""
@@ -51,9 +51,9 @@ class Phase:
     p99_s: float
     num_refused: int
     num_failed: int
-    """Ended neither with an answer nor with RESOURCE_EXHAUSTED."""
+    """Requests that ended neither with an answer nor with RESOURCE_EXHAUSTED."""
     max_open: int
-    """Most requests that were open at once."""
+    """Maximum number of requests in flight."""
 
     @staticmethod
     def of(sent: list[Sent], seconds: float) -> Phase:
@@ -79,12 +79,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Growth:
-    """What was watched during the overload."""
+    """Measurements of the server during the overload."""
 
     rss_mib: dict[str, float]
-    """By which the resident memory of each process grew, from the first quarter to the end."""
+    """Growth of the resident memory of each process, from the first quarter to the end."""
     max_waiting: float
-    """Most requests in queues, of the front and in workers."""
+    """Maximum number of waiting requests, in the front and in workers."""
 
 
 @dataclass(frozen=True)
@@ -99,17 +99,17 @@ class Run:
     quick_refusals: float
     """Share of the refusals that took at most 50 ms, on the server."""
     num_refusals: float
-    """As the server counts them."""
+    """Refusals counted by the server."""
     growth: Growth
     light_before_s: float
     """Median time of requests one after the other."""
     light_after_s: float
     leftovers: dict[str, float] = field(default_factory=dict)
-    """Gauges that are not at zero afterwards."""
+    """Gauges that are not zero afterwards."""
 
     @property
     def capacity(self) -> float:
-        """Answers a second in a closed loop; the lower one, where others slowed the machine meanwhile."""
+        """Answers per second in a closed loop; the lower of two, because other load may slow the machine meanwhile."""
         return min(self.capacity_before, self.capacity_after)
 
 
@@ -123,7 +123,7 @@ def faults(run: Run) -> list[str]:
 
 
 def slower(run: Run) -> list[str]:
-    """What an overloaded server must do as fast as ever."""
+    """Bounds on the speed of an overloaded server."""
     overload, normal = run.overload, run.normal
     rules = {
         f"only {overload.offered / run.capacity:.1f} times the capacity was offered": overload.offered
@@ -140,7 +140,7 @@ def slower(run: Run) -> list[str]:
 
 
 def unbounded(run: Run) -> list[str]:
-    """What an overloaded server must not do however slow the machine is."""
+    """Bounds that an overloaded server must keep on any machine."""
     overload, normal, grown = run.overload, run.normal, run.growth
     rules = {
         f"{overload.num_failed} and {normal.num_failed} requests failed": overload.num_failed == normal.num_failed == 0,
@@ -266,7 +266,7 @@ GOOD = Run(
     light_before_s=0.315,
     light_after_s=0.357,
 )
-"""Recorded on two cores that did four times as much beside."""
+"""Recorded on two cores with four times as much other load."""
 
 UNBOUNDED = Run(
     capacity_before=3.0,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Five hundred clients that vanish in mid-stream, two hundred deadlines that pass: nothing of them stays, and they were counted."""
+"""Five hundred clients that disconnect in mid-stream, two hundred deadlines that pass: all slots are freed, and all are counted."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_deadlines_that_pass(server: Server) -> None:
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED: NUM_LATE}
     after, ended = settled(server), "attnserve_requests_total"
     seen = after.total(ended, code="DEADLINE_EXCEEDED") - before.total(ended, code="DEADLINE_EXCEEDED")
-    assert NUM_LATE * 0.95 <= seen <= NUM_LATE, "but for calls whose deadline passed before they reached a handler"
+    assert NUM_LATE * 0.95 <= seen <= NUM_LATE, "except calls whose deadline passed before they reached a handler"
     # What is refused at once, because it cannot be done in time, is counted with the refusals.
     refused = after.total("attnserve_requests_rejected_total") - before.total("attnserve_requests_rejected_total")
     reasons = given_up(before, after)

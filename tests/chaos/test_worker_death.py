@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker killed with signal 9: the front lives on, a successor is ready soon, and only what was half sent is lost."""
+"""A worker killed by SIGKILL: the front continues, a new worker is ready soon, and only partly sent streams are lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tests.e2e.serving import (
 READY_S = 5.0
 WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
 SLOW = DecodeOptions(min_tokens=128, max_tokens=128, repetition_penalty=1.001)
-"""So that a stream is not over before a worker is killed, however fast the machine: a rule costs each row something at each step."""
+"""Makes steps slow, so that a stream is not over before a worker is killed on a fast machine: each row applies a rule at each step."""
 SAMPLE = SENTENCES[:16]
 
 
@@ -111,7 +111,7 @@ def kill_under_load(server: Server, num_each: int = 10) -> tuple[float, int, int
 def test_killed_worker(server: Server) -> None:
     ready_s, _, _ = kill_under_load(server)
     assert ready_s < READY_S
-    with server.channel() as channel:  # none of its slots is lost to those that come after
+    with server.channel() as channel:  # later requests can use all of its slots
         futures = [start_unary(channel, LONG_TEXT) for _ in range(40)]
         assert len({tuple(texts(future.result(timeout=60))) for future in futures}) == 1
     assert "Traceback" not in server.log.read_text(), server.tail()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Documentation that stays true: links lead somewhere, paths and names are those of the code, and pages stay short."""
+"""The documentation agrees with the code: link targets, paths and names exist, and pages are short."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("server/attnserve_server", "export/attnserve_export", "clients/python/attnserve_client", "loadtest/attnserve_loadtest")
 PLACES = (*PACKAGES, "tests")
-"""What paths in the documentation may be relative to, beside the repository and the page's own folder."""
+"""Folders that paths in the documentation may be relative to, beside the repository and the page's own folder."""
 GENERATED = "api.md"
 MAP_LINES, PAGE_LINES, DECISION_LINES = 130, 80, 40
 PARTS = ("Context", "Decision", "Evidence", "Status")
@@ -29,7 +29,7 @@ _TEST = re.compile(r"test_\w+")
 
 
 def markdown_files(root: Path) -> list[Path]:
-    """All Markdown files but those of hidden and built folders."""
+    """All Markdown files except those of hidden and built folders."""
     files = (file for file in root.rglob("*.md") if not {"results", "build", "dist"} & set(file.relative_to(root).parts[:1]))
     return sorted(file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts))
 
@@ -53,7 +53,7 @@ def anchors(text: str) -> set[str]:
 
 
 def link_faults(root: Path) -> list[str]:
-    """Links and pictures that lead to no file, or to no heading of it."""
+    """Links and pictures whose file or heading does not exist."""
     faults = []
     for page in markdown_files(root):
         for token in inline(page.read_text(encoding="utf-8")):
@@ -90,7 +90,7 @@ def names_of(file: Path) -> frozenset[str]:
 
 
 def name_faults(page: Path, root: Path = ROOT) -> list[str]:
-    """What a page names in code style and the repository does not have: paths, names behind paths, methods, and tests."""
+    """Names in code style on a page that the repository lacks: paths, names after paths, methods, and tests."""
     faults = []
     methods = {name for package in PACKAGES for file in (root / package).rglob("*.py") for name in names_of(file) if "." in name}
     tests = {name for file in (root / "tests").rglob("test_*.py") for name in names_of(file)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generated files are what their scripts make of their sources, and a change of either side alone is seen.
+"""Generated files are the output of their scripts, and a change of only the source or only the output is detected.
 
 They are the blocking client (``make_sync.py``) and the API reference (``make_api.py``).
 """

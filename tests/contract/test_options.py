@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No field of a request is ignored: each changes what is submitted, or is refused. A field that is added must show up here."""
+"""No field of a request is ignored: each changes what is submitted, or is refused. A new field must be added here."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 
 
 async def submitted(**fields: Any) -> list[Any]:
-    """What reaches the front for a request, or the field that is refused."""
+    """The work that reaches the front for a request, or the field that is refused."""
     front = Front(letters_model(), letters_model(version="2"), letters_model("second"))
     servicer, call = TranslationServicer(DataPlane(front, Recorder(), LIMITS)), Call("id")
     request = translation_pb2.TranslateRequest(**{"text": TEXT, **fields})
@@ -90,7 +90,7 @@ async def test_no_field_is_ignored(message: str, name: str) -> None:
 
 
 async def test_a_field_that_is_ignored_is_seen() -> None:
-    """What the comparison rests on: two requests that differ in nothing that matters reach the front alike."""
+    """The comparison requires this: two equal requests reach the front as equal work."""
     assert await submitted() == await submitted(options=decoding_pb2.DecodeOptions(return_attention=1))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `make test-load` does with a file that fails: one more run, which is printed, and no other."""
+"""`make test-load` runs a file that fails once more, and prints that."""
 
 from __future__ import annotations
 

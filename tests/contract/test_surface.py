@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public surface is what the golden files say. A change that is meant: ``python -m tests.contract.surface``, then read the diff."""
+"""The public surface is what the golden files say. After an intended change: ``python -m tests.contract.surface``, then read the diff."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that names tasks agrees with the server's one table of them (``tasks/registry.py``)."""
+"""Everything that names tasks agrees with the server's table of tasks (``tasks/registry.py``)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def snake_case(name: str) -> str:
 
 
 def faults_of(spec: TaskSpec) -> list[str]:
-    """What lacks a task, or lacks a part of it."""
+    """Places that lack a task, or a part of it."""
     faults = []
     if spec.number not in manifest_pb2.Task.values():
         faults.append(f"manifest.proto has no task {spec.number}")
@@ -72,7 +72,7 @@ def test_task_that_nothing_else_knows_is_seen() -> None:
 
 
 def names_beyond(specs: Sequence[TaskSpec]) -> list[str]:
-    """Tasks that something else names, and that the table has not."""
+    """Tasks that other places name and the table lacks."""
     names = {spec.name for spec in specs}
     services = {spec.service for spec in specs} | {"attnserve.v1.ModelService"}
     beyond = [field.name for field in msgspec.structs.fields(DefaultModelsConfig) if field.name not in names]
@@ -96,7 +96,7 @@ def test_numbers_and_names_are_unique() -> None:
 
 
 @pytest.mark.parametrize("kind", [ITERATIVE, LETTERS.kind], ids=lambda kind: kind.name)
-def test_kind_stands_at_its_path(kind: object) -> None:
+def test_kind_is_found_at_its_path(kind: object) -> None:
     assert imported(kind.path) is kind  # type: ignore[attr-defined]
     assert callable(imported(kind.engine))  # type: ignore[attr-defined]
 

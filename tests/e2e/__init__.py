@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real server, asked over gRPC."""
+"""Tests of a real server over gRPC."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking a server for captions, through raw stubs."""
+"""Requests captions from a server, through raw stubs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PHOTO = PHOTOS[0].read_bytes()
 
 
 def repository(folder: Path, *models: str) -> Path:
-    """A model repository with the named ones of the project's."""
+    """A model repository with the named models of the project."""
     found = folder / "models"
     found.mkdir(parents=True, exist_ok=True)
     for name in models:

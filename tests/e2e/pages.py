@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RUN = frozenset({"python", "console", "toml"})
 SHOWN = frozenset({"text", "mermaid"})
 GRPC_ADDRESS, HTTP_ADDRESS = "127.0.0.1:8001", "127.0.0.1:8002"
-"""The addresses that pages name; those of the server under test take their place."""
+"""The addresses on the pages; they are replaced by those of the server under test."""
 
 _SKIP = re.compile(r"<!--\s*not run:(.*)-->")
 _EXPECTED = re.compile(r"#\s*->\s*(.+)$", re.MULTILINE)
@@ -57,7 +57,7 @@ def blocks_of(text: str) -> list[Block]:
 
 
 def form_faults(text: str) -> list[str]:
-    """Blocks without a known language, and those that are not run for no reason."""
+    """Blocks without a known language, and blocks that are not run and give no reason."""
     faults = []
     for block in blocks_of(text):
         if block.language not in RUN | SHOWN:
@@ -106,7 +106,7 @@ class Pages:
         self._environ = kept | {"ATTNSERVE_ADDRESS": server.target, "PATH": path, "COLUMNS": "110", "NO_COLOR": "1", "TERM": "dumb"}
 
     def faults(self, text: str) -> list[str]:
-        """What is wrong with the blocks of a page."""
+        """Runs the blocks of a page, and returns the failures."""
         blocks = [block for block in blocks_of(text) if block.reason is None]
         faults = form_faults(text)
         for block in blocks:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server process under test: started on free ports, asked through raw stubs, watched through its own metrics."""
+"""A server process under test: starts it on free ports, sends requests through raw stubs, reads its metrics."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
 MODELS = Path(os.environ.get("ATTNSERVE_MODELS", Path(__file__).parents[2] / "deploy" / "models"))
 SENTENCES = (Path(__file__).parents[1] / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
 LONG_TEXT = "red , " * 20
-"""61 source pieces; greedy search goes on to the model's limit of 128 steps."""
+"""61 source pieces; greedy search runs to the model's limit of 128 steps."""
 LONG_STEPS = 128
 UNARY, STREAM = "unary", "stream"
 OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
@@ -71,7 +71,7 @@ class Server:
         return f"127.0.0.1:{self.grpc_port}"
 
     def channel(self) -> grpc.Channel:
-        """A connection of its own, without retries."""
+        """Opens a separate connection, without retries."""
         return grpc.insecure_channel(self.target, options=OPTIONS)
 
     def http(self, path: str) -> tuple[int, str]:
@@ -86,15 +86,15 @@ class Server:
         return Samples(self.http("/metrics")[1])
 
     def children(self) -> list[int]:
-        """Process ids of the workers that live now."""
+        """Process ids of the running workers."""
         found = []
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that ended meanwhile
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
                 found += [int(pid) for pid in (task / "children").read_text().split()]
         return sorted(pid for pid in found if is_alive(pid))
 
     def assert_unharmed(self) -> None:
-        """The front and the workers that it started with live, and it answers probes."""
+        """Checks that the front and its first workers still run, and that it answers probes."""
         assert self.process.poll() is None, self.tail()
         assert set(self.children()) == set(self.workers.values()), self.tail()
         assert self.http("/healthz")[0] == 200
@@ -108,7 +108,7 @@ class Server:
 def serve(folder: Path, *flags: str) -> Iterator[Server]:
     """Starts a server on free ports of the loopback, yields it once ready, and ends it.
 
-    It serves the default model alone, so that it starts sooner, unless the flags name a repository.
+    It serves only the default model, so that it starts faster, unless the flags name a repository.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if "--models" not in flags:
@@ -138,7 +138,7 @@ def serve(folder: Path, *flags: str) -> Iterator[Server]:
 
 
 def default_model_alone(folder: Path) -> Path:
-    """A model repository in ``folder`` that has the default model of the project's."""
+    """A model repository in ``folder`` with the default model of the project."""
     repository, name = folder / "models", "transformer-en-de"
     repository.mkdir(exist_ok=True)
     if not (repository / name).exists():
@@ -147,7 +147,7 @@ def default_model_alone(folder: Path) -> Path:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that is only waiting to be reaped does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
@@ -195,7 +195,7 @@ def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0, **fiel
 
 
 def streamed(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, **fields: Any) -> Streamed:
-    """One whole stream; checks what holds for every stream: deltas, then one result, which says the same."""
+    """Reads a whole stream; checks what holds for every stream: deltas, then one result with the same text."""
     *deltas, last = list(start_stream(channel, text, options=options, **fields))
     assert all(message.WhichOneof("event") == "delta" for message in deltas)
     assert last.WhichOneof("event") == "result"
@@ -207,20 +207,20 @@ def streamed(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptio
 
 @dataclass
 class Streamed:
-    """What a stream sent."""
+    """The messages of a stream."""
 
     deltas: list[translation_pb2.TranslationDelta]
     result: translation_pb2.TranslateResponse
 
 
 def texts(answer: translation_pb2.TranslateResponse) -> list[str]:
-    """What must not change from one answer to the next."""
+    """The part of an answer that must not change from one run to the next."""
     return [hypothesis.text for hypothesis in answer.hypotheses]
 
 
 @dataclass
 class Details:
-    """What an error carries beside its status."""
+    """The details of an error beside its status."""
 
     reason: str = ""
     fields: tuple[str, ...] = ()

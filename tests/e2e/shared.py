@@ -24,6 +24,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def channel(server: Server) -> Iterator[grpc.Channel]:
-    """A connection of the module's own to its ``server``, shared or not."""
+    """A connection for each module to its ``server``, shared or not."""
     with server.channel() as opened:
         yield opened

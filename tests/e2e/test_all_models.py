@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole repository that the project ships, in one server: every model translates, and says what it is."""
+"""One server with all shipped models: every model translates and describes itself."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every bad request gets its stated status and names the field at fault; the server and the neighbours notice nothing."""
+"""Every bad request gets its documented status with the field at fault; the server and other requests are not affected."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def expected(channel: grpc.Channel) -> list[str]:
 
 @pytest.fixture
 def neighbour(server: Server, channel: grpc.Channel, expected: list[str]) -> Iterator[None]:
-    """A long request that decodes meanwhile: its answer does not change, and the server lives on."""
+    """A long request that decodes meanwhile: its answer does not change, and the server still runs."""
     future = start_unary(channel, LONG_TEXT)
     yield
     assert texts(future.result(timeout=60)) == expected
@@ -65,7 +65,7 @@ def refused(channel: grpc.Channel, text: str, options: DecodeOptions | None = No
 
 
 def send_bytes(channel: grpc.Channel, method: str, data: bytes) -> None:
-    """Sends a request that no stub would make."""
+    """Sends raw bytes that no stub would send."""
     path = f"/attnserve.v1.TranslationService/{method}"
     if method == "Translate":
         channel.unary_unary(path)(data, timeout=20)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bench on a handful of sentences: it runs, compares answers, and writes what it says. No ratio is judged here."""
+"""The bench on a few sentences: it runs, compares answers, and writes its files. No ratio is checked here."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of answers, seen by clients: the same answers, at once, and never more memory than it was given."""
+"""The cache of answers, seen by clients: the same answers, at once, and never more memory than its limit."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CaptionService through the wire: answers, options, streams, company, and images that are none."""
+"""CaptionService over gRPC: answers, options, streams, batch mates, and files that are not images."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_a_stream_says_the_same(channel: grpc.Channel, beam_size: int) -> None:
 
 
 @pytest.mark.parametrize("options", [DecodeOptions(return_attention=MEAN), DecodeOptions(beam_size=5, num_hypotheses=5)])
-def test_company_changes_nothing(channel: grpc.Channel, options: DecodeOptions) -> None:
+def test_batch_mates_change_nothing(channel: grpc.Channel, options: DecodeOptions) -> None:
     images = variations(24)
     alone = [caption(channel, image, options).hypotheses for image in images]
     others = [start_unary(channel, sentence, DecodeOptions(beam_size=4)) for sentence in SENTENCES[:20]]
@@ -97,7 +97,7 @@ def refused(channel: grpc.Channel, image: bytes = PHOTO, kind: str = UNARY, **fi
 
 
 @both
-def test_models_do_what_they_are_for(channel: grpc.Channel, kind: str) -> None:
+def test_request_for_a_model_of_another_task_is_refused(channel: grpc.Channel, kind: str) -> None:
     code, field, text = refused(channel, kind=kind, model="transformer-en-de")
     assert (code, field) == (grpc.StatusCode.INVALID_ARGUMENT, "model")
     assert text == "the model transformer-en-de does not describe images"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every decode option through a real server: what it promises holds, alone and among others, whole and streamed."""
+"""Every decode option through a real server has its documented effect: alone and in a batch, unary and streamed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sampled(seed: int | None = 7, *, num_hypotheses: int = 1, temperature: float
 
 
 def num_pieces(hypothesis: Hypothesis) -> int:
-    """The end symbol not counted."""
+    """Number of pieces, without the end symbol."""
     return len(hypothesis.pieces) - (hypothesis.finish_reason == decoding_pb2.FINISH_REASON_STOP)
 
 
@@ -278,7 +278,7 @@ def test_all_options_at_once(server: Server, channel: grpc.Channel, options: Dec
 
 
 def test_unknown_symbols_are_the_sources_characters(channel: grpc.Channel) -> None:
-    """Among many wild draws some have the unknown symbol; none ever shows a sign for it."""
+    """Some of many draws at a high temperature have the unknown symbol; its surface form is in none of the texts."""
     text = "A 🎸 man 中文 plays 🎻 on the Ελλάς street."
     asked = [start_unary(channel, text, sampled(seed, num_hypotheses=8, temperature=100.0), timeout=110) for seed in range(24)]
     num_copied = 0

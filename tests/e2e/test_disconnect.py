@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who leaves frees his slots within one step: seen in the server's own metrics while others keep it stepping."""
+"""A client that disconnects frees its slots within one step, by the server's metrics while other requests are decoded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.load
 
 @pytest.fixture
 def background(server: Server) -> Iterator[None]:
-    """Long requests, one after the other, of three clients on a connection of their own."""
+    """Long requests, one after the other, of three clients on a separate connection."""
     stop, failures = threading.Event(), []
 
     def client() -> None:
@@ -54,13 +54,13 @@ def used(server: Server) -> float:
 
 
 def crowded_steps(samples: Samples) -> float:
-    """Steps so far with more rows than the background alone has."""
+    """Number of steps so far with more rows than the background load."""
     name = "attnserve_batch_rows"
     return samples.total(f"{name}_count") - samples.total(f"{name}_bucket", le=f"{BACKGROUND}.0")
 
 
 def leave_once(server: Server, channel: grpc.Channel) -> float:
-    """Eight streams begin and leave; returns the steps that still had their rows, beyond what the messages' way explains."""
+    """Eight streams begin and disconnect; returns the steps that still had their rows, minus those during message transfer."""
     health = health_pb2_grpc.HealthStub(channel)
     started = server.scrape()
     streams = [start_stream(channel, LONG_TEXT) for _ in range(LEAVERS)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the documentation shows works: its commands, programs and configuration files, against a server of all shipped models."""
+"""The documentation's commands, programs and configuration files work, against a server of all shipped models."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that nobody would write, a thousand or (``long``) five thousand: each gets a status, and nobody else notices.
+"""Random requests, a thousand or (``long``) five thousand: each gets a status, and other requests are not affected.
 
 `-s` shows the histogram of the statuses; it is also in the JUnit report (`record_property`).
 """
@@ -31,7 +31,7 @@ EXPECTED = {
     grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 REACHED = {grpc.StatusCode.OK}
-"""Statuses of requests that surely went through the engine."""
+"""Statuses of requests that certainly reached the engine."""
 
 words = st.sampled_from(
     [
@@ -191,18 +191,18 @@ class Driver:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("num_requests", [1000, pytest.param(5000, marks=pytest.mark.long)])
-def test_requests_that_nobody_would_write(server: Server, num_requests: int, record_property: pytest.RecordProperty) -> None:
-    stop, changed, failures, num_neighbours = threading.Event(), list[str](), list[Exception](), itertools.count()
-    with server.channel() as neighbours, server.channel() as channel:
-        expected = {text: texts(ask(neighbours, text)) for text in SENTENCES[:12]}
+def test_random_requests_get_a_status(server: Server, num_requests: int, record_property: pytest.RecordProperty) -> None:
+    stop, changed, failures, num_others = threading.Event(), list[str](), list[Exception](), itertools.count()
+    with server.channel() as others, server.channel() as channel:
+        expected = {text: texts(ask(others, text)) for text in SENTENCES[:12]}
 
         def neighbour() -> None:
             try:
                 while not stop.is_set():
                     for text, answer in expected.items():
-                        if texts(ask(neighbours, text)) != answer:
+                        if texts(ask(others, text)) != answer:
                             changed.append(text)
-                        next(num_neighbours)
+                        next(num_others)
             except grpc.RpcError as error:
                 failures.append(error)
 
@@ -228,11 +228,11 @@ def test_requests_that_nobody_would_write(server: Server, num_requests: int, rec
             thread.join(60)
     histogram = {code.name: number for code, number in driver.statuses.most_common()}
     total, reached = driver.statuses.total(), sum(driver.statuses[code] for code in REACHED)
-    print(f"\n{total} requests: {histogram}; {reached / total:.0%} were answered; {next(num_neighbours)} neighbours")
+    print(f"\n{total} requests: {histogram}; {reached / total:.0%} were answered; {next(num_others)} other requests")
     record_property("statuses", histogram)
     assert total >= num_requests
     assert reached >= 0.3 * total
-    assert len(histogram) > 2, "hardly anything was refused"
+    assert len(histogram) > 2, "too few requests were refused"
     assert not failures and not changed
     assert server.scrape().total("attnserve_requests_total", code="INTERNAL") == 0
     assert server.scrape().total("attnserve_requests_total", code="UNKNOWN") == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The load test against a real server: what it counts is what the server counts, and its gate opens and shuts."""
+"""The load test against a real server: it counts what the server counts, and its exit code follows the objectives."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_both_sides_count_the_same(server: Server, tmp_path: Path, options: tupl
     for name in ("Translate", "TranslateStream"):
         assert events[name]["errors"] == 0
         assert events[name]["count"] > 5
-        # those that Locust cut off at the end were cancelled, or answered when nobody listened any more
+        # those that Locust cut off at the end were cancelled, or answered after the client had stopped reading
         assert 0 <= answered(before, after, name) - events[name]["count"] <= 4
     assert events["TranslateStream first piece"]["count"] >= events["TranslateStream"]["count"]
     assert events["TranslateStream between pieces"]["count"] > events["TranslateStream"]["count"]

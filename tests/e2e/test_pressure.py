@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More requests than the server can serve: clients share it fairly, priorities count, and who cannot be in time is told at once."""
+"""More requests than the server can serve: fair shares of clients, priorities, and immediate refusal of unreachable deadlines."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from tests.e2e.serving import SENTENCES, Server, details, eventually, serve
 
 SLOTS = ("--workers", "1", "--slots", "8", "--log-level", "warning")
 BEAM = DecodeOptions(beam_size=4)
-"""Two at a time fill the slots: slow enough for a backlog on any machine."""
+"""Two of these requests fill the slots; slow enough for a backlog on any machine."""
 
 pytestmark = pytest.mark.load
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Its queue holds every flood of this module."""
+    """A server whose queue is large enough for all load of this module."""
     with serve(tmp_path_factory.mktemp("server"), *SLOTS, "--queue-limit", "1500") as running:
         yield running
 
@@ -49,7 +49,7 @@ def serialised(priority: int = 0) -> list[str]:
 def flood(
     server: Server, num_clients: int, seconds: float, client: str = "noisy", priority: int = 0
 ) -> Iterator[Callable[[], list[Sent]]]:
-    """So many requests of one client open at all times, from another process; yields once they wait."""
+    """Keeps ``num_clients`` requests of one client in flight, from another process; yields once they wait."""
     load = Load(server.target, seconds, serialised(priority), num_clients=num_clients, client=client, timeout_s=100)
     before = server.scrape().total("attnserve_queue_length")
     with ThreadPoolExecutor(1) as threads:
@@ -60,7 +60,7 @@ def flood(
 
 
 def latencies(channel: grpc.Channel, client: str, num: int) -> list[float]:
-    """Of requests one after the other."""
+    """Latencies of requests, one after the other."""
     seconds = []
     for text in SENTENCES[:num]:
         began = time.monotonic()
@@ -76,7 +76,7 @@ def rejected(server: Server) -> float:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("num_open", [300, pytest.param(1000, marks=pytest.mark.long)])
 def test_noisy_client_does_not_harm_a_quiet_one(server: Server, channel: grpc.Channel, num_open: int) -> None:
-    """So many requests of one client are open while another sends one at a time."""
+    """One client has many requests in flight while another one sends one at a time."""
     already = rejected(server)
     latencies(channel, "quiet", 5)
     alone = latencies(channel, "quiet", 40)
@@ -111,7 +111,7 @@ def test_part_of_the_queue_is_kept_for_others(tmp_path: Path) -> None:
 
 
 def finishing_order(futures: dict[str, list[grpc.Future]]) -> list[str]:
-    """Which kind each answer was of, in the order in which they came."""
+    """The kind of each answer, in the order of arrival."""
     order, lock = list[str](), threading.Lock()
 
     def note(kind: str) -> None:

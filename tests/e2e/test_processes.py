@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is loaded into which process, once a server has answered."""
+"""Libraries that each process has loaded, after a server has answered."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def libraries(pid: int) -> set[str]:
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="no /proc")
 def test_front_has_no_onnx_runtime_and_workers_have(server: Server, channel: grpc.Channel) -> None:
-    """With a GPU the front would hold a CUDA context otherwise."""
+    """Otherwise the front would hold a CUDA context on a machine with a GPU."""
     assert ask(channel, SENTENCES[0]).hypotheses
     assert server.http("/metrics")[0] == 200
     front = libraries(server.process.pid)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a client can rely on when nothing goes wrong: answers, streams, attention, timings, models, health, metrics."""
+"""The server's behaviour without errors: answers, streams, attention, timings, models, health, metrics."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ METRICS = {
 
 @pytest.fixture(scope="module")
 def translator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Serves the default model alone, and sends each piece of a stream by itself."""
+    """Serves only the default model, and sends each piece of a stream in its own message."""
     with serve(tmp_path_factory.mktemp("translator"), "--workers", "1", "--stream-interval-seconds", "0") as running:
         yield running
 

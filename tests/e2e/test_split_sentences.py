@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Texts that the server splits into sentences: the joined answer says what the sentences' own answers say."""
+"""Texts that the server splits into sentences: the joined answer agrees with the answers of the single sentences."""
 
 from __future__ import annotations
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands in for a part of the system in tests: each part once. A fake has no tests of its own."""
+"""Fakes of parts of the system for tests, one for each part. They have no tests themselves."""

@@ -11,11 +11,11 @@ from attnserve_server.kinds import ITERATIVE, Kind
 
 
 class Channel:
-    """Says one group of messages after the other; keeps what is said to it.
+    """Delivers one group of messages after the other; keeps the messages that are sent to it.
 
     Args:
         groups: of messages to the worker.
-        kinds: those whose messages the worker may send.
+        kinds: kinds of engines whose messages the worker may send.
     """
 
     def __init__(self, *groups: Sequence[Any], kinds: Sequence[Kind] = ()) -> None:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A clock that is set by hand."""
+"""A fake clock."""
 
 from __future__ import annotations
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """A clock that advances only when a test advances it."""
 
     def __init__(self) -> None:
         self.now = 100.0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A front, a model's task and a recorder with nothing behind them. A token is a letter: its code point; 0 is the end symbol.
 
-A line is a sentence. The model answers a question mark with its unknown symbol, and knows no Greek.
+A line is a sentence. The model answers a question mark with its unknown symbol, and its vocabulary lacks Greek letters.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def spans(text: str, *, has_end: bool) -> list[Span]:
 
 
 class Renderer:
-    """Keeps the end symbol for the end, so that there is always something to finish."""
+    """Holds the end symbol back until the end, so that every stream has a last part."""
 
     def __init__(self, translator: Translator, source: Sequence[Span]) -> None:
         self.task, self.source = translator, source
@@ -93,7 +93,7 @@ class Renderer:
 
 
 class Translator:
-    """Letters as pieces. ``error`` is what it raises; ``threads`` are those that it ran in."""
+    """Letters as pieces. It raises ``error``, if set; ``threads`` are the threads in which it ran."""
 
     def __init__(self) -> None:
         self.error: Exception | None = None
@@ -136,7 +136,7 @@ def letters_model(*args: Any, loaded: Translator | None = None, **rest: Any) -> 
 
 
 class Ticket:
-    """Answers with the source in capitals, unless its front is told to hang or to fail, or it is cancelled."""
+    """Answers with the source in capitals, unless its front is set to hang or to fail, or it is cancelled."""
 
     def __init__(self, front: Front, payload: SequencePayload, terms: Terms) -> None:
         source, options = payload.source, payload.options
@@ -180,7 +180,7 @@ class Ticket:
 
 
 def answer_to(tokens: list[int]) -> tuple[list[int], dict[int, int]]:
-    """The source in capitals; a question mark gives the unknown symbol, which attended to it."""
+    """The source in capitals; a question mark gives the unknown symbol, whose attention is on the question mark."""
     answer = [token if token == END else UNKNOWN if token == ord("?") else ord(chr(token).upper()) for token in tokens]
     return answer, {index: index for index, token in enumerate(answer) if token == UNKNOWN}
 
@@ -208,7 +208,7 @@ def weights(shape: tuple[int, ...]) -> AttentionWeights:
 
 
 class Front:
-    """Takes everything; ``submit_error`` and ``result_error`` are raised, ``hang`` keeps answers back, but no errors of sentences."""
+    """Accepts everything; raises ``submit_error`` and ``result_error``; ``hang`` holds answers back, but not errors of sentences."""
 
     def __init__(self, *models: ServedModel) -> None:
         self._models = list(models) or [letters_model()]
@@ -241,7 +241,7 @@ class Front:
 
 
 class Recorder:
-    """Notes what is counted, as (name, labels ...)."""
+    """Records the counted events, as (name, labels ...)."""
 
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A front whose workers are made up: what it sends is noted, and they say what the test wants them to say."""
+"""A front with fake workers: they record what it sends, and send the messages of the test."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ WORKER = "worker-0.0"
 
 
 class Pool:
-    """Notes what is sent; its workers have every model as soon as they are started."""
+    """Records what is sent; its workers have every model as soon as they are started."""
 
     def __init__(self, models: list[ServedModel], workers: tuple[str, ...]) -> None:
         self.sent: list[tuple[str, ToWorker]] = []
         self.models, self.workers, self.num_workers = models, workers, len(workers)
         self.broken: dict[tuple[str, ModelKey], list[str]] = {}
-        """What is wrong with a model, by worker and model."""
+        """The error of a model, by worker and model."""
 
     device = "cpu"
 
@@ -64,7 +64,7 @@ class Pool:
 
 
 class Bench:
-    """A front with made-up workers, and the moves of a test."""
+    """A front with fake workers, and the actions of a test."""
 
     def __init__(self, num_models: int = 1, slots: int = 4, limit: int = 100, cache_bytes: int = 0, ageing_s: float = 1.0) -> None:
         self.models = [make_model(f"model-{index}", is_ready=False, max_source_tokens=50) for index in range(num_models)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Served models around bundles that are a manifest alone: real entries of the registry, without files and workers."""
+"""Served models whose bundles are only a manifest: real entries of the registry, without files and workers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ NUM_LAYERS, NUM_HEADS = 2, 3
 
 
 def make_bundle(manifest: manifest_pb2.Manifest) -> Bundle:
-    """A bundle of which nothing is on a disk; what is served is its first variant."""
+    """A bundle without files; its first variant is served."""
     return Bundle(Path("nowhere"), manifest, manifest.variants[0])
 
 
@@ -54,7 +54,7 @@ def make_model(
     Args:
         model_id: of the manifest, as is ``version``.
         version: a decimal number.
-        loaded: what its task has loaded for it.
+        loaded: the object that its task has loaded for it.
         is_ready: whether a worker is warm.
         manifest: see :func:`make_manifest`.
     """

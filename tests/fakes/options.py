@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options at random, all of them mixed freely."""
+"""Random decode options, in any combination."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ WORDS = [token for token in range(VOCAB_SIZE) if token != END_ID]
 
 
 class Choose(Protocol):
-    """Takes one of some values: ``random.Random.choice``, or the draw of a strategy."""
+    """Chooses one of some values: ``random.Random.choice``, or the draw of a strategy."""
 
     def __call__(self, values: Sequence[T], /) -> T: ...
 
 
 def any_options(choose: Choose) -> DecodeOptions:
-    """Any valid options: each one is left as it is about every other time."""
+    """Any valid options: each one keeps its default about every other time."""
     num_rows, max_tokens = choose([1, 1, 2, 3, 5, 8]), choose(range(1, MOST_TOKENS + 1))
     sampling = any_sampling(choose) if choose([False, False, True]) else None
     return DecodeOptions(
@@ -40,7 +40,7 @@ def any_options(choose: Choose) -> DecodeOptions:
 
 
 def any_sampling(choose: Choose) -> Sampling:
-    """Any valid way to draw."""
+    """Any valid sampling options."""
     return Sampling(
         seed=choose([0, 1, 77, 2**64 - 1]) ^ choose(range(1 << 16)),
         temperature=choose([0.3, 1.0, 1.0, 1.7, 6.0]),
@@ -50,6 +50,6 @@ def any_sampling(choose: Choose) -> Sampling:
 
 
 def plain_options(choose: Choose) -> DecodeOptions:
-    """Options of a search that needs nothing but the most probable tokens."""
+    """Options of a search that needs only the most probable tokens."""
     beam_size = choose([1, 1, 2, 3, 5])
     return DecodeOptions(beam_size, beam_size, length_penalty=choose([0.0, 1.0]), max_tokens=choose([1, 5, 20]))

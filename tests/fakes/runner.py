@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that is made up, and a runner of it: its state says whose it is, its answers follow from its state."""
+"""A fake model and its runner: its state identifies the request, and its answers depend on the state."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from tests.fakes.models import make_bundle
 
 VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
 NO_UNKNOWN = VOCAB_SIZE
-"""Id of an unknown symbol that no one can choose."""
+"""Id of an unknown symbol that no search can choose."""
 CAPACITY = 24
 LAYERS, HEADS = 2, 2
 NOTHING = -1.0
 
 
 def manifest(unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
-    """Three states: a trail of tokens in place, a sum that is written beside, and the request's source."""
+    """Three states: the tokens, written in place; a sum, written to another buffer; and the request's source."""
     row, request = manifest_pb2.SCOPE_HYPOTHESIS, manifest_pb2.SCOPE_REQUEST
     states = [
         manifest_pb2.State(
@@ -53,7 +53,7 @@ def manifest(unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True) -> m
 
 @functools.cache
 def log_probs(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The made-up model: a distribution for every source and every prefix, more willing to end as it grows."""
+    """The fake model: a distribution for every source and every prefix; the end symbol's probability grows with the length."""
     rng = random.Random(f"{source}/{prefix}")
     logits = torch.tensor([rng.gauss(0, 1.5) for _ in range(VOCAB_SIZE)])
     logits[END_ID] += 0.35 * len(prefix) - 0.5
@@ -63,13 +63,13 @@ def log_probs(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[An
 
 @functools.cache
 def attention(source: tuple[int, ...], prefix: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """(layers, heads, source): another number for every source and prefix."""
+    """(layers, heads, source): different numbers for every source and prefix."""
     rng = random.Random(f"attention/{source}/{prefix}")
     return np.array([rng.random() for _ in range(LAYERS * HEADS * len(source))], np.float32).reshape(LAYERS, HEADS, -1)
 
 
 class Toy:
-    """The made-up model in the form that the reference search takes: hidden states of the last token only."""
+    """The fake model in the form that the reference search takes: hidden states of the last token only."""
 
     def __init__(self, gives_attention: bool = False) -> None:
         self._gives_attention = gives_attention
@@ -90,7 +90,7 @@ class Toy:
 
 
 class FakeRunner:
-    """A runner over real slots. Every step looks at nothing but the state of each row, so a mixed-up copy answers differently.
+    """A runner over real slots. Every step reads only the state of each row, so a wrong copy changes the answer.
 
     ``fail_encodes`` and ``fail_steps`` are the numbers of the calls that raise.
     """
@@ -109,10 +109,10 @@ class FakeRunner:
             buffer.current[...] = NOTHING
 
     def start(self) -> None:
-        """There is nothing to load."""
+        """Loads nothing."""
 
     def warming(self) -> Iterator[None]:
-        """Nor to warm."""
+        """Warms up nothing."""
         return iter(())
 
     def encode(self, sources: Sequence[Sequence[int]]) -> dict[str, Any]:

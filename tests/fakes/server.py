@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tiny gRPC server with the contract's services, which does what a test tells it to."""
+"""A small gRPC server with the contract's services, whose answers and failures a test sets."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ def pieces_of(text: str) -> list[decoding_pb2.Piece]:
 
 
 def attention_of(num_target: int, num_source: int, **place: int) -> decoding_pb2.Attention:
-    """Weights that tell their row, column and place, softly diagonal."""
+    """Weights that identify their row, column and map, roughly diagonal."""
     base = 100.0 * place.get("layer", 0) + 10.0 * place.get("head", 0)
     weights = [base + (1.0 if row == column else 0.01) for row in range(num_target) for column in range(num_source)]
     return decoding_pb2.Attention(num_target=num_target, num_source=num_source, weights=weights, **place)
 
 
 def answer(request: Any) -> translation_pb2.TranslateResponse:
-    """Says the text backwards in capitals; n-best differ by a suffix."""
+    """Returns the text backwards in capitals; n-best answers differ by a suffix."""
     source_pieces = pieces_of(request.text)
     response = translation_pb2.TranslateResponse(source_pieces=source_pieces, model=request.model or "fake-en-de", version="1")
     response.timings.total_seconds = 0.5
@@ -105,7 +105,7 @@ def answer(request: Any) -> translation_pb2.TranslateResponse:
 
 @dataclass
 class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
-    """Answers with ``answer`` after what is scripted: ``failures`` first, then ``before`` for every call."""
+    """Answers with ``answer``, after the scripted ``failures`` and then ``before``, which runs for every call."""
 
     failures: deque[Failure] = field(default_factory=deque)
     before: Callable[[Any, Any], None] = lambda request, context: None
@@ -159,7 +159,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
 
 
 def caption_answer(request: Any) -> caption_pb2.CaptionResponse:
-    """Says how many bytes the image has; a file that begins with "bad" is refused. The map of word i lights cell i."""
+    """Returns the number of bytes of the image; refuses a file that begins with "bad". The map of word i has its weight on cell i."""
     response = caption_pb2.CaptionResponse(model=request.model or "fake-captions", version="1")
     response.grid.rows, response.grid.columns, response.grid.image_width, response.grid.image_height = 2, 3, 60, 40
     for rank in range(max(1, request.options.num_hypotheses)):
@@ -173,7 +173,7 @@ def caption_answer(request: Any) -> caption_pb2.CaptionResponse:
 
 @dataclass
 class FakeCaptions(caption_pb2_grpc.CaptionServiceServicer):
-    """Answers with ``caption_answer``, altered as a test wants it."""
+    """Answers with ``caption_answer``, altered by ``alter``."""
 
     alter: Callable[[Any], None] = lambda response: None
     requests: list[Any] = field(default_factory=list)
@@ -195,7 +195,7 @@ class FakeCaptions(caption_pb2_grpc.CaptionServiceServicer):
 
 @dataclass
 class FakeModels(model_pb2_grpc.ModelServiceServicer):
-    """Lists ``models``; every manifest says English to German."""
+    """Lists ``models``; their languages are English to German unless ``languages`` has others."""
 
     models: list[Any] = field(default_factory=lambda: [model_of("fake-en-de")])
     languages: dict[str, tuple[str, str]] = field(default_factory=dict)
@@ -257,8 +257,8 @@ class FakeServer:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Waits for what another thread brings about."""
+    """Waits for a condition that another thread makes true."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "the condition did not become true"
         time.sleep(0.005)

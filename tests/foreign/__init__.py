@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models that the project does not know, to show that a new one is a new bundle and no server edit."""
+"""Models that are not part of the project: a new model needs a new bundle and no change of the server."""

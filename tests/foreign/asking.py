@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A whole server of the made-up task in this process, with real workers: made, asked and watched."""
+"""A whole server of the fake task in this process, with real workers: starts it, sends requests, reads its metrics."""
 
 from __future__ import annotations
 

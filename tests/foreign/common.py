@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both foreign models need: a vocabulary, the axes they declare, and an export that follows the declaration."""
+"""Shared by both foreign models: a vocabulary, the declared axes, and an export that follows the declaration."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def tokenizer() -> sentencepiece.SentencePieceProcessor:
 
 
 def extra_files(model_id: str) -> dict[str, bytes]:
-    """Files of a bundle that are no graphs."""
+    """Files of a bundle that are not graphs."""
     card = f"# {model_id}\n\nRandom weights, for tests: its answers mean nothing.\n"
     return {VOCABULARY_FILE: sentencepiece_model(), "MODEL_CARD.md": card.encode()}
 
@@ -72,7 +72,7 @@ def tensor(name: str, dtype: manifest_pb2.DataType, *axes: str) -> manifest_pb2.
 
 
 def manifest(model_id: str, architecture: str, description: str) -> manifest_pb2.Manifest:
-    """What both manifests have in common; states, attention and variants are the models' own."""
+    """The common part of both manifests; each model adds states, attention and variants."""
     return manifest_pb2.Manifest(
         format_version=1,
         model_id=model_id,
@@ -103,7 +103,7 @@ class _Positional(nn.Module):
         self.module = module
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        """Hands them on."""
+        """Calls the module with the tensors."""
         out: tuple[Tensor, ...] = self.module(*tensors)
         return out
 

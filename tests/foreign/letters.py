@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A task and a kind of engine that the server has never heard of: letters are counted, in as many steps as a request asks for.
+"""A task and a kind of engine that the server's code does not contain: it counts letters, in as many steps as a request sets.
 
 A worker process finds the kind by its dotted path; nothing here is registered anywhere else.
 """

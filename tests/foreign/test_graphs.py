@@ -37,7 +37,7 @@ def sources() -> list[list[int]]:
 
 @dataclass
 class Row:
-    """A hypothesis of a request, and what the step graph said of it at each step; it joins the batch at step ``start``."""
+    """A hypothesis of a request, and the outputs of the step graph for it at each step; it joins the batch at step ``start``."""
 
     request: int
     start: int = 0
@@ -51,7 +51,7 @@ def log_softmax(logits: Array) -> Array:
 
 
 class Driver:
-    """Knows of a model what its manifest says."""
+    """Runs a model's graphs, from its manifest only."""
 
     def __init__(self, model: ModuleType) -> None:
         self.manifest: manifest_pb2.Manifest = model.describe()
@@ -74,9 +74,9 @@ class Driver:
     def decode(self, requests: list[list[int]], rows: list[Row], *, extra_source: int = 0, garbage: float = 0.0) -> list[Row]:
         """Greedy search of ``rows``, in their order; a request's second row takes the second-best token first.
 
-        Rows that end leave the batch, and the others change places; one that has not joined is run, but nothing of it is kept.
-        Sources are padded by ``extra_source`` more than they need. ``garbage`` is what states hold where nothing has been
-        written: beyond each source's end (if it is not 0), and in the caches.
+        Rows that end leave the batch, and the others change places; a row that has not joined is run, but its outputs are
+        dropped. Sources are padded by ``extra_source`` more than they need. ``garbage`` is the content of states where nothing has
+        been written: beyond each source's end (if it is not 0), and in the caches.
         """
         lengths = np.array([len(source) for source in requests])
         source = np.full((len(requests), lengths.max() + extra_source), PAD_ID)
@@ -141,7 +141,7 @@ def driver(model: ModuleType) -> Driver:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """The models are so small that threads only wait for one another."""
+    """One thread: the models are too small for more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -225,7 +225,7 @@ def test_rows_at_different_positions_share_a_step(driven: Driver) -> None:
         assert row.tokens == hypothesis.tokens
 
 
-def test_what_no_one_wrote_changes_nothing(driven: Driver) -> None:
+def test_unwritten_state_changes_nothing(driven: Driver) -> None:
     plain = driven.decode(sources(), [Row(2), Row(0), Row(1)])
     dirty = driven.decode(sources(), [Row(2), Row(0), Row(1)], garbage=1e3)
     for one, other in zip(plain, dirty, strict=True):
@@ -233,7 +233,7 @@ def test_what_no_one_wrote_changes_nothing(driven: Driver) -> None:
         assert np.array_equal(np.stack(one.log_probs), np.stack(other.log_probs))
 
 
-def test_company_and_padding_hardly_matter(driven: Driver) -> None:
+def test_batch_mates_and_padding_change_rounding_only(driven: Driver) -> None:
     together = driven.decode(sources(), [Row(2), Row(0), Row(1)], extra_source=3)
     for row in together:
         (alone,) = driven.decode([sources()[row.request]], [Row(0)])

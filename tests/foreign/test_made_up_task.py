@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up task with a made-up kind of engine through the whole server, with real worker processes: nothing in it names the task."""
+"""A fake task with a fake kind of engine through the whole server, with real worker processes; the server does not name the task."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
 ROOT = Path(__file__).resolve().parents[2]
 CREDIT = SLOTS + 2
 LONG = 10_000
-"""Steps that no test waits for."""
+"""More steps than any test waits for."""
 
 
 @pytest.fixture

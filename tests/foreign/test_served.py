@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both foreign models as bundles, served by the engine and by a whole server that knows nothing of them: answers as PyTorch's."""
+"""Both foreign models as bundles, served by the engine and by a whole server without changes: answers equal PyTorch's."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_engine_answers_as_pytorch_does(written: Written) -> None:
     assert any(one.tokens[-1] == common.END_ID for answer in answers.values() for one in answer.outcome.hypotheses)
 
 
-def test_company_changes_no_tokens(written: Written) -> None:
+def test_batch_mates_change_no_tokens(written: Written) -> None:
     engine = started_engine(load_bundle(written.folder), num_slots=16)
     task = TranslationTask(engine.bundle)
     requests = [sequence_work(index, task.encode(text).tokens, OPTIONS["beam"]) for index, text in enumerate(TEXTS[:10])]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two versions of one model at once, in a whole server with a real worker: each is resolved, counted and watched for itself."""
+"""Two versions of one model at once, in a whole server with a real worker: each is resolved, counted and watched separately."""
 
 from __future__ import annotations
 

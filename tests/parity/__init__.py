@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime against PyTorch, and the engine against itself: what is asked in company is answered as if alone."""
+"""ONNX Runtime against PyTorch, and the engine against itself: answers in a batch equal answers alone."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the parity tests share: an engine over a bundle that the project serves, its sentences, and its PyTorch module.
+"""Fixtures of the parity tests: an engine over a shipped bundle, its sentences, and its PyTorch module.
 
 A test of another model than the default one parametrizes ``model_id`` (indirectly, or by a fixture of its own).
 """

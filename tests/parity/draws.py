@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether drawn tokens can be of a distribution."""
+"""Tests whether drawn tokens follow a distribution."""
 
 from __future__ import annotations
 

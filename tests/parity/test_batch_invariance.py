@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request's answer does not depend on its company: tokens, scores and attention weights are the same to the last bit.
+"""A request's answer does not depend on its batch mates: tokens, scores and attention weights are the same to the last bit.
 
-All 200 sentences of the default model (some, of the others), with every variant for the CPU of every bundle that the project serves,
-are asked alone, all at once, and joining one another mid-flight.
+All 200 sentences for the default model (fewer for the others), with every CPU variant of every shipped bundle, are translated alone,
+all at once, and joining a batch in flight.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def has_attention(engine: EngineLoop) -> bool:
 
 
 def options_of(engine: EngineLoop, mode: str) -> DecodeOptions:
-    """Without what needs attention, where there is none."""
+    """Removes options that need attention, for a model without it."""
     options = MODES[mode]
     return options if has_attention(engine) else replace(options, coverage_penalty=0.0)
 
@@ -73,7 +73,7 @@ def alone(engine: EngineLoop, sources: list[list[int]]) -> Alone:
 
 
 class Alone(dict[str, dict[int, Answer]]):
-    """The answers of each mode to requests that were alone, found when they are first needed."""
+    """The answers of each mode to single requests, computed when they are first needed."""
 
     def __init__(self, engine: EngineLoop, sources: list[list[int]]) -> None:
         super().__init__()
@@ -102,7 +102,7 @@ DETAILS = {"no attention": [NONE], "attention": [MEAN, ALL], "attention for some
 
 
 def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str, details: str) -> list[SequenceWork]:
-    """Requests with all options, each of them left as it is about every other time."""
+    """Requests with all options; each option keeps its default about every other time."""
     if details != "no attention" and not has_attention(engine):
         pytest.skip("the model has no attention")
     rng = random.Random(seed)
@@ -132,7 +132,7 @@ def mixed_requests(engine: EngineLoop, sources: list[list[int]], seed: int | str
 def assert_same(found: dict[int, Answer], expected: dict[int, Answer]) -> None:
     assert set(found) == set(expected)
     different = [request_id for request_id in expected if found[request_id] != expected[request_id]]
-    assert not different, f"{len(different)} of {len(expected)} answers depend on their company, the first is {different[0]}"
+    assert not different, f"{len(different)} of {len(expected)} answers depend on their batch mates, the first is {different[0]}"
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -151,12 +151,12 @@ def test_joining_in_flight(idle: EngineLoop, sources: list[list[int]], alone: Al
     requests = requests_of(sources, options_of(idle, mode))
     rng.shuffle(requests)
     answers = run(idle, requests, num_joining=lambda: rng.randint(0, 3))
-    assert len({step.num_rows for step in idle.stats().steps}) > 8, "hardly any different batches"
+    assert len({step.num_rows for step in idle.stats().steps}) > 8, "too few different batches"
     assert_same(content(answers), alone[mode])
 
 
 def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tokens are those of greedy search with its scores, whichever graph runs: alone, among its like, among others."""
+    """The tokens are those of greedy search with scores, whichever graph runs: alone, with the same options, with other options."""
     runner: Any = idle.runner
     choose, graphs = runner.choose, set[bool]()
     monkeypatch.setattr(runner, "choose", lambda inputs: (step := choose(inputs), graphs.add(step.gives_log_probs))[0])
@@ -182,7 +182,7 @@ def test_without_scores(idle: EngineLoop, sources: list[list[int]], alone: Alone
 
 
 @pytest.mark.parametrize("details", DETAILS)
-def test_mixed_company(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
+def test_requests_with_different_options_in_one_batch(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
     rng = random.Random(details)
     requests = mixed_requests(idle, sources, details, details)[::2]
     expected = content(one_by_one(idle, requests))
@@ -198,14 +198,14 @@ def test_mixed_company(idle: EngineLoop, sources: list[list[int]], details: str)
 
 
 @pytest.mark.parametrize("details", ["no attention", "attention"])
-def test_who_leaves_changes_nothing_for_others(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
+def test_request_that_leaves_changes_no_other_answer(idle: EngineLoop, sources: list[list[int]], details: str) -> None:
     rng = random.Random(3)
     requests = mixed_requests(idle, sources, 3, details)[:80]
     expected = content(one_by_one(idle, requests))
     leaving = {request.request_id: rng.randint(1, 60) for request in rng.sample(requests, 30)}
     found = content(run(idle, requests, num_joining=lambda: rng.randint(0, 3), leaving=leaving))
     assert set(expected) - set(leaving) <= set(found)
-    assert len(found) < len(expected), "no one left in time"
+    assert len(found) < len(expected), "no request left in time"
     assert_same(found, {request_id: expected[request_id] for request_id in found})
 
 
@@ -230,13 +230,13 @@ def test_rest_of_the_batch_is_seen(
     requests = requests_of(sources, MODES["greedy"])[:20]
     expected = {request.request_id: alone["greedy"][request.request_id] for request in requests}
     assert_same(content(one_by_one(idle, requests)), expected)
-    with pytest.raises(AssertionError, match="20 of 20 answers depend on their company"):
+    with pytest.raises(AssertionError, match="20 of 20 answers depend on their batch mates"):
         assert_same(content(run(idle, requests)), expected)
 
 
 def test_a_mixed_up_row_is_seen(idle: EngineLoop, sources: list[list[int]], alone: Alone, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A planted fault: what leaves the batch is not replaced in the cache by what takes its row."""
+    """A planted fault: a row's cache keeps the state of the request that left, not that of the request that took the row."""
     monkeypatch.setattr(idle.runner.state, "copy_rows", lambda sources, targets, length: None)
     requests = requests_of(sources, MODES["greedy"])
-    with pytest.raises(AssertionError, match="depend on their company"):
+    with pytest.raises(AssertionError, match="depend on their batch mates"):
         assert_same(content(run(idle, requests)), alone["greedy"])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From image files to captions: what is served is what PyTorch computes, and company changes no bit of it.
+"""From image files to captions: the server's answers equal PyTorch's, and batch mates change no bit of them.
 
 The reference prepares images by itself (Pillow, step by step as the proto says), runs the module with the bundle's weights, and
 decodes by its own loop.
@@ -60,7 +60,7 @@ def files() -> list[bytes]:
 
 
 def prepared(data: bytes) -> np.ndarray:
-    """A file as the model reads it, whole and then scaled: (224, 224, 3)."""
+    """A file as the model reads it, decoded at full size and then scaled: (224, 224, 3)."""
     image = Image.open(io.BytesIO(data))
     if image.format == "JPEG":
         image.draft("RGB", (448, 448))
@@ -93,7 +93,7 @@ def test_what_is_encoded(engine: EngineLoop, module: Any, task: CaptionTask) -> 
 
 
 def test_whole_captions_and_their_maps(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
-    """Greedy captions token by token, where the margin of each choice is clear; their scores and maps too."""
+    """Greedy captions token by token, where the margin of each choice exceeds rounding; their scores and maps too."""
     images = files()
     asked = Asked(task, DecodeOptions(attention=AttentionDetail.MEAN, max_tokens=40))
     answers = run(engine, asked.of(images))
@@ -118,7 +118,7 @@ def test_whole_captions_and_their_maps(engine: EngineLoop, module: Any, task: Ca
 
 
 def test_beams_are_the_trainers(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
-    """What selected the weights is what is served: the best of five beams, by the search that the training has."""
+    """The search that selected the weights in training gives the served captions: the best of five beams."""
     images = variations(40)
     answers = run(engine, Asked(task, DecodeOptions(beam_size=5, max_tokens=30)).of(images))
     with torch.no_grad():
@@ -130,7 +130,7 @@ def test_beams_are_the_trainers(engine: EngineLoop, module: Any, task: CaptionTa
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
 @pytest.mark.parametrize("beam_size", [1, 5])
-def test_company_changes_no_bit(task: CaptionTask, variant: str, beam_size: int) -> None:
+def test_batch_mates_change_no_bit(task: CaptionTask, variant: str, beam_size: int) -> None:
     engine = started_engine(load_bundle(CAPTION_BUNDLE, variant=variant))
     asked = Asked(task, DecodeOptions(beam_size=beam_size, num_hypotheses=beam_size, attention=AttentionDetail.MEAN))
     requests = asked.of(variations(40))

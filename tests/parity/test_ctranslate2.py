@@ -1,29 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The served bundle against CTranslate2 with the same weights: what both call by one name is the same to the token.
+"""The served bundle against CTranslate2 with the same weights: options of the same name give the same tokens.
 
-Where an answer differs, a choice must have been too close to call (the reference's margin, ``tests/reference``). What differs by
-definition, each shown below; "here" is this project, ``tests/reference/beam_search.py`` says it exactly:
+Where an answer differs, the margin of a choice must be within rounding (``tests/reference``). Differences by definition, each tested
+below; "here" is this project, ``tests/reference/beam_search.py`` has the exact definition:
 
 * *Early end.* With ``length_penalty`` 0 (and no coverage penalty) CTranslate2 stops once the first of the beam has ended and there
-  are ``num_hypotheses`` in all; here a search goes on until as many have ended as the beam is wide, whatever the exponent. The best
-  hypothesis is the same one, for sums only fall; those after it may be worse there.
+  are ``num_hypotheses`` in all; here a search continues until as many have ended as the beam is wide, for any exponent. The best
+  hypothesis is the same, because sums only decrease; those after it may be worse there.
 * *Limit of length.* In the last step CTranslate2 ends the first K candidates, K the width of the beam, whether or not they are the end
-  symbol. Here those that are the end symbol end; the K best others do so too, but only where there are not K hypotheses yet. So where
-  a search comes to its end in the very last step, an unfinished hypothesis may be among the answers there.
+  symbol. Here those that are the end symbol end; the K best others end too, but only if there are fewer than K hypotheses. So if a
+  search ends in the last step, an unfinished hypothesis may be among the answers there.
 * *Prefix.* In CTranslate2 its pieces have a log-probability of 0, though they count in the length; here they have the model's. With
   one hypothesis, and for equal lengths, that changes no order. In the first step after the prefix CTranslate2 lets no candidate but
   the best one be the end symbol; here that step is like others. It replaces them by piece 0 with a score of -1e10, so that a beam
-  can be left with fewer hypotheses that mean anything.
+  may have fewer valid hypotheses.
 * *Coverage.* The same formula; the attention is that of some heads of one layer in CTranslate2, and the mean over all heads of the
   layers that the manifest names here (all of them, in the bundle that is served). A source token that received exactly none is left
   out there, and counts as 1e-9 here. And beams that CTranslate2 4.8.5 searches in one batch have the attention of another
   sentence at their first piece: it is compared one by one.
-* *Nothing in, nothing out.* CTranslate2 answers an empty source with an empty target; here the model is asked.
+* *Empty source.* CTranslate2 answers it with an empty target; here the model decodes it.
 * *Sampling.* The distribution is the same; the random numbers are not, so a seed means nothing across the two.
-* *Everything forbidden.* Where n-grams and the least length forbid every piece, all are equal there, and the rules are lifted here; no
-  vocabulary of this size comes near that.
+* *Everything forbidden.* If n-grams and the least length forbid every piece, all are equally probable there, and the rules are
+  suspended here; with a vocabulary of this size it does not happen.
 
-What is the same, though it need not be: the length in the norm counts the end symbol; ``max_decoding_length`` and
+Definitions that agree: the length in the norm counts the end symbol; ``max_decoding_length`` and
 ``min_decoding_length`` count the prefix and, for the former, a last end symbol in the place of a piece; the begin symbol is no
 "previous" piece for penalty and n-grams, the pieces of the prefix are; both apply before the softmax, and scores are of what is left
 after it, before the temperature. CTranslate2's own log-softmax is an approximation that is some 2e-5 off, evenly: see SCORE_TOLERANCE.
@@ -55,7 +55,7 @@ from tests.reference.sampling import distribution
 
 MARGIN = 1e-4
 SCORE_TOLERANCE = 1e-4
-"""Of a mean log-probability."""
+"""Tolerance of a mean log-probability."""
 NUM_SENTENCES = 60
 MAX_NEAR_TIES = 0.02
 MODES = {
@@ -89,7 +89,7 @@ def other(engine: EngineLoop, model: Transformer, tmp_path_factory: pytest.TempP
 
 
 class Other:
-    """CTranslate2, asked with the options of this project."""
+    """CTranslate2, called with the options of this project."""
 
     def __init__(self, folder: Path, pieces: list[str]) -> None:
         self.translator, self._pieces = translator(folder), pieces
@@ -134,7 +134,7 @@ def tokens_of(answer: Done) -> list[list[int]]:
 
 
 def compare(model: Transformer, sources: list[list[int]], options: DecodeOptions, ours: list[Done], theirs: Answers) -> int:
-    """How many answers differ, all of them where a choice was too close to call."""
+    """The number of answers that differ; fails unless each has a choice whose margin is within rounding."""
     num_near_ties = 0
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         if tokens_of(our) != [tokens for tokens, _ in their]:
@@ -166,7 +166,7 @@ def test_same_answers(
         told = DecodeOptions(options.beam_size, options.num_hypotheses)
         plain = ask(engine, sources[:30], [told] * 30)
         changed = sum(tokens_of(one) != tokens_of(another) for one, another in zip(ours, plain, strict=False))
-        assert changed > 1, "the options change hardly anything"
+        assert changed > 1, "the options change too few answers"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_same_answers(
 def test_another_option_is_seen(
     engine: EngineLoop, model: Transformer, other: Other, sources: list[list[int]], told: DecodeOptions
 ) -> None:
-    """A planted fault: CTranslate2 is told something slightly different."""
+    """A planted fault: CTranslate2 gets slightly different options."""
     options = DecodeOptions(
         4,
         4,
@@ -286,7 +286,7 @@ def test_no_length_penalty_ends_early_there(engine: EngineLoop, model: Transform
 
 
 def test_limit_of_length(engine: EngineLoop, model: Transformer, other: Other, sources: list[list[int]]) -> None:
-    """Answers differ only where a search ends by itself in the very last step."""
+    """Answers differ only where a search ends in the last step."""
     num_different = 0
     for beam_size, max_tokens in ((4, 12), (4, 13), (5, 12), (5, 13), (3, 9)):
         options = DecodeOptions(beam_size, beam_size, max_tokens=max_tokens)
@@ -325,7 +325,7 @@ def test_coverage_of_one_layer(
     sources: list[list[int]],
     length_penalty: float,
 ) -> None:
-    """The same answers once the attention is that of the same heads; and others before."""
+    """With the attention of the same heads the answers are equal; with other heads they differ."""
     layers = [model.config.num_decoder_layers - 1]
     options = DecodeOptions(4, 4, length_penalty=length_penalty, coverage_penalty=0.3)
     theirs = other.ask(sources, options, max_batch_size=1)
@@ -344,7 +344,7 @@ def test_coverage_of_one_layer(
     assert num_other > 0, "the heads that are served have the same coverage"
 
 
-def test_coverage_depends_on_company_there(other: Other, sources: list[list[int]]) -> None:
+def test_coverage_of_ctranslate2_depends_on_batch_mates(other: Other, sources: list[list[int]]) -> None:
     options = DecodeOptions(4, 4, coverage_penalty=0.3)
     together, alone = (other.ask(sources[:8], options, max_batch_size=size) for size in (8, 1))
     different = [abs(one[0][1] - another[0][1]) for one, another in zip(together, alone, strict=True) if one[0][0] == another[0][0]]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The served bundle against PyTorch: the engine's answers, and those of a plain search that runs the whole prefix at each step."""
+"""The served bundle against PyTorch: the engine's answers equal those of a simple search that runs the whole prefix at each step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.reference.beam_search import Heads, SearchResult, teacher_forced_alig
 
 MARGIN = 1e-4
 MARGIN_OF_DRAWS = 1e-5
-"""Most draws have a token that is unlikely, with but a narrow step of the distribution function: few of them may differ therefore."""
+"""Below :data:`MARGIN`, because most draws have an improbable token, whose interval of the distribution function is narrow."""
 SCORE_TOLERANCE = 1e-3
 ATTENTION_TOLERANCE = 1e-4
 MAX_NEAR_TIES, MAX_NEAR_TIES_OF_DRAWS = 0.01, 0.1
@@ -59,7 +59,7 @@ MODES = {
     ),
 }
 OF_ALL_TOKENS = {"draws", "draws, hot"}
-"""Draws from the whole vocabulary. Of a weaker model most fall where a step of the distribution function is narrower than rounding."""
+"""Draws from the whole vocabulary. With a weaker model most fall into intervals of the distribution function below rounding."""
 HAVE_PREFIXES = {"prefix", "prefix, beam", "all", "draws, all"}
 NUM_SENTENCES = 20
 NUM_OF_MODE = {"greedy": 80, "beam": 40} if SENTENCES_ARE_GOLDEN else dict.fromkeys(("greedy", "beam"), len(SENTENCES))
@@ -112,7 +112,7 @@ def is_same(answer: Done, expected: SearchResult) -> bool:
 
 
 def compare(answers: dict[int, Done], expected: list[SearchResult], are_draws: bool = False) -> int:
-    """How many answers differ: few, and all of them where a choice was too close to call."""
+    """The number of answers that differ: few, and each has a choice whose margin is within rounding."""
     num_near_ties = 0
     for index, theirs in enumerate(expected):
         if not is_same(answers[index], theirs):
@@ -145,11 +145,11 @@ def test_same_answers(
     record_property("near_ties", compare(answers, expected, are_draws))
     in_earnest = sum(one.margin > (MARGIN_OF_DRAWS if are_draws else MARGIN) for one in expected)
     record_property("in_earnest", in_earnest)
-    assert are_draws or in_earnest > len(pairs) * 0.9, "hardly anything was compared in earnest"
+    assert are_draws or in_earnest > len(pairs) * 0.9, "too few answers were compared"
     if mode not in ("greedy", "beam"):
         plain = run(engine, [sequence_work(index, tokens, plain_of(options)) for index, (tokens, options) in enumerate(pairs)])
         changed = sum(not is_same(plain[index], one) for index, one in enumerate(expected))
-        assert changed > len(pairs) // 20, "the options change hardly anything"
+        assert changed > len(pairs) // 20, "the options change too few answers"
 
 
 def plain_of(options: DecodeOptions) -> DecodeOptions:
@@ -157,11 +157,11 @@ def plain_of(options: DecodeOptions) -> DecodeOptions:
 
 
 MATRICES = ("decoder.0.cross_attention.output.weight", "context_gates.weight", "writer.1.weight_hh_l0")
-"""One of each model."""
+"""One variant of each model."""
 
 
 def test_another_module_is_seen(engine: EngineLoop, model: Any, sources: list[list[int]]) -> None:
-    """A planted fault: one weight of the module is off by as much as 16 bits could lose."""
+    """A planted fault: one weight of the module has an error of the size of 16-bit rounding."""
     matrix = next(value for name, value in model.named_parameters() if name in MATRICES)
     kept = matrix.clone()
     answers = run(engine, [sequence_work(index, tokens, MODES["greedy"]) for index, tokens in enumerate(sources[:20])])
@@ -197,7 +197,7 @@ def test_a_misunderstood_option_is_seen(
     heads: Heads,
     fault: str,
 ) -> None:
-    """A planted fault: the engine is told something slightly different."""
+    """A planted fault: the engine gets slightly different options."""
     mode, change = MISUNDERSTOOD[fault]
     skip_without_attention(engine, MODES[mode])
     skip_draws_of_others(engine, mode)

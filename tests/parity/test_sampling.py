@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the served bundle draws, over many seeds, against the distribution that PyTorch gives."""
+"""The draws of the served bundle, over many seeds, against the distribution that PyTorch computes."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_nucleus_with_one_token_too_many_is_seen(
 
 
 def test_streams_of_one_request_are_independent(engine: EngineLoop, source: list[int]) -> None:
-    """Pairs of draws: as often the same as two draws of the distribution would be."""
+    """Two draws of a request are equal as often as two independent draws of the distribution."""
     tokens = drawn(engine, source, "hot")
     pairs = torch.tensor(tokens).view(NUM_SEEDS, DRAWS_OF_SEED)
     same = float((pairs[:, ::2] == pairs[:, 1::2]).double().mean())

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The comparison of two trees sees 60 µs of processor time more in each request, and nothing between a tree and itself.
+"""The comparison of two trees detects 60 µs more processor time per request, and no difference between a tree and itself.
 
-The answers are short, so that a request costs a third of one of the bench's own points, and few requests are enough. The bars lie
-half-way between what the planted wait does to the ratio (about 1.12) and 1.
+The answers are short, so that a request takes a third of the time of the bench's own points, and few requests are enough. The bars
+are half-way between 1 and the ratio with the planted wait (about 1.12).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def planted(make):
 grpc.unary_unary_rpc_method_handler = planted(grpc.unary_unary_rpc_method_handler)
 grpc.unary_stream_rpc_method_handler = planted(grpc.unary_stream_rpc_method_handler)
 """
-"""Each request that the server takes costs 60 µs more in its own thread; loaded by ``site``, before any of the tree's modules."""
+"""Adds 60 µs of processor time to each request, in the server's thread; ``site`` loads it before any module of the tree."""
 
 
 def compare(new: Tree) -> Comparison:
@@ -59,7 +59,7 @@ def planted_copy(folder: Path) -> Tree:
 
 
 @pytest.mark.timeout(300)
-def test_a_tree_costs_what_it_costs_itself() -> None:
+def test_a_tree_compared_with_itself_is_within_the_bars() -> None:
     assert compare(Tree.of(ROOT)).is_within(BARS)
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The int8 variant of every bundle against fp32, side by side: a step at several numbers of rows, and the encoder.
 
-`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. A step is faster in every model, the encoder in the Transformer alone:
-ONNX Runtime's GRU and LSTM stay float32.
+`make test-load ARGS="tests/perf/test_int8.py -s"` shows the ratios. A step is faster in every model, the encoder only in the Transformer,
+because ONNX Runtime's GRU and LSTM stay float32.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VARIANTS = ("fp32", "int8")
 SLOTS, ROUNDS = 32, 40
 POSITION, SOURCE = 12, 15  # in the middle of a sentence of usual length
 FASTER = 1.05
-"""At least so many times the processor time is what is called faster; least that was measured: 1.12 on AVX-512 with VNNI, both cores busy."""
+"""Least ratio of processor times that counts as faster; least measured: 1.12 on AVX-512 with VNNI, both cores busy."""
 AS_FAST = 0.95
 
 
@@ -41,7 +41,7 @@ def step_inputs(rows: int, group: int) -> StepInputs:
 
 
 def ratio(name: str, calls: dict[str, Callable[[], object]], repetitions: int) -> float:
-    """How many times as much processor time the first takes: best rounds against each other, of which each is run in turn."""
+    """The ratio of processor times, first over second: the best of interleaved rounds."""
     seconds: dict[str, list[float]] = {variant: [] for variant in calls}
     for call in calls.values():
         call()

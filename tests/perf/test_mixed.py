@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions and translations on the same workers: images do not make a reader of a translation wait, and no time is lost."""
+"""Captions and translations on the same workers: images do not delay streamed translations, and throughput is not lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.e2e.serving import OPTIONS, SENTENCES, Server
 from tests.photos import variations
 
 READERS, VIEWERS = 8, 4
-"""Clients in a closed loop: of streamed translations, and of captions."""
+"""Numbers of clients in a closed loop: of streamed translations, and of captions."""
 RAMP_S, SECONDS, ROUNDS = 0.5, 3.0, 3
 MOST_WAITING, LEAST_TOGETHER = 3.0, 0.9
 
@@ -33,7 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @dataclass
 class Seen:
-    """What clients saw in a while."""
+    """The clients' measurements of a time span."""
 
     translations: int = 0
     captions: int = 0
@@ -46,7 +46,7 @@ class Seen:
 
 
 async def load(server: Server, readers: int, viewers: int, images: list[bytes]) -> Seen:
-    """So many clients for a while; what they see while they start and end does not count."""
+    """Runs clients for a time; measurements while they start and end do not count."""
     seen, counts, ends = Seen(), False, False
     texts, files = itertools.cycle(SENTENCES), itertools.cycle(images)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plain PyTorch references: what the server's answers are compared with."""
+"""References in PyTorch and NumPy that the server's answers are compared with."""

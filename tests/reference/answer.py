@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference's answer to a request: its options, as the server knows them, in the words of the searches."""
+"""The reference's answer to a request: translates the server's options to those of the reference searches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def reference_answer(
     begin_id: int = BEGIN_ID,
     end_id: int = END_ID,
 ) -> SearchResult:
-    """Searches, or draws, what the options ask for; ``heads`` are the manifest's."""
+    """Searches or samples, as the options say; ``heads`` are those of the manifest."""
     rules = Rules(options.prefix, options.repetition_penalty, options.no_repeat_ngram_size, options.min_tokens)
     if options.sampling is not None:
         return sample(

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beam search as it is meant, in plain PyTorch: one sentence at a time, the whole prefix run again at each step.
+"""The definition of beam search, in simple PyTorch: one sentence at a time, the whole prefix is run again at each step.
 
 The rules, which the server implements too, for a beam of size K (``beam_size``; 1 is greedy search):
 
 * The search starts with one live hypothesis, which is empty. At each step log_softmax(logits), in float32, is added to the
   sum of each live hypothesis, in float64. These are the candidates: (live hypotheses) x (vocabulary), without those of probability
   zero. No token is special but the end symbol: padding, unknown and begin may be produced like any other. A forced prefix, the
-  least length, and what is held against repetition change the logits before: see ``rules.py``.
+  least length, and the rules against repetition change the logits before: see ``rules.py``.
 * Candidates are ordered by sum, descending; then by the index of their hypothesis; then by token id. The first 2K are gone
   through in this order. One that is the end symbol becomes a finished hypothesis if its rank, from 0, is below K, else it
   is ignored. The others become the next live hypotheses, until there are K.
@@ -16,8 +16,8 @@ The rules, which the server implements too, for a beam of size K (``beam_size``;
 * The score of a hypothesis is sum / num_tokens**length_penalty, where the end symbol counts as a token if it was produced, and the
   prefix in both. Added is coverage_penalty times the coverage (Wu et al. 2016, equation 14): the sum over all source tokens, the
   end symbol included, of log(min(c, 1)), where c is the attention that the token received while all tokens of the hypothesis were
-  produced, in the mean over heads and over the layers that the model names for it; at least 1e-9, or one token that was never
-  looked at would make the score minus infinity.
+  produced, in the mean over heads and over the layers that the model names for it; at least 1e-9, because otherwise one token
+  without attention would make the score minus infinity.
 * The answer is the first ``num_hypotheses`` by score, descending; of equal ones, the one that finished earlier comes first.
 
 The margin of a search is the smallest of these gaps, infinite where there is none. The tokens of the answer and their order
@@ -29,7 +29,7 @@ log-probabilities or of attention.
 2. *End*, at each step: the sum of the worst end symbol of rank below K, minus that of the candidate of rank K; and the sum of
    the candidate of rank K - 1, minus that of the best end symbol of rank K or more. (For K = 1, 1. and 2. together are the gap
    between the two best tokens.)
-3. *Order*, once: the difference of the scores of neighbours in the final list, from the first pair to the one of the last
+3. *Order*, once: the difference of the scores of adjacent hypotheses in the final list, from the first pair to the one of the last
    returned hypothesis and the first that is not. With a coverage penalty, an error of a sum of attention moves a score by up to
    the penalty times the sum of 1 / c, over the tokens with c below 1, times that error: so the difference is divided by one more
    than that factor, the larger one of the two hypotheses'.
@@ -103,7 +103,7 @@ class SearchResult:
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """Whose alignments make one: the mean over these heads of these layers; all where none are named."""
+    """Heads whose alignments are averaged to one: these heads of these layers; all heads if none are named."""
 
     layers: tuple[int, ...] = ()
     heads: tuple[int, ...] = ()
@@ -119,12 +119,12 @@ ALL_HEADS = Heads()
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """By what finished hypotheses are ranked.
+    """The rule that ranks finished hypotheses.
 
     Args:
         length_penalty: the exponent of the length that a sum is divided by; 0 for none.
         coverage_penalty: the factor of the coverage.
-        heads: of whose alignments the coverage is made.
+        heads: heads whose alignments give the coverage.
     """
 
     length_penalty: float = 1.0
@@ -184,7 +184,7 @@ def beam_search(
         source: token ids, with their end symbol if the model was trained so.
         beam_size: K of the module's description.
         max_tokens: tokens of a hypothesis at most, at least one.
-        num_hypotheses: results wanted; fewer come back only where the search had fewer.
+        num_hypotheses: number of results; fewer are returned only if the search had fewer.
         length_penalty: see :class:`Ranking`.
         coverage_penalty: see :class:`Ranking`.
         heads: see :class:`Ranking`.

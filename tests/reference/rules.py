@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What options change in the scores of a step, in plain PyTorch: on all logits of one hypothesis, before the softmax.
+"""The effect of options on the scores of a step, in simple PyTorch: on all logits of one hypothesis, before the softmax.
 
 For a hypothesis of the tokens y_1 ... y_t, in this order:
 
 1. *Prefix.* Where t is less than the length of the prefix, y_{t+1} is the prefix's next token, and its log-probability is that of
-   log_softmax(logits) as the model gave them. Nothing of what follows applies.
+   log_softmax(logits) as the model gave them. The other rules do not apply.
 2. *Repetition.* The logit x of each token among y_1 ... y_t (the prefix included, the begin symbol not) becomes x / penalty where
    x >= 0 and x * penalty where x < 0, once, however often the token is there.
 3. *n-grams.* A token that would make the last n tokens the same as n successive tokens before gets the logit minus infinity.
@@ -24,7 +24,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """The options of the module's description; as they stand they change nothing."""
+    """The options of the module's description; the defaults change nothing."""
 
     prefix: tuple[int, ...] = ()
     repetition_penalty: float = 1.0

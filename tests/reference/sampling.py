@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Random sampling as it is meant, in plain PyTorch: the distribution that a token is drawn from, and whole draws from given numbers.
+"""The definition of random sampling, in simple PyTorch: the distribution of a token, and whole draws from given random numbers.
 
 The distribution, from log-probabilities under the rules (``rules.py``), all in float64:
 
@@ -9,8 +9,8 @@ The distribution, from log-probabilities under the rules (``rules.py``), all in 
    whose sum is top_p or more, and are divided by their sum.
 
 A draw inverts the distribution function: the token is the first one whose cumulated probability exceeds the number. The tokens
-stand in the order of their ids, unless ``top_k`` (where it is less than the vocabulary) or ``top_p`` (where it is less than 1) has a
-say: then from the most probable one down.
+are in the order of their ids, unless ``top_k`` (if it is less than the vocabulary) or ``top_p`` (if it is less than 1) applies: then
+they are in descending order of probability.
 
 An answer has ``num_hypotheses`` draws. Number n takes its numbers from Philox with the key (seed, n), one for each token after the
 prefix, and ends with the end symbol or with ``max_tokens`` tokens. Its sum is of the log-probabilities under the rules, as step 1
@@ -22,7 +22,7 @@ The margin, as in ``beam_search.py``, in units of a log-probability:
 1. *Step*, for each token drawn: how far the number is from where the token's own part of the distribution function begins and ends
    (unless those are the function's own ends), times the temperature: an error of the log-probabilities moves the function by less
    than itself divided by the temperature.
-2. *Neighbours*, where tokens stand in the order of their probability: the differences of the log-probability to that of the next
+2. *Adjacent tokens*, where tokens are in the order of their probability: the differences of the log-probability to that of the next
    more and the next less probable token, whether those could be drawn or not.
 3. *Nucleus*, with ``top_p``: how far it is from the sums of what stays with and without the last one, times the temperature.
 4. *Order*, as there; draws with the same tokens have none.
@@ -54,7 +54,7 @@ from tests.reference.rules import NO_RULES, Rules
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What may be drawn: tokens in the order of the distribution function, their probabilities, the gap of the nucleus."""
+    """The tokens that may be drawn, in the order of the distribution function, their probabilities, and the gap of the nucleus."""
 
     tokens: Tensor
     probs: Tensor

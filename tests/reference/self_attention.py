@@ -46,7 +46,7 @@ def conditional_norm(maps: Sequence[Matrix], scales: Matrix, shifts: Matrix, eps
 
 
 def hinge_losses(on_real: Vector, on_fake: Vector) -> tuple[float, float]:
-    """L_D and L_G, equation 4, of what the discriminator says."""
+    """L_D and L_G, equation 4, from the outputs of the discriminator."""
     real = sum(-min(0.0, -1 + score) for score in on_real) / len(on_real)
     fake = sum(-min(0.0, -1 - score) for score in on_fake) / len(on_fake)
     return real + fake, -sum(on_fake) / len(on_fake)

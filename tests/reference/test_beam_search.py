@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference search against answers worked out in other ways: by enumeration, by hand, and by moving the numbers."""
+"""The reference search against answers found in other ways: by enumeration, by hand, and by perturbing the numbers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def log_prob(chain: Chain, tokens: list[int]) -> float:
 
 
 def enumerate_all(chain: Chain, max_tokens: int, length_penalty: float) -> list[tuple[list[int], float, FinishReason]]:
-    """Every sequence that the chain can give, with its score, best first."""
+    """Every sequence of the chain, with its score, best first."""
     results = []
     for length in range(max_tokens + 1):
         for body in itertools.product((A, B, C), repeat=length):
@@ -100,7 +100,7 @@ def test_wide_beam_is_exhaustive(length_penalty: float) -> None:
 def search_by_sorting(
     chain: Chain, beam_size: int, max_tokens: int, num_hypotheses: int, length_penalty: float
 ) -> list[tuple[list[int], float, FinishReason]]:
-    """The rules once more, on lists and tuples only."""
+    """A second implementation of the rules, on lists and tuples only."""
     live: list[tuple[list[int], float]] = [([], 0.0)]
     finished: list[tuple[list[int], float, FinishReason]] = []
     for _ in range(max_tokens):

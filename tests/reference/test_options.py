@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference under all options, against answers worked out in other ways: by enumeration, by hand, by moving the numbers."""
+"""The reference under all options, against answers found in other ways: by enumeration, by hand, and by perturbing the numbers."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def softmax(logits: list[float]) -> list[float]:
 
 
 def ends_as_before(tokens: list[int], size: int) -> bool:
-    """Whether the last n-gram is there twice."""
+    """Whether the last n-gram occurs twice."""
     ngrams = [tuple(tokens[start : start + size]) for start in range(len(tokens) - size + 1)]
     return bool(size) and len(ngrams) > 1 and ngrams[-1] in ngrams[:-1]
 
 
 def next_log_probs(chain: Chain, tokens: list[int], options: DecodeOptions) -> list[float]:
-    """The rules once more, on lists, and by what a hypothesis would be with each token."""
+    """A second implementation of the rules, on lists: it checks the hypothesis extended by each token."""
     logits: list[float] = chain.logits[(tokens or [BEGIN_ID])[-1]].tolist()
     if len(tokens) < len(options.prefix):
         wanted = options.prefix[len(tokens)]
@@ -60,7 +60,7 @@ def coverage(num_tokens: int, num_source: int) -> float:
 
 
 def enumerate_all(chain: Chain, options: DecodeOptions) -> list[Scored]:
-    """Every sequence that can be said, with its score, best first."""
+    """Every possible sequence, with its score, best first."""
     results: list[Scored] = []
     live: list[Scored] = [([], 0.0)]
     while live:
@@ -144,7 +144,7 @@ def test_repetition_penalty_by_hand() -> None:
 
 def test_ngrams_by_hand() -> None:
     rules, logits = Rules(no_repeat_ngram_size=3), torch.zeros(4)
-    # After A B C A B the trigram A B C may not come again; after A B C A nothing is held back.
+    # After A B C A B the trigram A B C is forbidden; after A B C A nothing is.
     assert rules.log_probs([A, B, C, A, B], logits, END_ID).isfinite().tolist() == [True, True, False, True]
     assert bool(rules.log_probs([A, B, C, A], logits, END_ID).isfinite().all())
     assert Rules(no_repeat_ngram_size=1).log_probs([A, C], logits, END_ID).isfinite().tolist() == [False, True, False, True]
@@ -302,9 +302,9 @@ def test_draws_by_hand() -> None:
     # By probability they are .4 (B), .7 (the end symbol), .9 (A): nearest is the one at .7.
     token, margin = draw(log_probs, Sampling(0, top_k=3), 0.7 / 0.9 + 0.02)
     assert (token, margin) == (A, pytest.approx(0.02, abs=1e-6))
-    # The nucleus: .7 is what stays, .69 is asked for.
+    # The nucleus: .7 stays, top_p is .69.
     assert draw(log_probs, Sampling(0, top_p=0.69), 0.2)[1] == pytest.approx(0.01, abs=1e-6)
-    # Neighbours: B and the end symbol are .01 apart.
+    # Adjacent tokens: B and the end symbol differ by .01.
     close = torch.tensor([-3.0, -1.0, -2.0, -1.01])
     assert draw(close, Sampling(0, top_k=2), 0.2) == (B, pytest.approx(0.01, abs=1e-6))
 

@@ -28,11 +28,11 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 NUM_SLOTS = 20
 SHAPE_ARITHMETIC = {"Concat", "Shape"}
-"""Operators of which ONNX Runtime keeps some on the CPU, where they compute a shape; a replay does not need them."""
+"""Operators that ONNX Runtime may place on the CPU because they compute shapes; a replay does not need them."""
 
 
 class Counts(NamedTuple):
-    """What the stand-in was asked."""
+    """The calls that the stand-in received."""
 
     kernels: int
     copies: int
@@ -50,7 +50,7 @@ def counts() -> Counts:
 
 
 def check_placement(bundle: Bundle) -> None:
-    """Every node of every step graph runs on CUDA, shape arithmetic apart."""
+    """Every node of every step graph runs on CUDA, except shape arithmetic."""
     for step in bundle.variant.steps:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -81,7 +81,7 @@ def run(engine: EngineLoop, requests: list[SequenceWork]) -> dict[int, Any]:
 
 
 def check_steps(bundle: Bundle) -> None:
-    """All captures are made by the start; each step is one launch of a graph, and all copies are in order with it."""
+    """All captures are made at the start; each step is one graph launch, and no copy is out of order with it."""
     engine = make_loop(bundle, SchedulerConfig(NUM_SLOTS, admit_wait_s=0.0), time.monotonic)
     engine.start()
     started = counts()
@@ -111,7 +111,7 @@ def check_steps(bundle: Bundle) -> None:
 
 
 def check_feeds(bundle: Bundle) -> None:
-    """What the device is given: the live inputs, and harmless ones beyond."""
+    """The inputs on the device: those of live rows, and valid padding for the other rows."""
     memory = CudaMemory(bundle, NUM_SLOTS)
     for step in memory.steps:
         binding, layout = memory.bind(step, memory.key(5, 2)), memory.layouts(step, 8, 8)[0]

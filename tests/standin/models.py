@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of bundles whose CUDA variants have other graphs: for rehearsals, and with wrong weights. The CPU variants stay."""
+"""Copies of bundles with other graphs in their CUDA variants: for rehearsals, and with wrong weights. The CPU variants stay."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.execution.memory import Sizes
 
 Change = Callable[[Path, manifest_pb2.Graph], onnx.ModelProto | None]
-"""Takes a bundle's folder and a declared graph; returns what stands in its place, or None to keep it."""
+"""Takes a bundle's folder and a declared graph; returns its replacement, or None to keep it."""
 NEEDS_CUDNN = frozenset({"GRU", "LSTM", "Conv", "ReduceMean", "ReduceMax", "ReduceSum", "GlobalAveragePool"})
 """Operators of our encoders that the CUDA provider gives to cuDNN, which the stand-ins do not have."""
 _TYPES = {
@@ -48,7 +48,7 @@ def copy_with_cuda_graphs(bundle: Path, models: Path, change: Change) -> Path:
 
 
 def without_cudnn(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | None:
-    """In place of a graph that needs cuDNN one of the same inputs and outputs: it broadcasts a constant to their shapes."""
+    """Replaces a graph that needs cuDNN by one with the same inputs and outputs, which broadcasts a constant to their shapes."""
     model = onnx.load(folder / graph.file, load_external_data=False)
     if not NEEDS_CUDNN & {node.op_type for node in model.graph.node}:
         return None

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA path on a machine without a GPU: the real onnxruntime-gpu over stand-in CUDA libraries.
 
-onnxruntime-gpu cannot stand beside onnxruntime, so it has an environment of its own, made once in ``.standin`` at the root of the
-repository, and each check is a process. All other packages are found in the environment of the tests. What the checks show is what
-ONNX Runtime asks of CUDA: no number is looked at.
+onnxruntime-gpu cannot be installed beside onnxruntime, so it has a separate environment, made once in ``.standin`` at the root of
+the repository, and each check is a process. All other packages come from the environment of the tests. The checks test ONNX
+Runtime's calls of CUDA, not values.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def stand_ins(environment: tuple[Path, Path], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def rehearsal(stand_ins: StandIns, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, dict[str, Any]], Path]:
-    """The output, the results and the folder of one run of everything, with values that are not looked at."""
+    """The output, the results and the folder of one run of all checks, whose values are not compared."""
     folder = tmp_path_factory.mktemp("gpu")
     process, results = stand_ins.check(folder / "report.json", "--without-values")
     assert process.returncode == 0, process.stdout + (folder / "report.log").read_text()[-5000:]
@@ -123,7 +123,7 @@ def rehearsal(stand_ins: StandIns, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def test_every_check_of_gpu_check_runs_to_its_end(rehearsal: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
-    """PyTorch and CTranslate2 run on the CPU; all else is what a GPU would be asked."""
+    """PyTorch and CTranslate2 run on the CPU; all else runs as on a GPU."""
     output, results, folder = rehearsal
     assert {name: each["status"] for name, each in results.items()} == {check.name: "passed" for check in CHECKS}, output
     assert sorted(each.name for each in folder.iterdir()) == ["report.json", "report.log"]
@@ -171,7 +171,7 @@ def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[
 
 
 def test_parity_with_values_fails_for_every_bundle(stand_ins: StandIns, tmp_path: Path) -> None:
-    """Kernels that compute nothing give other answers than the CPU: a check that compared the CPU with itself would pass."""
+    """Kernels that compute nothing give other answers than the CPU, so parity must fail; it would pass if both sides were the CPU."""
     process, results = stand_ins.check(tmp_path / "report.json", "--only", "parity", "--only", "parity-others")
     assert process.returncode == 1, process.stdout
     assert [results[name]["status"] for name in ("parity", "parity-others")] == ["failed", "failed"]

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed as ratios of interleaved rounds: against the best peer, CTranslate2 with the very same weights; or against another tree."""
+"""Speed as ratios of interleaved rounds: against CTranslate2 with the same weights, or against another source tree."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m attnserve_loadtest.bench``: the served Transformer against CTranslate2 with the same weights, or another tree."""
+"""``python -m attnserve_loadtest.bench``: compares the served Transformer with CTranslate2 on the same weights, or two trees."""
 
 from __future__ import annotations
 
@@ -40,23 +40,23 @@ def bench(
     model: Annotated[Path, typer.Option(metavar="DIR", help="A Transformer's bundle.")] = MODEL,
     part: Annotated[list[str] | None, typer.Option(help="offline, online or wire; all by default.")] = None,
     point: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only points (offline, or of --against) whose name has this in it.")
+        str, typer.Option(metavar="TEXT", help="Only points (offline, or of --against) whose name contains this.")
     ] = "",
     rounds: Annotated[
         int | None, typer.Option(min=1, help=f"Interleaved rounds [{ROUNDS}], or pairs of --against [{PAIRS}].")
     ] = None,
-    requests: Annotated[int, typer.Option(min=100, help="Requests at random arrivals, of each side.")] = 20_000,
-    limit: Annotated[int | None, typer.Option(min=10, help="Only the first so many sentences.")] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where bench.json and bench.png, or against.json, go.")] = RESULTS,
+    requests: Annotated[int, typer.Option(min=100, help="Requests to each side at random arrivals.")] = 20_000,
+    limit: Annotated[int | None, typer.Option(min=10, help="Only this many sentences, from the first.")] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for bench.json and bench.png, or against.json.")] = RESULTS,
     tree: Annotated[
-        str, typer.Option("--against", metavar="TREE", help="Compare with a checkout or commit; exit code 1 if dearer.")
+        str, typer.Option("--against", metavar="TREE", help="Compare with a checkout or commit; exit code 1 if slower.")
     ] = "",
     median_bar: Annotated[float, typer.Option(min=0, help="Largest median ratio to --against.")] = against.MEDIAN_BAR,
     quartile_bar: Annotated[float, typer.Option(min=0, help="Largest upper quartile of it.")] = against.QUARTILE_BAR,
 ) -> None:
     """Compare speed with CTranslate2 (same weights, one thread each) or with another source tree; ratios of interleaved rounds."""
     if tree and part:
-        raise typer.BadParameter("--part is of the comparison with CTranslate2, not of --against")
+        raise typer.BadParameter("--part belongs to the comparison with CTranslate2, not to --against")
     if tree:
         texts = read_lines(_sources(data)[0], limit)
         return _against(tree, model, (texts, point, rounds or PAIRS), against.Bars(median_bar, quartile_bar), out)
@@ -102,7 +102,7 @@ def _show(table: Table, out: Path) -> None:
 
 
 def _against(tree: str, bundle: Path, work: tuple[list[str], str, int], bars: against.Bars, out: Path) -> None:
-    """Compares this tree with another one: texts, a part of the points' names, and pairs are its work."""
+    """Compares this tree with another one; ``work`` is the texts, a part of the points' names, and the number of pairs."""
     texts, name, num_pairs = work
     points = [each for each in against.POINTS if name in each.name]
     if not points:
@@ -124,7 +124,7 @@ def _against(tree: str, bundle: Path, work: tuple[list[str], str, int], bars: ag
 
 
 def _add(rows: list[report.Row], new: list[report.Row]) -> None:
-    """Keeps rows, and shows them as they come: the whole takes many minutes."""
+    """Keeps rows, and prints each when it is measured: the whole bench takes many minutes."""
     rows += new
     for row in new:
         print(f"{row.name}: {row.value.median:.2f} ({row.value.least:.2f}-{row.value.most:.2f}); {row.detail}", flush=True)
@@ -137,7 +137,7 @@ def _online(
     results: list[offline.PointResult],
     size: tuple[int, int],
 ) -> online.OnlineResult:
-    """At a share of the peer's offline capacity, which is measured first where the offline points did not."""
+    """Runs at a share of the peer's offline capacity; measures that first unless the offline points did."""
     capacity_point = next(each for each in offline.POINTS if each.variant == "int8" and each.beam_size == 1)
     known = next((each for each in results if each.point == capacity_point), None)
     if known is None:
@@ -156,7 +156,7 @@ def _sentences(bundle: Bundle, data: Path | None, limit: int | None) -> offline.
 
 
 def _sources(data: Path | None) -> tuple[Path, Path | None]:
-    """Files of the sentences, and of their references where there are any."""
+    """The files of the sentences, and of their references if there are any."""
     if data is None:
         return ROOT / "tests" / "golden" / "sentences.en.txt", None
     source, reference = (data / "multi30k" / f"test_2016_flickr.{language}.gz" for language in ("en", "de"))

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two source trees, the same bundle and requests: what a request costs each tree's server in processor time.
+"""Two source trees with the same bundle and requests: the processor time per request of each tree's server.
 
-The servers are reached through what is public and stays: command-line flags, the ready file and gRPC. The engine is not run
-in-process, for its modules are what a change of the tree may move; "offline greedy" therefore sends all texts of a block at once,
+The servers are used only through stable public interfaces: command-line flags, the ready file and gRPC. The engine is not run
+in-process, because a change of the tree may move its modules; "offline greedy" therefore sends all texts of a block at once,
 through ``Translate`` and without scores, so that slots are full as they are in ``offline.py``. The client is always that of the
 tree which runs the bench, and its processor time does not count.
 
-A pair starts a server of each tree and measures them in blocks of about 0.2 seconds, in the order ABBA: what a shared machine
-does to one of them it does to the other. What counts is the ratio of their sums. A pair has servers of its own, so that what
-differs from one start to the next (addresses, hash seeds) is part of the spread.
+A pair starts a server of each tree and measures them in blocks of about 0.2 seconds, in the order ABBA, so that other load on the
+machine affects both. The result is the ratio of their sums. Each pair starts new servers, so that the variation between starts
+(addresses, hash seeds) is part of the spread.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from attnserve_loadtest.bench.trees import Tree
 MEDIAN_BAR, QUARTILE_BAR = 1.03, 1.06
 VARIANT, WORKERS, SLOTS = "int8", 2, 32
 BLOCKS = 16
-"""Of each side in a pair; even, so that each side is first as often as the other."""
+"""Blocks of each side in a pair; even, so that each side is first equally often."""
 WARM_UP = 128
 """Requests of each point that a new server answers before it is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is asked.
+    """One kind of load.
 
     Attributes:
         name: for the table.
         method: ``UNARY`` or ``STREAM``.
-        clients: requests under way at once.
-        requests: of a block.
+        clients: requests in flight.
+        requests: per block.
         options: of every request.
     """
 
@@ -64,14 +64,14 @@ POINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a request costs, by a pair's mean: processor time of all processes of the server, and wall time, both in seconds."""
+    """Mean cost of a request in a pair, in seconds: processor time of all processes of the server, and wall time."""
 
     processor: float
     wall: float
 
 
 Pair = tuple[Cost, Cost]
-"""Of the old tree, and of the new one."""
+"""Costs of the old tree and of the new one."""
 
 
 def ratio_of(pair: Pair) -> float:
@@ -81,11 +81,11 @@ def ratio_of(pair: Pair) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """What the ratios new over old may be at most.
+    """Upper bounds of the ratios new over old.
 
     Attributes:
-        median: of the pairs.
-        quartile: the upper one.
+        median: bound of the median over pairs.
+        quartile: bound of the upper quartile.
     """
 
     median: float = MEDIAN_BAR
@@ -94,7 +94,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A point in all pairs."""
+    """The measurements of a point in all pairs."""
 
     point: Point
     pairs: list[Pair]
@@ -111,7 +111,7 @@ class Comparison:
 
     @property
     def upper_quartile(self) -> float:
-        """The upper quartile of the ratios, interpolated between the two beside it; of one pair, its ratio."""
+        """The upper quartile of the ratios, by linear interpolation; with one pair, its ratio."""
         ratios = self.ratios
         return statistics.quantiles(ratios, n=4, method="inclusive")[2] if len(ratios) > 1 else ratios[0]
 
@@ -121,7 +121,7 @@ class Comparison:
         return statistics.median(new.wall / old.wall for old, new in self.pairs)
 
     def is_within(self, bars: Bars) -> bool:
-        """Whether neither bar is exceeded."""
+        """Whether the ratios are within both bounds."""
         return self.median <= bars.median and self.upper_quartile <= bars.quartile
 
 
@@ -156,12 +156,12 @@ def measure_pair(
 
 
 def order(num_blocks: int) -> list[int]:
-    """Which side is measured when, 0 and 1 each ``num_blocks`` times: ABBAABBA..."""
+    """The order of the sides' blocks, 0 and 1 each ``num_blocks`` times: ABBAABBA..."""
     return [side for block in range(num_blocks) for side in ((0, 1) if block % 2 == 0 else (1, 0))]
 
 
 def _pair(servers: Sequence[DemoServer], addresses: Sequence[str], point: Point, texts: Sequence[str]) -> Pair:
-    """All blocks of a point; both sides are asked the same texts in the same order."""
+    """Measures all blocks of a point; both sides receive the same texts in the same order."""
     processor, wall, count = [0.0, 0.0], [0.0, 0.0], BLOCKS * point.requests
     asked = [itertools.cycle(texts) for _ in servers]
     for side in order(BLOCKS):
@@ -173,13 +173,13 @@ def _pair(servers: Sequence[DemoServer], addresses: Sequence[str], point: Point,
 
 
 def _ask(address: str, point: Point, texts: Iterator[str]) -> float:
-    """Seconds that it takes to answer the texts."""
+    """Sends the texts, and returns the seconds until the last answer."""
     return closed_loop(address, list(texts), point.method, point.clients, point.options).seconds
 
 
 @contextlib.contextmanager
 def _alone(bundle: Path) -> Iterator[Path]:
-    """A model repository that has this bundle's model only, so that servers start soon."""
+    """A model repository with this bundle's model only, so that servers start quickly."""
     with tempfile.TemporaryDirectory(prefix="attnserve-models-") as name:
         model = bundle.resolve().parent
         Path(name, model.name).symlink_to(model, target_is_directory=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What two trees cost, as a table and as JSON."""
+"""The costs of two trees, as a table and as JSON."""
 
 from __future__ import annotations
 

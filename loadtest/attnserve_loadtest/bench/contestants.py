@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is compared: the engine of a worker, in this process, and CTranslate2's translator. Both take and return token ids."""
+"""The two sides: the engine of a worker, in this process, and CTranslate2's translator. Both take and return token ids."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 Tokens = list[int]
 COMPUTE_TYPES = {"fp32": "float32", "int8": "int8"}
-"""Our variants, and what CTranslate2 calls them."""
+"""Our variants, and CTranslate2's names of them."""
 
 
 class Contestant(Protocol):
-    """What translates."""
+    """Something that translates token ids."""
 
     def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
-        """The best hypothesis of each source (with its end symbol), without its own end symbol."""
+        """Translates sources, each with its end symbol, to their best hypotheses, without end symbols."""
         ...
 
 
@@ -42,7 +42,7 @@ class Vocabulary:
 
     @classmethod
     def of(cls, bundle: Bundle) -> Vocabulary:
-        """That of a bundle."""
+        """The tokenizer of a bundle."""
         model = bundle.read(bundle.manifest.vocabulary.sentencepiece_file)
         return cls(sentencepiece.SentencePieceProcessor(model_proto=model), bundle.manifest.vocabulary.end_id)
 
@@ -58,7 +58,7 @@ class Vocabulary:
 class Engine:
     """The engine loop of a worker, offline: all requests at once, the longest source first.
 
-    Greedy answers come without their score, as the peer's do unless one asks for it.
+    Greedy answers have no score, as those of the peer unless it is requested.
 
     Args:
         folder: of the bundle.
@@ -93,12 +93,12 @@ class Engine:
 
 
 class Replicas:
-    """Several such engines, each in a process of its own, as workers are.
+    """Several such engines, each in its own process, like workers.
 
     Args:
         folder: of the bundle.
         variant: by name.
-        num_slots: rows of each.
+        num_slots: rows per process.
         beam_size: of every request.
         count: processes.
     """
@@ -133,13 +133,13 @@ def _serve_replica(pipe: Any, folder: Path, variant: str, num_slots: int, beam_s
 
 
 class Peer:
-    """CTranslate2 on one thread for each replica; it sorts and batches by itself.
+    """CTranslate2 with one thread per replica; it sorts and batches the sentences.
 
     Args:
         folder: the converted model.
-        bundle: what it was made from.
+        bundle: the bundle that the model was converted from.
         variant: our name of its compute type.
-        batch_size: sentences of a batch at most.
+        batch_size: maximum number of sentences in a batch.
         beam_size: of every request.
         replicas: models that run side by side (``inter_threads``).
     """

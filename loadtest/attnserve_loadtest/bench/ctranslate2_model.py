@@ -16,13 +16,13 @@ from attnserve_server.bundle.loader import Bundle
 
 
 def pieces_of(bundle: Bundle) -> list[str]:
-    """The vocabulary: what stands for each id."""
+    """The vocabulary: the piece of each id."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(bundle.manifest.vocabulary.sentencepiece_file))
     return [processor.id_to_piece(index) for index in range(processor.get_piece_size())]
 
 
 def save_ctranslate2(model: Transformer, bundle: Bundle, folder: Path) -> None:
-    """Writes the model as float32. As alignment it gives the mean over all heads of the last decoder layer."""
+    """Writes the model as float32. Its alignment is the mean over all heads of the last decoder layer."""
     config, vocabulary, pieces = model.config, bundle.manifest.vocabulary, pieces_of(bundle)
     spec = TransformerSpec.from_config(
         (config.num_encoder_layers, config.num_decoder_layers),
@@ -57,7 +57,7 @@ def save_ctranslate2(model: Transformer, bundle: Bundle, folder: Path) -> None:
 
 
 def translator(folder: Path) -> ctranslate2.Translator:
-    """What runs it: float32, one thread."""
+    """Loads the model: float32, one thread."""
     return ctranslate2.Translator(str(folder), device="cpu", compute_type="float32", inter_threads=1, intra_threads=1)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Offline: all sentences are there at once, or one after the other is; no network. Answers are compared, then times."""
+"""Offline, without a network: all sentences at once, or one at a time. Answers are compared, then times."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
 from attnserve_server.bundle.loader import Bundle
 
 NUM_SLOTS = (32, 64, 128)
-"""Rows of our engine: the best counts, as the peer's best batch size does."""
+"""Numbers of rows of our engine; the best one counts, as does the peer's best batch size."""
 BATCH_SIZES = (32, 128)
-"""Sentences of a batch of the peer."""
+"""Batch sizes of the peer."""
 SINGLE_SHARE = 5
-"""Of so many sentences one is translated where they come one by one."""
+"""At batch 1, one of this many sentences is translated."""
 BLOCK = 20
-"""Sentences that one side translates before it is the other's turn, where they come one by one."""
+"""At batch 1, sentences that one side translates before the other side runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is measured: a name, how it is decoded, and what is to be reached."""
+    """A measurement: its name, how it decodes, and the ratio that it must reach."""
 
     name: str
     variant: str
@@ -50,7 +50,7 @@ POINTS = (
 
 @dataclass(frozen=True, slots=True)
 class Sentences:
-    """What is translated: texts, their tokens, and references where there are any."""
+    """The texts to translate, their tokens, and references if there are any."""
 
     texts: list[str]
     tokens: list[Tokens]
@@ -59,14 +59,14 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class PointResult:
-    """What a point gave.
+    """The result of a point.
 
     Attributes:
         point: what was measured.
         ratio: the peer's time over ours.
-        ours: our best setting, in words; tokens a second, by the median.
+        ours: our best setting, in words, and its tokens per second, the median.
         peer: the same of the peer.
-        seconds: of each round, by setting.
+        seconds: duration of each round, by setting.
         identical: share of sentences whose answers are the same.
         bleu: lower-case BLEU of ours and of the peer; empty without references.
     """
@@ -152,7 +152,7 @@ def _timed(contestant: Contestant, sources: Sequence[Tokens]) -> float:
 def _one_by_one(
     contestants: Mapping[str, Contestant], sources: Sequence[Tokens], num_rounds: int, note: Callable[[], None]
 ) -> dict[str, list[float]]:
-    """Each sentence alone; a block of them from each side, in turns."""
+    """Translates each sentence alone; the sides take turns, a block of sentences each."""
     seconds: dict[str, list[float]] = {name: [0.0] * num_rounds for name in contestants}
     for number in range(num_rounds):
         for start in range(0, len(sources), BLOCK):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Online: both behind a front of the same kind, one worker each; requests at random times, or from clients in a closed loop."""
+"""Online: both sides as gRPC servers with one worker; requests at random times, or from clients in a closed loop."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attnserve_loadtest.bench.servers import STREAM, UNARY, Load, closed_loop, o
 
 OURS = "attnserve"
 SHARE = 0.6
-"""Of the peer's offline capacity."""
+"""Load as a share of the peer's offline capacity."""
 SHARES = (0.2, 0.4, 0.6, 0.8)
 """Loads of the plot."""
 WINDOWS_MS = (0.0, 1.0, 2.0, 5.0)
@@ -34,17 +34,17 @@ class Percentiles:
 
     @classmethod
     def of(cls, load: Load) -> Percentiles:
-        """Those of a run."""
+        """The percentiles of a run."""
         return cls(*(round(1e3 * load.percentile(share), 3) for share in (0.5, 0.95, 0.99)))
 
 
 @dataclass(frozen=True, slots=True)
 class OnlineResult:
-    """At a share of the peer's offline capacity.
+    """The result at a share of the peer's offline capacity.
 
     Attributes:
-        rate: requests a second.
-        num_requests: of each side, all rounds together.
+        rate: requests per second.
+        num_requests: to each side, all rounds together.
         window_ms: the peer's best window.
         p50: our latency over the peer's.
         p99: the same of the 99th percentile.
@@ -85,9 +85,9 @@ def measure_online(
 
     Args:
         folders: of the bundle (inside its repository), and of the converted model.
-        texts: asked in turn.
-        capacity: sentences a second of the peer, offline.
-        size: rounds, and requests of each side in all of them together.
+        texts: sent in turn.
+        capacity: the peer's sentences per second, offline.
+        size: number of rounds, and of requests to each side in all rounds together.
         note: called after every run.
     """
     folder, converted = folders
@@ -124,7 +124,7 @@ def num_online_runs(num_rounds: int) -> int:
 
 
 def measure_wire(folder: Path, sentences: Sentences, num_rounds: int, note: Callable[[], None]) -> WireResult:
-    """Measures what the front and the wire cost: the same sentences through gRPC, from clients in a closed loop."""
+    """Measures the cost of the front and of gRPC: the same sentences through gRPC, from clients in a closed loop."""
     engine = Engine(folder, "int8", SLOTS, 1)
     with our_server(folder.parents[1], "int8", "--slots", str(SLOTS)) as address:
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CTranslate2 behind the same kind of front as ours: grpc.aio, the same protos and tokenizer, dynamic batches.
+"""CTranslate2 behind a server like ours: grpc.aio, the same protos and tokenizer, dynamic batches.
 
     python -m attnserve_loadtest.bench.peer_server BUNDLE CONVERTED --window-ms 2
 
-A batch takes what waits, up to its size, once the first of it has waited for the window and the batch before it is done. It prints
-its port when it is ready.
+A batch takes the waiting requests, up to its size, once the first of them has waited for the window and the previous batch is done.
+The process prints its port when it is ready.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ Waiting = tuple[Tokens, "asyncio.Future[Tokens]"]
 
 
 class Batcher:
-    """Collects what comes within a window and has it translated on a thread, one batch after the other."""
+    """Collects the requests of a window and translates them on a thread, one batch after the other."""
 
     def __init__(self, peer: Peer, window_s: float, batch_size: int) -> None:
         self._peer, self._window_s, self._batch_size = peer, window_s, batch_size
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue()
 
     async def translate(self, source: Tokens) -> Tokens:
-        """Waits for the batch that the source is in."""
+        """Translates one source; returns when its batch is done."""
         answer: asyncio.Future[Tokens] = asyncio.get_running_loop().create_future()
         self._queue.put_nowait((source, answer))
         return await answer
 
     async def run(self) -> None:
-        """Forms batches for ever."""
+        """Forms batches until it is cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             batch = [await self._queue.get()]
@@ -56,7 +56,7 @@ class Batcher:
 
 
 class Servicer(translation_pb2_grpc.TranslationServiceServicer):
-    """Unary translation and nothing else."""
+    """Serves unary translation only."""
 
     def __init__(self, batcher: Batcher, vocabulary: Vocabulary) -> None:
         self._batcher, self._vocabulary = batcher, vocabulary

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured as rows against their bars: a table, JSON, and a plot of latency against offered load."""
+"""The measured ratios and their bars: a table, JSON, and a plot of latency against offered load."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Row:
 
     @property
     def is_reached(self) -> bool:
-        """Whether the bar is."""
+        """Whether the ratio reaches the bar."""
         return self.value.median <= self.bar if self.is_at_most else self.value.median >= self.bar
 
 
@@ -72,7 +72,7 @@ def online_rows(result: OnlineResult) -> list[Row]:
 
 
 def wire_rows(result: WireResult) -> list[Row]:
-    """The rows of the way through gRPC: its throughput over that in-process."""
+    """The rows of throughput through gRPC, over that in-process."""
     detail = f"{result.in_process:.0f} sentences/s in-process"
     return [
         Row("through gRPC, unary, int8", result.unary, 0.80, 0.95, is_at_most=False, detail=detail),
@@ -101,7 +101,7 @@ def markdown(rows: Iterable[Row]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What it was measured on, and with which versions."""
+    """The machine and the versions of the measurement."""
     text = Path("/proc/cpuinfo").read_text(encoding="utf-8") if Path("/proc/cpuinfo").exists() else ""
     facts = dict(line.split(":", 1) for line in text.replace("\t", "").splitlines() if ":" in line)
     features = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8")

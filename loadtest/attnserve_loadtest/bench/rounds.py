@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interleaved rounds: contestants run one after the other in every round, and what counts is the ratio within a round.
+"""Interleaved rounds: both sides run one after the other in every round, and the result is the ratio within a round.
 
-A shared machine is twice as fast at one moment as at another. A round is short against that, so both sides of a ratio see the same
-machine; the median over rounds forgets those that were disturbed half-way.
+The speed of a shared machine varies by a factor of two over time. A round is short compared with that, so both sides of a ratio
+have the same speed; the median over rounds removes rounds in which the speed changed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """How many times as fast one side is as the other: the median over rounds, and the least and the most of them."""
+    """The ratio of speeds of two sides: the median over rounds, the least and the greatest."""
 
     median: float
     least: float
@@ -46,6 +46,6 @@ def best_of(values: Mapping[str, Sequence[float]]) -> str:
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Ratio:
-    """Of values that belong to the same rounds."""
+    """The ratio of values that were measured in the same rounds."""
     quotients = [a / b for a, b in zip(numerators, denominators, strict=True)]
     return Ratio(statistics.median(quotients), min(quotients), max(quotients))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The two servers as processes, and a client that asks them: open loop with Poisson arrivals, or a closed loop.
 
-The client sends and takes bytes that it does not parse, so that it takes as little as it can of the core that it shares with the
-front. Latency counts from when a request was to be sent.
+The client sends and receives bytes without parsing them, because it shares a core with the front. Latency counts from the scheduled
+time of a request.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import ToolError
 
 PLAIN = decoding_pb2.DecodeOptions(omit_score=True)
-"""As offline: the peer gives no score either."""
+"""As offline: the peer returns no score either."""
 UNARY, STREAM = "/attnserve.v1.TranslationService/Translate", "/attnserve.v1.TranslationService/TranslateStream"
 
 
@@ -42,7 +42,7 @@ def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
 
 
 def server_process(models: Path, variant: str, *flags: str, environment: Mapping[str, str] | None = None) -> DemoServer:
-    """A server whose queue has no bound that matters, as the peer's has none; it starts when the context is entered.
+    """A server with a queue that is never full, as the peer's is unbounded; it starts when the context is entered.
 
     Args:
         models: the model repository.
@@ -92,13 +92,13 @@ def peer_server(folder: Path, converted: Path, variant: str, window_ms: float, b
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What a run gave.
+    """The result of a run.
 
     Attributes:
         latencies: of each request, in seconds.
         seconds: from the first arrival to the last answer.
         first_messages: of a closed loop of streams: seconds from each request to its first message, in the order of ``latencies``.
-        answers: of a closed loop: the last message of each request, as it came.
+        answers: of a closed loop: the last message of each request, unparsed.
     """
 
     latencies: list[float]
@@ -107,11 +107,11 @@ class Load:
     answers: list[bytes] = field(default_factory=list)
 
     def percentile(self, share: float) -> float:
-        """Seconds that this share of the requests took at most."""
+        """The quantile of the latencies at this share, in seconds."""
         return _percentile(self.latencies, share)
 
     def first_percentile(self, share: float) -> float:
-        """Seconds after which this share of the streams had their first message."""
+        """The quantile of the times to the first message at this share, in seconds."""
         return _percentile(self.first_messages, share)
 
 
@@ -120,7 +120,7 @@ def _percentile(values: Sequence[float], share: float) -> float:
 
 
 def open_loop(address: str, texts: Sequence[str], rate: float, count: int, seed: int) -> Load:
-    """Asks at random times (a Poisson process), whether or not earlier requests were answered.
+    """Sends requests at random times (a Poisson process), whether or not earlier ones were answered.
 
     Args:
         address: of the server.
@@ -158,13 +158,13 @@ async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int
 
 
 def closed_loop(address: str, texts: Sequence[str], method: str, clients: int, options: decoding_pb2.DecodeOptions = PLAIN) -> Load:
-    """So many clients ask all texts once, each of them the next one when it has its answer.
+    """Sends all texts once from ``clients`` clients; each sends the next text when it has the answer to the last one.
 
     Args:
         address: of the server.
         texts: asked in turn.
         method: ``UNARY`` or ``STREAM``.
-        clients: requests under way at once.
+        clients: requests in flight.
         options: of every request.
 
     Raises:
@@ -199,9 +199,9 @@ async def _closed_loop(address: str, payloads: Sequence[bytes], method: str, cli
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Runs a client whose garbage collector need not walk all that the bench has imported: that would take a tenth of a second.
+    """Freezes all existing objects while a client runs: a collection that visits the bench's imports takes a tenth of a second.
 
-    Around several loads it spares all but one collection.
+    Around several loads, objects are collected and frozen only once.
     """
     if gc.get_freeze_count():
         yield

@@ -14,7 +14,7 @@ from pathlib import Path
 from attnserve_client.errors import ToolError
 
 FOLDERS = ("protos", "export", "server", "clients/python", "loadtest")
-"""Where a tree has its packages."""
+"""Folders of a tree's packages."""
 _SERVER = Path("server", "attnserve_server", "__main__.py")
 
 
@@ -56,7 +56,7 @@ class Tree:
 
 @contextlib.contextmanager
 def checkout(source: str, repository: Path) -> Iterator[Tree]:
-    """A tree by its folder, or by its commit; the worktree of a commit is removed on exit.
+    """The tree in a folder or at a commit; the worktree of a commit is removed on exit.
 
     Args:
         source: a path, or what git resolves to a commit (id, tag, branch).
@@ -81,7 +81,7 @@ def checkout(source: str, repository: Path) -> Iterator[Tree]:
 
 
 def _git(folder: Path, *arguments: str, must_succeed: bool = False) -> str:
-    """What git prints; nothing where it fails and may."""
+    """Runs git and returns its output; empty where git fails and is allowed to."""
     try:
         command = ["git", "-C", str(folder), *arguments]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m attnserve_loadtest.gpu``, or ``make gpu-check``: everything that only a GPU can show, as one JSON report.
+"""``python -m attnserve_loadtest.gpu``, or ``make gpu-check``: all checks that need a GPU, as one JSON report.
 
 Exit code 0 if all checks passed or were skipped, 1 if one failed or was cut short, 2 if there is no GPU.
 """
@@ -17,7 +17,7 @@ from attnserve_loadtest.gpu.table import table
 
 ROOT = Path(__file__).resolve().parents[3]
 FIRST = "environment"
-"""It is always run: it says whether there is a device, and the next processes find the libraries in memory."""
+"""It always runs: it reports whether there is a device, and loads the libraries into the page cache for the next processes."""
 PACKAGE = "attnserve_loadtest.gpu"
 CHECKS = (
     Check(FIRST, f"{PACKAGE}.device:environment", 45),
@@ -36,7 +36,7 @@ CHECKS = (
     Check("ctranslate2", f"{PACKAGE}.baselines:ctranslate2", 20, is_optional=True),
     Check("compiled", f"{PACKAGE}.baselines:compiled", 30, is_optional=True),
 )
-"""What tells most comes first; the limits add up to the 400 s that all of it may take."""
+"""The most informative checks first; the limits add up to the 400 s that all checks together may take."""
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of what is answered: CUDA against the CPU, replayed graphs against plain runs, one request alone and in a batch."""
+"""Checks of answers: CUDA against the CPU, replayed graphs against runs without graphs, one request alone and in a batch."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ the best token changed in one step, and in 0.26 % of the steps the best two were
 sentences are expected to stay the same.
 """
 MOST_APART = {"fp32": 1e-3, "fp16": 3e-2}
-"""How far the scores of identical hypotheses may be apart."""
+"""Largest difference of the scores of identical hypotheses."""
 BEAM_SIZES = (1, 5)
 NUM_MIXED = 80
 NUM_ALONE = 40
-"""Sentences of :func:`invariance`: each is a translation of its own."""
+"""Number of sentences of :func:`invariance`, which translates each of them alone too."""
 
 
 def parity_default(context: Context, figures: dict[str, Any]) -> None:
@@ -64,7 +64,7 @@ def parity(context: Context, figures: dict[str, Any], *, is_default: bool | None
 
 
 def agreement_of(found: Sequence[Hypothesis], expected: Sequence[Hypothesis]) -> dict[str, float]:
-    """The share of identical token sequences, and how far the scores of these are apart at most (1 if there are none)."""
+    """The share of identical token sequences, and the largest difference of their scores (1 if there are none)."""
     same = [a.tokens == b.tokens for a, b in zip(found, expected, strict=True)]
     apart = [abs(a.score - b.score) for a, b, is_same in zip(found, expected, same, strict=True) if is_same]
     most = float(np.max(apart)) if apart else 1.0  # NaN where one is, which max() may pass over
@@ -80,7 +80,7 @@ def is_apart(agreement: dict[str, float], variant: str) -> bool:
 
 
 def graphs(context: Context, figures: dict[str, Any]) -> None:
-    """Replayed CUDA graphs answer as plain runs do, bit for bit, while buckets alternate and others encode between the replays.
+    """Replayed CUDA graphs give the bits of runs without graphs, while buckets alternate and others are encoded between replays.
 
     Raises:
         AssertionError: an answer differs.

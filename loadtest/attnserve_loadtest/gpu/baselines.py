@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others do with the same weights on the same device: PyTorch's step, eager, captured and compiled; CTranslate2."""
+"""Baselines with the same weights on the same device: PyTorch's step, eager, captured and compiled; CTranslate2."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from attnserve_loadtest.gpu.results import Skip, note
 from attnserve_server.bundle.loader import load_bundle
 
 ROWS = (1, 64)
-"""Of a step; for each of them ``torch.compile`` compiles anew."""
+"""Rows of a step; ``torch.compile`` compiles once for each of them."""
 BATCH = 64
 
 
 def torch_steps(context: Context, figures: dict[str, Any]) -> None:
-    """A greedy step of the Transformer: ours, PyTorch's eager one, and that one captured by hand into a CUDA graph.
+    """A greedy step of the Transformer: ours, and PyTorch's, eager and captured into a CUDA graph.
 
     Raises:
         Skip: there is no PyTorch with CUDA.
@@ -29,7 +29,7 @@ def torch_steps(context: Context, figures: dict[str, Any]) -> None:
 
 
 def compiled(context: Context, figures: dict[str, Any]) -> None:
-    """The same step by ``torch.compile``; needs a compiler, and takes long.
+    """The same step with ``torch.compile``; needs a compiler, and compiles for tens of seconds.
 
     Raises:
         Skip: there is no PyTorch with CUDA.

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the checks share: the bundles, the sources, started engines, and the figures of earlier checks.
 
-What is compared is what a worker runs: the engine loop. All access to the server's execution and engine is here and in
-``stepping.py``.
+The checks run the engine loop, as a worker does. All access to the server's execution and engine is here and in ``stepping.py``.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 NUM_SLOTS = 64
 DEFAULT_MODEL = "transformer-en-de"
-"""Its checks come first, and it is the one that PyTorch and CTranslate2 are compared with."""
+"""The model of the first checks, and of the comparisons with PyTorch and CTranslate2."""
 _MARGIN = 0.15
-"""Share of a check's limit that must be left for another item to be started."""
+"""Share of a check's limit that must be left to start another item."""
 _SEED = 0
 
 T = TypeVar("T")
@@ -50,7 +49,7 @@ class Context:
 
     Attributes:
         models: the model repository.
-        sentences: what is translated.
+        sentences: the texts to translate.
         report: the JSON file of all results.
         looks_at_values: False over stand-in libraries, whose kernels compute nothing.
         deadline: by the monotonic clock, when this check's process is killed.
@@ -91,10 +90,10 @@ class Context:
         return found
 
     def engine(self, path: Path, device: str, variant: str, *, captures: bool = True, slots: int = NUM_SLOTS) -> EngineLoop:
-        """A started engine; one for each bundle, device, variant, way to run and number of slots.
+        """A started engine; one for each bundle, device, variant, capture mode and number of slots.
 
-        It admits without a wait, so that which requests are encoded together, and with it which kernels run, does not depend on
-        how fast the steps are. Images are encoded one by one: for each new number of them cuDNN plans all convolutions anew, which
+        It admits without a wait, so that the groups of requests that are encoded together, and so the kernels, do not depend on the
+        speed of the steps. Images are encoded one by one, because cuDNN plans all convolutions again for each new batch size, which
         may take seconds.
         """
         key = path, device, variant, captures, slots
@@ -118,7 +117,7 @@ class Context:
             figures[CUT] = [*figures.get(CUT, []), *cut]
 
     def earlier(self, check: str) -> dict[str, Any]:
-        """The figures of a check that was run before; empty if it was not."""
+        """The figures of an earlier check; empty if it did not run."""
         return next((result.figures for result in load(self.report) if result.name == check), {})
 
 
@@ -145,9 +144,9 @@ def translate(
 
     Args:
         engine: without work.
-        sources: what is asked.
-        options: of all, or in turn.
-        joining: so many sources come before each step; 0 for all at once.
+        sources: the requests' sources.
+        options: of all requests, or in turn.
+        joining: number of sources that arrive before each step; 0 for all at once.
 
     Raises:
         AssertionError: the engine failed a request.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of the device itself: which it is, whether it can be used, what a launch and a copy cost."""
+"""Checks of the device: its name, whether it can be used, the time of a launch and of a copy."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from attnserve_loadtest.gpu.results import NoDevice, Skip, note
 
 
 def provider_problem() -> str:
-    """Why this ONNX Runtime cannot use CUDA whatever the machine has; empty if it may. Asks no driver."""
+    """Why this build of ONNX Runtime cannot use CUDA on any machine; empty if it can. Calls no driver."""
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "this ONNX Runtime has no CUDA provider: install onnxruntime-gpu in place of onnxruntime"
     return ""
 
 
 def environment(_context: Context, figures: dict[str, Any]) -> None:
-    """Which versions; that the device can be used, and holds what is written to it.
+    """Reports the versions, and checks that the device can be used and holds what is written to it.
 
     Raises:
         NoDevice: it cannot be used.
@@ -40,7 +40,7 @@ def environment(_context: Context, figures: dict[str, Any]) -> None:
 
 
 def floor(context: Context, figures: dict[str, Any]) -> None:
-    """What a graph node, a copy and a wait cost, see ``floor.py``."""
+    """The time of a graph node, a copy and a wait, see ``floor.py``."""
     device = torch_device()
     if device == "cpu" and context.looks_at_values:
         raise Skip("PyTorch has no CUDA here")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What launches, copies and waits cost on this device, with PyTorch alone: ``python floor.py`` prints a JSON object.
+"""The time of launches, copies and waits on this device, with PyTorch only: ``python floor.py`` prints a JSON object.
 
-The least time of a decode step is the sum of these: its kernels as nodes of one CUDA graph, one copy up, one copy down. The bytes
-that it reads say little, as the weights fit in the device's L2 cache. This file imports nothing of the project, so that it runs
-where ONNX Runtime is not installed yet. Without CUDA the same calls run on the CPU, uncaptured: a rehearsal.
+The least time of a decode step is the sum of these: its kernels as nodes of one CUDA graph, one copy to the device, one copy back.
+The time to read its bytes is no bound, because the weights fit in the device's L2 cache. This file imports nothing of the project,
+so that it runs where ONNX Runtime is not installed. Without CUDA the same calls run on the CPU, uncaptured: a rehearsal.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Floor:
         return lambda: torch.mm(a, w.t(), out=y)
 
     def _copies(self) -> dict[str, Any]:
-        """Small copies, each waited for: up, down, and a row of a cache on the device."""
+        """Small synchronous copies: to the device, back, and a row of a cache on the device."""
         host, small = torch.zeros(2048, dtype=torch.uint8), torch.zeros(2048, dtype=torch.uint8, device=self.device)
         row = torch.randn(65, 4, 129, 32, device=self.device, dtype=torch.half)
         found = {
@@ -83,7 +83,7 @@ class Floor:
         return found
 
     def _graph_us(self, body: Callable[[], object], count: int) -> float:
-        """A chain of ``count`` calls, captured into one CUDA graph, replayed and waited for."""
+        """A chain of ``count`` calls, captured into one CUDA graph; each replay is synchronous."""
         if not self._is_cuda:
             return self._median_us(lambda: [body() for _ in range(count)])
         stream = torch.cuda.Stream()

@@ -15,10 +15,10 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 RUNNING = "running"
 """The process of the check has not ended, or ended before it could say how."""
 PARTIAL = "partial"
-"""What was measured is right, but the time limit did not allow all of it."""
+"""The figures are valid, but the time limit cut some off."""
 NO_DEVICE = "no device"
 CUT = "not measured"
-"""The figure that names what the time limit did not allow; it makes a check partial."""
+"""The figure that names what the time limit cut off; it makes a check partial."""
 SUMMARY = "summary"
 """The figure that holds the check's lines of the closing table."""
 
@@ -36,7 +36,7 @@ class NoDevice(Exception):
 
 @dataclass(slots=True)
 class Result:
-    """What became of a check; ``figures`` is what it measured, whether or not it passed."""
+    """The result of a check; ``figures`` is what it measured, whether or not it passed."""
 
     name: str
     status: str
@@ -58,7 +58,7 @@ def reason(result: Result) -> str:
 
 
 def load(report: Path, without: str = "") -> list[Result]:
-    """The results that a report holds, but for that of the check ``without``.
+    """The results in a report, except that of the check ``without``.
 
     Raises:
         FileNotFoundError: there is no report.

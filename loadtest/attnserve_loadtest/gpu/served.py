@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server on the device, asked over gRPC: its answers, and its speed with 1, 32 and 256 clients in a closed loop."""
+"""A server on the device, called over gRPC: its answers, and its speed with 1, 32 and 256 clients in a closed loop."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attnserve_server.request import DecodeOptions
 
 CLIENTS = (32, 256, 1)
 NUM_TEXTS = 8
-"""Sentences whose answers are looked at; with so few, one near-tie is an eighth."""
+"""Number of sentences whose answers are compared; one near-tie is an eighth of them."""
 BEAM = 5
 SERVER, WORKER = "front", "workers"
 
@@ -57,14 +57,14 @@ def served(context: Context, figures: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _only(bundle: Path) -> Iterator[Path]:
-    """A model repository of one model: no other's start is waited for, and no other can fail it."""
+    """A model repository of one model, so that no other model delays the start or makes it fail."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, bundle.parent.name).symlink_to(bundle.parent)
         yield Path(folder)
 
 
 def _expected(context: Context, path: Path, texts: list[str]) -> list[str]:
-    """What the engine answers on the CPU."""
+    """The answers of the engine on the CPU."""
     bundle = load_bundle(path)
     processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(bundle.manifest.vocabulary.sentencepiece_file))
     answers = translate(context.engine(path, "cpu", "fp32"), sources_of(bundle, texts), DecodeOptions(beam_size=BEAM))
@@ -72,7 +72,7 @@ def _expected(context: Context, path: Path, texts: list[str]) -> list[str]:
 
 
 def _load(context: Context, figures: dict[str, Any], address: str) -> None:
-    """Greedy translations from so many clients: five times the sentences; from one client, half of them."""
+    """Greedy translations by number of clients: five times the sentences; from one client, half of them."""
     from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop
 
     cases = [(clients, method) for clients in CLIENTS for method in (UNARY, STREAM)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs single steps of a runner: with filled states, timed, against the least time that the device's own costs allow."""
+"""Runs single steps of a runner with filled states, times them, and computes the least time on this device."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from attnserve_server.execution.session import cuda_options
 from attnserve_server.profiling.measure import Workload
 
 POSITION, SOURCE = 12, 16
-"""Tokens before the step's, and of the source: the means of the golden sentences."""
+"""Tokens before the step, and tokens of the source: the means of the golden sentences."""
 REPETITIONS = 50
 NO_KERNEL = frozenset({"Reshape", "Unsqueeze", "Squeeze", "Flatten", "Identity", "Shape", "Size", "Constant"})
-"""Operators that launch nothing: they give the same memory another shape, or compute a shape on the host."""
+"""Operators that launch no kernel: they reshape the same memory, or compute a shape on the host."""
 ATTENTION_DEBUG = "ORT_ENABLE_ATTENTION_KERNEL_DEBUG_INFO"
-"""Variable that makes ONNX Runtime print which attention kernel each plain run chooses; read when a session is made."""
+"""Variable that makes ONNX Runtime print the attention kernel of each run without graphs; read when a session is made."""
 
 
 def started(bundle: Bundle, slots: int, *, captures: bool) -> IterativeRunner:
-    """A runner that is warm, its states filled with random values: zeros may be faster than what a model computes."""
+    """A warm runner, its states filled with random values, because steps on zeros may be faster."""
     runner = make_runner(bundle, slots, captures=captures)
     runner.start()
     runner.warm_up()
@@ -56,7 +56,7 @@ def fill_states(runner: IterativeRunner) -> None:
 
 
 def workload(rows: int, beam: int) -> StepInputs:
-    """The inputs of a step of so many rows, ``beam`` of them to a request."""
+    """The inputs of a step of ``rows`` rows, ``beam`` rows per request."""
     return Workload(rows, beam, SOURCE, POSITION).inputs()
 
 
@@ -99,7 +99,7 @@ def num_kernels(path: Path) -> int:
 
 
 def step_bytes(bundle: Bundle, rows: int) -> int:
-    """What a step of so many rows must read and write at least: all weights once, the states as far as they are filled, the logits.
+    """The least bytes that a step of ``rows`` rows reads and writes: all weights once, the filled part of the states, the logits.
 
     The weights are those of ``weights.bin``, the encoder's included, in the variant's precision: an upper bound.
     """
@@ -127,7 +127,7 @@ def floor_ms(kernels: int, rows: int, floor: Mapping[str, Any]) -> float | None:
 
 
 def bytes_ms(num_bytes: int, floor: Mapping[str, Any]) -> float | None:
-    """The time that so many bytes take at the rate of a copy on this device; None where the check ``floor`` is missing."""
+    """The time of ``num_bytes`` bytes at the rate of a copy on this device; None where the check ``floor`` is missing."""
     return 1e3 * num_bytes / floor["copy_bytes_per_second"] if "copy_bytes_per_second" in floor else None
 
 
@@ -146,7 +146,7 @@ def free_bytes() -> int:
 
 
 def attention_kernels(bundle: Bundle) -> dict[str, int]:
-    """The attention kernels that ONNX Runtime chooses in a plain step, as it names them, and the number of nodes of each."""
+    """The attention kernels that ONNX Runtime chooses in a step without graphs, by its names, and the number of nodes of each."""
     os.environ[ATTENTION_DEBUG] = "1"
     try:
         runner = make_runner(bundle, 8, captures=False)
@@ -159,7 +159,7 @@ def attention_kernels(bundle: Bundle) -> dict[str, int]:
 
 
 def _native_output_of(call: Callable[[], object]) -> str:
-    """What native code writes to standard output and error while ``call`` runs."""
+    """Returns what native code writes to standard output and error while ``call`` runs."""
     libc, saved = ctypes.CDLL(None), {number: os.dup(number) for number in (1, 2)}
     with tempfile.TemporaryFile() as file:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The closing table: what became of each check and its main figures, in few enough lines for a screen or a log's tail."""
+"""The closing table: the status of each check and its main figures, in few enough lines for a screen or a log's tail."""
 
 from __future__ import annotations
 

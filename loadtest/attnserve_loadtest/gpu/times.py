@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks of speed: a step against its floor, what happens between steps, what a start costs, tokens a second."""
+"""Checks of speed: a step against its floor, the work between steps, the time of a start, tokens per second."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def steps_others(context: Context, figures: dict[str, Any]) -> None:
 
 
 def _steps(context: Context, figures: dict[str, Any], *, is_default: bool, slot_counts: tuple[int, ...]) -> None:
-    """Time of a greedy and of a beam step, replayed and plain, beside its floor and the time of its bytes."""
+    """Time of a greedy and of a beam step, with CUDA graphs and without, beside its floor and the time of its bytes."""
     floor = context.earlier("floor")
     cases = [(path, variant, slots) for slots in slot_counts for path, variant in context.cuda_variants(is_default=is_default)]
     for path, variant, slots in context.in_time(cases, figures, lambda case: f"{case[0].parent.name}, {case[2]} slots"):
@@ -57,7 +57,7 @@ def _steps(context: Context, figures: dict[str, Any], *, is_default: bool, slot_
 
 
 def _step_entry(runners: Mapping[bool, IterativeRunner], rows: int, beam: int, floor: Mapping[str, Any]) -> dict[str, Any]:
-    """A step by the runner that replays (True) and by the one that does not (False), and its floor."""
+    """The time of a step with CUDA graphs (True) and without (False), and its floor."""
     bundle, inputs = runners[True].bundle, workload(rows, beam)
     kernels = stepping.num_kernels(bundle.folder / runners[True].choose(inputs).declared.graph.file)
     entry: dict[str, Any] = {
@@ -72,7 +72,7 @@ def _step_entry(runners: Mapping[bool, IterativeRunner], rows: int, beam: int, f
 
 
 def moves(context: Context, figures: dict[str, Any]) -> None:
-    """What is done between steps, in milliseconds: encoding, inserting new requests, copying rows, moving requests."""
+    """The work between steps, in milliseconds: encoding, inserting new requests, copying rows, moving requests."""
     for path, variant in context.in_time(context.cuda_variants(), figures, lambda case: case[0].parent.name):
         bundle = load_bundle(path, "cuda", variant)
         sources = sources_of(bundle, (context.sentences * GROUPS[-1])[: GROUPS[-1]])
@@ -103,7 +103,7 @@ def _move_times(runner: IterativeRunner, sources: Sequence[Source]) -> dict[str,
 
 
 def captures(context: Context, figures: dict[str, Any]) -> None:
-    """What a start costs: seconds with captures and without, bytes a captured graph; and the chosen attention kernels."""
+    """The cost of a start: seconds with captures and without, bytes per captured graph; and the chosen attention kernels."""
     for path, variant in context.in_time(context.cuda_variants(), figures, lambda case: case[0].parent.name):
         bundle = load_bundle(path, "cuda", variant)
         plain_s, plain_bytes = _start(bundle, captures=False)
@@ -134,7 +134,7 @@ def _start(bundle: Bundle, *, captures: bool) -> tuple[float, int]:
 
 
 def throughput(context: Context, figures: dict[str, Any]) -> None:
-    """Tokens a second of whole translations, all sentences at once: by slots, replayed and plain; the other models at 64 slots."""
+    """Tokens per second of whole translations, all sentences at once: by slots, with graphs and without; others at 64 slots."""
     default = [(path, variant) for path, variant in context.cuda_variants() if path.parent.name == DEFAULT_MODEL]
     others = [each for each in context.cuda_variants() if each not in default]
     cases = [(*each, slots, 1, True) for each in default for slots in SLOTS]
@@ -149,7 +149,7 @@ def throughput(context: Context, figures: dict[str, Any]) -> None:
 
 
 def _tokens_a_second(context: Context, path: Path, variant: str, slots: int, beam: int, captures: bool) -> dict[str, Any]:
-    """Tokens a second; the median time of an engine's step, and of its steps with all rows live; and how many they were."""
+    """Tokens per second; the median time of a step, and of a step with all rows live; and the number of such steps."""
     copies = 1 if path.parent.name != DEFAULT_MODEL else 5 if beam == 1 else 2
     bundle, engine = load_bundle(path), context.engine(path, "cuda", variant, captures=captures, slots=slots)
     sources, options = sources_of(bundle, context.sentences) * copies, options_for(bundle, beam)

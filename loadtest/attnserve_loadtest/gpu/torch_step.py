@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A decode step of the Transformer in PyTorch, as one would write it for a GPU: half precision, a cache of fixed size, SDPA.
 
-It does what our step graph does: embeds the tokens, appends keys and values at the position, attends to the cache and to the
-memory, and chooses the best token. The work is the same for all rows, so one position for all is no advantage that matters.
+It does the work of our step graph: embeds the tokens, appends keys and values at the position, attends to the cache and to the
+memory, and chooses the best token. All rows have the same position; this does not make it noticeably faster.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from attnserve_server.bundle.loader import load_bundle
 
 CAPACITY, SOURCE, POSITION = 128, 16, 12
 Way = Literal["eager", "captured", "compiled"]
-"""Launched call by call; captured by hand into one CUDA graph (the fair baseline); or by ``torch.compile``."""
+"""Eager; captured into one CUDA graph (the fair baseline); or compiled by ``torch.compile``."""
 
 
 class TorchStep:
-    """A step of so many rows.
+    """A step of ``rows`` rows.
 
     Args:
         folder: of the bundle.

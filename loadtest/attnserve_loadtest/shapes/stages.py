@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A shape as a list of stages. Its size comes from Locust's own options: ``--users`` at the highest, ``--run-time`` in all."""
+"""A shape as a list of stages. Locust's options scale it: ``--users`` is the maximum, ``--run-time`` the total time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ DEFAULT_USERS, DEFAULT_SECONDS = 32, 60
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the time, and the part of the users that ask in it."""
+    """A share of the time, and the share of the users that are active in it."""
 
     time_share: float
     user_share: float
@@ -28,7 +28,7 @@ class StagedShape(LoadTestShape):
     stages: ClassVar[tuple[Stage, ...]] = ()
 
     def tick(self) -> tuple[int, float] | None:
-        """Users now, and how many may start in a second; None when the time is over."""
+        """The number of users now, and how many may start per second; None when the time is over."""
         options: Any = self.runner.environment.parsed_options if self.runner else None
         users = getattr(options, "num_users", None) or DEFAULT_USERS
         seconds = _seconds(getattr(options, "run_time", None))
@@ -37,7 +37,7 @@ class StagedShape(LoadTestShape):
 
 
 def at(stages: tuple[Stage, ...], share: float, users: int) -> tuple[int, float] | None:
-    """What a shape asks for after this share of its time."""
+    """The number of users, and of starts per second, after this share of the time; None after the end."""
     for stage in stages:
         if share < stage.time_share:
             return max(1, round(stage.user_share * users)), float(users)

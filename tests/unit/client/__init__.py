@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the client package, against a tiny server of their own."""
+"""Tests of the client package, against a small fake server."""

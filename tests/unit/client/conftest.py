@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A server for each test, and both clients behind one blocking surface."""
+"""A server for each test, and both clients with one blocking interface."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def server() -> Iterator[FakeServer]:
 
 
 class BlockingAsyncClient:
-    """An ``AsyncClient`` and its loop, with the surface of ``Client``: what holds for one is tested for the other."""
+    """An ``AsyncClient`` and its loop, with the interface of ``Client``, so that the same tests run with both."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._runner = asyncio.Runner()
@@ -84,7 +84,7 @@ def client(make_client: Any) -> Any:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port of 127.0.0.1 at which nobody listens."""
+    """A port of 127.0.0.1 on which no process listens."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention for eyes: in a terminal, and as a picture."""
+"""Display of attention: in a terminal, and as a picture."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions on the client's side: both clients, the maps of words, the picture of a story, scores, and the command line."""
+"""Captions on the client's side: both clients, the maps of words, the picture of the maps, scores, and the command line."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_story_is_lit_where_the_model_looked(client: Any, tmp_path: Path) -> N
         assert np.abs(np.subtract(picture.size, size)).max() <= 1
     figure = draw_stories([(caption, file_of("white", (600, 400)))] * 2)
     assert len(figure.axes) == 2 * (1 + len(caption.word_maps()))
-    lit = np.asarray(figure.axes[2].images[0].get_array())  # of the second word, which looked at the second of two rows of three
+    lit = np.asarray(figure.axes[2].images[0].get_array())  # second word: its attention is on the second of two rows of three
     assert lit[:60, 130:190].mean() > 2 * lit[170:].mean()
     assert figure.axes[0].images[0].get_array().min() == 255
 

@@ -33,7 +33,7 @@ TOO_LONG = Failure(grpc.StatusCode.INVALID_ARGUMENT, "too many\npieces", "SEQUEN
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch, server: FakeServer) -> None:
-    """The server is the default one, and nothing of the machine's own settings shows."""
+    """Sets the fake server as the default one, and removes the machine's own settings."""
     monkeypatch.setenv("ATTNSERVE_ADDRESS", server.address)
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("ATTNSERVE_DATA", raising=False)

@@ -76,7 +76,7 @@ def test_a_word_attends_as_its_pieces_do() -> None:
     assert most_attended(translation(source, target), both, of_source, of_target).shape == (2, 2)
 
 
-def test_means_stand_behind_heads_and_layers() -> None:
+def test_means_follow_heads_and_layers() -> None:
     weights = np.arange(2 * 3, dtype=np.float32).reshape(2, 3, 1, 1)
     assert with_means(weights)[..., 0, 0].tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [1.5, 2.5, 3.5, 2.5]]
 
@@ -117,7 +117,7 @@ def test_alignment(data: Path, capsys: pytest.CaptureFixture[str], server: FakeS
         assert picture.height > 300
 
 
-def test_alignment_passes_over_what_cannot_be_said(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
+def test_alignment_skips_pairs_that_a_model_refuses(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     unknown = Failure(grpc.StatusCode.INVALID_ARGUMENT, "no such characters", "INVALID_ARGUMENT", "options.prefix")
 
     def refuse(request: object, context: object) -> None:
@@ -149,7 +149,7 @@ def test_a_picture_that_cannot_be_written(data: Path, capsys: pytest.CaptureFixt
     for file in (data / "missing" / "x.png", data / "x.tune"):
         assert main(["evaluate", "lengths", "--data", str(data), "--split", "val", "--plot", str(file)]) == 1
         assert "cannot draw into" in capsys.readouterr().err
-    assert not server.translation.requests, "it is said before any work"
+    assert not server.translation.requests, "the error comes before any work"
 
 
 def test_models_of_other_languages_are_not_compared(data: Path, capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:

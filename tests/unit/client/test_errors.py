@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Errors: what a failed call becomes, and which are tried again."""
+"""Errors: the exception of each failed call, and which calls are retried."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATUS_OF = {
 
 
 def service_errors(root: type[server_errors.ServiceError] = server_errors.ServiceError) -> list[Any]:
-    """All subclasses of the server's root, whatever their depth."""
+    """All direct and indirect subclasses of the server's root error."""
     return [found for child in root.__subclasses__() for found in (child, *service_errors(child))]
 
 

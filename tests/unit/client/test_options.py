@@ -25,7 +25,7 @@ class MoreKeywords(RequestKeywords, total=False):
 
 
 def run(but: tuple[str, ...], *arguments: str) -> Any:
-    """What a command with an option for each key gets; its help text, or its error."""
+    """The options that a command with one option for each key receives; its help text, or its error."""
     given: list[MoreKeywords] = []
 
     @takes_keywords(but=but)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package as a whole: what it imports, and whether its idea of the wire is the contract's."""
+"""The package as a whole: its imports, and whether its methods agree with the protos."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running batch over real slots and a made-up model: rows that join, fork, move and leave, in any order."""
+"""The running batch over real slots and a fake model: rows that join, fork, move and leave, in any order."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MARGIN = 1e-5
 
 @dataclass
 class Driven:
-    """A batch, and what it has answered."""
+    """A batch, and its answers."""
 
     runner: FakeRunner = field(default_factory=lambda: FakeRunner(NUM_SLOTS))
     answers: dict[int, tuple[SequenceWork, list[Hypothesis]]] = field(default_factory=dict)
     most_rows: int = 0
     num_released: int = 0
     plain_widths: set[int] = field(default_factory=set)
-    """Rows of the searches that were decided all at once."""
+    """Rows per request that vectorized searches have had."""
 
     def __post_init__(self) -> None:
         self.batch = RunningBatch(self.runner)  # type: ignore[arg-type]
@@ -75,7 +75,7 @@ class Driven:
         assert not self.batch.sequences
 
     def check(self) -> None:
-        """Every slot and every row has one owner; that a step is given prefixes of them is the runner's to check."""
+        """Every slot and every row has one owner; the runner checks that a step gets prefixes of them."""
         sequences = self.batch.sequences.values()
         assert len({each.slot for each in sequences}) == len(sequences)
         assert len({row for each in sequences for row in each.rows}) == self.batch.num_rows
@@ -83,7 +83,7 @@ class Driven:
         assert self.batch.num_rows <= self.num_reserved <= NUM_SLOTS
 
     def check_trails(self) -> None:
-        """What each row's state says of its past is what the search says."""
+        """The tokens in each row's state are those of its search."""
         trail = self.runner.state.buffers["trail"].current
         for sequence in self.batch.sequences.values():
             if sequence.search.is_done:
@@ -97,7 +97,7 @@ class Driven:
         return [path.tokens for path in sequence.search.live]
 
     def check_answers(self) -> list[DecodeOptions]:
-        """Compares with the reference; returns the options of what could be."""
+        """Compares with the reference; returns the options of the compared answers."""
         compared = []
         for request, hypotheses in self.answers.values():
             expected = reference_answer(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of answers, and equal requests that share the work under way."""
+"""The cache of answers, and equal requests that share work in progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def hypotheses(num_tokens: int = 3, num_weights: int = 0) -> SequenceOutcome:
     return SequenceOutcome([Hypothesis(list(range(num_tokens)), -0.123456789, FinishReason.STOP, weights, {1: 2})])
 
 
-def test_what_is_kept_comes_back_the_same() -> None:
+def test_cached_answer_is_returned_unchanged() -> None:
     cache = ResponseCache(MIB)
     kept = hypotheses(40, 100)
     cache.put(b"key", kept)
@@ -51,7 +51,7 @@ def test_what_is_kept_comes_back_the_same() -> None:
     found = cache.get(b"key")
     assert found is not None
     found.hypotheses[0].tokens.append(7)
-    assert cache.get(b"key") == kept, "nobody changes what is kept"
+    assert cache.get(b"key") == kept, "a change of a returned answer does not change the cached one"
     assert cache.get(b"other") is None
 
 
@@ -163,7 +163,7 @@ async def test_seeded_samples_are_kept(bench: Bench) -> None:
     assert bench.ask(options=options).is_done
 
 
-async def test_hit_needs_no_room_but_a_server_that_takes_requests() -> None:
+async def test_hit_needs_no_place_in_the_queue_but_is_refused_in_a_drain() -> None:
     bench = await Bench(limit=1, cache_bytes=MIB).start()
     bench.ask()
     bench.finish(1)
@@ -204,7 +204,7 @@ async def test_without_a_cache_nothing_is_shared() -> None:
     assert bench.value("cache_requests_total") == 0
 
 
-# --- Work under way ---
+# --- Work in progress ---
 
 
 async def test_equal_requests_share_their_work(bench: Bench) -> None:
@@ -235,10 +235,10 @@ async def test_follower_that_came_late_has_sane_times(bench: Bench) -> None:
     assert answer.first_token_at <= answer.finished_at
 
 
-@pytest.mark.parametrize("who", ["leader", "follower"])
-async def test_who_leaves_ends_only_his_own(bench: Bench, who: str) -> None:
+@pytest.mark.parametrize("leaver", ["leader", "follower"])
+async def test_ticket_that_leaves_ends_only_itself(bench: Bench, leaver: str) -> None:
     tickets = [bench.ask(), bench.ask(), bench.ask()]
-    leaving = tickets.pop(0 if who == "leader" else 1)
+    leaving = tickets.pop(0 if leaver == "leader" else 1)
     leaving.cancel("client")
     with pytest.raises(errors.Cancelled):
         await leaving.result()
@@ -249,14 +249,14 @@ async def test_who_leaves_ends_only_his_own(bench: Bench, who: str) -> None:
     bench.assert_idle()
 
 
-async def test_work_is_cancelled_when_nobody_is_left(bench: Bench) -> None:
+async def test_work_is_cancelled_when_no_ticket_is_left(bench: Bench) -> None:
     tickets = [bench.ask(), bench.ask()]
     tickets[0].cancel("client")
     assert bench.cancels() == []
     tickets[1].cancel("client")
     assert bench.cancels() == [(1, "client")]
     bench.ask()
-    assert bench.submitted() == [1, 2], "nobody joins what is being dropped"
+    assert bench.submitted() == [1, 2], "no request joins a cancelled job"
     bench.say(failed(1, "CANCELLED"), client=1)
     assert bench.value("requests_cancelled_total", reason="client") == 2
     bench.finish(2)
@@ -266,7 +266,7 @@ async def test_work_is_cancelled_when_nobody_is_left(bench: Bench) -> None:
 async def test_deadlines_end_only_their_own(bench: Bench) -> None:
     now = time.monotonic()
     soon, later, never = bench.ask(deadline=now + 0.02), bench.ask(deadline=now + 0.04), bench.ask()
-    assert bench.submits()[0].terms.deadline is None, "the front watches, who comes later may have more time"
+    assert bench.submits()[0].terms.deadline is None, "the front watches the deadlines, because a later ticket may have more time"
     for ticket in (soon, later):
         with pytest.raises(errors.DeadlineExceeded):
             await ticket.result()
@@ -288,7 +288,7 @@ async def test_last_deadline_ends_the_work(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_failure_is_everybodys(bench: Bench, streamed: bool) -> None:
+async def test_failure_reaches_all_tickets(bench: Bench, streamed: bool) -> None:
     tickets = [bench.ask(is_streamed=streamed), bench.ask()]
     if streamed:
         bench.say(produced(1, 4))
@@ -365,7 +365,7 @@ async def test_queued_request_is_joined_by_its_own_client(bench: Bench) -> None:
 
 
 async def test_queued_request_does_not_hold_back_others(bench: Bench) -> None:
-    """Another client, or a higher priority, keeps its own place; the two come together when one is sent."""
+    """A request of another client, or of a higher priority, keeps its own place; the two are merged when one is sent."""
     fill(bench)
     for number in range(20):
         bench.ask([100 + number, 3], client="noisy")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sockets between front and worker: whole messages, whatever their size and however they come; and either side's end."""
+"""The sockets between front and worker: whole messages of any size, in any fragments; and the end of either side."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ async def test_a_worker_whose_front_is_gone_is_told() -> None:
 async def test_what_is_sent_to_a_worker_that_is_gone_is_lost() -> None:
     front, worker, came = await pair()
     worker.close()
-    front.send(b"x")  # the front has not seen it yet
+    front.send(b"x")  # the front has not read it yet
     for _ in range(3):  # the end of the stream is there already: the loop's next round reads it
         await asyncio.sleep(0)
         front.send(b"x")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Estimates of wait and service: right where there is evidence, zero where there is none, and never wrong for long."""
+"""Estimates of wait and service: correct with recent answers, zero without, and wrong only for a short time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def estimator(clock: Clock) -> ServiceEstimator:
 
 
 def answer(estimator: ServiceEstimator, clock: Clock, num: int, every_s: float, cost: float = 1.0, num_steps: int = 20) -> None:
-    """``num`` answers, one every so many seconds; each step of each took 10 ms."""
+    """``num`` answers, one every ``every_s`` seconds; each of their steps took 10 ms."""
     for _ in range(num):
         clock.now += every_s
         estimator.answered(cost, 0.01 * num_steps, num_steps)
@@ -45,13 +45,13 @@ def test_service_is_the_fastest_step_times_the_fewest_steps(estimator: ServiceEs
     answer(estimator, clock, 20, 0.1, num_steps=40)
     answer(estimator, clock, 1, 0.1, num_steps=30)
     assert estimator.service_s(128) == pytest.approx(0.3)
-    assert estimator.service_s(2) == pytest.approx(0.02), "who wants two tokens waits for two steps"
+    assert estimator.service_s(2) == pytest.approx(0.02), "a request for two tokens waits for two steps"
 
 
 def test_no_evidence_is_no_estimate(estimator: ServiceEstimator, clock: Clock) -> None:
     assert estimator.wait_s(1e9) == estimator.service_s(128) == 0.0
     answer(estimator, clock, 100, 0.1)
-    assert estimator.wait_s(1e9) == estimator.service_s(128) == 0.0, "nobody waited: the rate was that of the requests"
+    assert estimator.wait_s(1e9) == estimator.service_s(128) == 0.0, "no request waited, so the rate was that of the requests"
     estimator.set_waiting(5)
     answer(estimator, clock, MIN_ANSWERS - 1, 0.1)
     assert estimator.wait_s(1e9) == estimator.service_s(128) == 0.0
@@ -79,7 +79,7 @@ def test_empty_queue_ends_every_estimate(estimator: ServiceEstimator, clock: Clo
 
 
 def test_evidence_expires(estimator: ServiceEstimator, clock: Clock) -> None:
-    """Nothing is answered any more, and yet somebody waits: after a while, hope returns."""
+    """A request waits and no answers come: after some time the estimate drops to zero."""
     estimator.set_waiting(9)
     answer(estimator, clock, 20, 0.5)
     assert estimator.wait_s(100) > 10

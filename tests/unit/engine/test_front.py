@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front with made-up workers: order, credits, refusals, deadlines, and what becomes of requests whose worker dies."""
+"""The front with fake workers: order, credits, refusals, deadlines, and the requests of a worker that dies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BEAM = DecodeOptions(beam_size=4, num_hypotheses=4)
 
 
 class Clock:
-    """The front's clock, which a test moves. Timers of deadlines stay the event loop's."""
+    """The front's clock, which a test moves. Timers of deadlines use the event loop's clock."""
 
     def __init__(self) -> None:
         self.now = time.monotonic()
@@ -35,7 +35,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Ask for it before the bench, whose front takes it when it starts."""
+    """Request this fixture before the bench, whose front takes it when it starts."""
     clock = Clock()
     monkeypatch.setattr(front_module, "time", clock)
     return clock
@@ -67,7 +67,7 @@ async def test_stream_gets_its_events(bench: Bench) -> None:
 
 @pytest.mark.parametrize("ends", ["answered", "failed"])
 async def test_what_is_done_leaves_nothing_to_the_garbage_collector(bench: Bench, ends: str) -> None:
-    """A collection of thousands of requests took so long that all others were late."""
+    """A garbage collection after thousands of requests would delay all others."""
     gc.collect()
     gc.disable()
     try:
@@ -105,7 +105,7 @@ async def test_large_request_waits_for_room_and_is_not_passed(bench: Bench) -> N
     assert bench.submitted() == [1, 2, 3, 4, 5]
 
 
-async def test_one_models_queue_is_no_hindrance_to_another() -> None:
+async def test_full_queue_of_one_model_does_not_affect_another() -> None:
     bench = await Bench(num_models=2).start()
     for _ in range(50):
         bench.ask(model=0, options=BEAM)
@@ -117,7 +117,7 @@ async def test_one_models_queue_is_no_hindrance_to_another() -> None:
     assert bench.value("queue_length", model="model-1") == 0
 
 
-async def test_work_goes_to_who_has_least() -> None:
+async def test_work_goes_to_the_worker_with_least_work() -> None:
     bench = await Bench().start("worker-0.0", "worker-1.0")
     for _ in range(6):
         bench.ask()
@@ -183,7 +183,7 @@ async def test_other_refusals(bench: Bench) -> None:
     bench.assert_idle()
 
 
-# --- Giving up ---
+# --- Cancellation and deadlines ---
 
 
 @pytest.mark.parametrize("where", ["queue", "worker"])
@@ -363,7 +363,7 @@ async def test_lost_worker_of_a_cancelled_request(bench: Bench) -> None:
     bench.assert_idle()
 
 
-async def test_words_about_unknown_requests_are_nothing(bench: Bench) -> None:
+async def test_messages_about_unknown_requests_are_ignored(bench: Bench) -> None:
     bench.finish(77)
     bench.say(failed(78))
     bench.say(produced(79, 1), worker=WORKER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files to pixels: every kind that clients send, and every kind of file that is none."""
+"""Image files to pixels: all supported formats, and files that are not images."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def photo() -> Image.Image:
 
 @pytest.fixture(scope="module")
 def wide(photo: Image.Image) -> Image.Image:
-    """Not a square, and no two of its corners alike."""
+    """An image that is not square and has four different corners."""
     image = photo.resize((300, 200))
     for box, colour in (((0, 0, 60, 60), "red"), ((240, 0, 300, 60), "green"), ((0, 140, 60, 200), "blue")):
         image.paste(colour, box)
@@ -135,7 +135,7 @@ def test_photos_with_more_pictures_in_them_are_photos(photo: Image.Image) -> Non
 
 
 def png_of(width: int, height: int) -> bytes:
-    """A few bytes that claim to be a picture of that size."""
+    """A few bytes whose header claims a picture of this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(

@@ -25,7 +25,7 @@ def tensor(name: str, dtype: str, *axes: str) -> dict[str, Any]:
 
 
 def sound_manifest() -> dict[str, Any]:
-    """As JSON, for a model with one state."""
+    """A manifest as JSON, of a model with one state."""
     cache = tensor("cache", FLOAT32, "row", "target", "4")
     memory = tensor("memory", FLOAT32, "request", "source", "4")
     step_inputs = [tensor("token", INT64, "row"), tensor("request_of_row", INT64, "row"), cache, memory]
@@ -87,7 +87,7 @@ def test_sound_bundle(folder: Path) -> None:
 
 
 def change(path: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    """Sets what stands at a dotted path."""
+    """Sets the value at a dotted path."""
 
     def apply(manifest: dict[str, Any]) -> None:
         *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
@@ -114,7 +114,7 @@ BROKEN = {
         lambda manifest: (change("task", "TASK_CAPTION")(manifest), change("image", {"height": 8, "width": 8, "grid_height": 2})(manifest)),
         "image.grid_width is missing",
     ),
-    "encoder reads what nobody gives": (change("variants.0.encode.inputs.0.name", "image"), "encode has the unknown input image"),
+    "encoder has an unknown input": (change("variants.0.encode.inputs.0.name", "image"), "encode has the unknown input image"),
     "tokenizer not named": (change("vocabulary.sentencepiece_file", ""), "(empty name) is named but not listed"),
     "graph not listed": (change(f"{STEP}.graph.file", "other.onnx"), "other.onnx is named but not listed"),
     "file not listed": (lambda manifest: manifest["files"].pop(), "weights.bin is not listed"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine loop with a made-up model: what each request is told, and what a graph that raises does to the others."""
+"""The engine loop with a fake model: the events of each request, and the effect of a graph that raises on the others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def engine(clock: Clock) -> loop.EngineLoop:
-    """An engine over a made-up runner."""
+    """An engine over a fake runner."""
     return make_engine(clock, FakeRunner(NUM_SLOTS))
 
 
@@ -137,7 +137,7 @@ def test_stream_has_the_tokens_of_the_answer(engine: loop.EngineLoop, clock: Clo
 
 
 def test_tokens_of_one_interval_go_together_but_the_first_at_once(clock: Clock) -> None:
-    """A step takes a second, an interval four: streams that begin in different steps are sent something in the same ones."""
+    """A step takes a second, an interval four: streams that begin in different steps are flushed in the same steps."""
     engine, sent, answers = make_engine(clock, FakeRunner(NUM_SLOTS), 4.0), dict[int, list[tuple[float, int]]](), 0
     waiting = [request(number, is_streamed=True) for number in range(NUM_SLOTS)]
     while waiting or engine.has_work:
@@ -351,7 +351,7 @@ def test_deadline_frees_the_slots(engine: loop.EngineLoop, clock: Clock) -> None
     assert_idle(engine)
 
 
-def test_cancel_of_a_finished_request_is_nothing(engine: loop.EngineLoop, clock: Clock) -> None:
+def test_cancel_of_a_finished_request_has_no_effect(engine: loop.EngineLoop, clock: Clock) -> None:
     engine.submit(request(1, max_tokens=1))
     drain(engine, clock)
     engine.cancel(1, "client")
@@ -389,7 +389,7 @@ def test_failed_execution_is_logged_under_the_id_of_each_request(
 
 
 def test_a_step_is_three_calls(engine: loop.EngineLoop, clock: Clock) -> None:
-    """What was cancelled has left before the graphs run, and no search has moved before they have."""
+    """Cancelled requests are removed before the graphs run, and no search advances before that."""
     engine.submit(request(1, beam_size=2))
     engine.step()
     engine.submit(request(2))

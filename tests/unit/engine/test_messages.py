@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What front and workers say to each other: every message survives the way, for one kind of engine and for several."""
+"""Messages between front and workers: each is the same after encoding and decoding, for one kind of engine and for several."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_messages_are_short_and_not_tracked_by_the_garbage_collector() -> None:
     assert gc.is_tracked(string.Template("x")), "what would be seen"
 
 
-def test_payload_says_what_the_front_asks() -> None:
+def test_payload_has_the_counts_that_the_front_needs() -> None:
     text, image = SequencePayload([5, 6, 3], OPTIONS), SequencePayload.of(ImageSource(b"", 49), DecodeOptions(beam_size=3))
     assert (text.num_rows, text.num_source, text.num_pieces, text.max_steps, text.is_reproducible) == (2, 3, 2, 30, True)
     assert (image.num_rows, image.num_source, image.num_pieces, image.max_steps) == (3, 49, 0, 128)

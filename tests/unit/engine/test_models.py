@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a served model says about its variant's graphs, and which model an empty id means."""
+"""A served model's description of its variant's graphs, and the model of an empty id."""
 
 from __future__ import annotations
 

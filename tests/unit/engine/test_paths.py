@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches decided all at once against searches that go on by themselves."""
+"""Vectorized searches against single searches."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`attnserve profile` over the bundles that the project ships: every node is counted once, and knows its part of the paper."""
+"""`attnserve profile` over the bundles that the project ships: every node is counted once, and has its part of the paper."""
 
 from __future__ import annotations
 

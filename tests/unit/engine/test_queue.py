@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front's queue: priorities, ageing, fair shares and bounds, by example and against a model that is too simple to be wrong."""
+"""The front's queue: priorities, ageing, fair shares and bounds, by example and against a naive model."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_one_at_a_time_goes_before_a_backlog(clock: Clock) -> None:
         assert served_before <= 1
 
 
-def test_idling_hoards_no_credit(clock: Clock) -> None:
+def test_idle_client_accumulates_no_credit(clock: Clock) -> None:
     fair, clients = make(clock, 10_000), {}
     for number in range(1000):
         clients[number] = "busy"
@@ -161,7 +161,7 @@ def test_idling_hoards_no_credit(clock: Clock) -> None:
     assert counts["busy"] == pytest.approx(50, abs=1)
 
 
-def test_past_use_is_held_against_nobody(clock: Clock) -> None:
+def test_use_while_no_other_client_waited_is_not_charged(clock: Clock) -> None:
     fair, clients = make(clock, 10_000), {}
     for number in range(100):
         add(fair, number, "alone")
@@ -172,8 +172,8 @@ def test_past_use_is_held_against_nobody(clock: Clock) -> None:
     assert served(fair, clients, 50)["alone"] == pytest.approx(25, abs=1)
 
 
-def test_leaving_and_coming_back_wins_nothing(clock: Clock) -> None:
-    """A client that keeps one large request waiting at a time gets its share of the cost, not every second turn."""
+def test_one_waiting_request_at_a_time_gains_no_share(clock: Clock) -> None:
+    """A client that keeps one large request waiting at a time gets its share of the cost, not half of the requests."""
     fair, clients = make(clock, 10_000), {}
     for number in range(2000):
         clients[number] = "small"
@@ -187,7 +187,7 @@ def test_leaving_and_coming_back_wins_nothing(clock: Clock) -> None:
     assert counts["large"] * 9 == pytest.approx(counts["small"], rel=0.1)
 
 
-def test_what_is_put_back_goes_first_and_is_not_paid_twice(clock: Clock) -> None:
+def test_request_that_is_put_back_goes_first_and_is_charged_once(clock: Clock) -> None:
     fair = make(clock, limit=4)
     for number in range(4):
         add(fair, number, "a")
@@ -227,7 +227,7 @@ def test_part_of_a_single_client(clock: Clock, limit: int, most: int) -> None:
     assert fill(make(clock, limit), "", 0) == most
 
 
-def test_what_leaves_makes_room(clock: Clock) -> None:
+def test_request_that_leaves_frees_its_place(clock: Clock) -> None:
     fair = make(clock, limit=2)
     fill(fair, "a", 0)
     assert not fair.has_room("b")
@@ -239,7 +239,7 @@ def test_what_leaves_makes_room(clock: Clock) -> None:
 
 
 def num_kept(fair: FairQueue[int]) -> int:
-    """Objects that a queue keeps alive, without code: what grows without end is seen, whatever it is called."""
+    """Objects that a queue keeps alive, without code: detects unbounded growth of any attribute."""
     code = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType, types.MethodType)
     found: dict[int, object] = {}
     new: list[object] = [fair]
@@ -263,13 +263,13 @@ def test_clients_that_left_are_forgotten(clock: Clock) -> None:
     for number in range(1, 20_000):
         add(fair, number, f"client {number}", 2, cost=1.0 + number % 3)
         assert take(fair) == number
-    most = num_kept(make(clock, limit=10)) + 3 * queue.MAX_DEBTS  # a client's name and what it owes
+    most = num_kept(make(clock, limit=10)) + 3 * queue.MAX_DEBTS  # a client's name and its tag
     assert num_kept(fair) < most + 100
     take(fair)
     assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100
 
 
-# --- What is ahead ---
+# --- Cost ahead ---
 
 
 def test_cost_ahead(clock: Clock) -> None:
@@ -288,11 +288,11 @@ def test_cost_ahead(clock: Clock) -> None:
     assert fair.cost == 100
 
 
-# --- Against a model that is too simple to be wrong ---
+# --- Against a naive model ---
 
 
 class Naive:
-    """The same policy over one list, everything looked up anew."""
+    """The same policy over one list, which computes everything at each call."""
 
     def __init__(self, clock: Clock, ageing_s: float) -> None:
         self.clock, self.ageing_s = clock, ageing_s
@@ -338,7 +338,7 @@ COSTS = st.sampled_from([1.0, 2.0, 7.0, 64.0])
 
 
 class QueueAgainstNaive(RuleBasedStateMachine):
-    """Whatever is added, taken and removed, at whatever time: both say the same."""
+    """Random additions, takes and removals at random times: both give the same results."""
 
     LIMIT = 12
 
@@ -398,7 +398,7 @@ TestQueueAgainstNaive.settings = settings(max_examples=40, stateful_step_count=6
 
 
 class WrongOrder(QueueAgainstNaive):
-    """Requests age a little too slowly."""
+    """A planted fault: requests age a little too slowly."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -406,7 +406,7 @@ class WrongOrder(QueueAgainstNaive):
 
 
 def age(machine: QueueAgainstNaive) -> None:
-    """A request of a low level rises just as another client's comes at the next one: the shortest run that tells the two apart."""
+    """A request of a low level rises when another client's request arrives at the next level: the shortest run with a difference."""
     machine.add("a", -1, 1.0)
     machine.wait(4)
     machine.add("b", 0, 1.0)
@@ -426,7 +426,7 @@ def seconds_of(num: int, num_clients: int) -> float:
     clock, rng = Clock(), random.Random(1)
     fair = make(clock, limit=10 * num)
     gc.collect()
-    gc.disable()  # a collection walks all that the other tests have left, and comes the more often the longer the queue is
+    gc.disable()  # a garbage collection visits all objects of the other tests, and is more frequent with a longer queue
     try:
         began = time.process_time()
         for number in range(num):
@@ -458,4 +458,4 @@ def test_places_that_are_not_valid_are_dropped(clock: Clock) -> None:
         if number > 10:
             add(fair, 100_000 + number, "b", -1)
             fair.remove(100_000 + number)
-    assert num_kept(fair) < num_kept(make(clock, limit=1000)) + 1000  # a place, or a rise, is of up to five objects
+    assert num_kept(fair) < num_kept(make(clock, limit=1000)) + 1000  # an entry, or a timer of a rise, has up to five objects

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Penalties and draws on single rows, against the plainest way to compute them."""
+"""Penalties and draws on single rows, against the simplest implementation."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_top_takes_lower_index_first_and_leaves_out_what_is_impossible() -> None
 
 
 def distribution(log_probs: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """What is drawn from, in PyTorch: temperature, then top_k, then top_p."""
+    """The distribution of draws, in PyTorch: temperature, then top_k, then top_p."""
     probs = (torch.from_numpy(log_probs).double() / sampling.temperature).softmax(-1)
     ordered, order = probs.sort(descending=True, stable=True)
     keep = torch.ones_like(ordered, dtype=torch.bool)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Admission, with a clock that is set by hand."""
+"""Admission, with a fake clock."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_group_is_taken_together_and_in_order(clock: Clock) -> None:
     assert queue.schedule().admitted == [5, 3, 4, 1]
 
 
-def test_small_group_waits_for_company_beside_a_large_batch(clock: Clock) -> None:
+def test_small_group_waits_for_more_requests_beside_a_large_batch(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=32, busy_share=0.125)
     add(queue, clock, *range(16))
     assert len(queue.schedule().admitted) == 16
@@ -100,7 +100,7 @@ def test_beams_count_as_many_rows(clock: Clock) -> None:
     assert queue.num_rows == 6
 
 
-def test_no_one_overtakes_a_beam_that_does_not_fit_yet(clock: Clock) -> None:
+def test_no_request_overtakes_a_beam_that_does_not_fit_yet(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=8)
     add(queue, clock, 1, rows=5)
     queue.schedule()
@@ -145,7 +145,7 @@ def test_one_at_a_time_where_an_encoder_run_takes_no_more(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=16, max_encoded=1)
     add(queue, clock, *range(12))
     admitted = [queue.schedule().admitted for _ in range(12)]
-    assert admitted == [[each] for each in range(12)], "a full group waits for nobody, however many decode"
+    assert admitted == [[each] for each in range(12)], "a full group never waits, however many rows decode"
 
 
 def test_deadline_drops_in_the_queue_and_in_the_batch(clock: Clock) -> None:
@@ -197,7 +197,7 @@ def test_cancelled_id_may_come_again(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_books_balance_and_order_is_kept(clock: Clock, seed: int) -> None:
+def test_counts_are_consistent_and_order_is_kept(clock: Clock, seed: int) -> None:
     rng = random.Random(seed)
     queue, running, admitted, gone = scheduler(clock, num_slots=16), dict[int, int](), list[int](), set[int]()
     rows = {each: rng.choice([1, 1, 2, 5, 8]) for each in range(300)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The searches against the reference, over a made-up model."""
+"""The searches against the reference, over a fake model."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def random_source(rng: random.Random) -> tuple[int, ...]:
 
 
 def is_compared(source: tuple[int, ...], options: DecodeOptions, found: list[tuple[list[int], float, FinishReason]]) -> bool:
-    """Compares an answer with the reference's, unless a choice is too close to call."""
+    """Compares an answer with the reference's, unless the margin of a choice is within rounding."""
     expected = reference(source, options)
     if expected.margin <= MARGIN:
         return False
@@ -99,7 +99,7 @@ def test_same_as_the_reference(beam_size: int) -> None:
 def compare_any_options(
     seed: int, count: int, told: Callable[[DecodeOptions], DecodeOptions] = lambda options: options
 ) -> Counter[str]:
-    """Counts what was compared, by option; ``told`` is what the search is told of the options."""
+    """Counts the compared answers, by option; ``told`` maps the options to those that the search gets."""
     rng, compared = random.Random(seed), Counter[str]()
     for _ in range(count):
         source, options = random_source(rng), any_options(rng.choice)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text as sentences: nothing of it is lost, and every sentence knows its place."""
+"""A text as sentences: no character is lost, and every sentence has its position."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_text_without_two_sentences_is_as_it_was(text: str) -> None:
     assert split(text, "en") == [Sentence(text)]
 
 
-def test_what_shows_nothing_is_no_sentence() -> None:
+def test_invisible_characters_are_not_a_sentence() -> None:
     assert [each.text for each in split("One. \ufeff\n\n\u200b\n\nTwo.", "en")] == ["One.", "Two."]
     assert split("One.\n\n\u200b\n\nTwo.", "en")[1].gap == "\n\n\u200b\n\n"
 

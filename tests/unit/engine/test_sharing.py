@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models share a worker's time, however long their steps are: the policy alone, and the worker's loop with made-up engines."""
+"""Models share a worker's time, whatever the length of their steps: the policy, and the worker's loop with fake engines."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_time_is_shared_and_not_turns() -> None:
     assert min(used) > 1.0
 
 
-def test_idling_hoards_no_time() -> None:
+def test_idle_model_accumulates_no_time() -> None:
     sharing = TimeSharing()
     for _ in range(100):
         sharing.charge(sharing.choose([0]), 1.0)
@@ -38,7 +38,7 @@ def test_idling_hoards_no_time() -> None:
     assert turns.count(1) == 5
 
 
-def test_time_used_alone_is_held_against_nobody() -> None:
+def test_time_used_alone_is_not_charged() -> None:
     sharing = TimeSharing()
     for engine in (0, 1):
         for _ in range(1000 if engine == 0 else 10):
@@ -50,7 +50,7 @@ def test_time_used_alone_is_held_against_nobody() -> None:
     assert turns.count(0) == pytest.approx(5, abs=1)
 
 
-def test_coming_and_going_wins_nothing() -> None:
+def test_alternating_between_idle_and_busy_gains_no_time() -> None:
     """An engine with long steps that is idle after each of them still gets half of the time."""
     sharing, used = TimeSharing(), [0.0, 0.0]
     has_long_work, waited = True, 0
@@ -65,7 +65,7 @@ def test_coming_and_going_wins_nothing() -> None:
 
 
 class MadeUpEngine:
-    """Steps that take so long, while it has work."""
+    """An engine with work whose steps take ``step_s``."""
 
     def __init__(self, clock: Clock, step_s: float) -> None:
         self.clock, self.step_s, self.used_s, self.num_steps = clock, step_s, 0.0, 0
@@ -99,7 +99,7 @@ def test_models_share_a_worker() -> None:
     assert fast.num_steps == pytest.approx(10 * slow.num_steps, rel=0.02)
 
 
-def test_nobody_waits_longer_than_one_step_of_the_other() -> None:
+def test_no_model_waits_longer_than_one_step_of_the_other() -> None:
     clock = Clock()
     slow, fast = MadeUpEngine(clock, 0.010), MadeUpEngine(clock, 0.001)
     worker = make_worker(clock, slow, fast)

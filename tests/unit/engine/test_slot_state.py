@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The few things that are ever done to a slot."""
+"""The operations on slots."""
 
 from __future__ import annotations
 

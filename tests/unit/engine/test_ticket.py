@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ticket: its events in order and joined where they have piled up, its deadline, and how it ends."""
+"""A ticket: its events in order, waiting events joined, its deadline, and its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnserve_server.request import Done, FinishReason, Hypothesis, SequenceOut
 
 
 class Leaving:
-    """Notes who left, and why."""
+    """Records the tickets that left, and the reasons."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -41,7 +41,7 @@ async def collect(ticket: Ticket) -> list[TokensProduced]:
     return [event async for event in ticket.deltas()]
 
 
-async def test_events_come_one_by_one_to_who_is_quick() -> None:
+async def test_fast_reader_gets_events_one_by_one() -> None:
     ticket = make()
     reader = asyncio.create_task(collect(ticket))
     for token in (5, 6, 7):
@@ -53,12 +53,12 @@ async def test_events_come_one_by_one_to_who_is_quick() -> None:
     assert (await ticket.result()).outcome.hypotheses[0].tokens == [5, 6, 7]
 
 
-async def test_events_that_piled_up_are_joined_by_twos() -> None:
+async def test_late_reader_gets_waiting_events_joined_in_pairs() -> None:
     ticket = make()
     for event in (produced(4, 5, 6, i1=3), produced(7, i0=4), produced(8, i0=5), produced(9)):
         ticket.deliver(event)
     events = ticket.deltas()
-    assert await anext(events) == produced(4, 5, 6, i1=3), "what comes as one stays one"
+    assert await anext(events) == produced(4, 5, 6, i1=3), "one event is not split"
     assert await anext(events) == produced(7, 8, i0=4, i1=5)
     assert await anext(events) == produced(9)
     ticket.deliver(produced(10, i0=1))
@@ -101,7 +101,7 @@ async def test_deadline_is_kept() -> None:
     assert leaving.reasons == ["deadline"] * 2
 
 
-async def test_deadline_of_what_is_done_is_nothing() -> None:
+async def test_deadline_after_the_answer_has_no_effect() -> None:
     leaving = Leaving()
     ticket = make(leaving, deadline=time.monotonic() + 0.01)
     ticket.finish(answer(1))

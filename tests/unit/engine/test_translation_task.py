@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text to pieces and back: spans index the text as it was given, and a stream says what the whole answer says."""
+"""Text to pieces and back: spans index the original text, and the parts of a stream add up to the whole answer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def task() -> TranslationTask:
 
 @functools.cache
 def byte_task() -> TranslationTask:
-    """With a vocabulary that spells what it lacks in bytes: ids 4 to 259 are these."""
+    """A task whose vocabulary has byte fallback: ids 4 to 259 are the bytes."""
     writer = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(common.sentences()), model_writer=writer, vocab_size=400, model_type="unigram", byte_fallback=True,
@@ -48,7 +48,7 @@ def byte_task() -> TranslationTask:
 
 
 def check_spans(text: str, spans: list[Span]) -> None:
-    """Each is its own characters, they are in order, and what is between them is white space."""
+    """Spans cover their pieces' characters, in order, and only white space is between them."""
     covered = 0
     for span in spans:
         assert text[span.begin : span.end] == span.text
@@ -116,7 +116,7 @@ def test_empty_text_is_the_end_symbol_alone() -> None:
 
 
 @pytest.mark.parametrize("text", common.sentences()[:40])
-def test_there_and_back(text: str) -> None:
+def test_encode_and_render_give_the_text_back(text: str) -> None:
     source = task().encode(text)
     rendered, pieces = task().render(source.tokens)
     assert rendered == text
@@ -163,7 +163,7 @@ def streamed(
     *,
     is_finished: bool = True,
 ) -> tuple[str, list[Span]]:
-    """What the parts of a stream say, joined; each has the spans of all that was sent."""
+    """The joined parts of a stream; spans of each part index the text sent so far."""
     renderer, text, pieces, start = of.stream(source), "", list[Span](), 0
     for size in sizes:
         part = tokens[start : start + size]
@@ -292,7 +292,7 @@ BYTES = st.one_of(
     sizes=st.lists(st.integers(1, 3), min_size=30, max_size=30),
 )
 def test_stream_of_bytes(runs: list[list[int]], has_end: bool, sizes: list[int]) -> None:
-    """A byte that may become a character is kept back; one that never does is shown as what it is."""
+    """A byte that may become a part of a character is held back; one that cannot is shown as a byte."""
     tokens = [token for run in runs for token in run] + [END_ID] * has_end
     whole = byte_task().render(tokens)
     assert len(whole[1]) == len(tokens)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker's loop with a made-up channel: what it is told, what it says, and that no model stops another."""
+"""A worker's loop with a fake channel: the messages in both directions, and that no model stops another."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.foreign.letters import KIND, Counted, Letters, write_bundle
 
 
 def said(*groups: Sequence[Any]) -> list[Any]:
-    """What a worker says to some groups of messages, with time for ten steps after each."""
+    """A worker's replies to groups of messages, with time for ten steps after each."""
     channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)), kinds=[KIND])
     Worker(channel, "cpu").run()
     assert channel.is_closed
@@ -98,7 +98,7 @@ def test_all_that_is_wrong_is_said(tmp_path: Path) -> None:
     assert sorted(broken.problems) == ["architecture 'sundial' counts no letters", "notes.txt is not listed"]
 
 
-def test_unloaded_model_is_gone_and_words_about_it_are_nothing(tmp_path: Path) -> None:
+def test_messages_about_an_unloaded_model_are_ignored(tmp_path: Path) -> None:
     key = ModelKey("letters", "1")
     messages = said([CONFIGURE, load(write_bundle(tmp_path))], [Unload(key)], [Unload(key), Cancel(key, 7, "client"), Stop()])
     assert [type(message) for message in messages] == [Hello, Ready]
@@ -117,7 +117,7 @@ def test_others_are_stepped_while_a_model_is_loaded(tmp_path: Path) -> None:
 
 
 class Cycle:
-    """Garbage that only a collection finds."""
+    """A reference cycle, which only a garbage collection frees."""
 
     def __init__(self) -> None:
         self.itself = self

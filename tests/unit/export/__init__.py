@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The maker's side: recipes, training that survives a kill, bundles, and the check before one is shipped."""
+"""The export side: recipes, training that continues after a kill, bundles, and the check before one is shipped."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A made-up data set in the layout of CIFAR-10, and a recipe of a small generator, for the tests of generation."""
+"""A synthetic data set in the layout of CIFAR-10, and a recipe of a small generator, for the tests of generation."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ checkpoint_seconds = 0.0
 
 
 def pictures(count: int, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Noise about the colour of the class."""
+    """Noise around the colour of the class."""
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % len(CLASSES))
     pixels = rng.integers(0, 90, (count, 32, 32, 3))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles as they are written: equal tensors once, in 16 bits where that loses nothing, and every file listed."""
+"""Written bundles: equal tensors are stored once, in 16 bits where that is exact, and every file is listed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def stored(folder: Path, name: str) -> dict[str, tuple[int, int]]:
     return found
 
 
-def test_equal_tensors_stand_once(tmp_path: Path) -> None:
+def test_equal_tensors_are_stored_once(tmp_path: Path) -> None:
     graphs = {"a.onnx": graph(p=PRECISE, q=PRECISE.copy()), "b.onnx": graph(other_name=PRECISE)}
     write_bundle(tmp_path / "m", MANIFEST, graphs, {})
     assert (tmp_path / "m" / WEIGHTS_FILE).stat().st_size == PRECISE.nbytes

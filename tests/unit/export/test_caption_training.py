@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a captioning model on a handful of photos: views, words, selection, and a run that is killed and goes on."""
+"""The training of a captioning model on a few photos: views, words, selection, and a run that is killed and continues."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_a_killed_run_goes_on_as_if_it_was_not(data: Path, tmp_path: Path, monke
     assert summary["log"][-1]["train_nll"] < summary["log"][0]["train_nll"]
 
     class Killed(BaseException):
-        """Ends a run where a signal would."""
+        """Raised to end a run as a signal would."""
 
     saved = 0
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gain of CBAM over its twin, from made-up runs."""
+"""The gain of CBAM over its twin, from synthetic runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ IMAGES = 400
 
 
 def make_runs(runs: Path, shares: dict[bool, float]) -> None:
-    """Runs of all seeds, with and without attention, that class a share of the images right, at random."""
+    """Runs of all seeds, with and without attention, that classify a random share of the images correctly."""
     for seed in SEEDS:
         for attention, share in shares.items():
             folder = runs / folder_name("cbam-cifar10", {"schedule.epochs": EPOCHS, "seed": seed, "model.attention": attention})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of an image classifier on made-up images: views, selection, and runs that are stopped, killed and go on."""
+"""The training of an image classifier on synthetic images: views, selection, and runs that are stopped, killed and continued."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recipe(**changes: object) -> ClassificationRecipe:
 
 
 class Recorded(ClassificationTrainer):
-    """Keeps each update's loss; does after an update what a test says."""
+    """Keeps each update's loss; runs the test's action after an update."""
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
@@ -60,7 +60,7 @@ class Recorded(ClassificationTrainer):
 
 
 class Killed(BaseException):
-    """Ends a run where SIGKILL would: nothing is saved."""
+    """Raised to end a run as SIGKILL would: nothing is saved."""
 
 
 def kill() -> None:
@@ -101,7 +101,7 @@ def test_a_run_that_is_cut_goes_on_as_if_it_was_not(data: Path, tmp_path: Path, 
 
 
 def test_what_a_checkpoint_did_not_hold_is_computed_again(data: Path, tmp_path: Path, undisturbed: Recorded) -> None:
-    rare = recipe(schedule__checkpoint_seconds=1e9)  # a checkpoint after each epoch alone
+    rare = recipe(schedule__checkpoint_seconds=1e9)  # checkpoints only after epochs
     cut = Recorded(rare, data, tmp_path)
     cut.after, cut.then = 7, kill
     with pytest.raises(Killed):

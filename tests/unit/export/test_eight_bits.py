@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Weights of 8 bits: rounded, found again without being told, and stored so that ONNX Runtime reads the very same values."""
+"""Weights of 8 bits: rounded, recognised by their values, and stored so that ONNX Runtime reads the same values."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The judged figures of a generator and of its twin, on made-up images and features."""
+"""The judged figures of a generator and of its twin, on synthetic images and features."""
 
 from __future__ import annotations
 

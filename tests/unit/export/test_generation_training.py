@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of an image generator on made-up images: a run that is stopped or killed goes on, and what the judge says."""
+"""The training of an image generator on synthetic images: a run that is stopped or killed continues, and the judge's figures."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _recipe(path: Path, changes: Mapping[str, Any] | None = None) -> GenerationR
 
 
 class _Recorded(GenerationTrainer):
-    """Keeps each update's figures; asks to be stopped after, or is killed in, the given update."""
+    """Keeps each update's figures; requests a stop after the given update, or is killed in it."""
 
     def __init__(self, *args: Any, stop_after: int | None = None, die_in: int | None = None) -> None:
         super().__init__(*args)

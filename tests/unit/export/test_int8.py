@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The int8 rewrite: weights folded at load, no row that knows of another, and errors as small as the levels allow."""
+"""The int8 rewrite: weights folded at load, rows independent of each other, and errors as small as the levels allow."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, int8_graph
 from attnserve_export.graphs.products import GraphIndex
 
-WIDTH, HIDDEN, WIDE = 24, 40, MIN_COLUMNS + 6  # none a multiple of what a vector instruction takes
+WIDTH, HIDDEN, WIDE = 24, 40, MIN_COLUMNS + 6  # none a multiple of the width of a vector instruction
 RNG = np.random.default_rng(0)
 WEIGHTS = {
     "gamma": RNG.uniform(0.2, 1.5, WIDTH),
@@ -143,7 +143,7 @@ def test_weights_are_quantised_at_load(form: str, tmp_path: Path) -> None:
 
 
 def test_pairs_of_products_fit_sixteen_bits() -> None:
-    """What x86 without VNNI adds with saturation; a row and a matrix of nothing but largest values show whether it did."""
+    """x86 without VNNI adds products with saturation; a row and a matrix of largest values show whether it occurs."""
     assert np.iinfo(np.int16).max >= 2 * 255 * WEIGHT_LEVELS
     model = rewritten("by the largest value")
     for each in model.graph.initializer:
@@ -229,7 +229,7 @@ BETWEEN = {
 
 
 @pytest.mark.parametrize("form", BETWEEN)
-def test_what_lies_between_is_known(form: str) -> None:
+def test_values_between_minus_one_and_one_are_recognised(form: str) -> None:
     nodes, expected = BETWEEN[form]
     index = GraphIndex(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
     assert index.is_bounded("t") is expected

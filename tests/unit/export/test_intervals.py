@@ -17,7 +17,7 @@ def mean(figures: Figures) -> float:
 
 
 def runs(seeds: int, gain: float, of_seed: float, of_block: float, number: int = 0) -> tuple[list[Figures], list[Figures]]:
-    """Made-up figures of 60 examples in blocks of 10; the gain varies by seed and by block, the difficulty by example."""
+    """Synthetic figures of 60 examples in blocks of 10; the gain varies by seed and by block, the difficulty by example."""
     rng = np.random.default_rng(number)
     difficulty, blocks = rng.normal(0, 5, 60), np.repeat(rng.normal(0, of_block, 6), 10)
     twins = [difficulty + rng.normal(0, 0.1, 60) for _ in range(seeds)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check before a bundle is shipped: it passes a sound export of a small Transformer, and is loud about any other."""
+"""The check before a bundle is shipped: it passes a correct export of a small Transformer, and reports any other."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_sound_export_passes(made: Made, tmp_path: Path) -> None:
     assert 0 <= int8.identical_share <= 1
 
 
-def test_int8_stands_first_and_takes_no_more_weights(made: Made, tmp_path: Path) -> None:
+def test_int8_is_the_first_variant_and_adds_no_weights(made: Made, tmp_path: Path) -> None:
     manifest = written(made, tmp_path / "both")
     assert [variant.name for variant in manifest.variants] == ["int8", "fp32"]
     int8, fp32 = manifest.variants
@@ -107,7 +107,7 @@ def test_int8_stands_first_and_takes_no_more_weights(made: Made, tmp_path: Path)
 
 
 def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:
-    """A planted fault: weights in two levels. The fp32 variant, which is as it was, is no excuse."""
+    """A planted fault: int8 weights of two levels. The check fails although the fp32 variant is correct."""
     graphs = copy.deepcopy(made.graphs)
     for name in [name for name in graphs if "int8" in name]:
         for each in graphs[name].graph.initializer:
@@ -118,7 +118,7 @@ def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:
         check_parity(tmp_path / "b", manifest, made.model, TextSources(SOURCES, VOCAB_SIZE, GRID))
 
 
-def test_no_number_is_refused() -> None:
+def test_nan_is_refused() -> None:
     case = manifest_pb2.ParityCase(graph="fp32/step.onnx", max_abs_difference=float("nan"))
     int8 = manifest_pb2.ApproximateVariant(variant="int8", divergence=float("nan"))
     report = manifest_pb2.ParityReport(cases=[case], approximate=[int8])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes are named by the part of the paper that they belong to."""
+"""Each node is named by its part of the paper."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def named(nodes: list[onnx.NodeProto], weights: tuple[str, ...] = ()) -> dict[st
     return {each.output[0]: part_of(each) for each in model.graph.node}
 
 
-def test_modules_and_what_stands_between_them() -> None:
+def test_nodes_between_modules_get_a_part() -> None:
     found = named(
         [
             node("Neg", "x", "mask"),
@@ -52,5 +52,5 @@ def test_weights_and_operators_name_a_part_too() -> None:
     assert found == {"m": "alignment", "y": "encoder"}
 
 
-def test_what_belongs_to_nothing() -> None:
+def test_node_without_a_part_is_other() -> None:
     assert named([node("Neg", "x", "y")]) == {"y": "other"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue of training runs: what it expands to, what is left of it, and runs in processes of their own."""
+"""The queue of training runs: its expansion, its unfinished parts, and runs in separate processes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_entries_expand_to_parts_and_variations(queue: Path) -> None:
     assert sum(part.hours for part in parts) == pytest.approx(0.9 + 2 * 0.1)
 
 
-def test_a_gpu_has_an_order_of_its_own(queue: Path) -> None:
+def test_a_gpu_queue_has_a_separate_order(queue: Path) -> None:
     first, second = QUEUE.split("[[run]]")[1:]
     queue.write_text(f"[[run]]{first}gpu_rank = 2\n[[run]]{second}gpu_rank = 1\n[[run]]{first}", encoding="utf-8")
     assert [part.hours for part in read_queue(str(queue), "cuda")] == pytest.approx([0.1, 0.1, 0.6, 0.3])
@@ -105,7 +105,7 @@ def test_what_is_left_is_told_from_the_folders(queue: Path, tmp_path: Path) -> N
 
 @pytest.mark.timeout(400)
 def test_a_queue_runs_what_is_not_finished_whatever_fails(queue: Path, data: Path, tmp_path: Path) -> None:
-    right = QUEUE.replace("[true, false]", "[false]")  # as few processes as there can be
+    right = QUEUE.replace("[true, false]", "[false]")  # the least number of processes
     wrong = right.replace('"model.width" = 8', '"model.width" = 9', 1)
     queue.write_text(wrong, encoding="utf-8")
     runs = tmp_path / "runs"
@@ -190,7 +190,7 @@ def test_a_wrong_queue_is_refused(queue: Path, text: str, message: str) -> None:
     ],
 )
 def test_a_wrong_command_is_refused(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # or the command would start the process again
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "1")  # otherwise the command would start the process again
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code in (1, 2)
     assert message in " ".join(result.output.replace("│", " ").split())

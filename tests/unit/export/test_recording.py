@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was measured through a server goes into the bundle's manifest, card and record of its training."""
+"""Figures that were measured through a server are written into the bundle's manifest, card and training record."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def alignment(layers: list[int], heads: list[int], **changes: Any) -> dict[str, 
     }  # fmt: skip
 
 
-def test_quality_stands_by_variant(bundle: Path) -> None:
+def test_quality_is_recorded_by_variant(bundle: Path) -> None:
     for variant, bleu_lc, beam_size in [("fp32", 30.0, 5), ("int8", 20.0, None), ("int8", 29.75, 5), ("fp32", 30.031, 5)]:
         record(bundle, translation(variant, bleu_lc, beam_size))
     figures = [(q.variant, q.command[-1], q.value) for q in read_manifest(bundle).quality if q.metric == "bleu_lc"]
@@ -90,9 +90,9 @@ def test_too_great_a_loss_is_not_recorded(bundle: Path) -> None:
 
 def test_lengths(bundle: Path) -> None:
     record(bundle, translation("fp32", 30.0))
-    for scores in ([9.0, 9.0], [35.5, 20.25]):  # the second takes the place of the first
+    for scores in ([9.0, 9.0], [35.5, 20.25]):  # the second replaces the first
         record(bundle, lengths("fp32", *scores))
-    record(bundle, lengths("int8", 35.0, 1.0))  # far below fp32, in a part: that is no loss yet
+    record(bundle, lengths("int8", 35.0, 1.0))  # far below fp32, but on a part of the split: not a loss yet
     parts = [(q.variant, q.part, q.value) for q in read_manifest(bundle).quality if q.part]
     assert parts == [
         ("int8", "sources of 3-5 words", 35.0), ("int8", "sources of 6 words", 1.0),
@@ -123,7 +123,7 @@ def test_alignment_is_chosen(bundle: Path, layers: list[int], heads: list[int], 
     assert list(exported_anew.attention.mean_layers) == layers
 
 
-def test_what_is_not_measured_is_not_said(bundle: Path) -> None:
+def test_card_omits_what_is_not_measured(bundle: Path) -> None:
     record(bundle, alignment([1], []))
     assert "Not measured yet." in card(bundle)
     assert "Figure 2" not in card(bundle)

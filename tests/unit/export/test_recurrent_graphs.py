@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graphs of RNNsearch and of the sequence-to-sequence model: parity, attention, and answers that company does not change by a bit."""
+"""Graphs of RNNsearch and of the sequence-to-sequence model: parity, attention, and answers whose bits batch mates do not change."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ GRID = [(1, 2), (2, 7), (3, 40)]
 
 @dataclass
 class Made:
-    """A bundle of the recipe's sizes, but for a small vocabulary, with random weights."""
+    """A bundle of the recipe's sizes, except for a small vocabulary, with random weights."""
 
     folder: Path
     model: Any
@@ -124,12 +124,12 @@ def make(name: str, folder: Path) -> Made:
     manifest.vocabulary.CopyFrom(manifest_pb2.Vocabulary(size=VOCAB_SIZE, begin_id=2, end_id=3))
     architecture = ARCHITECTURES[recipe.architecture].graphs
     cpu, cuda = architecture.variants(model, list(manifest.states))
-    if sizes:  # what the beam's graph has more is the same for both cells
+    if sizes:  # the additions of the beam's graph are the same for both cells
         cpu = replace(cpu, steps=cpu.steps[:1])
     graphs = exported(cpu, architecture)
     manifest.variants.append(cpu.describe())
     if any(spec.file not in graphs for spec in cuda.steps) and not sizes:
-        fixed = replace(cuda, name="fixed", device=manifest_pb2.DEVICE_CPU)  # its float32 graphs run on a CPU too
+        fixed = replace(cuda, name="fixed", device=manifest_pb2.DEVICE_CPU)  # the variant's float32 graphs run on a CPU too
         graphs |= exported(fixed, architecture, graphs)
         manifest.variants.append(fixed.describe())
     add_int8_variant(manifest, graphs, architecture.is_bounded)
@@ -215,7 +215,7 @@ def company(made: Made, index: int, seed: int, spoil: float = 0.0, variant: str 
 
 
 @pytest.mark.parametrize("variant", ["fp32", "int8"])
-def test_company_changes_no_bit(made: Made, variant: str) -> None:
+def test_batch_mates_change_no_bit(made: Made, variant: str) -> None:
     for index in range(len(made.steps(variant))):
         assert company(made, index, seed=index, variant=variant) == []
 
@@ -226,7 +226,7 @@ def test_weights_that_the_exporter_has_folded_are_missed(all_made: Callable[[str
 
 
 def test_constants_are_folded_at_load(made: Made, tmp_path: Path) -> None:
-    """The table of tokens above all: a step must not compute it."""
+    """In particular the table of tokens: a step must not compute it."""
     for variant in ("fp32", "int8"):
         options = onnxruntime.SessionOptions()
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")

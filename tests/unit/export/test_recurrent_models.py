@@ -87,7 +87,7 @@ def test_padding_changes_nothing(model: Any) -> None:
 
 
 def test_padding_that_is_seen_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Planted faults: gates that padding does not shut, and an alignment over padding."""
+    """Planted faults: gates that padding does not close, and an alignment over padding."""
     with monkeypatch.context() as patch:
         patch.setattr(recurrent, "_SHUT", 0.0)
         for name in ("seq2seq", "seq2seq of GRUs"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a segmentation model on made-up frames: views, cached features, a run that is killed, and the gain's table."""
+"""The training of a segmentation model on synthetic frames: views, cached features, a run that is killed, and the gain's table."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def add(tar: tarfile.TarFile, name: str, picture: Image.Image, kind: str) -> Non
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Frames of two drives: sky above a road, and a rectangle of one of the other classes. The class shows in the colour."""
+    """Frames of two drives: sky above a road, and a rectangle of one of the other classes. The colour depends on the class."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     (root / "camvid").mkdir()
     colours = rng.integers(0, 256, (VOID + 1, 3))
@@ -165,7 +165,7 @@ def test_a_pixel_weighs_1_in_the_mean_and_an_absent_class_nothing() -> None:
 
 
 class Recorded(SegmentationTrainer):
-    """Keeps the losses; asks for a stop, or dies as a killed process does, after some updates."""
+    """Keeps the losses; requests a stop, or ends as a killed process does, after some updates."""
 
     stop_after = kill_after = 10**9
 
@@ -257,7 +257,7 @@ def test_the_recipes_of_the_gain_are_alike_but_for_block_and_seed() -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """Made-up runs: with "dnl" 3 of 20 pixels of a frame are wrong, with "nonlocal" 4, with "none" 5."""
+    """Synthetic runs: with "dnl" 3 of 20 pixels of a frame are wrong, with "nonlocal" 4, with "none" 5."""
     for wrong, block in zip((3, 4, 5), gain.BLOCKS, strict=True):
         for seed in gain.SEEDS:
             folder = tmp_path / folder_name(gain.RECIPE, {"model.block": block, "seed": seed})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Show, Attend and Tell: its trunk, its module, its graphs, and a bundle that is made anew from itself."""
+"""Show, Attend and Tell: its trunk, its module, its graphs, and a bundle that is exported again from itself."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def recipe() -> CaptionRecipe:
 
 
 class Made:
-    """A bundle of the recipe's sizes, but for a small vocabulary, with random weights around the trained trunk."""
+    """A bundle of the recipe's sizes, except for a small vocabulary, with random weights around the trained trunk."""
 
     def __init__(self, folder: Path, recipe: CaptionRecipe) -> None:
         torch.manual_seed(0)
@@ -172,8 +172,8 @@ def test_eight_bits_are_what_is_stored(made: Made) -> None:
             assert torch.equal(torch.from_numpy(eight_bits.rounded(made.weights[name].numpy())), value), name
 
 
-def test_company_changes_no_bit(made: Made) -> None:
-    """Of what is encoded, and of any step of any graph of fp32: alone, or among others in any order."""
+def test_batch_mates_change_no_bit(made: Made) -> None:
+    """Encoder outputs, and steps of each fp32 graph: alone, or among others in any order."""
     encode, rng = made.session("encode.onnx"), np.random.default_rng(1)
     names = [each.name for each in encode.get_outputs()]
     alone = [encode.run(names, {"image": image[None]}) for image in made.images]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes, and a training that is killed and goes on: the weights are those of a run that was not, to the last bit."""
+"""Recipes, and a training that is killed and continues: its weights equal those of an undisturbed run, to the last bit."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ dropout = 0.05
 
 
 class Killed(BaseException):
-    """Ends a run where a signal would."""
+    """Raised to end a run as a signal would."""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def recipe(recipe_file: Path) -> Recipe:
 
 @pytest.fixture(scope="module")
 def whole_run(recipe: Recipe, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed."""
+    """An undisturbed run."""
     folder = tmp_path_factory.mktemp("whole")
     Trainer(recipe, data, folder).run()
     return folder
@@ -117,7 +117,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 
 def dying(method: Callable[..., Any], calls: int) -> Callable[..., Any]:
-    """``method``, but its call number ``calls`` kills."""
+    """``method``, whose call number ``calls`` ends the run as a kill would."""
     count = 0
 
     def call(*args: Any, **rest: Any) -> Any:
@@ -194,7 +194,7 @@ def test_killed_run_goes_on(
         patch.setattr(Trainer, method, dying(getattr(Trainer, method), calls))
         with pytest.raises(Killed):
             Trainer(recipe, data, tmp_path).run()
-    torch.manual_seed(7)  # a new process would not have the generator where the old one left it
+    torch.manual_seed(7)  # a new process does not have the state of the old process's generator
     torch.rand(100)
     summary = Trainer(recipe, data, tmp_path).run()
     assert_same_weights(tmp_path, whole_run)
@@ -242,7 +242,7 @@ def test_kill_while_a_checkpoint_is_written(
 
 @pytest.mark.timeout(400)
 def test_killed_process_goes_on(data: Path, tmp_path: Path) -> None:
-    """With a real signal to a real process, through the command; without sampled segmentations, see the next test."""
+    """A real signal to a real process, through the command; without sampled segmentations, see the next test."""
     path = tmp_path / "plain.toml"
     path.write_text(RECIPE.replace("sampling_alpha = 0.1", "sampling_alpha = 0.0"), encoding="utf-8")
     Trainer(load_recipe(str(path)), data, tmp_path / "whole").run()
@@ -328,7 +328,7 @@ def test_shipped_recipes_load(name: str) -> None:
         ("dropout = 0.05", "dropout = 1.0", "annealing.dropout"),
     ],
 )
-def test_recipe_that_says_what_no_one_reads(tmp_path: Path, old: str, new: str, text: str) -> None:
+def test_recipe_with_unknown_keys_is_refused(tmp_path: Path, old: str, new: str, text: str) -> None:
     path = tmp_path / "wrong.toml"
     assert old in RECIPE
     path.write_text(RECIPE.replace(old, new), encoding="utf-8")
@@ -352,7 +352,7 @@ def taught_recipe(tmp_path: Path) -> Recipe:
     return load_recipe(str(path))
 
 
-def test_a_teacher_is_listened_to(taught_recipe: Recipe, data: Path, tmp_path: Path) -> None:
+def test_targets_of_a_teacher_are_drawn_with_their_share(taught_recipe: Recipe, data: Path, tmp_path: Path) -> None:
     taught = tmp_path / "taught.de"
     taught.write_text("\n".join(["alle sagen dasselbe"] * 60) + "\n", encoding="utf-8")
     trainer = Trainer(taught_recipe, data, tmp_path / "run", taught=taught)

@@ -72,7 +72,7 @@ def test_the_function_is_chosen_inside_each_fold(tmp_path: Path, clips: Clips) -
     best = {0: "gaussian", 1: "concatenation"}
     for fold, names in halves.items():
         for kind in (*PAIRWISE, "none"):
-            # What is chosen says the truth, all others the opposite of it.
+            # The chosen function predicts the true class, all others the opposite.
             sign = 1 if kind == best[fold] else -1
             write_run(tmp_path, 1, fold, kind, 0.4 if kind == best[fold] else 0.5, {name: sign * right[name] for name in names})
     found = protocol.read_predictions(tmp_path, clips, [1], 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The training of a classifier of clips on made-up ones: folds, views, and runs that are stopped, killed and go on."""
+"""The training of a video classifier on synthetic clips: folds, views, and runs that are stopped, killed and continued."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Recorded(VideoTrainer):
-    """Keeps each update's losses; does after an update what a test says."""
+    """Keeps each update's losses; runs the test's action after an update."""
 
     def __init__(self, recipe: VideoRecipe, data: Path, folder: Path) -> None:
         super().__init__(recipe, data, folder)
@@ -55,7 +55,7 @@ class Recorded(VideoTrainer):
 
 
 class Killed(BaseException):
-    """Ends a run where SIGKILL would: nothing is saved."""
+    """Raised to end a run as SIGKILL would: nothing is saved."""
 
 
 def kill() -> None:

@@ -13,7 +13,7 @@ CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "hors
 
 
 def make_cifar10(root: Path, train: int = 60, val: int = 20) -> Path:
-    """Noise on a colour that tells the class; returns ``root``."""
+    """Writes images of noise on a colour that depends on the class; returns ``root``."""
     folder = root / "cifar10"
     folder.mkdir(parents=True)
     for split, count in (("train", train), ("val", val)):

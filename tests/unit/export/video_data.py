@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up clips in the layout of the real data set, and a small recipe, for tests of the video classifier's training."""
+"""Synthetic clips in the layout of the real data set, and a small recipe, for tests of the video classifier's training."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = {
 
 
 def strip(label: int, seed: int) -> bytes:
-    """A clip as one JPEG: a square that stands still, or that jumps about."""
+    """A clip as one JPEG: a square that does not move, or that jumps."""
     rng = np.random.default_rng(seed)
     pixels = np.full((32, 112, 112, 3), rng.integers(40, 200, 3), np.uint8)
     places = rng.integers(8, 72, (32, 2)) if label else np.tile(rng.integers(8, 72, 2), (32, 1))

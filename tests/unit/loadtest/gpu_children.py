@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Made-up checks, each of which ends its process in another way."""
+"""Fake checks, each of which ends its process in another way."""
 
 from __future__ import annotations
 

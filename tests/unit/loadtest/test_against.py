@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two trees compared: the order of the blocks, what the ratios say, which trees are taken, and what the command refuses."""
+"""The comparison of two trees: the order of the blocks, the ratios, valid trees, and the arguments that the command refuses."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def test_a_comparison_has_the_median_and_the_upper_quartile_of_the_pairs_ratios(
     [
         ([1.0, 1.0, 1.0, 1.0, 1.0], True),
         ([0.5, 0.9, 1.029, 1.059, 1.2], True),
-        ([1.031, 1.031, 1.031, 1.031, 1.031], False),  # the median alone
-        ([1.0, 1.0, 1.0, 1.061, 1.061], False),  # the upper quartile alone
+        ([1.031, 1.031, 1.031, 1.031, 1.031], False),  # only the median
+        ([1.0, 1.0, 1.0, 1.061, 1.061], False),  # only the upper quartile
     ],
 )
 def test_neither_the_median_nor_the_upper_quartile_may_exceed_its_bar(ratios: list[float], is_within: bool) -> None:
@@ -161,7 +161,7 @@ def test_without_git_a_commit_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_a_process_of_a_tree_imports_that_trees_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever PYTHONPATH, the settings and the working directory are."""
+    """For any PYTHONPATH, settings and working directory."""
     tree, other = Tree.of(make_tree(tmp_path / "tree")), make_tree(tmp_path / "other") / "server"
     monkeypatch.setenv("PYTHONPATH", str(other))
     monkeypatch.setenv("ATTNSERVE_ENGINE_SLOTS", "7")
@@ -172,7 +172,7 @@ def test_a_process_of_a_tree_imports_that_trees_packages(tmp_path: Path, monkeyp
 
 
 def test_processor_time_is_that_of_all_processes_also_of_those_that_ended() -> None:
-    """One that ended, and one below another that is still there."""
+    """One process that has ended, and one below another that still runs."""
     inner = f"import sys\n{BURN}print(flush=True)\nsys.stdin.read()"
     program = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {BURN!r}])\nsubprocess.run([sys.executable, '-c', {inner!r}])"
     before = processor_seconds(os.getpid())
@@ -232,7 +232,7 @@ def test_the_command_refuses(
 def test_the_exit_code_is_1_where_a_bar_is_exceeded(
     bar: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By the median, then not at all; the tree is a commit, and the measuring is made up."""
+    """First the median exceeds its bar, then none does; the tree is a commit, and the measurements are fake."""
 
     def measure_pair(pair: tuple[Tree, Tree], bundle: Path, texts: list[str], points: list[Any], note: Any) -> list[against.Pair]:
         assert [tree.folder for tree in pair] == [Path("/"), ROOT] and len(texts) == 12

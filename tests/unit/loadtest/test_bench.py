@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ratios of interleaved rounds, bars that can be missed, and what a client of a closed loop measures."""
+"""Ratios of interleaved rounds, bars that can be missed, and the measurements of a client in a closed loop."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_rounds_are_interleaved() -> None:
 
 
 def test_a_ratio_is_taken_inside_a_round() -> None:
-    """The machine slows down threefold, which both sides feel."""
+    """The machine slows down threefold, and both sides with it."""
     assert ratio([2.0, 6.0, 4.0], [1.0, 3.0, 1.0]) == Ratio(2.0, 2.0, 4.0)
     assert best_of({"a": [1.0, 9.0, 9.0], "b": [3.0, 3.0, 30.0]}) == "b"
 

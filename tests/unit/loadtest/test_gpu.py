@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the checks of a GPU are run and reported; what they find only a GPU can say."""
+"""How the GPU checks are run and reported; their results need a GPU."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _children_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]))
 
 
-def test_a_check_that_crashes_spoils_no_other(tmp_path: Path) -> None:
+def test_a_check_that_crashes_affects_no_other(tmp_path: Path) -> None:
     path = tmp_path / "new" / "report.json"
     results = run(path, "failing", "crashing", "exiting", "missing", "passing")
     assert [result.status for result in results] == [FAILED, FAILED, FAILED, SKIPPED, PASSED]
@@ -73,7 +73,7 @@ def test_a_check_that_hangs_is_killed_at_its_limit_with_all_that_it_started(tmp_
 
 
 def _has_ended(pid: int) -> bool:
-    """Whether there is no such process, or it only waits to be reaped."""
+    """Whether there is no such process, or it is a zombie."""
     stat = Path(f"/proc/{pid}/stat")
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checks that compare answers: what they compare, and that a wrong weight in a CUDA variant's graphs is seen.
+"""The checks that compare answers: both sides of the comparison, and that a wrong weight in a CUDA variant's graphs is detected.
 
 No GPU is needed to prove that parity compares the CUDA side with the CPU side: here the graphs of the CUDA variants (GroupQueryAttention
 in half precision among them) run on ONNX Runtime's CPU provider, under the memory of the CPU. All else is what ``make gpu-check``
@@ -36,11 +36,11 @@ WEIGHTS = {
     "seq2seq-en-de": "model.readout.bias",
     "show-attend-tell-flickr8k": "model.align_state.bias.half",
 }
-"""By model: one of the step's many weights, and none of the largest."""
+"""By model: one of the step's weights, not one of the largest."""
 
 
 class CpuInPlaceOfCuda(HostMemory):
-    """What runs the graphs of a CUDA variant on the CPU provider."""
+    """Runs the graphs of a CUDA variant on the CPU provider."""
 
     def __init__(self, bundle: Bundle, num_slots: int, *, captures: bool = True) -> None:
         super().__init__(bundle, num_slots)
@@ -71,7 +71,7 @@ def test_parity_sees_a_wrong_weight_of_each_cuda_variant(
 
 
 class FakeLoop:
-    """Notes what it is made with."""
+    """Records its arguments."""
 
     def __init__(self, bundle: Bundle, config: SchedulerConfig, clock: Any, *, captures: bool) -> None:
         self.bundle, self.config, self.captures = bundle, config, captures
@@ -105,8 +105,8 @@ def groups(engine: EngineLoop) -> list[tuple[int, int]]:
     return [(step.num_rows, step.num_encoded) for step in engine.stats().steps]
 
 
-def test_who_is_encoded_together_does_not_depend_on_the_time_of_a_step(tmp_path: Path) -> None:
-    """The engines see other clocks: one on which no time passes in a step, one on which a second does."""
+def test_groups_to_encode_do_not_depend_on_the_time_of_a_step(tmp_path: Path) -> None:
+    """The engines get different clocks: one on which a step takes no time, one on which it takes a second."""
     bundle = load_bundle(ALL_BUNDLES["seq2seq-en-de"], "cpu", "fp32")
     ours, waiting = [], []
     for tick in (1e-9, 1.0):
@@ -152,7 +152,7 @@ def test_answers_that_are_all_others_or_not_numbers_are_apart() -> None:
 def test_graphs_and_invariance_are_bars_that_can_be_missed(
     check: Any, is_wrong: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """With made-up answers: replays, and requests that join, answer otherwise."""
+    """With fake answers: those of replays, and of requests that join, differ."""
     checked = Context(MODELS, SENTENCES[:10], tmp_path / "report.json")
     monkeypatch.setattr(Context, "engine", lambda self, path, device, variant, captures=True, **_: captures)
 

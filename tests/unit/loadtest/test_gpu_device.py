@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checks of a GPU say where something is missing: the device, its driver, PyTorch, CTranslate2, a bundle."""
+"""The results of GPU checks if something is missing: the device, its driver, PyTorch, CTranslate2, a bundle."""
 
 from __future__ import annotations
 

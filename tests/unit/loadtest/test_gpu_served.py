@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The check of a served model, made with a server on the CPU: what it measures, and that wrong answers are seen."""
+"""The check of a served model, with a server on the CPU: its measurements, and that wrong answers are detected."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NUM_SENTENCES = 4
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Context:
-    """The check asks for "cuda" and gets a server of few slots on the CPU."""
+    """The check requests "cuda" and gets a server of few slots on the CPU."""
     ours = servers.our_server
 
     @contextlib.contextmanager

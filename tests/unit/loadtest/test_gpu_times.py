@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the checks of speed compute from measured times, and the PyTorch step that ours is compared with."""
+"""The values that the checks of speed compute from measured times, and the PyTorch step of the comparison."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def step() -> TorchStep:
 
 
 def test_pytorchs_step_is_that_of_the_model(step: TorchStep) -> None:
-    """Its caches hold what the module itself computes for a sentence; then both choose the same token."""
+    """With its caches filled from the module for a sentence, both choose the same token."""
     model: Any = step.model
     source = torch.tensor([[11, 25, 300, 41, 7, 90, 4, 33, 21, 8, 610, 77, 29, 1000, 56, 3]])
     target = torch.tensor([[2, 10, 45, 9, 300, 7, 8, 21, 90, 4, 33, 77, 5]])
@@ -135,7 +135,7 @@ def test_pytorchs_step_sees_nothing_beyond_its_position(step: TorchStep) -> None
 
 
 def test_pytorchs_step_reads_nothing_on_the_host() -> None:
-    """``fullgraph`` refuses what a CUDA graph refuses: a value that the host must know before it can go on."""
+    """``fullgraph`` refuses what a CUDA graph refuses: a value that the host must read during the step."""
     torch.manual_seed(0)
     compiled = TorchStep(DEFAULT_BUNDLE, 2, "compiled", device="cpu", dtype=torch.float32)
     torch.manual_seed(0)

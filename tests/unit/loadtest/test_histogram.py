@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Latencies by bucket: near to the exact percentiles, and the same whether one process counted or three did."""
+"""Latencies by bucket: near the exact percentiles, and the same for one process as for three."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_parts_add_up(values: np.ndarray) -> None:
     assert merged.sum == pytest.approx(whole.sum)
 
 
-def test_nothing_and_next_to_nothing() -> None:
+def test_empty_histogram_and_values_near_zero() -> None:
     empty = Histogram()
     assert (empty.percentile(0.5), empty.mean, empty.max) == (0.0, 0.0, 0.0)
     assert filled(np.array([0.0, -1.0])).percentile(1.0) <= 1.1e-3

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both sides' percentiles, and the reason that is given where they differ."""
+"""Both sides' percentiles, and the reported cause of a difference."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Objectives: how they are written, and what meets them."""
+"""Objectives: their syntax, and their verdicts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_every_kind_of_request_is_judged(recorder: Recorder) -> None:
     assert verdict.is_met
 
 
-def test_what_never_happened_meets_nothing(recorder: Recorder) -> None:
+def test_event_that_never_happened_misses_its_objective(recorder: Recorder) -> None:
     (verdict,) = slo.judge([slo.parse("TranslateStream:p50<1000")], recorder)
     assert (verdict.value, verdict.is_met) == (None, False)
     (verdict,) = slo.judge([slo.parse("p50<1000")], Recorder())

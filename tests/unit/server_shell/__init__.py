@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The server's shell: transport, metrics and configuration, with a front that is made up."""
+"""The server's shell: transport, metrics and configuration, with a fake front."""

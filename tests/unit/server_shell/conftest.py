@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of the shell's tests: a server with a made-up front, and channels to it."""
+"""Fixtures of the shell's tests: a server with a fake front, and channels to it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.fakes.dataplane import Front, Recorder
 
 @dataclass
 class Shell:
-    """A real server on a free port, with a front that is made up, and a channel to it."""
+    """A real server on a free port, with a fake front, and a channel to it."""
 
     front: Front
     recorder: Recorder
@@ -72,7 +72,7 @@ async def shell(make_shell: ShellFactory) -> Shell:
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Waits until it holds, for what follows a call's end on the other side."""
+    """Waits for a condition that the server makes true after a call has ended."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.002)

@@ -69,7 +69,7 @@ def test_a_score_that_was_left_out_is_called_none() -> None:
     assert answer(options).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_UNSPECIFIED
 
 
-def test_coverage_is_said() -> None:
+def test_normalization_names_coverage() -> None:
     for length_penalty in (0.0, 1.0):
         options = DecodeOptions(length_penalty=length_penalty, coverage_penalty=0.2)
         assert answer(options).hypotheses[0].normalization == decoding_pb2.SCORE_NORMALIZATION_COVERAGE

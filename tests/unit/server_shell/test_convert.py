@@ -27,7 +27,7 @@ def test_defaults_are_the_models() -> None:
     assert convert() == DecodeOptions(max_tokens=letters_model().max_target_tokens)
 
 
-def test_everything_that_is_honoured() -> None:
+def test_all_valid_options_are_converted() -> None:
     options = convert(
         beam_size=5,
         num_hypotheses=4,

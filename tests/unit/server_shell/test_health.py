@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The board of readiness, and Check and Watch over it."""
+"""The health board, and Check and Watch over it."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ EMPTY = Exposition(CollectorRegistry())
 
 
 class Page:
-    """A running server on a free port, on an event loop of its own."""
+    """A running server on a free port, on a separate event loop."""
 
     def __init__(self, registry: CollectorRegistry | None = None, idle_s: float = http_server.IDLE_S) -> None:
         self.registry = registry or CollectorRegistry()
@@ -207,7 +207,7 @@ def test_twenty_probes_at_once_are_answered_within_a_second(page: Page) -> None:
         return time.monotonic() - began
 
     at_once = threading.Event()
-    page.loop.call_soon_threadsafe(at_once.wait, 20)  # no connection is accepted until all of them have been asked for
+    page.loop.call_soon_threadsafe(at_once.wait, 20)  # no connection is accepted until all of them have been requested
     connections = [socket.socket() for _ in range(20)]
     with ThreadPoolExecutor(len(connections)) as threads:
         for connection in connections:
@@ -221,7 +221,7 @@ def test_twenty_probes_at_once_are_answered_within_a_second(page: Page) -> None:
 
 
 def _wait_until_connected(connections: list[socket.socket], seconds: float = 5.0) -> None:
-    """A connection that the backlog has no room for is not made: its packets are dropped, and sent again after a second."""
+    """A connection beyond the backlog is not established: its packets are dropped, and sent again after a second."""
     until = time.monotonic() + seconds
     for connection in connections:
         while time.monotonic() < until:
@@ -256,7 +256,7 @@ def test_a_scrape_shows_what_was_counted_before_it_was_sent(page: Page) -> None:
 
 
 class Slow(CollectorRegistry):
-    """A registry that takes its time until it is let go."""
+    """A registry whose collection blocks until it is released."""
 
     def __init__(self) -> None:
         super().__init__()

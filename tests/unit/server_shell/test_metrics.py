@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of the metrics, and what is observed in them."""
+"""Names of the metrics, and their observations."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_names_and_labels_are_pinned(metrics: Metrics, registry: CollectorRegist
 
 
 def uncalled(metrics: type[Metrics]) -> set[str]:
-    """Public methods that nothing in the server calls."""
+    """Public methods without a call in the server."""
     called = {
         node.func.attr
         for file in SERVER.rglob("*.py")
@@ -231,7 +231,7 @@ def test_a_registered_model_has_its_series_at_zero(metrics: Metrics, registry: C
 
 @pytest.mark.load
 def test_reports_are_cheap(metrics: Metrics) -> None:
-    """Ten steps a report, a thousand reports: 10,000 steps, at several hundred a second more than 10 s of work."""
+    """Ten steps per report, a thousand reports: 10,000 steps, more than 10 s of work at several hundred steps per second."""
     stats = report(*(StepStats(8, 0.001) for _ in range(10)))
     begin = time.process_time()
     for _ in range(1000):

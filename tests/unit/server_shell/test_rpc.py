@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real gRPC server and a real channel; only the front behind it is made up."""
+"""A real gRPC server and a real channel; only the front is fake."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ async def test_overload_says_when_to_try_again(shell: Shell) -> None:
     error = await failure(shell.translation.Translate(Request(text="a")))
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert detail(error, error_details_pb2.RetryInfo()).retry_delay.nanos == 100_000_000
-    # What the front refuses, the front counts.
+    # The front counts its own refusals.
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "Translate", "RESOURCE_EXHAUSTED")]
 
 
@@ -386,7 +386,7 @@ async def _translate(shell: Shell) -> Any:
     return await shell.translation.Translate(Request(text="a"))
 
 
-# --- With a context that is made up: what gRPC itself would not let happen on demand ---
+# --- With a fake context: cases that gRPC does not produce on demand ---
 
 
 class Aborted(Exception):
@@ -394,7 +394,7 @@ class Aborted(Exception):
 
 
 class Context:
-    """As much of ``grpc.aio.ServicerContext`` as the wrapper uses."""
+    """The part of ``grpc.aio.ServicerContext`` that the wrapper uses."""
 
     def __init__(self, remaining_s: float | None = None, write_error: Exception | None = None) -> None:
         self.remaining_s, self.write_error = remaining_s, write_error
@@ -451,7 +451,7 @@ async def test_message_that_cannot_be_sent_means_that_the_client_left(caplog: py
 
 @pytest.mark.parametrize("service", [TRANSLATION, MODEL], ids=lambda service: service.name)
 async def test_every_method_of_our_services_is_served(shell: Shell, service: Any) -> None:
-    """With bytes that are no request: a method that is served refuses them, one that is not says UNIMPLEMENTED."""
+    """Sends bytes that are not a request: a served method refuses them, any other answers UNIMPLEMENTED."""
     for method in service.methods:
         path = f"/{service.full_name}/{method.name}"
         call = shell.channel.unary_stream(path)(b"\xff") if method.server_streaming else shell.channel.unary_unary(path)(b"\xff")

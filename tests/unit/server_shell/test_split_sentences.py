@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text as sentences through the shell: what is submitted, how the answers are joined, and that they end together."""
+"""A text as sentences through the shell: the submitted requests, the joined answers, and their common end."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ async def test_one_that_fails_ends_all(shell: Shell) -> None:
 
 @pytest.mark.parametrize("which", [" ab?", "c", "?de"])
 async def test_one_that_fails_ends_the_stream(shell: Shell, which: str) -> None:
-    """At once: the first sentence would hang for ever."""
+    """Fails at once, although the first sentence would never end."""
     shell.front.hang = True
     shell.front.sentence_errors[which] = errors.WorkerLost("the worker died")
     call = shell.translation.TranslateStream(StreamRequest(text=TEXT, split_sentences=True))
@@ -276,6 +276,6 @@ def test_ranks_lengths_and_times() -> None:
     assert response.timings.total_seconds == pytest.approx(10.0, abs=0.2)
 
 
-def test_whole_of_one_is_itself() -> None:
+def test_joining_one_answer_returns_it() -> None:
     one = Done(3, SequenceOutcome([part([END], -1.0)]), 1.0, 2.0, 3.0, 4.0, 5)
     assert joining.whole([one]) == one

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What cannot be parsed, and which field is at fault."""
+"""Messages that cannot be parsed, and the field at fault."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The house rules that no linter knows. Each rule is a function, and a planted fault shows that it can fail."""
+"""The rules of the repository that no linter checks. Each rule is a function, and a planted fault shows that it can fail."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ HEADER = "SPDX-License-Identifier: Apache-2.0"
 MIB = 1 << 20
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
-ROOMS = ("chaos", "contract", "e2e", "parity", "perf", "unit")
+FOLDERS = ("chaos", "contract", "e2e", "parity", "perf", "unit")
 NEIGHBOURS = {"chaos": {"e2e"}, "e2e": {"chaos"}, "perf": {"e2e"}}
-"""From which other rooms a room of the tests may import; what all need is in `tests/fakes`, or beside the rooms."""
+"""Other folders that a folder of tests may import from; shared helpers are in `tests/fakes`, or in `tests` itself."""
 REPLACED = {
     "tests/contract/test_surface.py": {"_MODEL"},
     "tests/unit/engine/test_search.py": {"_finish", "_log_mass"},
@@ -37,7 +37,7 @@ REPLACED = {
 }
 """Private names that tests replace: places of planted faults, and sizes that would take minutes. Read ones are ruff's (SLF001)."""
 
-# Distributions' modules that stand outside of the base installation, or of the server's.
+# Modules that are not in the base installation, or not in that of the server.
 NOT_OF_THE_SERVER = ("torch", "onnx", "onnxscript", "attnserve_client", "attnserve_export", "sacrebleu", "locust")
 NOT_OF_THE_CLIENT = (
     *("torch", "onnx", "onnxscript", "onnxruntime", "sentencepiece", "typer", "click", "rich", "matplotlib", "PIL", "sacrebleu"),
@@ -99,7 +99,7 @@ def header_faults(root: Path) -> list[str]:
 
 
 def size_faults(root: Path) -> list[str]:
-    """Written files and functions of the packages that are too long to be read in one go."""
+    """Written files and functions of the packages that exceed the limits of length."""
     faults = []
     for file in python_files(root, PACKAGES):
         text, name = file.read_text(encoding="utf-8"), str(file.relative_to(root))
@@ -114,7 +114,7 @@ def size_faults(root: Path) -> list[str]:
 
 
 def reaching_faults(root: Path) -> list[str]:
-    """Tests that go round a constructor, or replace what is private to a module of the product."""
+    """Tests that bypass a constructor, or replace private names of a module of the product."""
     faults = []
     for file in python_files(root, ["tests"]):
         name = str(file.relative_to(root))
@@ -130,24 +130,24 @@ def reaching_faults(root: Path) -> list[str]:
     return faults
 
 
-def room_faults(root: Path) -> list[str]:
-    """Tests that import from another room than their own."""
+def folder_faults(root: Path) -> list[str]:
+    """Tests that import from another folder than their own."""
     faults = []
     for file in python_files(root, ["tests"]):
-        room, name = file.relative_to(root / "tests").parts[0], str(file.relative_to(root))
+        folder, name = file.relative_to(root / "tests").parts[0], str(file.relative_to(root))
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tests.")):
                 continue
             other = str(node.module).split(".")[1]
-            if (room in ROOMS and other in ROOMS and other not in {room, *NEIGHBOURS.get(room, ())}) or (
-                room not in ROOMS and other in ROOMS
+            if (folder in FOLDERS and other in FOLDERS and other not in {folder, *NEIGHBOURS.get(folder, ())}) or (
+                folder not in FOLDERS and other in FOLDERS
             ):
                 faults.append(f"{name} imports {node.module}")
     return faults
 
 
 def num_bytes(files: Iterable[Path]) -> int:
-    """Their size; links and what is gone by now count nothing."""
+    """The size of files; links and files that no longer exist count as 0."""
     return sum(file.stat().st_size for file in files if file.is_file() and not file.is_symlink())
 
 
@@ -213,11 +213,11 @@ def test_long_file_and_long_function_are_seen(tmp_path: Path) -> None:
     assert size_faults(tmp_path) == ["server/file.py: 301 lines", "server/function.py: f has 61 lines"]
 
 
-def test_no_test_reaches_round_a_constructor_or_replaces_what_is_private() -> None:
+def test_no_test_bypasses_a_constructor_or_replaces_private_names() -> None:
     assert reaching_faults(ROOT) == []
 
 
-def test_reaching_in_is_seen(tmp_path: Path) -> None:
+def test_bypassed_constructor_and_replaced_private_name_are_seen(tmp_path: Path) -> None:
     (tmp_path / "tests").mkdir()
     text = "model = Model.__new__(Model)\npatch.setattr(loop, '_clock', 1)\npatch.setattr('a.b._c', 1)\npatch.setattr(loop, 'clock', '_x')\n"
     (tmp_path / "tests" / "test_it.py").write_text(text)
@@ -228,11 +228,11 @@ def test_reaching_in_is_seen(tmp_path: Path) -> None:
     ]
 
 
-def test_no_room_of_the_tests_imports_from_another() -> None:
-    assert room_faults(ROOT) == []
+def test_no_folder_of_tests_imports_from_another() -> None:
+    assert folder_faults(ROOT) == []
 
 
-def test_import_from_another_room_is_seen(tmp_path: Path) -> None:
+def test_import_from_another_folder_is_seen(tmp_path: Path) -> None:
     for name, text in {
         "contract/test_a.py": "from tests.e2e.serving import serve\n",
         "perf/test_b.py": "from tests.e2e.serving import serve\nfrom tests.fakes.clock import Clock\n",
@@ -240,7 +240,7 @@ def test_import_from_another_room_is_seen(tmp_path: Path) -> None:
     }.items():
         (tmp_path / "tests" / name).parent.mkdir(parents=True)
         (tmp_path / "tests" / name).write_text(text)
-    assert room_faults(tmp_path) == [
+    assert folder_faults(tmp_path) == [
         "tests/contract/test_a.py imports tests.e2e.serving",
         "tests/fakes/c.py imports tests.unit.engine.test_front",
     ]

@@ -20,8 +20,8 @@ from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.metrics.exposition import Exposition

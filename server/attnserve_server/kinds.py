@@ -73,7 +73,7 @@ class Part(Protocol):
         """How much it is, in tokens."""
         ...
 
-    def joined(self, following: Part) -> Part:
+    def merged(self, following: Part) -> Part:
         """Both as one part."""
         ...
 

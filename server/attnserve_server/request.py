@@ -232,7 +232,7 @@ class TokensProduced(msgspec.Struct, tag="tokens", array_like=True, omit_default
         """How many tokens."""
         return len(self.tokens)
 
-    def joined(self, following: TokensProduced) -> TokensProduced:
+    def merged(self, following: TokensProduced) -> TokensProduced:
         """Both as one part: indices of the second count from the first one's tokens."""
         shifted = {len(self.tokens) + index: origin for index, origin in following.copied_from.items()}
         return TokensProduced(self.request_id, self.tokens + following.tokens, self.copied_from | shifted)

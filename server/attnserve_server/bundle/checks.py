@@ -9,7 +9,7 @@ from attnserve.v1 import manifest_pb2
 
 STEP_INPUTS = {"token", "position", "source_length", "request_of_row", "rows_of_request", "place_of_row"}
 STEP_SCORES = {"logits", "log_probs", "top_log_probs"}
-_ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
+_INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
@@ -101,6 +101,6 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
         problems += [f"{where}, {step.graph.file}: no output {name}" for name in sorted(needed - outputs)]
         if step.gives_attention:
             problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
-        if step.max_rows_of_request != 1 and not inputs & _ROUTING:
+        if step.max_rows_of_request != 1 and not inputs & _INDEX_INPUTS:
             problems.append(f"{where}, {step.graph.file}: takes several rows a request, but no input says which")
     return problems

@@ -23,7 +23,7 @@ def top(row: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
     return finite
 
 
-class Stream:
+class UniformGenerator:
     """Uniform numbers of [0, 1) that depend on a seed and the number of a stream alone (Philox, Salmon et al. 2011)."""
 
     def __init__(self, seed: int, number: int) -> None:

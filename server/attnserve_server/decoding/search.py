@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from attnserve_server.decoding.candidates import Stream, draw, top
+from attnserve_server.decoding.candidates import UniformGenerator, draw, top
 from attnserve_server.decoding.rules import Row, Rules, has_rules
 from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
@@ -94,7 +94,7 @@ class Search(abc.ABC):
         return num_tokens < len(self._options.prefix) or self._rules.is_active(num_tokens)
 
     @property
-    def is_plain(self) -> bool:
+    def is_vectorizable(self) -> bool:
         """Whether it needs nothing but the most probable tokens of each step, whatever comes."""
         options = self._options
         is_free = not has_rules(options)
@@ -252,7 +252,7 @@ class SampleSearch(Search):
     def __init__(self, options: DecodeOptions, symbols: Symbols, sampling: Sampling, coverage: Coverage | None = None) -> None:
         super().__init__(options, symbols, coverage)
         self._sampling = sampling
-        self._streams = [Stream(sampling.seed, number) for number in range(options.num_hypotheses)]
+        self._generators = [UniformGenerator(sampling.seed, number) for number in range(options.num_hypotheses)]
 
     @property
     def is_done(self) -> bool:
@@ -268,7 +268,7 @@ class SampleSearch(Search):
         """See :class:`Search`; every candidate lives on, unless it ends."""
         parents: list[int] = []
         survivors: list[Path] = []
-        streams: list[Stream] = []
+        generators: list[UniformGenerator] = []
         is_forced = len(self.live[0].tokens) < len(self._options.prefix)
         for parent, (path, row_tokens, row_log_probs) in enumerate(zip(self.live, tokens, log_probs, strict=True)):
             for place, (token, log_prob) in enumerate(zip(row_tokens, row_log_probs, strict=True)):
@@ -276,16 +276,16 @@ class SampleSearch(Search):
                 if not self._end(child):
                     survivors.append(child)
                     parents.append(parent)
-                    streams.append(self._streams[parent + place])
+                    generators.append(self._generators[parent + place])
         self.live = survivors
         if not is_forced:
-            self._streams = streams
+            self._generators = generators
         return parents
 
     def _choose(self, index: int, log_probs: Row) -> Candidates:
         is_first = len(self.live[0].tokens) == len(self._options.prefix)
-        streams = self._streams if is_first else [self._streams[index]]
-        drawn = draw(log_probs, self._sampling, [stream.next() for stream in streams])
+        generators = self._generators if is_first else [self._generators[index]]
+        drawn = draw(log_probs, self._sampling, [generator.next() for generator in generators])
         return drawn, [float(log_probs[token]) for token in drawn]
 
 

@@ -81,11 +81,11 @@ class CudaMemory:
     def key(self, rows: int, requests: int) -> Key:
         """The bucket, once for rows and once for requests."""
         bucket = self._bucket_of[max(rows, requests)]
-        return bucket, bucket, self.state.orientation
+        return bucket, bucket, self.state.buffer_parity
 
     def warm_rows(self) -> Iterable[int]:
-        """Every bucket in every orientation."""
-        return [bucket for bucket in self._buckets for _ in range(self.state.num_orientations)]
+        """Every bucket in every buffer parity."""
+        return [bucket for bucket in self._buckets for _ in range(self.state.num_buffer_parities)]
 
     def warm_sources(self) -> Iterable[tuple[int, int]]:
         """The largest group, so that the encoder has all the memory that it ever needs, then the smallest."""

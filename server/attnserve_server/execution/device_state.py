@@ -51,8 +51,8 @@ class DeviceState:
         self._of_request = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_REQUEST]
         self._of_row = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_HYPOTHESIS]
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
-        self.num_orientations = 2 if self._flipping else 1
-        self.orientation = 0
+        self.num_buffer_parities = 2 if self._flipping else 1
+        self.buffer_parity = 0
         """Changes with each flip, back and forth."""
 
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
@@ -83,7 +83,7 @@ class DeviceState:
             if buffer.spare is not None:
                 buffer.current, buffer.spare = buffer.spare, buffer.current
         if self._flipping:
-            self.orientation ^= 1
+            self.buffer_parity ^= 1
 
 
 def _make_buffer(

@@ -39,7 +39,7 @@ class HostMemory:
 
     def key(self, rows: int, requests: int) -> Key:
         """Exactly what is live."""
-        return rows, requests, self.state.orientation
+        return rows, requests, self.state.buffer_parity
 
     def warm_rows(self) -> Iterable[int]:
         """Every number of rows that a step may be given."""

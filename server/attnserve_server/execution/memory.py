@@ -23,8 +23,8 @@ Array = npt.NDArray[np.generic]
 Encoded = Mapping[str, Any]
 """What the encoder gave, by name; only the memory that made it knows where it lies. Valid until the next encoder run."""
 Key = tuple[int, int, int]
-"""What a binding is made for: rows, requests, orientation (which of two buffers is current)."""
-ROUTING = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
+"""What a binding is made for: rows, requests, buffer parity (which of two buffers is current)."""
+INDEX_INPUTS = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
 
 
 class State(Protocol):
@@ -112,7 +112,7 @@ class StepSession:
         )
         self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
         self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}
-        self.is_routed = bool(ROUTING & set(self.inputs))
+        self.is_indexed = bool(INDEX_INPUTS & set(self.inputs))
         self.gives_log_probs = bool({"log_probs", "top_log_probs"} & set(self.outputs))
         shared = {state.name for state in states if state.scope == manifest_pb2.SCOPE_REQUEST}
         shared |= {name for name, tensor in self.inputs.items() if tensor.axes[0] == "request"}

@@ -183,18 +183,18 @@ class IterativeRunner:
             RuntimeError: as :meth:`step`.
         """
         most = max(map(len, inputs.rows_of_request))
-        is_aligned = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
-        key = most, is_aligned, inputs.wants_attention, inputs.wants_scores
+        is_one_to_one = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
+        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores
         if key not in self._choices:
             self._choices[key] = self._fitting(*key)
         return self._choices[key]
 
-    def _fitting(self, most: int, is_aligned: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
+    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
         fitting = [
             step
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most
-            and (step.is_routed or is_aligned)
+            and (step.is_indexed or is_one_to_one)
             and (not wants_scores or step.gives_log_probs or not self._have_log_probs)
         ]
         chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)

@@ -55,7 +55,7 @@ class SlotState:
         pooled = {id(each) for _, members in self._pools for each in members}
         self._single = [each for each in self._of_row if id(each) not in pooled]
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
-        self.orientation = 0
+        self.buffer_parity = 0
         """Changes with each flip, back and forth."""
 
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Mapping[str, Array]) -> None:
@@ -99,7 +99,7 @@ class SlotState:
             if buffer.spare is not None:
                 buffer.current, buffer.spare = buffer.spare, buffer.current
         if self._flipping:
-            self.orientation ^= 1
+            self.buffer_parity ^= 1
 
 
 def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[Any], num_slots: int) -> Buffer:

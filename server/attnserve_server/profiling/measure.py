@@ -90,9 +90,9 @@ def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
         RuntimeError: no graph of the variant fits the workload.
     """
     inputs = workload.inputs()
-    plain = make_runner(bundle, workload.rows)
-    plain.start()
-    seconds = _median(lambda: plain.step(inputs), num_runs)
+    unprofiled = make_runner(bundle, workload.rows)
+    unprofiled.start()
+    seconds = _median(lambda: unprofiled.step(inputs), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         runner = make_profiled_runner(bundle, workload.rows, Path(folder))
         runner.start()
@@ -111,8 +111,8 @@ def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_run
         "image": np.zeros((num_sources, image.height, image.width, 3)),
     }
     feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
-    plain = make_session(bundle.folder / graph.file, "cpu")
-    seconds = _median(lambda: plain.run(None, feeds), num_runs)
+    unprofiled = make_session(bundle.folder / graph.file, "cpu")
+    seconds = _median(lambda: unprofiled.run(None, feeds), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder))
         for _ in range(num_runs):

@@ -9,7 +9,7 @@ from typing import TypeVar
 EngineT = TypeVar("EngineT", bound=Hashable)
 
 
-class TimeSharing:
+class TimeSlices:
     """The time that each engine has used, on a scale that all share.
 
     Of the engines with work, the one that has used least steps next. One that had none starts where the least of the active ones

@@ -90,7 +90,7 @@ class Prepared(Protocol):
         ...
 
 
-class Stream(Protocol):
+class AnswerStream(Protocol):
     """Makes the parts of one streamed answer; it is given the parts of the engine, payload by payload."""
 
     def begin(self, index: int) -> None:
@@ -141,6 +141,6 @@ class Task(Protocol):
         """
         ...
 
-    def stream(self, prepared: Any) -> Stream:
+    def stream(self, prepared: Any) -> AnswerStream:
         """For one streamed answer."""
         ...

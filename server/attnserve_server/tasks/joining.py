@@ -20,7 +20,7 @@ MAX_JOINED_WEIGHTS = 1 << 21
 """Attention weights of one joined answer (8 MiB): most are the zeros between different sentences, as many as its square."""
 
 
-class Source(Protocol):
+class Tokenized(Protocol):
     """A tokenized source text."""
 
     @property
@@ -38,7 +38,7 @@ class Source(Protocol):
 class Part:
     """A sentence, or the whole text: tokenized, the index of its first character, and the characters before it."""
 
-    source: Source
+    source: Tokenized
     begin: int = 0
     gap: str = ""
 

@@ -14,7 +14,7 @@ import msgspec
 from attnserve_server.errors import InvalidRequest, SequenceTooLong
 from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.tasks.interface import Model
-from attnserve_server.tasks.joining import Source
+from attnserve_server.tasks.joining import Tokenized
 from attnserve_server.tasks.sentences import Sentence
 from attnserve_server.tasks.text import Prefix
 
@@ -106,7 +106,7 @@ def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
     return sentences
 
 
-def check_lengths(sources: Sequence[Source], model: Model) -> None:
+def check_lengths(sources: Sequence[Tokenized], model: Model) -> None:
     """Checks the sentences of one text before any of them is submitted; a single one is the front's to check.
 
     Raises:

@@ -122,24 +122,24 @@ class Deltas:
 
 
 class TextStream:
-    """A :class:`~attnserve_server.tasks.interface.Stream` of text."""
+    """A :class:`~attnserve_server.tasks.interface.AnswerStream` of text."""
 
     def __init__(self, prepared: TextPrepared) -> None:
         self._prepared, self._deltas = prepared, Deltas()
         self._renderer: Any = None
 
     def begin(self, index: int) -> None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         part = self._prepared.parts[index]
         self._deltas.begin(part)
         self._renderer = self._prepared.model.task.stream(part.source.pieces)
 
     def push(self, part: TokensProduced) -> TextDelta | None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         return self._sent(*self._renderer.push(part.tokens, part.copied_from))
 
     def finish(self, done: SequenceDone) -> TextDelta | None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         best = done.outcome.hypotheses[0]
         return self._sent(*self._renderer.finish(best.tokens, best.copied_from))
 

@@ -29,7 +29,7 @@ class AskedTranslation:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class TokenizedText:
     """A text as the model reads it; the end symbol is the last token and the last piece."""
 
     tokens: list[int]
@@ -47,13 +47,13 @@ class TranslationTask(TextTask):
         """The sentences of a source text, see ``sentences.split``."""
         return sentences.split(text, self._language)
 
-    def encode(self, text: str) -> Source:
+    def encode(self, text: str) -> TokenizedText:
         """Cuts a text into pieces; spans are those of the text as it was given."""
         found = self._processor.encode(text, return_type="proto").pieces
         tokens = [piece.id for piece in found]
         skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space, which is in no piece
         spans = spans_of([piece.surface for piece in found], skipped)
-        return Source([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
+        return TokenizedText([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
 
 
 class TranslationWork:

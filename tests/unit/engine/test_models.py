@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
 from tests.fakes.models import make_model
 

@@ -19,8 +19,8 @@ from attnserve_server import errors
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.workers import Listener, Workers
 from attnserve_server.engine.link.messages import Progress
 from attnserve_server.kinds import Outcome, Payload

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed, ServiceError
 from attnserve_server.kinds import Outcome, Part
 from attnserve_server.request import Done, Terms, Work
@@ -103,7 +103,7 @@ class Job:
         """A part of a stream has come from the worker."""
         self.delivered_at.append(now)
         if self.watcher is not None:  # others may come and want what was delivered
-            self._produced = part if self._produced is None else self._produced.joined(part)
+            self._produced = part if self._produced is None else self._produced.merged(part)
         for ticket in self.tickets:
             if ticket.terms.is_streamed:
                 ticket.deliver(part)
@@ -183,7 +183,7 @@ class Ticket:
                 yield part
                 part = None if is_last else await self._parts.get()
             elif part.size + following.size <= MAX_MERGED:
-                part = part.joined(following)
+                part = part.merged(following)
             else:
                 yield part
                 part = following

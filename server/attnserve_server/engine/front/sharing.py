@@ -17,7 +17,7 @@ from cachetools import LRUCache
 
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Job, Ticket
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import ServiceError
 from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics.prometheus import Metrics
@@ -105,7 +105,7 @@ class SharedAnswers:
             self._front.check(model, payload)
             known = self._answer(model, key)
             if known is None:
-                job = self._joined(key, terms) or self._queued(model, payload, terms, key)
+                job = self._coalesced(key, terms) or self._queued(model, payload, terms, key)
         except ServiceError as error:
             self._front.count_refusal(model, error)
             raise
@@ -159,13 +159,13 @@ class SharedAnswers:
         self._under_way.setdefault(key, job)
         return job
 
-    def _joined(self, key: bytes, terms: Terms) -> Job | None:
+    def _coalesced(self, key: bytes, terms: Terms) -> Job | None:
         """Work that a new request may wait for; None where it has to wait for its own.
 
         What waits in the queue is joined only by its own client and at no higher priority: others may well be served sooner. They
         are brought together when one of the two is dispatched (:meth:`is_answered`).
         """
-        job = self._joinable(key, terms.is_streamed, 1)
+        job = self._shareable(key, terms.is_streamed, 1)
         if job is None:
             return None
         is_queued = job.num_attempts == 0
@@ -176,13 +176,13 @@ class SharedAnswers:
 
     def _twin(self, job: Job) -> Job | None:
         """An equal job that is at a worker while this one is still queued, and that can take its place."""
-        found = self._joinable(job.key, job.terms.is_streamed, len(job.tickets))
+        found = self._shareable(job.key, job.terms.is_streamed, len(job.tickets))
         if found is None or found is job or found.num_attempts == 0:
             return None
         self._count(job.model, "coalesced")  # what had joined it was counted then
         return found
 
-    def _joinable(self, key: bytes, is_streamed: bool, num_tickets: int) -> Job | None:
+    def _shareable(self, key: bytes, is_streamed: bool, num_tickets: int) -> Job | None:
         job = self._under_way.get(key)
         if job is None or (is_streamed and not job.terms.is_streamed) or len(job.tickets) + num_tickets > self._max_tickets:
             return None

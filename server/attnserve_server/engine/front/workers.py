@@ -16,8 +16,8 @@ from typing import Any
 
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.job import Job, Status
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import DEATHS_AT_START, MAX_DEATHS_AT_START, WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,

@@ -44,7 +44,7 @@ from attnserve_server.execution.session import onnxruntime_version, resolve_devi
 from attnserve_server.kinds import ITERATIVE, imported
 from attnserve_server.metrics import logs
 from attnserve_server.request import ModelKey, Work
-from attnserve_server.scheduling.time_slices import TimeSharing
+from attnserve_server.scheduling.time_slices import TimeSlices
 
 _REPORT_S = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -82,7 +82,7 @@ class Worker:
 
     def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
         self._channel, self._device, self._clock = channel, device, clock
-        self._sharing = TimeSharing()
+        self._time_slices = TimeSlices()
         self._served: dict[ModelKey, Served] = {}
         self._starting: dict[ModelKey, Starting] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
@@ -115,14 +115,14 @@ class Worker:
             active.append(starting)
         if not active:
             return
-        model, started = self._sharing.choose(active), self._clock()
+        model, started = self._time_slices.choose(active), self._clock()
         if model == starting:
             self._start(self._starting[model])
-            self._sharing.charge(model, self._clock() - started)
+            self._time_slices.charge(model, self._clock() - started)
             return
         served = self._served[model]
         served.pending += served.engine.step()
-        self._sharing.charge(model, self._clock() - started)
+        self._time_slices.charge(model, self._clock() - started)
         self._report(served)
 
     def _receive(self, *, wait: bool) -> None:
@@ -189,7 +189,7 @@ class Worker:
 
     def _unload(self, model: ModelKey) -> None:
         if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
-            self._sharing.forget(model)
+            self._time_slices.forget(model)
             self._has_changed = True
 
     def _learn(self, path: str) -> None:

@@ -34,7 +34,7 @@ class MetricsPage:
 
     async def get(self, request: Request) -> Response:
         """Answers with the values of a moment after the request came."""
-        form = _joined(request, "Accept"), accepts_gzip(_joined(request, "Accept-Encoding"))
+        form = _header(request, "Accept"), accepts_gzip(_header(request, "Accept-Encoding"))
         page = self._waiting.get(form)
         if page is None:
             page = self._waiting[form] = asyncio.create_task(self._next_page(form))
@@ -87,5 +87,5 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def _joined(request: Request, header: str) -> str:
+def _header(request: Request, header: str) -> str:
     return ",".join(request.headers.getlist(header))

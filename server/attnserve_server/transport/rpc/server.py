@@ -19,7 +19,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
-from attnserve_server.transport.rpc.v1.models import ModelServicer
+from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]

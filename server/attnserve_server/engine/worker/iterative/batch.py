@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
-from attnserve_server.engine.worker.iterative.vectorized import PlainSearches
+from attnserve_server.engine.worker.iterative.vectorized import VectorizedSearches
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis
 
@@ -45,8 +45,8 @@ class RunningBatch:
         self._tokens = np.zeros(runner.num_slots, np.int64)
         self._requests = np.zeros(runner.num_slots, np.int64)
         self._source_lengths = np.zeros(runner.num_slots, np.int32)
-        self.plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
-        self._positions = self.plain.paths.positions
+        self.vectorized = VectorizedSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
+        self._positions = self.vectorized.paths.positions
         self._wants_scores = True
 
     @property
@@ -69,7 +69,7 @@ class RunningBatch:
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
             self._source_lengths[sequence.slot] = sequence.num_tokens
-            self.plain.begin(sequence, num_sequences)
+            self.vectorized.add_greedy(sequence, num_sequences)
             self.sequences[sequence.request_id] = sequence
             slots.append(sequence.slot)
             rows.append(row)
@@ -79,10 +79,12 @@ class RunningBatch:
         """Makes a sequence ready to be decoded, for the first time or anew, and gives it a slot."""
         options = sequence.payload.options
         search = sequence.search = make_search(options, self._symbols, self._coverage)
-        sequence.rows, sequence.num_steps, sequence.is_plain, sequence.admitted_at = [], 0, False, now
-        sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.is_aligned)
-        sequence.may_be_plain = search.is_plain and not sequence.keeps_attention and not sequence.request.terms.is_streamed
-        sequence.needs_scores = not (search.is_plain and options.omit_score)
+        sequence.rows, sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = [], 0, False, now
+        sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.needs_alignment)
+        sequence.can_be_vectorized = (
+            search.is_vectorizable and not sequence.keeps_attention and not sequence.request.terms.is_streamed
+        )
+        sequence.needs_scores = not (search.is_vectorizable and options.omit_score)
         sequence.slot = _take(self._free_slots, self._slots, sequence)
 
     def release(self, request_id: int) -> None:
@@ -96,7 +98,7 @@ class RunningBatch:
         """Drops everything, after a step that failed half-way."""
         self.sequences.clear()
         del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
-        self.plain.clear()
+        self.vectorized.clear()
 
     def compact(self) -> None:
         """Closes the gaps: live requests and rows are a prefix of their slots again."""
@@ -113,7 +115,7 @@ class RunningBatch:
             sources, targets = [source for source, _ in moves], [target for _, target in moves]
             self._copy_rows(sources, targets)
             self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self.plain.move(sources, targets)
+            self.vectorized.move(sources, targets)
             for source, target in moves:
                 owner = self._owners[target]
                 assert owner is not None, "what moves is live"
@@ -129,10 +131,10 @@ class RunningBatch:
         """The search of every request, after :meth:`run`. Returns the sequences that were advanced one by one."""
         best_tokens, best_log_probs = outputs.best(wants_scores=self._wants_scores)
         copies = Copies([], [])
-        self.plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
-        self.plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
-        heard = [sequence for sequence in self.sequences.values() if not sequence.is_plain]
-        for sequence in heard:
+        self.vectorized.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
+        self.vectorized.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
+        ready = [sequence for sequence in self.sequences.values() if not sequence.is_vectorized]
+        for sequence in ready:
             search, row = sequence.search, sequence.rows[0]
             if search.is_done:
                 continue  # it was plain until this step
@@ -146,7 +148,7 @@ class RunningBatch:
                 self._advance(sequence, outputs, copies)
         self._positions[: len(self._owners)] += 1
         self._copy_rows(copies.sources, copies.targets)
-        return heard
+        return ready
 
     def hypotheses(self, sequence: Decoding) -> list[Hypothesis]:
         """The answer of a finished search."""
@@ -196,7 +198,7 @@ class RunningBatch:
     def _free(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._owners[row] = None
-            self.plain.free(row)
+            self.vectorized.free(row)
             heapq.heappush(self._free_rows, row)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
@@ -212,7 +214,7 @@ class RunningBatch:
         sequence.rows = self._place(sequence, parents, copies)
         self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
         self._free(set(rows) - set(sequence.rows))
-        self.plain.join(sequence)
+        self.vectorized.add_beam(sequence)
 
     def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
         """Tokens and log-probabilities for each live hypothesis, best first."""

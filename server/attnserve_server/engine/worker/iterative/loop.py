@@ -163,7 +163,7 @@ class EngineLoop:
         if not search.is_done:
             return
         if any(self.batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
-            self._begin_again(sequence)
+            self._restart_with_attention(sequence)
             return
         self._events.append(
             Done(
@@ -192,20 +192,20 @@ class EngineLoop:
         if num_certain > known:
             tokens = path.tokens[known:num_certain]
             if self.batch.lacks_alignment(sequence, tokens):
-                self._begin_again(sequence)
+                self._restart_with_attention(sequence)
                 return False
             copied_from = self.batch.copied_from(sequence, path, known)
             self._events.append(TokensProduced(sequence.request_id, tokens, copied_from))
             sequence.num_sent = num_certain
         return True
 
-    def _begin_again(self, sequence: Decoding) -> None:
+    def _restart_with_attention(self, sequence: Decoding) -> None:
         """Decodes a request anew and keeps its attention: an unknown symbol is replaced by what it was aligned to.
 
         It is rare, so no other request pays for it; and attention changes no token, so what was sent stands.
         """
         self._forget(sequence)
-        sequence.is_aligned, sequence.queued_at = True, self._clock()
+        sequence.needs_alignment, sequence.queued_at = True, self._clock()
         self._scheduler.add(sequence, is_first=True)
 
     def _admit(self, group: list[Decoding]) -> None:

@@ -22,18 +22,18 @@ class Decoding(Waiting):
     admitted_at: float = 0.0
     keeps_attention: bool = False
     """Whether every token's attention is kept: it was asked for, or something is made from it."""
-    may_be_plain: bool = False
+    can_be_vectorized: bool = False
     """Whether it needs nothing but the most probable tokens of each step, and nothing of it is wanted before it ends."""
     needs_scores: bool = True
     """Whether it needs more than the best token of each step: log-probabilities, for its score or to choose by."""
-    is_plain: bool = False
-    """Whether its hypotheses are with :class:`PlainSearches` now, and not in ``search``."""
+    is_vectorized: bool = False
+    """Whether its hypotheses are with :class:`VectorizedSearches` now, and not in ``search``."""
     encode_s: float = 0.0
     first_token_at: float = 0.0
     num_steps: int = 0
     num_sent: int = 0
     """Tokens that were reported of a stream."""
-    is_aligned: bool = False
+    needs_alignment: bool = False
     """Whether its attention is kept, though it was not asked for, to say what stands for its unknown symbols."""
 
     @classmethod

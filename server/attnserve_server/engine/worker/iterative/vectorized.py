@@ -23,7 +23,7 @@ _LEAST = np.float32(-3e38)
 """Log-probabilities above this are finite; NaN is not above it."""
 
 
-class PlainSearches:
+class VectorizedSearches:
     """Greedy and beam searches that need nothing but the most probable tokens of each step.
 
     Args:
@@ -37,19 +37,19 @@ class PlainSearches:
         self.paths = RowPaths(num_slots, max_tokens + 1)
         self._greedy = GreedyRows(self.paths, symbols.end_id)
 
-    def begin(self, sequence: Decoding, num_sequences: int) -> None:
+    def add_greedy(self, sequence: Decoding, num_sequences: int) -> None:
         """Takes a new sequence, if it is greedy and not one of few; it has one row and no tokens."""
-        if sequence.may_be_plain and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
-            sequence.is_plain = True
+        if sequence.can_be_vectorized and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
+            sequence.is_vectorized = True
             self._greedy.begin(sequence.rows[0], sequence.payload.options.max_tokens)
 
-    def join(self, sequence: Decoding) -> None:
+    def add_beam(self, sequence: Decoding) -> None:
         """Takes a beam search that goes on by itself, if it can be taken."""
         search = sequence.search
-        if sequence.may_be_plain and isinstance(search, BeamSearch) and len(sequence.rows) == search.width:
+        if sequence.can_be_vectorized and isinstance(search, BeamSearch) and len(sequence.rows) == search.width:
             for row, path in zip(sequence.rows, search.live, strict=True):
                 self.paths.put(row, path.tokens, path.total)
-            sequence.is_plain = True
+            sequence.is_vectorized = True
 
     def free(self, row: int) -> None:
         """A row was freed."""
@@ -94,7 +94,7 @@ class PlainSearches:
         """
         by_width: dict[int, list[Decoding]] = {}
         for sequence in sequences:
-            if sequence.is_plain and isinstance(sequence.search, BeamSearch):
+            if sequence.is_vectorized and isinstance(sequence.search, BeamSearch):
                 by_width.setdefault(len(sequence.rows), []).append(sequence)
         for width, beams in by_width.items():
             rows = np.array([sequence.rows for sequence in beams])  # (n, K)
@@ -128,7 +128,7 @@ class PlainSearches:
         for sequence, members in zip(sequences, new_rows.tolist(), strict=True):
             sequence.rows = members
             if sequence.search.is_done:
-                sequence.is_plain, sequence.num_steps = False, int(paths.positions[members[0]]) + 1
+                sequence.is_vectorized, sequence.num_steps = False, int(paths.positions[members[0]]) + 1
         tokens: npt.NDArray[np.int32] = paths.tokens[rows, paths.positions[rows]]
         return tokens
 
@@ -136,10 +136,10 @@ class PlainSearches:
         assert sequence is not None, "greedy rows are live"
         (row,) = sequence.rows
         sequence.search.resume([tokens], [float(self.paths.totals[row])])
-        sequence.is_plain, sequence.num_steps = False, len(tokens)
+        sequence.is_vectorized, sequence.num_steps = False, len(tokens)
         self._greedy.end(row)
 
     def _leave_beams(self, sequence: Decoding) -> None:
         tokens = [self.paths.of(row) for row in sequence.rows]
         sequence.search.resume(tokens, self.paths.totals[sequence.rows].tolist())
-        sequence.is_plain, sequence.may_be_plain, sequence.num_steps = False, False, len(tokens[0])
+        sequence.is_vectorized, sequence.can_be_vectorized, sequence.num_steps = False, False, len(tokens[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest must say for the engine of its kind to run the model. Knows protobuf, nothing of files or graphs."""
+"""Checks that a manifest declares all that its kind of engine needs. Uses protobuf, and no files or graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
-    """The files that a manifest names beside its list of files; an empty name is one that was left out."""
+    """Returns the files that a manifest names outside its list of files; an empty name is a missing one."""
     named = {manifest.vocabulary.sentencepiece_file}
     for variant in manifest.variants:
         named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
@@ -21,7 +21,7 @@ def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
 
 
 def iterative_problems(manifest: manifest_pb2.Manifest) -> list[str]:
-    """Everything that is wrong with the manifest of a model that decodes step by step."""
+    """Returns all problems of an iterative model's manifest."""
     problems = [*_state_problems(manifest), *_attention_problems(manifest.attention)]
     for each in manifest.variants:
         problems += _variant_problems(manifest, each)
@@ -69,7 +69,7 @@ def _output_problems(attention: manifest_pb2.AttentionOutput, graph: manifest_pb
 
 
 def _most_rows(step: manifest_pb2.StepGraph) -> float:
-    """Rows of one request at most, infinite for any number."""
+    """Maximum rows of one request; infinity for no limit."""
     return step.max_rows_of_request or math.inf
 
 

@@ -81,7 +81,7 @@ def test_version_that_is_being_loaded_takes_over_when_it_can_answer() -> None:
     assert registry.resolve("a-en-de", "", TRANSLATION) is old
     with pytest.raises(ModelNotFound, match="no version '2' of 'a-en-de' is served"):
         registry.remove(new.key)
-    with pytest.raises(ConfigError, match="a-en-de, version 1, is served already"):
+    with pytest.raises(ConfigError, match="a-en-de, version 1, is already served"):
         registry.add(old)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker process: owns engines, and does nothing but step them.
+"""A worker process: owns engines, and steps them.
 
-Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: of the socket that it inherits, what it
-is called, and the device that it is to use. Between two steps it takes what the socket has for it, without waiting while there is
-work. Its models share its time fairly (``scheduling/time_slices.py``).
+The front starts it as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: descriptor of the inherited socket, name
+of the worker, device. Between steps it reads the socket, and blocks there only if no engine has work. Models share its time fairly
+(``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Served:
-    """An engine of a worker, and what it has to report."""
+    """An engine of a worker, and its events that are not yet reported."""
 
     __slots__ = ("engine", "pending", "reported_at")
 
@@ -75,8 +75,8 @@ class Worker:
     """The loop of one worker process.
 
     Args:
-        channel: to the front.
-        device: that it uses.
+        channel: connection to the front.
+        device: device of the engines.
         clock: monotonic.
     """
 
@@ -89,11 +89,11 @@ class Worker:
         self._decoder = to_worker()
         self._config = EngineConfig()
         self._has_changed = False
-        """Whether models have come or gone since the garbage collector was told."""
+        """Whether models were loaded or unloaded since the last :func:`quiet_collector`."""
         self._is_stopping = False
 
     def run(self) -> None:
-        """Loads what the front names, and serves until it is told to stop."""
+        """Serves until the front sends :class:`Stop`."""
         self._send(Hello(self._device, onnxruntime_version()))
         while not self._is_stopping:
             self._receive(wait=not self._starting and not any(each.engine.has_work for each in self._served.values()))
@@ -104,13 +104,13 @@ class Worker:
         self._channel.close()
 
     def serve(self, model: ModelKey, engine: Engine) -> None:
-        """Takes an engine that is warm."""
+        """Adds a warm engine."""
         self._served[model] = Served(engine, self._clock())
 
     def step(self) -> None:
-        """One step of the model whose turn it is, or one part of starting the next one; nothing without work."""
+        """Runs one step of the next model, or one part of starting a model; does nothing without work."""
         active = [model for model, each in self._served.items() if each.engine.has_work]
-        starting = next(iter(self._starting), None)  # one after the other, so that the first one serves soonest
+        starting = next(iter(self._starting), None)  # one at a time, so that the first model is ready soonest
         if starting is not None:
             active.append(starting)
         if not active:
@@ -145,7 +145,7 @@ class Worker:
             self._is_stopping = True
 
     def _load(self, message: Load) -> None:
-        """Starts a model when its turn comes; its kind's messages are understood at once."""
+        """Queues a model to be started; its kind's messages are decoded from now on."""
         try:
             self._learn(message.kind)
         except Exception as error:  # noqa: BLE001  it is reported
@@ -154,7 +154,7 @@ class Worker:
             self._starting[message.model] = Starting(message, time.monotonic())
 
     def _start(self, starting: Starting) -> None:
-        """One part of starting a model."""
+        """Runs one part of starting a model."""
         model = starting.message.model
         try:
             if starting.engine is None or starting.parts is None:
@@ -193,7 +193,7 @@ class Worker:
             self._has_changed = True
 
     def _learn(self, path: str) -> None:
-        """From now on the messages of a kind of engine are understood."""
+        """Decodes the messages of a kind from now on."""
         if path not in self._kinds:
             self._kinds[path] = imported(path)
             self._decoder = to_worker(self._kinds.values())
@@ -209,7 +209,7 @@ class Worker:
 
 
 def main() -> None:
-    """Entry point of the process: dies with the front, leaves signals of the terminal to it."""
+    """Entry point of the process. It is killed when the front ends, and ignores SIGINT, which the front handles."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

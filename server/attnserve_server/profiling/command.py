@@ -34,7 +34,7 @@ def profile(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where the time of a decode step goes, on one core of this machine: by operator and by part of the paper."""
+    """Show the time of a decode step on one core of this machine, by operator and by part of the paper."""
     try:
         bundle = _newest(models or default_models(), model_id, variant)
         limits = bundle.manifest.limits
@@ -78,7 +78,7 @@ def _newest(models: Path, model_id: str, variant: str) -> Bundle:
 def _print(title: str, found: Profile) -> None:
     console = Console(highlight=False)
     console.print(title)
-    console.print(f"{found.seconds * 1e3:.3f} ms a run; {found.node_seconds * 1e3:.3f} ms of it in the graph's nodes\n")
+    console.print(f"{found.seconds * 1e3:.3f} ms per run; {found.node_seconds * 1e3:.3f} ms of it in the graph's nodes\n")
     for name, shares in (("part", found.parts), ("operator", found.operators)):
         console.print(_table(name, shares, found.node_seconds))
 

@@ -108,8 +108,8 @@ BROKEN = {
     "no task": (change("task", "TASK_UNSPECIFIED"), "is not served"),
     "no limit": (change("limits.max_beam_size", 0), "limits.max_beam_size is missing"),
     "no source limit": (change("limits.max_source_tokens", 0), "limits.max_source_tokens is missing"),
-    "an image for a translation": (change("image", {"height": 8, "width": 8, "grid_height": 2, "grid_width": 2}), "a captioning model has it, and no other"),
-    "a caption without image": (change("task", "TASK_CAPTION"), "a captioning model has it, and no other"),
+    "an image for a translation": (change("image", {"height": 8, "width": 8, "grid_height": 2, "grid_width": 2}), "only captioning models have it, and all of them must"),
+    "a caption without image": (change("task", "TASK_CAPTION"), "only captioning models have it, and all of them must"),
     "no grid": (
         lambda manifest: (change("task", "TASK_CAPTION")(manifest), change("image", {"height": 8, "width": 8, "grid_height": 2})(manifest)),
         "image.grid_width is missing",

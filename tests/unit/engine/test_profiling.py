@@ -58,7 +58,7 @@ def test_command(tmp_path: Path) -> None:
     shown = CliRunner().invoke(build_app(), arguments)
     assert shown.exit_code == 0, shown.output
     assert "cross-attention" in shown.output
-    assert "ms a run" in shown.output
+    assert "ms per run" in shown.output
     with Image.open(picture) as opened:
         assert opened.width > 500
     printed = CliRunner().invoke(build_app(), [*arguments[:2], "--encode", "--runs", "2", "--rows", "1", "--json"])

@@ -182,7 +182,7 @@ def test_prefix() -> None:
     assert with_prefix(options, Prefix([4, 5], []), letters_model()).prefix == (4, 5)
     for prefix, words in [
         (Prefix([4, 5, 6], []), "must have fewer pieces than max_tokens \\(3\\); it has 3"),
-        (Prefix([], []), "nothing but white space"),
+        (Prefix([], []), "only white space"),
         (Prefix([4, 1], ["😀"]), "lacks: '😀'"),
         (Prefix([1] * 9, list("αβγδεζηθι")), "lacks: 'α', 'β', 'γ', 'δ', 'ε'$"),
     ]:

@@ -162,7 +162,7 @@ class App:
             try:
                 models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
             except BundleError as error:
-                log.error("cannot be served: %s", error)
+                log.error("bundle cannot be served: %s", error)
                 broken.append(error)
         if not models:
             raise StartupError("; ".join(map(str, broken)))

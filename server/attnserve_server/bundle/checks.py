@@ -50,9 +50,9 @@ def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
 def _attention_problems(attention: manifest_pb2.AttentionOutput) -> list[str]:
     named = {"layer": (attention.num_layers, attention.mean_layers), "head": (attention.num_heads, attention.mean_heads)}
     if bool(attention.num_layers) != bool(attention.num_heads):
-        return ["attention: it has layers and heads, or neither"]
+        return ["attention: num_layers and num_heads must both be set, or both be 0"]
     return [
-        f"attention: the mean takes {name} {index}, but there are {size}"
+        f"attention: mean_{name}s has {index}, but num_{name}s is {size}"
         for name, (size, indices) in named.items()
         for index in indices
         if index >= size
@@ -64,7 +64,7 @@ def _output_problems(attention: manifest_pb2.AttentionOutput, graph: manifest_pb
     for tensor in graph.outputs:
         if tensor.name == attention.output:
             inner = list(tensor.axes[1:-1])
-            return [] if inner == sizes else [f"attention has layers and heads {inner}, declared are {sizes}"]
+            return [] if inner == sizes else [f"attention has layers and heads {inner}, the manifest declares {sizes}"]
     return ["no attention output"]
 
 
@@ -102,5 +102,5 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
         if step.gives_attention:
             problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
         if step.max_rows_of_request != 1 and not inputs & _INDEX_INPUTS:
-            problems.append(f"{where}, {step.graph.file}: takes several rows a request, but no input says which")
+            problems.append(f"{where}, {step.graph.file}: several rows per request, but no input maps rows to requests")
     return problems

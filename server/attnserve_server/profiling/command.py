@@ -53,7 +53,7 @@ def profile(
             title, found = f"{rows} sources of {source_tokens} pieces", profile_encode(bundle, rows, source_tokens, num_runs)
         else:
             workload = Workload(rows, beam_size, source_tokens, position, attention)
-            title = f"{rows} rows, {beam_size} a request, {source_tokens} source pieces, position {position}"
+            title = f"{rows} rows, {beam_size} per request, {source_tokens} source pieces, position {position}"
             found = profile_step(bundle, workload, num_runs)
         title = f"{model_id}, {bundle.variant.name}, {found.graph}: {title}"
         if plot is not None:

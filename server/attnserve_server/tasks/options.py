@@ -185,7 +185,7 @@ def _sampling(options: AskedOptions, beam_size: int) -> Sampling | None:
         raise _refused("sampling", f"needs options.beam_size 1; it is {beam_size}")
     temperature = 1.0 if asked.temperature is None else asked.temperature
     if temperature == 0.0:
-        raise _refused("sampling.temperature", "must be above 0; leave sampling out for the most probable piece")
+        raise _refused("sampling.temperature", "must be above 0; omit sampling for the most probable piece")
     _check_factor("sampling.temperature", temperature)
     top_p = 1.0 if asked.top_p is None else asked.top_p
     if not 0.0 < top_p <= 1.0:

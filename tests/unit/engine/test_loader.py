@@ -135,13 +135,13 @@ BROKEN = {
     "attention is not an output": (change(f"{STEP}.gives_attention", True), "no attention output"),
     "attention of other axes": (
         lambda manifest: (change(f"{STEP}.gives_attention", True)(manifest), change("attention", {"output": "next", "num_layers": 2, "num_heads": 1})(manifest)),
-        "attention has layers and heads ['target'], declared are ['2', '1']",
+        "attention has layers and heads ['target'], the manifest declares ['2', '1']",
     ),
-    "mean over a layer too many": (change("attention", {"num_layers": 2, "num_heads": 1, "mean_layers": [1, 2]}), "the mean takes layer 2, but there are 2"),
-    "mean over a head too many": (change("attention", {"num_layers": 1, "num_heads": 4, "mean_heads": [4]}), "the mean takes head 4, but there are 4"),
-    "layers without heads": (change("attention", {"num_layers": 4}), "layers and heads, or neither"),
-    "heads without layers": (change("attention", {"num_heads": 4}), "layers and heads, or neither"),
-    "rows without routing": (change(f"{STEP}.graph.inputs.1.name", "position"), "no input says which"),
+    "mean over a layer too many": (change("attention", {"num_layers": 2, "num_heads": 1, "mean_layers": [1, 2]}), "mean_layers has 2, but num_layers is 2"),
+    "mean over a head too many": (change("attention", {"num_layers": 1, "num_heads": 4, "mean_heads": [4]}), "mean_heads has 4, but num_heads is 4"),
+    "layers without heads": (change("attention", {"num_layers": 4}), "num_layers and num_heads must both be set, or both be 0"),
+    "heads without layers": (change("attention", {"num_heads": 4}), "num_layers and num_heads must both be set, or both be 0"),
+    "rows without indices": (change(f"{STEP}.graph.inputs.1.name", "position"), "no input maps rows to requests"),
     "variant": (change("variants.0.device", "DEVICE_CUDA"), "no variant 'auto' for cpu"),
 }  # fmt: skip
 

@@ -158,7 +158,7 @@ def test_every_bad_value_is_refused_with_its_field(bad: dict[str, Any], field: s
 
 
 def test_temperature_0_says_what_to_do() -> None:
-    with pytest.raises(InvalidRequest, match="leave sampling out for the most probable piece"):
+    with pytest.raises(InvalidRequest, match="omit sampling for the most probable piece"):
         convert(sampling=SAMPLING(temperature=0.0))
 
 

@@ -77,7 +77,7 @@ class Admission:
         self._estimator.answered(job.work.cost, service_s, answer.num_steps, num_source)
 
     def settle(self) -> int:
-        """Tells the estimator the queue length after a dispatch, and returns it."""
+        """Passes the queue length after a dispatch to the estimator, and returns it."""
         self._estimator.set_waiting(len(self._queue))
         return len(self._queue)
 

@@ -107,7 +107,7 @@ class RunningBatch:
                 self._runner.state.move_request(source, target, int(self._source_lengths[source]))
                 self._source_lengths[target] = self._source_lengths[source]
                 sequence = self._slots[target]
-                assert sequence is not None, "what moves is live"
+                assert sequence is not None, "only live slots move"
                 sequence.slot = target
                 self._requests[sequence.rows] = target
         if self._free_rows:
@@ -118,7 +118,7 @@ class RunningBatch:
             self.vectorized.move(sources, targets)
             for source, target in moves:
                 owner = self._owners[target]
-                assert owner is not None, "what moves is live"
+                assert owner is not None, "only live slots move"
                 owner.rows[owner.rows.index(source)] = target
 
     def run(self) -> StepOutputs:

@@ -110,7 +110,7 @@ ITERATIVE = Kind(
     problems=iterative_problems,
     part=TokensProduced,
 )
-"""Models that decode step by step, batched in flight."""
+"""Iterative models: they decode step by step, with in-flight batching."""
 
 
 def imported(path: str) -> Any:

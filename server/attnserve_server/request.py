@@ -127,7 +127,7 @@ class Failed(msgspec.Struct, tag="failed", array_like=True, omit_defaults=True, 
     message: str
 
 
-# --- Models that decode step by step ---
+# --- Iterative models ---
 
 
 class ImageSource(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The path of a request that all protocols share: resolve the model, have its task prepare the request, submit it, render it.
+"""The path of a request that all protocols share: resolve the model, prepare and submit the request, render the answer.
 
 It uses domain types only: a protocol converts its messages to a task's request and the task's answer to messages, nothing else.
 """

@@ -59,7 +59,7 @@ class AskedOptions(msgspec.Struct, frozen=True, gc=False):
 
 
 def check_text(text: str, max_chars: int) -> str:
-    """Returns the text.
+    """Checks and returns the text.
 
     Raises:
         InvalidRequest: it is empty, only white space, or longer than the server's limit.
@@ -72,7 +72,7 @@ def check_text(text: str, max_chars: int) -> str:
 
 
 def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text") -> str:
-    """Returns the prefix, which may be empty.
+    """Checks and returns the prefix, which may be empty.
 
     Raises:
         InvalidRequest: it is only white space, or longer than the server's limit minus the text.
@@ -85,7 +85,7 @@ def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text")
 
 
 def check_priority(priority: int) -> int:
-    """Returns the priority.
+    """Checks and returns the priority.
 
     Raises:
         InvalidRequest: the priority is out of range.
@@ -96,7 +96,7 @@ def check_priority(priority: int) -> int:
 
 
 def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
-    """Returns the sentences of one text.
+    """Checks and returns the sentences of one text.
 
     Raises:
         InvalidRequest: there are too many.

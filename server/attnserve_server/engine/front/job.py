@@ -18,7 +18,7 @@ from attnserve_server.request import Done, Terms, Work
 from attnserve_server.stats import RequestStats
 
 MAX_MERGED = 2
-"""Tokens of stream parts that are merged at most; larger parts would make a stream stutter."""
+"""Maximum tokens of a merged stream part; larger parts would make a stream stutter."""
 
 
 class Status(enum.IntEnum):

@@ -218,5 +218,5 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
     descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front has closed its end
         Worker(WorkerEnd(descriptor), device).run()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attnserve server: bundles in, gRPC out, an in-flight batch between them."""
+"""The attnserve server: serves bundles over gRPC with in-flight batching."""
 
 __version__ = "0.1.0"
 
@@ -7,4 +7,4 @@ COMMANDS = {
     "serve": ("Run a server.", "server,cpu"),
     "profile": ("Measure where a model's time goes.", "server,cpu"),
 }
-"""What `attnserve` tells of this package's commands without importing them: a line for the list, and the extras they need."""
+"""This package's commands, for `attnserve` to list without importing them: a help line and the extras that they need."""

@@ -20,8 +20,8 @@ from attnserve_server.collector import quiet_collector
 from attnserve_server.config import ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.metrics.exposition import Exposition
@@ -40,8 +40,8 @@ class App:
     """One server process. :meth:`start`, then :meth:`drain_and_stop`; :meth:`run` does both around a signal.
 
     Args:
-        config: everything that can be configured.
-        tasks: those that it has.
+        config: the whole configuration.
+        tasks: the tasks that it serves.
     """
 
     def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
@@ -49,7 +49,7 @@ class App:
         self.grpc_port = self.http_port = 0
 
     async def start(self) -> None:
-        """Loads, listens, starts the workers; returns when every model is warm, or reported as broken.
+        """Loads the models, opens the ports and starts the workers; returns when every model is warm or reported as broken.
 
         Raises:
             StartupError: no bundle can be served, or an address or a setting cannot be used.
@@ -84,7 +84,7 @@ class App:
         )
 
     async def drain_and_stop(self) -> None:
-        """NOT_SERVING, refuse what is new, answer what was admitted, stop."""
+        """Reports NOT_SERVING, refuses new requests, answers admitted ones, then stops."""
         self.board.drain()
         await self.front.drain(self.config.drain_seconds)
         await self.grpc.stop(1.0)
@@ -139,7 +139,7 @@ class App:
         return Path(self.config.models) if self.config.models else default_models()
 
     def _defaults(self) -> dict[int, str]:
-        """The model that an empty id means, by task: the configuration's before the repository's."""
+        """Returns the default model id of each task; the configuration overrides the repository."""
         own, repository = self.config.default_models, repository_defaults(self._repository)
         return {spec.number: getattr(own, spec.name, "") or getattr(repository, spec.name, "") for spec in self._tasks.all()}
 
@@ -150,10 +150,10 @@ class App:
             self.board.set_ready(model.id, is_ready, model.version)
 
     def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
-        """All models of the repository that can be served; what is wrong with the others is in the log.
+        """Returns the models of the repository that can be served; logs the problems of the others.
 
         Raises:
-            StartupError: there is none; names everything that is wrong with each.
+            StartupError: no model can be served; lists the problems of each.
         """
         engine = self.config.engine
         models: list[ServedModel] = []
@@ -162,7 +162,7 @@ class App:
             try:
                 models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
             except BundleError as error:
-                log.error("cannot be served: %s", error)
+                log.error("bundle cannot be served: %s", error)
                 broken.append(error)
         if not models:
             raise StartupError("; ".join(map(str, broken)))

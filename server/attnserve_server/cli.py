@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from rich.markup import escape
 
 from attnserve_server.app import App
 from attnserve_server.config import Flag, Setting, from_flags, load_config, settings, to_toml
@@ -21,13 +22,13 @@ _ORDER = (
     "grpc_port", "http_port", "host", "models", "device", "variant", "workers", "slots", "queue_limit", "ageing_seconds",
     "stream_interval_seconds", "cache_bytes", "max_beam_size", "max_source_tokens", "drain_seconds", "log_level", "log_format",
 )  # fmt: skip
-"""The flags that the help lists first; others follow in the order of the configuration."""
+"""Flags that the help lists first; others follow in the order of the configuration."""
 
 
 def serve(
-    config: Annotated[Path | None, typer.Option(help="TOML file; flags and ATTNSERVE_* variables win over it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file; flags and ATTNSERVE_* variables override it.")] = None,
     *,
-    ready_file: Annotated[Path | None, typer.Option(help="Write ports and pid here, as JSON, once ready.")] = None,
+    ready_file: Annotated[Path | None, typer.Option(help="When ready, write the ports and the pid to this file as JSON.")] = None,
     print_config: Annotated[bool, typer.Option("--print-config", help="Print the effective configuration and exit.")] = False,
     **flags: Any,
 ) -> None:
@@ -45,7 +46,7 @@ def serve(
 
 
 def flags_of(configuration: Iterable[Setting]) -> list[inspect.Parameter]:
-    """Returns an option for each flag of some settings, with the type of its setting; None where it is not given."""
+    """Returns one option for each flag, with the type of its setting; its value is None if the flag is absent."""
     found: dict[str, inspect.Parameter] = {}
     for setting in configuration:
         if setting.flag is not None and setting.flag.name not in found:
@@ -57,13 +58,13 @@ def flags_of(configuration: Iterable[Setting]) -> list[inspect.Parameter]:
 
 
 def _help(setting: Setting, flag: Flag) -> str:
-    """Returns what a setting is, or which values it has where its flag says no more, and its default."""
+    """Returns a flag's help: its description or else its allowed values, then the default; as rich markup."""
     kind, default, text = get_args(setting.type)[0], setting.default, flag.help
     if not text and get_origin(kind) is Literal:
         *others, last = get_args(kind)
         text = f"{', '.join(others)} or {last}"
     shown = flag.default or (f"{default:g}" if isinstance(default, float) else str(default))
-    return f"{text} [{shown}]." if shown else f"{text}."
+    return escape(f"{text} [{shown}]." if shown else f"{text}.")
 
 
 def _with_flags(signature: inspect.Signature) -> inspect.Signature:
@@ -72,5 +73,5 @@ def _with_flags(signature: inspect.Signature) -> inspect.Signature:
     return signature.replace(parameters=[first, *flags_of(settings()), *others])
 
 
-# typer reads it, and the help lists options in its order.
+# typer reads the signature; the help lists options in its order.
 serve.__signature__ = _with_flags(inspect.signature(serve, eval_str=True))  # type: ignore[attr-defined]

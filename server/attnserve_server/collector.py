@@ -6,12 +6,12 @@ from __future__ import annotations
 import gc
 
 YOUNG = 2_000
-"""Objects after which the young ones are looked at: a millisecond. Reference counting frees nearly all; what is left is grpc's."""
+"""New objects that trigger a young collection, which takes about 1 ms. Reference counting frees all but grpc's cycles."""
 
 
 def quiet_collector() -> None:
-    """To be called after loading or unloading: what there is now lives long, and no collection needs to walk it again."""
-    gc.unfreeze()  # what was frozen and has been unloaded since is collected
+    """Exempts all live objects from later collections. Call it after models were loaded or unloaded."""
+    gc.unfreeze()  # so that objects of unloaded models are collected
     gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG, 10, 10)

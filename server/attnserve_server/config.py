@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's configuration: flags over environment over file over defaults, read once at start into frozen sections.
 
-``cli.py`` calls :func:`load_config`; ``app.py`` hands every ring its own section. A setting is a field of these classes and
-nothing else: ``engine.slots`` is ``slots`` under ``[engine]`` in the TOML file, ``ATTNSERVE_ENGINE_SLOTS`` in the environment, and
-``--slots`` with its help text by its :class:`Flag`.
+``cli.py`` calls :func:`load_config`; ``app.py`` passes each part its own section. One field of these classes defines one setting:
+``engine.slots`` is ``slots`` under ``[engine]`` in the TOML file, ``ATTNSERVE_ENGINE_SLOTS`` in the environment, and ``--slots``,
+with its help text, by its :class:`Flag`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PREFIX = "ATTNSERVE_"
 FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
 """Variables with our prefix that belong to other commands."""
 DEFAULTS_FILE = "defaults.toml"
-"""Of a model repository."""
+"""Name of the file in a model repository that sets its default models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +32,9 @@ class Flag:
     """Gives a setting a flag of `attnserve serve`.
 
     Attributes:
-        help: what the setting is, without a period; empty for its values, where it is one of several.
-        name: with underscores; empty for the field's name. Settings with the same name are set by one flag.
-        default: what is shown as the default; empty for the field's own.
+        help: description of the setting, without a period; empty for a list of its allowed values.
+        name: with underscores; empty for the field's name. One flag sets all settings with its name.
+        default: the default as the help shows it; empty for the field's value.
     """
 
     help: str = ""
@@ -56,17 +56,17 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     host: Annotated[Name, Flag("Address to bind, both ports")] = "127.0.0.1"
     port: Annotated[Port, Flag("gRPC port, 0 for a free one", "grpc_port")] = 8001
     max_message_bytes: Annotated[int, msgspec.Meta(ge=1024, le=2**31 - 1)] = 12 * 1024 * 1024
-    """Larger requests are refused; an image file must fit in."""
+    """Larger requests are refused; an image file must fit."""
     max_concurrent_streams: Count = 4096
-    """RPCs at a time on one connection; further ones wait in the client."""
+    """Concurrent RPCs on one connection; further ones wait in the client."""
     keepalive_seconds: PositiveSeconds = 60.0
-    """After this long without a word, a client is pinged."""
+    """Idle time after which the server pings the client."""
     keepalive_timeout_seconds: PositiveSeconds = 20.0
-    """A client that leaves a ping unanswered for this long is gone."""
+    """Time without an answer to a ping after which the connection is closed."""
     min_ping_interval_seconds: PositiveSeconds = 10.0
-    """Clients that ping more often, without data between, are disconnected."""
+    """Clients that ping more often without sending data are disconnected."""
     reflection: bool = True
-    """Whether clients may list the services."""
+    """Whether the reflection service runs, by which clients list the services."""
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -82,39 +82,39 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     device: Annotated[Literal["auto", "cpu", "cuda"], Flag()] = "auto"
     variant: Annotated[Name, Flag("Variant of the bundles, by name")] = "auto"
     """The name "auto" takes the first one for the device."""
-    workers: Annotated[CountOrAuto, Flag("Worker processes; 0 for one a core (GPU: one)")] = 0
-    slots: Annotated[Count, Flag("Rows that decode at once in a worker")] = 32
-    """Of one model."""
+    workers: Annotated[CountOrAuto, Flag("Worker processes; 0 for one per core (GPU: one)")] = 0
+    slots: Annotated[Count, Flag("Rows that a worker decodes at once, per model")] = 32
+    """Per model and worker."""
     queue_limit: Annotated[Count, Flag("Requests that may wait, per model")] = 512
-    """What comes above is refused. One client may fill four fifths of it."""
-    ageing_seconds: Annotated[PositiveSeconds, Flag("A request's wait for one more level of priority")] = 1.0
-    """It is counted while the request is the next of its client."""
+    """Further requests are refused. One client may fill four fifths of the queue."""
+    ageing_seconds: Annotated[PositiveSeconds, Flag("Wait after which a request's priority rises by one")] = 1.0
+    """Only the wait as the client's next request counts."""
     max_beam_size: Annotated[Count, Flag("Largest beam that is accepted")] = 8
     max_source_tokens: Annotated[CountOrAuto, Flag("Longest source in pieces", default="the model's limit")] = 0
     """0 for the model's limit."""
     admit_wait_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.004
-    """How long a request waits for company, while others decode, before it is encoded."""
+    """Longest wait of a request for a larger encode batch while others decode."""
     stream_interval_seconds: Annotated[
         float,
         msgspec.Meta(ge=0, le=1),
-        Flag("Pieces of a stream that come within this time go together; 0 for each by itself"),
+        Flag("Interval at which streams send new pieces together; 0 sends each piece at once"),
     ] = 0.02
-    """The first piece never waits."""
+    """The first piece of a stream is sent at once."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The cache of answers, which also lets equal requests share the work that is under way."""
+    """The answer cache, which also coalesces equal requests that run at the same time."""
 
     max_bytes: Annotated[
-        int, msgspec.Meta(ge=0, le=2**40), Flag("Memory for answers to repeated requests; 0 for none", "cache_bytes")
+        int, msgspec.Meta(ge=0, le=2**40), Flag("Size of the answer cache in bytes; 0 for no cache", "cache_bytes")
     ] = 0
-    """For the answers of all models together."""
+    """Shared by all models."""
 
 
 class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The model that a request without a model id gets, by task.
+    """Default model of each task, for requests without a model id.
 
-    Empty for what the model repository's ``defaults.toml`` says, or else the first one by name.
+    Empty for the default in the model repository's ``defaults.toml``, or else the first model by name.
     """
 
     translation: str = ""
@@ -122,17 +122,17 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that can be configured."""
+    """The whole configuration."""
 
     models: Annotated[str, Flag("Model repository: <model id>/<version>/manifest.json")] = ""
-    """Empty for the one that comes with attnserve."""
+    """Empty for the repository that comes with attnserve."""
     max_text_chars: Count = 10_000
     """Longer texts are refused before they are tokenized."""
     max_image_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 10_000_000
     """Larger image files are refused before they are opened."""
     max_image_pixels: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 40_000_000
     """Images of more pixels are refused before they are decoded."""
-    drain_seconds: Annotated[Seconds, Flag("How long a stop waits for what was admitted")] = 30.0
+    drain_seconds: Annotated[Seconds, Flag("Time that a shutdown waits for admitted requests")] = 30.0
     log_format: Annotated[Literal["text", "json"], Flag()] = "text"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Flag()] = "info"
     grpc: GrpcConfig = GrpcConfig()
@@ -163,7 +163,7 @@ def settings(struct: type[msgspec.Struct] = ServerConfig, prefix: str = "") -> I
 
 
 def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of flags, by name, nested as the sections are."""
+    """Returns flag values, given by flag name, nested by section."""
     nested: dict[str, Any] = {}
     for key, _, _, flag in settings():
         if flag is not None and flag.name in given:
@@ -175,8 +175,8 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
     """Reads all sources, later ones winning: defaults, file, environment, flags.
 
     Args:
-        flags: the given ones, nested as the sections are; a value of None counts as not given.
-        environ: the environment; only variables with the prefix are looked at.
+        flags: values nested by section; None for an absent flag.
+        environ: the environment; only variables with the prefix are read.
         file: a TOML file.
 
     Raises:
@@ -187,16 +187,16 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
     sources.append(("flags", _given(flags)))
     merged: dict[str, Any] = {}
     for origin, values in sources:
-        _parsed(values, origin)  # each on its own: a wrong value is refused even where another source wins over it
+        _parsed(values, origin)  # an invalid value is an error even if another source overrides it
         _merge(merged, values)
     return _parsed(merged, "all sources together")
 
 
 def repository_defaults(models: Path) -> DefaultModelsConfig:
-    """Reads ``defaults.toml`` of a model repository: what it has as its default models; it may have none.
+    """Reads the default models from ``defaults.toml`` of a model repository; the file is optional.
 
     Raises:
-        ConfigError: the file names no task that there is, or is no TOML.
+        ConfigError: the file is not TOML, or names an unknown task.
     """
     file = models / DEFAULTS_FILE
     if not file.is_file():
@@ -218,7 +218,7 @@ def to_toml(config: ServerConfig) -> str:
 
 
 def variables() -> dict[str, str]:
-    """Returns every environment variable that is known, with its key."""
+    """Returns all environment variables of settings, with their keys."""
     return {PREFIX + key.upper().replace(".", "_"): key for key, *_ in settings()}
 
 
@@ -241,7 +241,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
-    """Leaves out what was not given, and sections of which nothing was."""
+    """Drops absent values and empty sections."""
     given: dict[str, Any] = {}
     for name, value in flags.items():
         kept = _given(value) if isinstance(value, Mapping) else value
@@ -267,7 +267,7 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 
 
 def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
-    """Returns a source's values with defaults for the others; numbers may be strings, as in the environment."""
+    """Validates the values of one source, with defaults for the others; numbers may be strings, as in the environment."""
     try:
         return msgspec.convert(values, ServerConfig, strict=False)
     except msgspec.ValidationError as error:
@@ -275,7 +275,7 @@ def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
 
 
 def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:
-    """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then where its value came from."""
+    """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then the source of its value."""
     text, _, path = str(error).partition(" - at `")
     key = path.rstrip("`").removeprefix("$").removeprefix(".")
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one taxonomy of errors. Every ring raises these; only the transport knows what they are called on the wire."""
+"""The taxonomy of errors. All parts of the server raise these; only the transport maps them to statuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import enum
 
 
 class ErrorCode(enum.Enum):
-    """What kind of failure it is; the transport has one status for each."""
+    """Kind of failure; the transport maps each to one status."""
 
     INVALID_ARGUMENT = "invalid_argument"
     NOT_FOUND = "not_found"
@@ -22,15 +22,15 @@ class ServiceError(Exception):
     """Root of all errors that a request can end with.
 
     Args:
-        message: for the client; says what was wrong and what would be right, and nothing of the server's inside.
-        field: the request's field that is at fault, dotted ("options.beam_size"), where there is one.
-        retry_after_s: when trying again may help, in seconds, where it may.
+        message: for the client; says what is wrong and what would be valid, and nothing about the server's internals.
+        field: dotted path of the invalid field ("options.beam_size"), if there is one.
+        retry_after_s: seconds after which a retry may succeed; None if none may.
     """
 
     code: ErrorCode = ErrorCode.INTERNAL
     reason: str = "INTERNAL"
     is_refusal: bool = False
-    """Raised before anything was done for the request, so it should take no time."""
+    """Whether it is raised before any work was done for the request."""
 
     def __init__(self, message: str, *, field: str | None = None, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -45,7 +45,7 @@ class InvalidRequest(ServiceError):
 
 
 class SequenceTooLong(InvalidRequest):
-    """The source has more pieces than the model takes. It is never cut."""
+    """The source has more pieces than the model accepts. Sources are never truncated."""
 
     reason = "SEQUENCE_TOO_LONG"
 
@@ -58,26 +58,26 @@ class ModelNotFound(ServiceError):
 
 
 class ModelNotReady(ServiceError):
-    """The model is known, but no worker can answer for it now."""
+    """The model is known, but no worker is ready for it."""
 
     code, reason = ErrorCode.UNAVAILABLE, "MODEL_NOT_READY"
     is_refusal = True
 
 
 class ShuttingDown(ServiceError):
-    """The server drains: what was admitted is answered, what comes new is refused."""
+    """The server drains: admitted requests are answered, new ones are refused."""
 
     code, reason = ErrorCode.UNAVAILABLE, "SHUTTING_DOWN"
 
 
 class WorkerLost(ServiceError):
-    """The worker died after part of the answer had been sent (or twice)."""
+    """The worker process died after part of the answer was sent, or in both attempts."""
 
     code, reason = ErrorCode.UNAVAILABLE, "WORKER_LOST"
 
 
 class Overloaded(ServiceError):
-    """The queue is full, or this client's part of it."""
+    """The queue, or this client's share of it, is full."""
 
     code, reason = ErrorCode.OVERLOADED, "OVERLOADED"
     is_refusal = True
@@ -90,30 +90,30 @@ class DeadlineExceeded(ServiceError):
 
 
 class DeadlineUnreachable(DeadlineExceeded):
-    """The deadline would pass before the answer: refused at once, so that nobody waits in vain."""
+    """The deadline would pass before the answer; the request is refused at once."""
 
     reason = "DEADLINE_UNREACHABLE"
     is_refusal = True
 
 
 class Cancelled(ServiceError):
-    """The client left."""
+    """The client disconnected or cancelled the request."""
 
     code, reason = ErrorCode.CANCELLED, "CANCELLED"
 
 
 class ExecutionFailed(ServiceError):
-    """A graph raised. The text is general; the log has the rest under the request's id."""
+    """A graph failed. The message is generic; the log has the details under the request's id."""
 
     code, reason = ErrorCode.INTERNAL, "EXECUTION_FAILED"
 
 
 class StartupError(Exception):
-    """Root of what can only happen before a server is ready."""
+    """Root of the errors of configuring the server and loading models."""
 
 
 class BundleError(StartupError):
-    """A bundle that cannot be served; lists everything that is wrong with it."""
+    """A bundle cannot be served; lists all its problems."""
 
     def __init__(self, path: str, problems: list[str]) -> None:
         super().__init__(f"{path}: " + "; ".join(problems))
@@ -121,4 +121,4 @@ class BundleError(StartupError):
 
 
 class ConfigError(StartupError):
-    """A flag, environment variable or file entry that is unknown or out of range."""
+    """A flag, environment variable or file entry is unknown or invalid."""

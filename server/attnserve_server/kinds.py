@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds of engines: what payload, outcome and parts of their models are, what all of these have in common, and where the engine is.
+"""Kinds of engines: the types of payload, outcome and stream part of each kind, their common interfaces, and the engine's path.
 
-A kind reaches a worker by its dotted path ("package.module:NAME"): the worker imports it, and learns from it which messages it will
-be sent and which function makes the engine. So a kind that is no part of the server needs nothing but to be importable there.
-Nothing here imports an engine.
+A worker receives a kind as an import path ("package.module:NAME"). The imported object names the message types that the worker will
+receive and the function that makes the engine, so a kind outside the server only has to be importable. Nothing here imports an
+engine.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from attnserve_server.request import SequenceOutcome, SequencePayload, TokensPro
 
 
 class Payload(Protocol):
-    """What front and data plane ask of any kind's payload; no more of it is their business."""
+    """The properties of a payload that front and data plane read."""
 
     @property
     def num_rows(self) -> int:
-        """Rows that it may hold at once."""
+        """Maximum number of row slots."""
         ...
 
     @property
@@ -33,22 +33,22 @@ class Payload(Protocol):
 
     @property
     def num_pieces(self) -> int:
-        """What of it counts against the model's limit of source pieces, without the end symbol."""
+        """Pieces that count against the model's limit of source pieces; the end symbol does not."""
         ...
 
     @property
     def max_steps(self) -> int:
-        """Steps that it may take at most."""
+        """Maximum number of decode steps."""
         ...
 
     @property
     def is_reproducible(self) -> bool:
-        """Whether an equal payload has an equal outcome."""
+        """Whether equal payloads have equal outcomes."""
         ...
 
 
 class Outcome(Protocol):
-    """What the front asks of any kind's outcome."""
+    """The properties of an outcome that the front reads."""
 
     @property
     def num_generated(self) -> int:
@@ -56,25 +56,25 @@ class Outcome(Protocol):
         ...
 
     def as_part(self, request_id: int) -> Part | None:
-        """The whole as one part of a stream; None where this kind has no streams."""
+        """Returns the whole outcome as one part of a stream; None if this kind does not stream."""
         ...
 
 
 class Part(Protocol):
-    """A part of a streamed answer; what the front and its tickets ask of any kind's."""
+    """A part of a streamed answer, as the front and its tickets read it."""
 
     @property
     def request_id(self) -> int:
-        """Whose part it is."""
+        """Number of its request."""
         ...
 
     @property
     def size(self) -> int:
-        """How much it is, in tokens."""
+        """Number of tokens."""
         ...
 
-    def joined(self, following: Part) -> Part:
-        """Both as one part."""
+    def merged(self, following: Part) -> Part:
+        """Returns this part and the following one as one."""
         ...
 
 
@@ -83,13 +83,13 @@ class Kind:
     """One kind of engine.
 
     Args:
-        name: for people.
-        path: where this very object is, as "package.module:NAME".
-        engine: a function ``(bundle, config) -> Engine`` (``engine/worker/engine.py``), as a path of the same form.
-        payload: what a request carries, a msgspec struct that is a :class:`Payload`; its tag is its own.
-        outcome: what an answer carries, likewise an :class:`Outcome`.
-        problems: everything that is wrong with a manifest of its models.
-        part: what a stream is made of, likewise a :class:`Part`; None where it has no streams.
+        name: a readable name.
+        path: import path of this object, "package.module:NAME".
+        engine: import path of a function ``(bundle, config) -> Engine`` (``engine/worker/engine.py``).
+        payload: content of a request: a msgspec struct that is a :class:`Payload`, with a unique tag.
+        outcome: content of an answer: likewise an :class:`Outcome`.
+        problems: returns all problems of a model's manifest.
+        part: part of a stream: likewise a :class:`Part`; None if the kind does not stream.
     """
 
     name: str
@@ -110,14 +110,14 @@ ITERATIVE = Kind(
     problems=iterative_problems,
     part=TokensProduced,
 )
-"""Models that decode step by step, batched in flight."""
+"""Iterative models: they decode step by step, with in-flight batching."""
 
 
 def imported(path: str) -> Any:
-    """What stands at a path of the form "package.module:NAME".
+    """Returns the object at an import path, "package.module:NAME".
 
     Raises:
-        ImportError: there is no such module, or nothing of that name in it.
+        ImportError: the module or the name does not exist.
     """
     module, _, name = path.partition(":")
     try:

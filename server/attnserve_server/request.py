@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a request is inside the server: an envelope, which front, link and worker handle, and what is in it, which engines read.
+"""Requests inside the server: the envelope, which front, link and worker handle, and the payload, which engines read.
 
-:class:`Work` goes from the front to a worker; :class:`Done`, :class:`Failed` or parts of a stream come back. Payload, outcome and
-parts are of one *kind* of engine (``kinds.py``); those of models that decode step by step are here.
+:class:`Work` goes from the front to a worker; :class:`Done`, :class:`Failed` or parts of a stream come back. The types of payload,
+outcome and part belong to one *kind* of engine (``kinds.py``); those of iterative models are here.
 
-All are msgspec structs, so that the local socket carries them as MessagePack without a schema beside these classes: arrays without
-field names, and none of them is tracked by the garbage collector. Times are seconds of the monotonic clock, which all processes of
-one machine share.
+All are msgspec structs. The local socket carries them as MessagePack arrays without field names; these classes are the schema. The
+garbage collector does not track them. Times are seconds of the monotonic clock, which all processes of a machine share.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ MIN_PRIORITY, MAX_PRIORITY = -2, 2
 
 
 class ModelKey(NamedTuple):
-    """Which model: it is known by this on both sides of the link, in queues, metrics and health."""
+    """Identifies a model on both sides of the link, in queues, metrics and health."""
 
     id: str
     version: str
@@ -49,7 +48,7 @@ class Sampling(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True,
     top_k: int = 0
     top_p: float = 1.0
     is_drawn: bool = False
-    """The server drew the seed: no other request will have it."""
+    """Whether the server drew the seed, so that no other request has it."""
 
 
 class DecodeOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
@@ -67,25 +66,25 @@ class DecodeOptions(msgspec.Struct, frozen=True, array_like=True, omit_defaults=
     prefix: tuple[int, ...] = ()
     attention: AttentionDetail = AttentionDetail.NONE
     omit_score: bool = False
-    """The answer's score is 0: with greedy search nothing is computed for it."""
+    """The answer's score is 0; greedy search then computes no log-probabilities."""
 
     @property
     def num_rows(self) -> int:
-        """Rows that the request may hold at once."""
+        """Maximum number of row slots."""
         return self.beam_size if self.sampling is None else self.num_hypotheses
 
 
 class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
-    """On what terms a request is served: what shapes when it is answered, and never what the answer is."""
+    """Terms of a request: they affect when it is answered, never the answer."""
 
     deadline: float | None = None
     """Absolute, in seconds of the monotonic clock; None for none."""
     is_streamed: bool = False
-    """Tokens are wanted as they become certain."""
+    """Tokens are sent as they become certain."""
     priority: int = 0
     """From MIN_PRIORITY to MAX_PRIORITY, higher is sooner."""
     client: str = ""
-    """Whose request it is: clients share the engine fairly."""
+    """Client of the request, for fair queueing."""
 
 
 PayloadT = TypeVar("PayloadT")
@@ -93,19 +92,19 @@ OutcomeT = TypeVar("OutcomeT")
 
 
 class Work(msgspec.Struct, Generic[PayloadT], tag="work", array_like=True, omit_defaults=True, gc=False):
-    """One request on its way to an engine."""
+    """Envelope of one request for an engine."""
 
     request_id: int
-    """Its number, on both sides of the link."""
+    """Number of the request on both sides of the link."""
     model: ModelKey
     terms: Terms
     num_rows: int
-    """Rows that it may hold at once."""
+    """Maximum number of row slots."""
     cost: float
-    """What it takes to serve it, in rows times source tokens: translations are about as long as what they translate."""
+    """Estimated cost, rows times source tokens: a translation is about as long as its source."""
     payload: PayloadT
     log_id: str = "-"
-    """The client's id of the request: logs of front and worker name it."""
+    """The client's request id, for the logs of front and worker."""
 
 
 class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_defaults=True, gc=False):
@@ -121,29 +120,29 @@ class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, omit_defaults=True, gc=False):
-    """A request that a worker gave up: ``reason`` is that of a :class:`ServiceError` subclass."""
+    """A request that failed in a worker; ``reason`` is that of a :class:`ServiceError` subclass."""
 
     request_id: int
     reason: str
     message: str
 
 
-# --- Models that decode step by step ---
+# --- Iterative models ---
 
 
 class ImageSource(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
-    """An image as an encode graph reads it: uint8 (height, width, 3) row by row, and the cells that attention is over."""
+    """An image for an encode graph: uint8 pixels (height, width, 3) in row-major order, and the number of attention cells."""
 
     pixels: bytes
     num_cells: int
 
 
 Source = list[int] | ImageSource
-"""What a model is asked: token ids, their end symbol included, or an image."""
+"""Source of a request: token ids, the end symbol included, or an image."""
 
 
 class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defaults=True, gc=False):
-    """What is to be decoded: source token ids, their end symbol included, or an image; and how."""
+    """Source (token ids, the end symbol included, or an image) and decode options."""
 
     tokens: list[int]
     options: DecodeOptions = DecodeOptions()
@@ -151,7 +150,7 @@ class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defa
 
     @classmethod
     def of(cls, source: Source, options: DecodeOptions) -> SequencePayload:
-        """A payload for either kind of source."""
+        """Makes a payload from either type of source."""
         return cls([], options, source) if isinstance(source, ImageSource) else cls(source, options)
 
     @property
@@ -166,7 +165,7 @@ class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defa
 
     @property
     def num_source(self) -> int:
-        """What attention is over: tokens, or cells."""
+        """Number of source tokens, or of an image's attention cells."""
         return len(self.tokens) if self.image is None else self.image.num_cells
 
     @property
@@ -181,7 +180,7 @@ class SequencePayload(msgspec.Struct, tag="sequence", array_like=True, omit_defa
 
     @property
     def is_reproducible(self) -> bool:
-        """A seed that the server drew, no other request will have."""
+        """False if the server drew the seed."""
         return self.options.sampling is None or not self.options.sampling.is_drawn
 
 
@@ -193,20 +192,20 @@ class AttentionWeights(msgspec.Struct, array_like=True, omit_defaults=True, gc=F
 
 
 class Hypothesis(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """One result of a search: its tokens (the end symbol last, where it was produced) and its normalized score."""
+    """One result of a search: its tokens (the end symbol last, if it was produced) and its normalized score."""
 
     tokens: list[int]
     score: float
     finish_reason: FinishReason
     attention: AttentionWeights | None = None
     copied_from: dict[int, int] = {}
-    """For each unknown symbol: its index in ``tokens``, and the source token that it attended to most."""
+    """Maps the index in ``tokens`` of each unknown symbol to the index of the source token that it attended to most."""
     coverage: float = 0.0
-    """What of the score is the coverage penalty, its weight included."""
+    """The weighted coverage penalty, which the score includes."""
 
 
 class SequenceOutcome(msgspec.Struct, tag="sequence", array_like=True, omit_defaults=True, gc=False):
-    """What was decoded, best hypothesis first."""
+    """Decoded hypotheses, best first."""
 
     hypotheses: list[Hypothesis]
 
@@ -216,12 +215,12 @@ class SequenceOutcome(msgspec.Struct, tag="sequence", array_like=True, omit_defa
         return len(self.hypotheses[0].tokens)
 
     def as_part(self, request_id: int) -> TokensProduced:
-        """The best hypothesis as one part of a stream."""
+        """Returns the best hypothesis as one part of a stream."""
         return TokensProduced(request_id, self.hypotheses[0].tokens, self.hypotheses[0].copied_from)
 
 
 class TokensProduced(msgspec.Struct, tag="tokens", array_like=True, omit_defaults=True, gc=False):
-    """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, by index in these."""
+    """Tokens of a streamed request as they become certain; ``copied_from`` as in :class:`Hypothesis`, indexed within this part."""
 
     request_id: int
     tokens: list[int]
@@ -229,11 +228,11 @@ class TokensProduced(msgspec.Struct, tag="tokens", array_like=True, omit_default
 
     @property
     def size(self) -> int:
-        """How many tokens."""
+        """Number of tokens."""
         return len(self.tokens)
 
-    def joined(self, following: TokensProduced) -> TokensProduced:
-        """Both as one part: indices of the second count from the first one's tokens."""
+    def merged(self, following: TokensProduced) -> TokensProduced:
+        """Returns both parts as one; the indices of the second are shifted."""
         shifted = {len(self.tokens) + index: origin for index, origin in following.copied_from.items()}
         return TokensProduced(self.request_id, self.tokens + following.tokens, self.copied_from | shifted)
 
@@ -248,7 +247,7 @@ def sequence_work(
     terms: Terms = Terms(),  # noqa: B008  likewise
     model: ModelKey = NO_MODEL,
 ) -> Work[SequencePayload]:
-    """An envelope as the front makes it; for driving an engine without one."""
+    """Makes an envelope as the front does, to drive an engine without a front."""
     payload = SequencePayload.of(source, options)
     return Work(request_id, model, terms, payload.num_rows, payload.num_rows * payload.num_source, payload)
 

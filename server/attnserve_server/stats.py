@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics as plain records. Engine and workers make them; Prometheus is one reader (``metrics/prometheus.py``)."""
+"""Statistics records, made by engines and workers; Prometheus is one consumer (``metrics/prometheus.py``)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """One iteration of an engine loop; durations in seconds."""
 
     num_rows: int
-    """Live rows (hypotheses) of the decode step; 0 where only an encode ran."""
+    """Live rows (hypotheses) of the decode step; 0 if only the encoder ran."""
     step_s: float
     """The decode step: graph run and search."""
     num_encoded: int = 0
     """Requests that were encoded and admitted in this iteration."""
     encode_s: float = 0.0
-    """The encode run, with the insertion of its results into the slots."""
+    """The encoder's run and the insertion of its outputs into the slots."""
     is_cold: bool = False
-    """A shape was run that warm-up had not seen."""
+    """Whether a shape ran that warm-up did not cover."""
 
 
 class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """What a worker reports of one model's engine since its last report."""
+    """A worker's report on one model's engine since its last report."""
 
     model: str
     version: str
@@ -31,11 +31,11 @@ class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False)
     num_slots_used: int
     num_waiting: int
     busy_s: float
-    """Time inside iterations."""
+    """Time spent in iterations."""
     elapsed_s: float
     """Wall time that the report covers."""
     cancelled: dict[str, int] = {}
-    """Requests that were dropped from queue or batch, by reason ("client", "deadline")."""
+    """Requests dropped from queue or batch, by reason ("client", "deadline")."""
 
 
 class RequestStats(msgspec.Struct):

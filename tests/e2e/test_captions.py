@@ -135,8 +135,8 @@ BAD = {
     "one-pixel": (lambda: encoded(Image.new("RGB", (1, 1)), "PNG"), "at least 16 pixels"),
     "a-line": (lambda: encoded(Image.new("RGB", (20_000, 1)), "PNG"), "at least 16 pixels"),
     "animated": (animation, "animation"),
-    "text": (lambda: b"I am a photo, I promise.", "no JPEG, PNG or WebP"),
-    "gif": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "no JPEG, PNG or WebP"),
+    "text": (lambda: b"I am a photo, I promise.", "not a JPEG, PNG or WebP"),
+    "gif": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "not a JPEG, PNG or WebP"),
     "large": (lambda: PHOTO + bytes(10_000_000), "at most 10,000,000 bytes"),
 }
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded
 from attnserve_server.request import (
     AttentionDetail,

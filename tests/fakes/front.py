@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Ticket
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
 from attnserve_server.metrics.prometheus import Metrics

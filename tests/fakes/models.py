@@ -9,7 +9,7 @@ from typing import Any
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.kinds import ITERATIVE
 
 NUM_LAYERS, NUM_HEADS = 2, 3

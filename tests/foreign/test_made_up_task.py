@@ -17,7 +17,7 @@ from attnserve_server.app import App
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.plane import Asked
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import BundleError, Cancelled, InvalidRequest, ModelNotFound, StartupError
 from attnserve_server.request import ModelKey
 from attnserve_server.tasks.registry import TASKS

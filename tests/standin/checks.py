@@ -158,7 +158,7 @@ def check_state(bundle: Bundle) -> None:
     for _ in range(400):
         operation = rng.choice([insert, move, copy, copy, flip])
         operation(rng, host, device, on_host, encoded)
-        assert host.orientation == device.orientation
+        assert host.buffer_parity == device.buffer_parity
         for name, buffer in host.buffers.items():
             found = device.buffers[name].current.numpy()[:NUM_SLOTS]
             np.testing.assert_array_equal(found, buffer.current, err_msg=f"{name} after {operation.__name__}")

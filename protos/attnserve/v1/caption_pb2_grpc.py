@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class CaptionServiceStub:
-    """Describes images. Many images are many calls on one channel: the server batches across calls.
+    """Describes images. Send many images as concurrent calls on one channel: the server batches across calls.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class CaptionServiceStub:
 
 
 class CaptionServiceServicer:
-    """Describes images. Many images are many calls on one channel: the server batches across calls.
+    """Describes images. Send many images as concurrent calls on one channel: the server batches across calls.
     """
 
     def Caption(self, request, context):
-        """Describes one image and answers when the whole caption stands.
+        """Describes one image and answers with the whole caption.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CaptionStream(self, request, context):
-        """Describes one image and sends pieces as they come, then the whole answer.
+        """Describes one image and streams pieces as they become certain, then the whole answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_CaptionServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class CaptionService:
-    """Describes images. Many images are many calls on one channel: the server batches across calls.
+    """Describes images. Send many images as concurrent calls on one channel: the server batches across calls.
     """
 
     @staticmethod

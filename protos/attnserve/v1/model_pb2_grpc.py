@@ -52,14 +52,14 @@ class ModelServiceServicer:
     """
 
     def ListModels(self, request, context):
-        """All models and versions.
+        """Lists all models and versions.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetModel(self, request, context):
-        """One model with its whole manifest.
+        """Describes one model, with its manifest.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

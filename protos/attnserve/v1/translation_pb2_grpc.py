@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class TranslationServiceStub:
-    """Translates text. Many texts are many calls on one channel: the server batches across calls.
+    """Translates text. Send many texts as concurrent calls on one channel: the server batches across calls.
     """
 
     def __init__(self, channel):
@@ -48,18 +48,18 @@ class TranslationServiceStub:
 
 
 class TranslationServiceServicer:
-    """Translates text. Many texts are many calls on one channel: the server batches across calls.
+    """Translates text. Send many texts as concurrent calls on one channel: the server batches across calls.
     """
 
     def Translate(self, request, context):
-        """Translates one text and answers when the whole translation stands.
+        """Translates one text and answers with the whole translation.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TranslateStream(self, request, context):
-        """Translates one text and sends pieces as they come, then the whole answer.
+        """Translates one text and streams pieces as they become certain, then the whole answer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +87,7 @@ def add_TranslationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TranslationService:
-    """Translates text. Many texts are many calls on one channel: the server batches across calls.
+    """Translates text. Send many texts as concurrent calls on one channel: the server batches across calls.
     """
 
     @staticmethod

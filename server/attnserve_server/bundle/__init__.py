@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bundles as the server reads them: the manifest, checked, and the model repository."""
+"""Reads and checks bundles and the model repository."""

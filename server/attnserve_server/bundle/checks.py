@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a manifest must say for the engine of its kind to run the model. Knows protobuf, nothing of files or graphs."""
+"""Checks that a manifest declares all that its kind of engine needs. Uses protobuf, and no files or graphs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from attnserve.v1 import manifest_pb2
 
 STEP_INPUTS = {"token", "position", "source_length", "request_of_row", "rows_of_request", "place_of_row"}
 STEP_SCORES = {"logits", "log_probs", "top_log_probs"}
-_ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
+_INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
-    """The files that a manifest names beside its list of files; an empty name is one that was left out."""
+    """Returns the files that a manifest names outside its list of files; an empty name is a missing one."""
     named = {manifest.vocabulary.sentencepiece_file}
     for variant in manifest.variants:
         named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
@@ -21,7 +21,7 @@ def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
 
 
 def iterative_problems(manifest: manifest_pb2.Manifest) -> list[str]:
-    """Everything that is wrong with the manifest of a model that decodes step by step."""
+    """Returns all problems of an iterative model's manifest."""
     problems = [*_state_problems(manifest), *_attention_problems(manifest.attention)]
     for each in manifest.variants:
         problems += _variant_problems(manifest, each)
@@ -50,9 +50,9 @@ def _state_problems(manifest: manifest_pb2.Manifest) -> list[str]:
 def _attention_problems(attention: manifest_pb2.AttentionOutput) -> list[str]:
     named = {"layer": (attention.num_layers, attention.mean_layers), "head": (attention.num_heads, attention.mean_heads)}
     if bool(attention.num_layers) != bool(attention.num_heads):
-        return ["attention: it has layers and heads, or neither"]
+        return ["attention: num_layers and num_heads must both be set, or both be 0"]
     return [
-        f"attention: the mean takes {name} {index}, but there are {size}"
+        f"attention: mean_{name}s has {index}, but num_{name}s is {size}"
         for name, (size, indices) in named.items()
         for index in indices
         if index >= size
@@ -64,12 +64,12 @@ def _output_problems(attention: manifest_pb2.AttentionOutput, graph: manifest_pb
     for tensor in graph.outputs:
         if tensor.name == attention.output:
             inner = list(tensor.axes[1:-1])
-            return [] if inner == sizes else [f"attention has layers and heads {inner}, declared are {sizes}"]
+            return [] if inner == sizes else [f"attention has layers and heads {inner}, the manifest declares {sizes}"]
     return ["no attention output"]
 
 
 def _most_rows(step: manifest_pb2.StepGraph) -> float:
-    """Rows of one request at most, infinite for any number."""
+    """Maximum rows of one request; infinity for no limit."""
     return step.max_rows_of_request or math.inf
 
 
@@ -101,6 +101,6 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
         problems += [f"{where}, {step.graph.file}: no output {name}" for name in sorted(needed - outputs)]
         if step.gives_attention:
             problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
-        if step.max_rows_of_request != 1 and not inputs & _ROUTING:
-            problems.append(f"{where}, {step.graph.file}: takes several rows a request, but no input says which")
+        if step.max_rows_of_request != 1 and not inputs & _INDEX_INPUTS:
+            problems.append(f"{where}, {step.graph.file}: several rows per request, but no input maps rows to requests")
     return problems

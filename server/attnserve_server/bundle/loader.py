@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads bundles: the manifest, its files, and which variant this machine runs. Knows files and protobuf, nothing of graphs."""
+"""Reads bundles: the manifest, its files, and the variant for this machine. Uses files and protobuf, and no graphs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSION = 1
 Check = Callable[[manifest_pb2.Manifest], list[str]]
-"""Says everything that is wrong with a manifest but for its files."""
+"""Returns all problems of a manifest, except those of its files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +35,22 @@ class Bundle:
 
     @property
     def max_encoded(self) -> int:
-        """Sources that one encoder run takes at most, 0 for any number.
+        """Maximum sources of one encoder run; 0 for no limit.
 
-        On a CPU two images take twice as long as one, and all others would wait that long.
+        On a CPU two images take twice as long as one, and the running requests would wait for both.
         """
         return 1 if self.manifest.HasField("image") and self.variant.device == manifest_pb2.DEVICE_CPU else 0
 
     def read(self, name: str) -> bytes:
-        """A file of the bundle."""
+        """Returns the content of a file."""
         return (self.folder / name).read_bytes()
 
 
 def find_bundles(models: Path) -> list[Path]:
-    """The folders ``<models>/<id>/<version>`` that hold a manifest, sorted.
+    """Returns the folders ``<models>/<id>/<version>`` that contain a manifest, sorted.
 
     Raises:
-        ConfigError: ``models`` is no folder, or no bundle is in it.
+        ConfigError: ``models`` is not a folder, or contains no bundle.
     """
     if not models.is_dir():
         raise ConfigError(f"models: {models} is not a folder")
@@ -61,7 +61,7 @@ def find_bundles(models: Path) -> list[Path]:
 
 
 def default_models() -> Path:
-    """The checkout's ``deploy/models``, else the folder that the wheel carries."""
+    """Returns the checkout's ``deploy/models``, or else the folder in the wheel."""
     checkout = Path(__file__).resolve().parents[3] / "deploy" / "models"
     return checkout if checkout.is_dir() else Path(__file__).resolve().parents[1] / "models"
 
@@ -73,10 +73,10 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
         folder: ``<id>/<version>``.
         device: "cpu" or "cuda"; chooses among the variants.
         variant: a variant's name, or "auto" for the first one of the device.
-        check: what the model's task, or the kind of its engine, asks of the manifest.
+        check: returns what the model's task or kind finds wrong with the manifest.
 
     Raises:
-        BundleError: with everything that is wrong at once.
+        BundleError: the bundle is invalid; lists all problems.
     """
     try:
         text = (folder / "manifest.json").read_text(encoding="utf-8")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every protocol calls: resolve the model, prepare the request, submit it, render the answer, in domain types."""
+"""The path of a request that all protocols share: resolve the model, prepare, submit, render; in domain types."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a request ended, for every protocol alike: counted, timed and logged once. The front counts what happens inside it."""
+"""Counts, times and logs the end of each request once, for all protocols. The front counts its own events."""
 
 from __future__ import annotations
 
@@ -15,54 +15,54 @@ from attnserve_server.metrics import logs
 logger = logging.getLogger(__name__)
 
 _CLOCK_SLACK_S = 0.05
-"""A deadline counts from the request's arrival, so the client's own runs out a little earlier, and its reset comes first."""
+"""The server counts a deadline from the request's arrival, so the client's expires a little earlier and its reset arrives first."""
 
 
 class RequestRecorder(Protocol):
-    """Where requests are counted (``metrics.prometheus.Metrics``).
+    """Counts requests (``metrics.prometheus.Metrics``).
 
-    ``model`` and ``version`` are empty where no model was found, so that what a client makes up never becomes a label.
+    ``model`` and ``version`` are empty if no model was found, so that text from a client never becomes a label.
     """
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
-        """Counts one request, however it ended; ``code`` is its status' name."""
+        """Counts one ended request; ``code`` is the name of its status."""
         ...
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
-        """Counts one request that was refused before the front was asked; ``reason`` is the error's, in lower case."""
+        """Counts one request that was refused before it reached the front; ``reason`` is the error's, in lower case."""
         ...
 
     def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
-        """Takes the time of a request that was refused before anything was done for it, by the front or before."""
+        """Observes the duration of a request that was refused before any work was done for it, by the front or earlier."""
         ...
 
     def image_prepared(self, model: str, version: str, duration_s: float) -> None:
-        """Takes the time that a request with an image took before the front was asked."""
+        """Observes the time from the arrival of a request with an image to its submission to the front."""
         ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
-        """Counts one request that was given up before the front was asked: "client", "deadline" or "shutdown"."""
+        """Counts one request that was cancelled before it reached the front, by "client", "deadline" or "shutdown"."""
         ...
 
 
 class Accounts:
-    """Takes the ends of one method's requests.
+    """Records how the requests of one method end.
 
     Args:
-        method: its name, a label.
-        recorder: counts; None for what is neither counted nor logged, as probes.
-        is_stopping: whether a cancelled request is the server's doing.
+        method: name of the method, a label.
+        recorder: counts requests; None for methods that are neither counted nor logged, such as probes.
+        is_stopping: whether the server is stopping and cancels requests itself.
     """
 
     def __init__(self, method: str, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]) -> None:
         self._method, self._recorder, self._is_stopping = method, recorder, is_stopping
 
     def answered(self, call: Call) -> None:
-        """It has its answer."""
+        """Records an answered request."""
         self._record(call, "OK", "-")
 
     def abandoned(self, call: Call) -> None:
-        """Its client waits no longer."""
+        """Cancels and records a request whose client disconnected, whose deadline passed, or that a shutdown ended."""
         reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_stopping() else "client"
         call.cancel(reason)
         if self._recorder is not None and not call.is_submitted:
@@ -70,7 +70,7 @@ class Accounts:
         self._record(call, "DEADLINE_EXCEEDED" if reason == "deadline" else "CANCELLED", reason)
 
     def failed(self, call: Call, error: ServiceError, code: str) -> None:
-        """It ends with an error, whose status has this name."""
+        """Records a request that ends with an error; ``code`` is the name of its status."""
         call.cancel("error")
         if self._recorder is not None and not call.is_submitted and error.code is not ErrorCode.INTERNAL:
             self._recorder.request_rejected(*call.labels, error.reason.lower())

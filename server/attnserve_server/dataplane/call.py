@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request of a client, whatever protocol it came by: its client, its deadline, and the tickets that it has at the front."""
+"""One request of a client, of any protocol: its client, its deadline, and its tickets at the front."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from attnserve_server.tasks.interface import Model
 
 
 class Ticket(Protocol):
-    """A request that the front has taken (``engine/front/job.py``)."""
+    """A request that the front has accepted (``engine/front/job.py``)."""
 
     @property
     def received_at(self) -> float:
-        """When it was taken into the queue, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
+        """When it was queued, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
         ...
 
     async def result(self) -> Done[Any]:
-        """Waits for the answer; raises the ServiceError that it ended with."""
+        """Waits for the answer; raises the request's ServiceError if it failed."""
         ...
 
     def deltas(self) -> AsyncIterator[Any]:
-        """Yields the parts of a streamed request as they become certain, and ends when it is finished or has failed."""
+        """Yields the parts of a streamed answer as they become certain; ends when the request has finished or failed."""
         ...
 
     def cancel(self, reason: str) -> None:
-        """Frees the request's slots within one step; does nothing where it is finished or cancelled."""
+        """Frees the request's slots within one step; does nothing if the request has ended."""
         ...
 
 
@@ -41,12 +41,12 @@ class Call:
     """One request of a client.
 
     Attributes:
-        request_id: the client's id for the request where it sent a sane one, else a new one.
-        client: whose request it is: what the client calls itself where that is sane, else its connection.
-        received_at: when it came, in seconds of the monotonic clock.
-        deadline: absolute, on the same clock; None where the client set none.
-        model: the model that answers, once it is known; metrics and log are labelled by it.
-        is_submitted: whether the front was asked; from then on it counts refusals and cancellations itself.
+        request_id: the client's request id if it sent a valid one, else a new one.
+        client: the client's own id if it sent a valid one, else its connection.
+        received_at: arrival time, in seconds of the monotonic clock.
+        deadline: absolute, on the same clock; None if the client set none.
+        model: the model that answers, once it is resolved; a label of metrics and log.
+        is_submitted: whether the request reached the front, which then counts refusals and cancellations itself.
     """
 
     __slots__ = ("_tickets", "client", "deadline", "is_submitted", "model", "received_at", "request_id")
@@ -59,14 +59,14 @@ class Call:
         self._tickets: list[Ticket] = []
 
     def terms(self, *, is_streamed: bool, priority: int) -> Terms:
-        """Returns the terms that hold for all that is submitted for this request."""
+        """Returns the terms of all payloads of this request."""
         return Terms(self.deadline, is_streamed, priority, self.client)
 
     def submit(self, submit: Submit, model: Model, payload: Payload, terms: Terms) -> Ticket:
-        """Hands a payload to the front, the whole request or a part; its ticket is cancelled if this ends without the answer.
+        """Submits a payload, the whole request or one part, to the front; :meth:`cancel` cancels its ticket.
 
         Raises:
-            ServiceError: as ``Front.submit`` does.
+            ServiceError: as ``Front.submit``.
         """
         self.is_submitted = True
         self._tickets.append(submit(model, payload, terms))
@@ -79,11 +79,11 @@ class Call:
 
     @property
     def labels(self) -> tuple[str, str]:
-        """Model id and version for metrics and log; empty where no model was found."""
+        """Model id and version for metrics and log; empty if no model was found."""
         return (self.model.id, self.model.version) if self.model is not None else ("", "")
 
     def is_past_deadline(self, slack_s: float = 0.0) -> bool:
-        """Whether the client's deadline has passed, or passes within ``slack_s``, but at most in half of what it gave us."""
+        """Whether the deadline has passed or passes within ``slack_s``, which is capped at half of the client's timeout."""
         if self.deadline is None:
             return False
         return time.monotonic() >= self.deadline - min(slack_s, (self.deadline - self.received_at) / 2)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work beside the event loop: a few threads, and a bounded number of requests that wait for one."""
+"""Work off the event loop: a few threads with a bounded queue."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from attnserve_server.errors import Overloaded
 T = TypeVar("T")
 
 MAX_PENDING = 64
-"""That may wait for a thread or have one; more are refused, for no queue grows without bound."""
+"""Requests that wait for a thread or run on one; further ones are refused."""
 
 MAX_INLINE_CHARS = 512
-"""A text of this size is tokenized in some 20 µs, less than the way to a thread and back costs."""
+"""A text of this size is tokenized in about 20 µs, less than the hand-over to a thread costs."""
 
 _NUM_THREADS = 2
 _NICE = 5
@@ -27,16 +27,16 @@ _RETRY_S = 0.1
 
 
 def _step_back() -> None:
-    """Lets this thread run after the event loop and the workers, where the system has priorities of threads."""
+    """Gives this thread a lower priority than the event loop and the workers, if the system has thread priorities."""
     with contextlib.suppress(OSError, AttributeError):
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 class Offload:
-    """Runs what would hold up the event loop. Its threads start with the first work.
+    """Runs work that would block the event loop. Threads start on first use.
 
     Args:
-        name: of its threads.
+        name: prefix of the thread names.
         what: plural noun for the error message ("too many images at once").
     """
 
@@ -46,27 +46,27 @@ class Offload:
         self._places = threading.BoundedSemaphore(MAX_PENDING)
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Returns what ``work`` returns.
+        """Runs ``work`` on a thread and returns its result.
 
         Raises:
-            Overloaded: too much waits.
+            Overloaded: too many calls are pending.
         """
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"too many {self._what} at once; try again", retry_after_s=_RETRY_S)
         future = self._threads.submit(work)
-        future.add_done_callback(lambda _: self._places.release())  # also where the client left before its turn
+        future.add_done_callback(lambda _: self._places.release())  # also if the call was cancelled before it ran
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Drops what waits, and lets the threads end."""
+        """Drops pending calls and lets the threads end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 class Preparing:
-    """Prepares requests for the event loop, which none of them may hold up: small ones inline, others in threads.
+    """Prepares requests without blocking the event loop: small ones inline, others on threads.
 
     Args:
-        name: of the threads.
+        name: prefix of the thread names.
         what: plural noun for the error message ("too many images at once").
     """
 
@@ -74,14 +74,14 @@ class Preparing:
         self._offload = Offload(name, what)
 
     def is_inline(self, effort: int | None) -> bool:
-        """Whether something of this many characters is done at once; None is for what never is."""
+        """Whether work on this many characters runs inline; None never does."""
         return effort is not None and effort <= MAX_INLINE_CHARS
 
     async def run(self, effort: int | None, work: Callable[[], T]) -> T:
-        """Returns what ``work`` makes of something of this size.
+        """Runs ``work`` inline or on a thread, by its size in characters, and returns its result.
 
         Raises:
-            Overloaded: too much waits.
+            Overloaded: too many calls are pending.
         """
         return work() if self.is_inline(effort) else await self._offload.run(work)
 

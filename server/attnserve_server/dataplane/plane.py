@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every protocol calls: resolve the model, have its task prepare the request, submit it, have the answer rendered.
+"""The path of a request that all protocols share: resolve the model, prepare and submit the request, render the answer.
 
-All in domain types: a protocol turns its messages into what a task is asked and the task's answers into messages, and nothing else.
+It uses domain types only: a protocol converts its messages to a task's request and the task's answer to messages, nothing else.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 class Models(Protocol):
-    """What the data plane needs of the front."""
+    """The part of the front that the data plane uses."""
 
     @property
     def is_draining(self) -> bool:
@@ -40,16 +40,16 @@ class Models(Protocol):
         ...
 
     def resolve(self, model: str, version: str, task: int = ...) -> Any:
-        """Returns the model; an empty id means the default or only one of a task, an empty version the newest.
+        """Returns a model; an empty id selects the task's default or only model, an empty version the newest.
 
         Raises:
-            ModelNotFound: there is none.
+            ModelNotFound: there is no such model.
         """
         ...
 
 
 class Timings(msgspec.Struct, frozen=True, gc=False):
-    """Where the time of a request went, in seconds."""
+    """Durations of the phases of a request, in seconds."""
 
     queue_s: float
     encode_s: float
@@ -58,7 +58,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
     @classmethod
     def of(cls, received_at: float, queued_at: float, done: Done[Any]) -> Timings:
-        """Until now, when the answer is made; from the events RECEIVED and QUEUED of ``metrics.intervals``."""
+        """Computes them up to now, from the events RECEIVED and QUEUED of ``metrics.intervals`` and those of the answer."""
         encoded_at = done.admitted_at + done.encode_s
         return cls(
             max(done.admitted_at - queued_at, 0.0),
@@ -69,14 +69,14 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
-    """What a client asks for, of which model, and how urgently.
+    """A request for the data plane.
 
     Attributes:
-        what: as the task takes it.
+        what: the task's own request type.
         model: id; empty for the default.
         version: empty for the newest.
         priority: from MIN_PRIORITY to MAX_PRIORITY.
-        is_streamed: parts of the answer are wanted as they become certain.
+        is_streamed: whether parts of the answer are sent as they become certain.
     """
 
     what: Any
@@ -87,7 +87,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Pending:
-    """A request that was submitted."""
+    """A submitted request."""
 
     __slots__ = ("_call", "_prepared", "_spec", "_tickets", "model")
 
@@ -98,15 +98,15 @@ class Pending:
         """Waits for the whole answer.
 
         Raises:
-            ServiceError: it will not come.
+            ServiceError: the request failed.
         """
         return self._rendered(await _results(self._tickets))
 
     async def stream(self, to_message: Callable[[Any], T]) -> AsyncGenerator[T, None]:
-        """Yields the parts of the answer as they become certain; last, what :meth:`answer` returns; all as messages.
+        """Yields the parts of the answer as they become certain, then the result of :meth:`answer`; all as messages.
 
         Raises:
-            ServiceError: it will not come.
+            ServiceError: the request failed.
         """
         results: asyncio.Future[list[Done[Any]]] | None = None
         if len(self._tickets) > 1:
@@ -135,13 +135,13 @@ class Pending:
 
 
 class DataPlane:
-    """Between every protocol and the engine.
+    """Connects all protocols to the engine.
 
     Args:
-        front: knows the models.
-        recorder: takes the times of preparation.
-        limits: of what a request may have.
-        submit: in place of the front's own.
+        front: resolves models and takes requests.
+        recorder: observes the times of preparation.
+        limits: of a request's content.
+        submit: replaces ``front.submit``.
     """
 
     def __init__(self, front: Any, recorder: RequestRecorder, limits: Limits, submit: Submit | None = None) -> None:
@@ -155,20 +155,20 @@ class DataPlane:
         return self._front.is_draining
 
     def models(self) -> Sequence[Model]:
-        """All models and versions, in any order."""
+        """Returns all models and versions, in any order."""
         return self._front.models()
 
     def resolve(self, model: str, version: str, task: int) -> Model:
-        """The model of an id, or the default one of a task; see :meth:`ModelRegistry.resolve`.
+        """Returns the model of an id, or the default of a task; see :meth:`ModelRegistry.resolve`.
 
         Raises:
-            ModelNotFound: there is none.
+            ModelNotFound: there is no such model.
         """
         found: Model = self._front.resolve(model, version, task)
         return found
 
     async def submit(self, call: Call, spec: TaskSpec, asked: Asked) -> Pending:
-        """Takes a request.
+        """Checks, prepares and submits a request.
 
         Raises:
             ServiceError: it cannot be served.
@@ -191,7 +191,7 @@ class DataPlane:
         return Pending(call, spec, model, prepared, tickets)
 
     def close(self) -> None:
-        """Drops what waits for its preparation, and lets the threads end."""
+        """Drops requests that wait for preparation, and lets the threads end."""
         for preparing in self._preparing.values():
             preparing.close()
 
@@ -201,20 +201,20 @@ class DataPlane:
 
 
 async def _results(tickets: Sequence[Ticket]) -> list[Done[Any]]:
-    """Returns all answers; raises the first error as soon as it is there."""
+    """Returns all answers; raises the first error as soon as it occurs."""
     if len(tickets) == 1:
         return [await tickets[0].result()]
     return await asyncio.gather(*(ticket.result() for ticket in tickets))
 
 
 def _fail_together(call: Call, results: asyncio.Future[list[Done[Any]]]) -> None:
-    """With one part that has failed all the others end, so that none of them is waited for."""
+    """Cancels all parts of a request when one of them has failed."""
     if not results.cancelled() and results.exception() is not None:
         call.cancel("error")
 
 
 async def _own_or_first_error(ticket: Ticket, results: asyncio.Future[list[Done[Any]]] | None) -> Done[Any]:
-    """Returns a ticket's answer; raises the error that all failed by, rather than that the ticket was cancelled for it."""
+    """Returns a ticket's answer; raises the error that made all parts fail rather than the cancellation that followed it."""
     if results is not None and results.done():
         results.result()
     return await ticket.result()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search: from a step's log-probabilities to the tokens of each hypothesis."""
+"""Search: chooses the tokens of each hypothesis from a step's log-probabilities."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tokens chosen from one row of log-probabilities: the best ones, or drawn ones. Pure functions of the row and of what is drawn."""
+"""Chooses tokens from one row of log-probabilities: the best ones, or random draws. Pure functions of the row and the draws."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import numpy.typing as npt
 from attnserve_server.request import Sampling
 
 _FIRST_GUESS = 64
-"""So many tokens nearly always hold the probability of a nucleus; sorting the whole vocabulary takes ten times as long."""
+"""The best 64 tokens nearly always contain the nucleus; sorting the whole vocabulary takes ten times as long."""
 
 
 def top(row: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
-    """The ``count`` largest entries of a row (V,) that are finite, largest first, of equal ones the lower index first."""
+    """Returns the indices of the ``count`` largest finite entries of a row (V,), largest first; ties by lower index."""
     count = min(count, len(row))
     index = np.argpartition(row, len(row) - count)[len(row) - count :]
     index = index[np.lexsort((index, -row[index]))]
@@ -23,27 +23,27 @@ def top(row: npt.NDArray[np.floating], count: int) -> npt.NDArray[np.intp]:
     return finite
 
 
-class Stream:
-    """Uniform numbers of [0, 1) that depend on a seed and the number of a stream alone (Philox, Salmon et al. 2011)."""
+class UniformGenerator:
+    """Uniform random numbers in [0, 1) that depend only on a seed and a generator number (Philox, Salmon et al. 2011)."""
 
     def __init__(self, seed: int, number: int) -> None:
         self._bits = np.random.Philox(key=np.array([seed, number], dtype=np.uint64))
 
     def next(self) -> float:
-        """The next number, of 53 bits."""
+        """Returns the next number, with 53 random bits."""
         return (int(self._bits.random_raw()) >> 11) * 2.0**-53
 
 
 def draw(log_probs: npt.NDArray[np.float32], sampling: Sampling, uniforms: Sequence[float]) -> list[int]:
-    """Draws tokens independently, one for each uniform number, by inverting the distribution function.
+    """Draws tokens independently, one per uniform number, by inversion of the cumulative distribution.
 
     Args:
-        log_probs: (V,), minus infinity for what must not be drawn; need not be normalized.
+        log_probs: (V,), minus infinity for tokens that must not be drawn; need not be normalized.
         sampling: temperature, ``top_k`` and ``top_p``, applied in this order.
-        uniforms: numbers of [0, 1).
+        uniforms: numbers in [0, 1).
 
     Returns:
-        A token for each.
+        One token per uniform number.
     """
     weights = np.exp((log_probs - log_probs.max()) / np.float32(sampling.temperature))  # (V,)
     tokens: npt.NDArray[np.intp] | None = None
@@ -60,7 +60,7 @@ def draw(log_probs: npt.NDArray[np.float32], sampling: Sampling, uniforms: Seque
 def _nucleus(
     log_probs: npt.NDArray[np.float32], weights: npt.NDArray[np.float32], top_p: float, among: npt.NDArray[np.intp] | None
 ) -> npt.NDArray[np.intp]:
-    """The smallest set of most probable tokens with at least ``top_p`` of the weight (Holtzman et al. 2020), best first."""
+    """Returns the smallest set of most probable tokens with at least ``top_p`` of the weight (Holtzman et al. 2020), best first."""
     if among is not None:
         return among[: nucleus_size(weights[among], top_p, float(weights[among].sum(dtype=np.float64)))]
     total = float(weights.sum(dtype=np.float64))
@@ -73,5 +73,5 @@ def _nucleus(
 
 
 def nucleus_size(weights: npt.NDArray[np.float32], top_p: float, total: float) -> int:
-    """How many of the weights, in falling order, reach the share ``top_p`` of ``total``."""
+    """Returns how many of the weights, in descending order, sum to at least ``top_p * total``."""
     return int(np.searchsorted(np.cumsum(weights, dtype=np.float64), top_p * total, side="left")) + 1

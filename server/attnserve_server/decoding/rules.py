@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a hypothesis may not say next, and what it should say less: minimum length, repeated n-grams, repetition, unknown symbols.
+"""Rules on the next token of a hypothesis: minimum length, repeated n-grams, repetition penalty, unknown symbols.
 
-All of them change logits of a few tokens before the softmax, as CTranslate2 does. Here they correct the log-probabilities of one
-row: the changed tokens, and by one number all others, for the sum of the probabilities has changed with them.
+Each rule changes the logits of a few tokens before the softmax, as in CTranslate2. Here the log-probabilities of one row are
+corrected instead: the changed tokens individually, and all tokens by one constant that renormalizes the row.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Row = npt.NDArray[np.float32]
 """One value for each token of the vocabulary: (V,)."""
 
 _LEAST_MASS = 0.5
-"""Where the rules leave less probability than this, it is summed anew instead of corrected: the difference would cancel."""
+"""If the rules leave less probability than this, it is summed again, because the incremental difference would lose precision."""
 
 
 def has_rules(options: DecodeOptions) -> bool:
-    """Whether any token of a request's answers may need :meth:`Rules.adjust`."""
+    """Whether any step of a request may need :meth:`Rules.adjust`."""
     return options.repetition_penalty != 1.0 or options.no_repeat_ngram_size > 0 or options.min_tokens > 0
 
 
@@ -30,9 +30,9 @@ class Rules:
     """The rules of one request.
 
     Args:
-        options: ``min_tokens``, ``no_repeat_ngram_size`` and ``repetition_penalty`` count.
-        end_id: the symbol that ``min_tokens`` holds back.
-        banned: tokens that are never chosen, without a change of the others' log-probabilities.
+        options: ``min_tokens``, ``no_repeat_ngram_size`` and ``repetition_penalty`` are used.
+        end_id: the end symbol, which ``min_tokens`` forbids.
+        banned: tokens that are never chosen; the log-probabilities of the others do not change.
     """
 
     def __init__(self, options: DecodeOptions, end_id: int, banned: Sequence[int] = ()) -> None:
@@ -40,11 +40,11 @@ class Rules:
         self._penalty, self._end_id, self._banned = options.repetition_penalty, end_id, list(banned)
 
     def is_active(self, num_tokens: int) -> bool:
-        """Whether a hypothesis of so many tokens needs :meth:`adjust`; tokens that are banned anyway do not count."""
+        """Whether a hypothesis of ``num_tokens`` tokens needs :meth:`adjust`; banned tokens alone do not require it."""
         return self._penalty != 1.0 or self._ngram_size > 0 or num_tokens < self._min_tokens
 
     def adjust(self, tokens: Sequence[int], logits: Row, log_probs: Row) -> Row:
-        """The log-probabilities of the next token under the rules.
+        """Returns the log-probabilities of the next token under the rules.
 
         Args:
             tokens: of the hypothesis so far.
@@ -52,7 +52,7 @@ class Rules:
             log_probs: their log-softmax (V,).
 
         Returns:
-            A new row (V,); minus infinity for what may not be said. Where the rules leave nothing to say they are lifted.
+            A new row (V,); minus infinity for forbidden tokens. If the rules forbid all tokens, the row is unchanged.
         """
         adjusted = log_probs.copy()
         changed: set[int] = set()
@@ -80,9 +80,9 @@ class Rules:
 
 
 def _log_mass(adjusted: Row, log_probs: Row, changed: list[int]) -> float:
-    """Logarithm of the sum of all probabilities of ``adjusted``, which differs from 1 by what happened to the changed ones."""
+    """Returns the logarithm of the sum of the probabilities of ``adjusted``, computed from the changed tokens if precise enough."""
     top = float(adjusted.max())
-    if top <= 0.0:  # else a penalty below 1 has made something likelier than all was together
+    if top <= 0.0:  # else a penalty below 1 has raised a token's probability above 1
         before, after = (np.exp(row[changed].astype(np.float64)).sum() for row in (log_probs, adjusted))
         mass = float(1.0 - before + after)
         if mass >= _LEAST_MASS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The score by which finished hypotheses are ranked: Wu et al. 2016 (GNMT), section 7, with the length itself as the norm."""
+"""The score that ranks finished hypotheses: Wu et al. 2016 (GNMT), section 7, normalized by a power of the length."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 _LEAST_COVERAGE = 1e-9
-"""A source token that was never looked at would make the score minus infinity."""
+"""Lower bound of coverage: a source token without attention would make the score minus infinity."""
 
 
 def normalize(total: float, num_tokens: int, length_penalty: float) -> float:
-    """The sum of log-probabilities over the length, end symbol included, to the power of the penalty."""
+    """Returns ``total / num_tokens ** length_penalty``; ``num_tokens`` includes the end symbol."""
     return total / math.pow(num_tokens, length_penalty)
 
 
@@ -21,7 +21,7 @@ def coverage_term(covered: npt.NDArray[np.float64], coverage_penalty: float) -> 
     """Equation 14: ``coverage_penalty * sum(log(min(covered, 1)))``.
 
     Args:
-        covered: (num_source,), the attention that each source token has received.
+        covered: (num_source,), the total attention on each source token.
         coverage_penalty: its weight.
     """
     return coverage_penalty * float(np.log(np.clip(covered, _LEAST_COVERAGE, 1.0)).sum())

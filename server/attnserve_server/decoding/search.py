@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Search over sequences: greedy, beam, sampling. They see tokens and scores of one request's rows, never tensors of a model.
+"""Search over sequences: greedy, beam, sampling. A search reads tokens and scores of one request's rows, no tensors of a model.
 
-A search starts with one live hypothesis. After each step it is given the candidates of its live hypotheses and says which
-hypotheses live on, each by its parent's place. Where the candidates are simply the most probable tokens, the caller takes them from
-the step's own outputs; where ``needs_scores`` says that more is to be looked at, it asks :meth:`Search.candidates` for them, row
-by row. The scores are sums of float32 log-probabilities in float64, so they depend on the request alone.
+A search starts with one live hypothesis. After each step it takes the candidates of its live hypotheses and returns the surviving
+hypotheses, each as its parent's index. If ``needs_scores`` is false, the candidates are the most probable tokens, which the caller
+reads from the step's outputs; otherwise the caller gets them from :meth:`Search.candidates`, row by row. Scores are sums of float32
+log-probabilities in float64, so they depend on the request alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from attnserve_server.decoding.candidates import Stream, draw, top
+from attnserve_server.decoding.candidates import UniformGenerator, draw, top
 from attnserve_server.decoding.rules import Row, Rules, has_rules
 from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
@@ -26,16 +26,16 @@ MAX_CANDIDATES_PER_BEAM = 2
 Candidates = tuple[list[int], list[float]]
 """Tokens and their log-probabilities, best first."""
 Coverage = Callable[["Path"], npt.NDArray[np.float64]]
-"""How much attention each source token has received from a hypothesis: (num_source,)."""
+"""Returns the total attention of a hypothesis on each source token: (num_source,)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Symbols:
-    """What a search must know of the vocabulary.
+    """The special symbols of a vocabulary.
 
     Args:
         end_id: ends a hypothesis.
-        banned: tokens that are never chosen: the unknown symbol, where nothing could be put in its place.
+        banned: tokens that are never chosen: the unknown symbol, if the model gives no alignment to replace it by.
     """
 
     end_id: int
@@ -44,36 +44,36 @@ class Symbols:
 
 @dataclass(slots=True)
 class Path:
-    """A hypothesis under way: its tokens, and the sum of their natural log-probabilities."""
+    """A hypothesis in progress: its tokens, and the sum of their natural log-probabilities."""
 
     tokens: list[int] = field(default_factory=list)
     total: float = 0.0
     attention: list[object] = field(default_factory=list)
-    """One entry a token, where it is kept; opaque here."""
+    """One entry per token, if attention is kept; opaque here."""
 
     def extended(self, token: int, total: float) -> Path:
-        """A child."""
+        """Returns the hypothesis with one more token and its new total."""
         return Path([*self.tokens, token], total, list(self.attention))
 
 
 @dataclass(slots=True)
 class Finished:
-    """A hypothesis that ended, with its score."""
+    """A finished hypothesis with its score."""
 
     path: Path
     score: float
     reason: FinishReason
     coverage: float = 0.0
-    """What of the score is the coverage penalty."""
+    """The weighted coverage penalty, which the score includes."""
 
 
 class Search(abc.ABC):
-    """What all searches share: forced first tokens, the rules, the ranking of what has finished.
+    """Common part of all searches: forced prefix, rules, ranking of finished hypotheses.
 
     Args:
         options: of the request.
         symbols: of the model.
-        coverage: needed where there is a coverage penalty.
+        coverage: required for a coverage penalty.
     """
 
     def __init__(self, options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> None:
@@ -85,7 +85,7 @@ class Search(abc.ABC):
     @property
     @abc.abstractmethod
     def is_done(self) -> bool:
-        """No further step is needed."""
+        """Whether the search needs no further step."""
 
     @property
     def needs_scores(self) -> bool:
@@ -94,27 +94,27 @@ class Search(abc.ABC):
         return num_tokens < len(self._options.prefix) or self._rules.is_active(num_tokens)
 
     @property
-    def is_plain(self) -> bool:
-        """Whether it needs nothing but the most probable tokens of each step, whatever comes."""
+    def is_vectorizable(self) -> bool:
+        """Whether it needs only the most probable tokens, in every step."""
         options = self._options
         is_free = not has_rules(options)
         return is_free and not options.prefix and not options.coverage_penalty and options.sampling is None
 
     @property
     def num_candidates(self) -> int:
-        """How many of its best tokens each live hypothesis is to be given."""
+        """Number of best tokens that each live hypothesis takes."""
         return 1
 
     def resume(self, tokens: Sequence[list[int]], totals: Sequence[float]) -> None:
-        """Goes on from hypotheses that were searched for elsewhere, with the sums of their log-probabilities, best first."""
+        """Continues from hypotheses of the vectorized search and the sums of their log-probabilities, best first."""
         self.live = [Path(path, total) for path, total in zip(tokens, totals, strict=True)]
 
     def add_finished(self, tokens: list[int], total: float) -> None:
-        """Takes a hypothesis that has ended with the end symbol elsewhere."""
+        """Adds a hypothesis that ended with the end symbol in the vectorized search."""
         self._finish(Path(tokens, total), FinishReason.STOP)
 
     def candidates(self, index: int, logits: Row, log_probs: Row) -> Candidates:
-        """The candidates of one live hypothesis, from all scores of its row (V,)."""
+        """Returns the candidates of one live hypothesis, from all scores of its row (V,)."""
         tokens, prefix = self.live[index].tokens, self._options.prefix
         if len(tokens) < len(prefix):
             forced = prefix[len(tokens)]
@@ -123,20 +123,20 @@ class Search(abc.ABC):
 
     @abc.abstractmethod
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
-        """Takes the candidates of each live hypothesis, best first; returns for each one that lives on its parent's index."""
+        """Takes the candidates of each live hypothesis, best first; returns the parent's index of each surviving hypothesis."""
 
     def results(self) -> list[Finished]:
-        """The answer, best first; ties in the order of finishing."""
+        """Returns the best finished hypotheses, best first; ties in the order of finishing."""
         return sorted(self.finished, key=lambda each: -each.score)[: self._options.num_hypotheses]
 
     def certain(self, num_known: int) -> tuple[Path, int]:
-        """How many of the best hypothesis' first tokens stand, whatever comes, and a path that has them.
+        """Returns a path and the number of its first tokens that are certain: no later step can change them.
 
         Args:
-            num_known: what an earlier call returned: so many are not compared again.
+            num_known: the number that an earlier call returned; these tokens are not compared again.
         """
         contenders = [] if self.is_done else list(self.live)
-        if self.finished:  # of these only the best may still win
+        if self.finished:  # only the best of these can still win
             contenders.append(max(self.finished, key=lambda each: each.score).path)
         first, *others = contenders
         rest = [path.tokens for path in others]
@@ -151,7 +151,7 @@ class Search(abc.ABC):
         return best.tolist(), log_probs[best].tolist()
 
     def _end(self, path: Path) -> bool:
-        """Finishes a path if its last token, or its length, says so."""
+        """Finishes a path at the end symbol or at the length limit; returns whether it did."""
         if path.tokens[-1] == self._symbols.end_id:
             self._finish(path, FinishReason.STOP)
         elif len(path.tokens) >= self._options.max_tokens:
@@ -167,21 +167,21 @@ class Search(abc.ABC):
 
 
 class GreedySearch(Search):
-    """The most probable token at each step."""
+    """Greedy search: the most probable token at each step."""
 
     @property
     def is_done(self) -> bool:
-        """The one hypothesis has ended."""
+        """Whether its hypothesis has ended."""
         return bool(self.finished)
 
     def resume(self, tokens: Sequence[list[int]], totals: Sequence[float]) -> None:
-        """See :class:`Search`; the last token may be the end."""
+        """See :class:`Search`; the last token may be the end symbol."""
         super().resume(tokens, totals)
         if tokens[0]:
             self._end(self.live[0])
 
     def advance_one(self, token: int, log_prob: float) -> None:
-        """As :meth:`advance`, for the one candidate that matters."""
+        """As :meth:`advance`, with the single candidate."""
         path = self.live[0]
         path.tokens.append(token)
         path.total += log_prob
@@ -194,26 +194,26 @@ class GreedySearch(Search):
 
 
 class BeamSearch(Search):
-    """Beam search with the stopping rule of "as many finished as the beam is wide".
+    """Beam search of width K that stops when K hypotheses have finished.
 
-    At each step the best 2K continuations are taken in order of (sum descending, parent, token). One that is the end symbol
-    finishes its hypothesis if it is among the first K, and is passed over otherwise; the others live on until there are K.
+    Each step considers the best 2K continuations in order of (sum descending, parent, token). A continuation with the end symbol
+    finishes its hypothesis if it ranks among the first K, and is skipped otherwise. The first K others survive.
     """
 
     def __init__(self, options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> None:
         super().__init__(options, symbols, coverage)
         self.width = options.beam_size
-        """K."""
+        """The beam width, K."""
         self._is_cut = False
 
     @property
     def is_done(self) -> bool:
-        """Enough hypotheses have finished, the limit of tokens is reached, or nothing is left to go on with."""
+        """Whether K hypotheses have finished, the token limit is reached, or no hypothesis is live."""
         return len(self.finished) >= self.width or self._is_cut or not self.live
 
     @property
     def num_candidates(self) -> int:
-        """Enough for K that live on if every hypothesis also ends."""
+        """2K: enough for K survivors even if every hypothesis has the end symbol among its candidates."""
         return MAX_CANDIDATES_PER_BEAM * self.width
 
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
@@ -244,31 +244,31 @@ class BeamSearch(Search):
 
 
 class SampleSearch(Search):
-    """Independent draws, ``num_hypotheses`` of them; one hypothesis until the prefix is over, then each has a stream of its own.
+    """``num_hypotheses`` independent draws. One hypothesis follows the prefix; after it each draw has its own random generator.
 
-    A hypothesis' score is that of the model's distribution under the rules, before temperature, ``top_k`` and ``top_p``.
+    Scores are log-probabilities of the model under the rules, before temperature, ``top_k`` and ``top_p``.
     """
 
     def __init__(self, options: DecodeOptions, symbols: Symbols, sampling: Sampling, coverage: Coverage | None = None) -> None:
         super().__init__(options, symbols, coverage)
         self._sampling = sampling
-        self._streams = [Stream(sampling.seed, number) for number in range(options.num_hypotheses)]
+        self._generators = [UniformGenerator(sampling.seed, number) for number in range(options.num_hypotheses)]
 
     @property
     def is_done(self) -> bool:
-        """Every draw has ended."""
+        """Whether every draw has ended."""
         return not self.live
 
     @property
     def needs_scores(self) -> bool:
-        """Always: what is drawn may be any token."""
+        """Always true: any token may be drawn."""
         return True
 
     def advance(self, tokens: Sequence[Sequence[int]], log_probs: Sequence[Sequence[float]]) -> list[int]:
-        """See :class:`Search`; every candidate lives on, unless it ends."""
+        """See :class:`Search`; every candidate survives unless it ends."""
         parents: list[int] = []
         survivors: list[Path] = []
-        streams: list[Stream] = []
+        generators: list[UniformGenerator] = []
         is_forced = len(self.live[0].tokens) < len(self._options.prefix)
         for parent, (path, row_tokens, row_log_probs) in enumerate(zip(self.live, tokens, log_probs, strict=True)):
             for place, (token, log_prob) in enumerate(zip(row_tokens, row_log_probs, strict=True)):
@@ -276,21 +276,21 @@ class SampleSearch(Search):
                 if not self._end(child):
                     survivors.append(child)
                     parents.append(parent)
-                    streams.append(self._streams[parent + place])
+                    generators.append(self._generators[parent + place])
         self.live = survivors
         if not is_forced:
-            self._streams = streams
+            self._generators = generators
         return parents
 
     def _choose(self, index: int, log_probs: Row) -> Candidates:
         is_first = len(self.live[0].tokens) == len(self._options.prefix)
-        streams = self._streams if is_first else [self._streams[index]]
-        drawn = draw(log_probs, self._sampling, [stream.next() for stream in streams])
+        generators = self._generators if is_first else [self._generators[index]]
+        drawn = draw(log_probs, self._sampling, [generator.next() for generator in generators])
         return drawn, [float(log_probs[token]) for token in drawn]
 
 
 def make_search(options: DecodeOptions, symbols: Symbols, coverage: Coverage | None = None) -> Search:
-    """The search that the options ask for."""
+    """Makes the search that the options select."""
     if options.sampling is not None:
         return SampleSearch(options, symbols, options.sampling, coverage)
     return (GreedySearch if options.beam_size == 1 else BeamSearch)(options, symbols, coverage)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine: front/ takes requests and hands them out, worker/ runs models, link/ is what the two processes share."""
+"""The engine: front/ queues requests and sends them to workers, worker/ runs models, link/ connects the processes."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sessions and state: the only ring that knows ONNX Runtime."""
+"""Sessions and state: the only package that uses ONNX Runtime."""

@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of CUDA: everything stays on the device, and each step is the replay of a CUDA graph.
+"""Memory on a CUDA device: all state stays on the device, and each step replays a captured CUDA graph.
 
 A CUDA graph has fixed shapes and addresses, so the number of rows is rounded up to a bucket: a power of two, or all slots. A
-bucket of n rows is bound for n requests, in grouped graphs too: a request has a row at least, so n are always enough, and one
-graph serves any mix of beam sizes. The rows and requests beyond the live ones have harmless inputs: token 0 at position 0 of a
-row that nobody owns, over a source of length 1.
+bucket of n rows is bound for n requests, in grouped graphs too: every request has at least one row, so n requests always suffice,
+and one graph serves any mix of beam sizes. Rows and requests beyond the live ones have padding inputs: token 0 at position 0 in an
+unused row, over a source of length 1.
 
-What must hold, and is arranged here:
+This module ensures the conditions of capture and replay:
 
-* all buffers are allocated before the first capture; every output of a captured graph is bound, for what ONNX Runtime allocates
-  itself is overwritten by later replays;
-* the first run for a graph id steps three times (two runs, then capture and replay) and is therefore made with dummy rows, by
-  the runner's warm-up, before anything else uses the device;
-* a captured session runs with its bindings only, and from one thread only: any other would capture again;
-* the encoder is not captured. Its sources are padded to the capacity: a row of its outputs is then a row of the state.
+* All buffers are allocated before the first capture. Every output of a captured graph is bound, because later replays overwrite
+  memory that ONNX Runtime allocates itself.
+* The first run for a graph id executes the step three times (two runs, then capture and replay). The runner's warm-up makes it with
+  dummy rows, before the device is used otherwise.
+* A captured session runs only with its bindings and from one thread; another thread would capture again.
+* The encoder is not captured. Its sources are padded to the capacity, so that a row of its outputs has the shape of a state row.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from attnserve_server.execution.memory import Array, Encoded, Key, Sizes, StepSe
 from attnserve_server.execution.session import NUMPY_TYPES, make_session
 
 _DEAD = {"source_length": 1}
-"""Inputs of rows and requests that are not live; 0 for all others."""
+"""Padding value by input, for rows and requests that are not live; 0 for all others."""
 _EAGER = frozenset({"top_tokens", "top_log_probs"})
-"""Outputs that are read after every step; the others only when they are asked for."""
+"""Outputs that are copied to the host after every step; others are copied on access."""
 
 
 def row_buckets(num_slots: int) -> list[int]:
-    """1, 2, 4, ... and ``num_slots``."""
+    """Returns the bucket sizes 1, 2, 4, ... and ``num_slots``."""
     return [*(1 << exponent for exponent in range((num_slots - 1).bit_length())), num_slots]
 
 
 class CudaMemory:
-    """Sessions and slots of one bundle on the device; without ``captures`` each step is launched node by node."""
+    """Sessions and slots of one bundle on the device; without ``captures``, steps run as ordinary kernel launches."""
 
     def __init__(self, bundle: Bundle, num_slots: int, *, captures: bool = True) -> None:
         variant, states = bundle.variant, bundle.manifest.states
@@ -64,7 +64,7 @@ class CudaMemory:
         self._graph_id = 0
 
     def source_size(self, longest: int) -> int:
-        """Sources are padded to the capacity."""
+        """See :class:`Memory`: sources are padded to the capacity."""
         return max(longest, self._sizes.axis("source"))
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
@@ -79,21 +79,21 @@ class CudaMemory:
         return self._encoded
 
     def key(self, rows: int, requests: int) -> Key:
-        """The bucket, once for rows and once for requests."""
+        """See :class:`Memory`: the bucket, for both rows and requests."""
         bucket = self._bucket_of[max(rows, requests)]
-        return bucket, bucket, self.state.orientation
+        return bucket, bucket, self.state.buffer_parity
 
     def warm_rows(self) -> Iterable[int]:
-        """Every bucket in every orientation."""
-        return [bucket for bucket in self._buckets for _ in range(self.state.num_orientations)]
+        """See :class:`Memory`: every bucket, once per buffer parity."""
+        return [bucket for bucket in self._buckets for _ in range(self.state.num_buffer_parities)]
 
     def warm_sources(self) -> Iterable[tuple[int, int]]:
-        """The largest group, so that the encoder has all the memory that it ever needs, then the smallest."""
+        """See :class:`Memory`: the largest group, so that the encoder allocates its maximum of memory, then the smallest."""
         length = self._sizes.axis("source")
         return [(self._num_slots, length), (1, length)]
 
     def bind(self, step: StepSession, key: Key) -> CudaBinding:
-        """Binds a bucket of rows and requests to a graph id of its own."""
+        """Binds a bucket of rows and requests, with a new CUDA graph id."""
         rows, requests, _ = key
         self._graph_id += 1
         inputs, results = self.layouts(step, rows, requests)
@@ -121,7 +121,7 @@ class CudaMemory:
         return self._results.address + results.offsets[name] if name in results.offsets else self._slow[id(step)][name].address
 
     def layouts(self, step: StepSession, rows: int, requests: int) -> tuple[Layout, Layout]:
-        """Where a bucket's small inputs lie, and the outputs that are read after every step."""
+        """Returns the layouts of a bucket's small inputs and of the outputs that are copied after every step."""
         inputs = {
             name: ([step.count_of(name, rows, requests), *self._sizes.shape(tensor)], NUMPY_TYPES[tensor.dtype])
             for name, tensor in step.inputs.items()
@@ -153,7 +153,7 @@ class CudaMemory:
 
 
 class _Block:
-    """A bucket's part of a block of the device, and the host's copy of it."""
+    """A bucket's part of a device block, and its copy on the host."""
 
     def __init__(self, layout: Layout, device: DeviceTensor) -> None:
         self._host = np.zeros(layout.size, np.uint8)
@@ -174,11 +174,11 @@ class _Captured:
     def __init__(self, step: StepSession, binding: onnxruntime.IOBinding, graph_id: int, thread: int) -> None:
         self.step, self._binding, self._thread = step, binding, thread
         self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))  # without meaning where nothing is captured
+        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))  # no effect if nothing is captured
 
     def run(self) -> None:
         if threading.get_ident() != self._thread:
-            raise RuntimeError("a step was run from another thread than the one that loaded the model: it would be captured again")
+            raise RuntimeError("a step ran on another thread than the one that loaded the model: it would be captured again")
         self.step.session.run_with_iobinding(self._binding, self._options)
 
 
@@ -192,7 +192,7 @@ class CudaBinding:
         self.inputs, self._results = blocks
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
-        """The live part of the inputs on the host; the rest becomes harmless."""
+        """Returns the live part of the host inputs; fills the rest with padding."""
         live: dict[str, Array] = {}
         for name, view in self.inputs.views.items():
             count = self._captured.step.count_of(name, rows, requests)
@@ -201,7 +201,7 @@ class CudaBinding:
         return live
 
     def run(self, rows: int) -> Mapping[str, Array]:
-        """One copy to the device, one replay, one copy back."""
+        """Copies the inputs to the device, replays the graph, copies the results back."""
         self.inputs.upload()
         self._captured.run()
         if self._results.views:
@@ -211,7 +211,7 @@ class CudaBinding:
 
 
 class _Outputs(Mapping[str, Array]):
-    """Outputs of a step; what was not read back with it is when it is asked for, once."""
+    """Outputs of a step; those not copied back with it are copied once, on first access."""
 
     def __init__(self, read: dict[str, Array], slow: Mapping[str, onnxruntime.OrtValue], rows: int) -> None:
         self._read, self._slow, self._rows = read, slow, rows

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slots in device memory: what ``slot_state.py`` is for the CPU, with whole rows copied from device to device.
+"""The slots in device memory: the counterpart of ``slot_state.py``, with whole rows copied from device to device.
 
-A row is contiguous, and its length is in nobody's way: what lies beyond it is never read. So no copy depends on how far a
-hypothesis has come.
+Rows are contiguous. A copy moves the whole row, whatever the length of its hypothesis, because entries beyond the length are never
+read.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from attnserve_server.execution.memory import Encoded
 
 @dataclass(slots=True)
 class DeviceBuffer:
-    """One state tensor for all slots; ``spare`` receives the step's output where it is not written in place."""
+    """One state tensor for all slots; ``spare`` receives the step's output if it is not written in place."""
 
     declared: manifest_pb2.State
     current: DeviceTensor
     spare: DeviceTensor | None
     zeros: Array | None
-    """The first value of a row that neither grows nor comes from the encoder."""
+    """Initial value of a row that neither grows nor comes from the encoder; None for others."""
 
 
 class DeviceState:
@@ -51,12 +51,12 @@ class DeviceState:
         self._of_request = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_REQUEST]
         self._of_row = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_HYPOTHESIS]
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
-        self.num_orientations = 2 if self._flipping else 1
-        self.orientation = 0
-        """Changes with each flip, back and forth."""
+        self.num_buffer_parities = 2 if self._flipping else 1
+        self.buffer_parity = 0
+        """0 or 1, toggled by each flip."""
 
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
-        """Gives request slots and row slots the first values of new requests, those of an encoded group in its order."""
+        """See :class:`~attnserve_server.execution.memory.State`."""
         for buffers, slots in ((self._of_request, requests), (self._of_row, rows)):
             for buffer in buffers:
                 name = buffer.declared.encode_output
@@ -67,7 +67,7 @@ class DeviceState:
                         buffer.current.rows[slot].update_inplace(buffer.zeros)
 
     def move_request(self, source: int, target: int, length: int) -> None:
-        """Moves the state of a request to another slot."""
+        """Moves a request's state to another slot."""
         for buffer in self._of_request:
             buffer.current.rows[target].update_inplace(buffer.current.rows[source])
 
@@ -78,12 +78,12 @@ class DeviceState:
                 buffer.current.rows[target].update_inplace(buffer.current.rows[source])
 
     def flip(self) -> None:
-        """After a step: what was written beside becomes current."""
+        """Swaps the two buffers after a step, so that the output becomes current."""
         for buffer in self._flipping:
             if buffer.spare is not None:
                 buffer.current, buffer.spare = buffer.spare, buffer.current
         if self._flipping:
-            self.orientation ^= 1
+            self.buffer_parity ^= 1
 
 
 def _make_buffer(

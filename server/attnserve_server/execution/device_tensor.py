@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors that stay on the CUDA device for as long as their owner lives, and views of parts of them.
+"""Tensors in CUDA device memory, allocated as long as their owner, and views of parts of them.
 
-ONNX Runtime has no call for a view from Python; an output bound by address and never computed is one. Its copies between host
-and device, and from device to device, block until they are done, so that a run which follows sees them.
+ONNX Runtime has no Python call for a view; an output that is bound by address and never computed serves as one. ONNX Runtime's
+copies between host and device, and from device to device, are synchronous, so that the next run reads the copied values.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _ALIGNMENT = 256
 
 
 class DeviceTensor:
-    """A tensor in device memory, zeros at first. Views hold no reference to it: whoever keeps them keeps it.
+    """A tensor in device memory, initially zeros. Views hold no reference to it: the owner of a view must keep the tensor too.
 
     Args:
         session: any session of the device; makes the views.
-        shape: of the tensor.
-        dtype: its element type.
-        has_rows: its entries along the first axis are copied one at a time; their views are made now.
+        shape: shape of the tensor.
+        dtype: element type.
+        has_rows: whether to make a view of each entry of the first axis, for copies of single rows.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class DeviceTensor:
         self._session, self._output = session, session.get_outputs()[0].name
         row_bytes = math.prod(shape[1:]) * dtype.itemsize
         self.rows = [self._view(self.address + index * row_bytes, shape[1:]) for index in range(shape[0] if has_rows else 0)]
-        """A view of each entry of the first axis, where it has rows."""
+        """A view of each entry of the first axis; empty without ``has_rows``."""
 
     def first(self, count: int) -> onnxruntime.OrtValue:
-        """A view of the first entries of the first axis."""
+        """Returns a view of the first ``count`` entries of the first axis."""
         return self._view(self.address, (count, *self.shape[1:]))
 
     def numpy(self) -> Array:
-        """A copy of all of it on the host."""
+        """Returns a copy of the tensor on the host."""
         result: Array = self._value.numpy()
         return result
 
@@ -57,10 +57,10 @@ class DeviceTensor:
 
 
 class Layout:
-    """Several small tensors beside one another in one block of bytes, so that one copy moves them all.
+    """Several small tensors packed into one block of bytes, so that one copy moves them all.
 
     Args:
-        fields: shape and element type of each by name.
+        fields: shape and element type of each tensor, by name.
     """
 
     def __init__(self, fields: Mapping[str, tuple[Sequence[int], np.dtype[Any]]]) -> None:
@@ -72,7 +72,7 @@ class Layout:
             self.size += -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
 
     def split(self, block: npt.NDArray[np.uint8]) -> dict[str, Array]:
-        """Typed views of a block on the host."""
+        """Returns typed views of a block on the host, by name."""
         views: dict[str, Array] = {}
         for name, (shape, dtype) in self.fields.items():
             start = self.offsets[name]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts a runner on the memory of the variant's device: the one place that knows both."""
+"""Makes runners with the memory of the variant's device; the only module that imports both memories."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from attnserve_server.execution.runner import IterativeRunner
 
 
 def make_profiled_runner(bundle: Bundle, num_slots: int, folder: Path) -> IterativeRunner:
-    """A runner on the CPU whose steps note what each node takes, into files of ``folder``; not yet started."""
+    """Makes a runner on the CPU whose steps write node times to files in ``folder``; it is not started."""
     return IterativeRunner(bundle, num_slots, functools.partial(HostMemory, profile=folder))
 
 
 def make_runner(bundle: Bundle, num_slots: int, *, captures: bool = True) -> IterativeRunner:
-    """A runner of a bundle's chosen variant, not yet started; on CUDA its steps are replayed graphs where it ``captures``."""
+    """Makes a runner of a bundle's variant, not started; with ``captures``, steps on CUDA replay captured CUDA graphs."""
     is_cuda = bundle.variant.device == manifest_pb2.DEVICE_CUDA
     return IterativeRunner(bundle, num_slots, functools.partial(CudaMemory, captures=captures) if is_cuda else HostMemory)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory of the CPU: numpy arrays, bound by address. A binding is made for every number of rows and requests and kept."""
+"""Memory on the CPU: NumPy arrays, bound by address. There is one binding per number of rows and requests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from attnserve_server.execution.slot_state import SlotState
 
 
 class HostMemory:
-    """Sessions and slots of one bundle on the CPU; with ``profile``, a folder, the steps' sessions note what each node takes."""
+    """Sessions and slots of one bundle on the CPU; with ``profile``, the steps' sessions write node times to this folder."""
 
     def __init__(self, bundle: Bundle, num_slots: int, profile: Path | None = None) -> None:
         variant, self._num_slots, self._sizes = bundle.variant, num_slots, Sizes(bundle)
@@ -30,7 +30,7 @@ class HostMemory:
         self._results: dict[tuple[int, str], Array] = {}
 
     def source_size(self, longest: int) -> int:
-        """Sources are padded to the longest one of their group."""
+        """See :class:`Memory`: sources are padded to the longest of their group."""
         return longest
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
@@ -38,19 +38,19 @@ class HostMemory:
         return dict(zip(self._encode_outputs, self._encode.run(self._encode_outputs, dict(feeds)), strict=True))
 
     def key(self, rows: int, requests: int) -> Key:
-        """Exactly what is live."""
-        return rows, requests, self.state.orientation
+        """See :class:`Memory`: exactly the live rows and requests."""
+        return rows, requests, self.state.buffer_parity
 
     def warm_rows(self) -> Iterable[int]:
-        """Every number of rows that a step may be given."""
+        """See :class:`Memory`: every possible number of rows."""
         return range(1, self._num_slots + 1)
 
     def warm_sources(self) -> Iterable[tuple[int, int]]:
-        """A few shapes."""
+        """See :class:`Memory`: a few shapes."""
         return [(4, 4), (4, 16), (4, 32)]
 
     def bind(self, step: StepSession, key: Key) -> HostBinding:
-        """Binds views of the first rows and requests."""
+        """See :class:`Memory`: binds views of the first rows and requests."""
         rows, requests, _ = key
         binding = step.session.io_binding()
         buffers = self.state.buffers
@@ -99,11 +99,11 @@ class HostBinding:
         self._session, self._binding, self._state, self._feeds, self._results = session, binding, state, feeds, results
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
-        """Host arrays of the small inputs."""
+        """Returns the host arrays of the small inputs."""
         return self._feeds
 
     def run(self, rows: int) -> Mapping[str, Array]:
-        """Runs the step; what was written beside becomes current."""
+        """Runs the step and flips the state buffers."""
         self._session.run_with_iobinding(self._binding)
         self._state.flip()
         return self._results

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The seam between the runner and the memory that the graphs read and write: what differs from device to device.
+"""The interface between the runner and device memory: everything that depends on the device.
 
-The runner decides which graph runs and writes the layout of the live rows into host arrays; a memory owns the sessions, the
-state of all slots and the bindings. ``host.py`` and ``cuda.py`` have one each; only ``factory.py`` names them.
+The runner chooses the graph and writes the layout of the live rows into host arrays. A memory owns the sessions, the state of all
+slots and the bindings. ``host.py`` and ``cuda.py`` implement it; only ``factory.py`` imports them.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from attnserve_server.execution.session import NUMPY_TYPES, make_session
 
 Array = npt.NDArray[np.generic]
 Encoded = Mapping[str, Any]
-"""What the encoder gave, by name; only the memory that made it knows where it lies. Valid until the next encoder run."""
+"""Outputs of the encoder by name, opaque to all but the memory that made them. Valid until the next encoder run."""
 Key = tuple[int, int, int]
-"""What a binding is made for: rows, requests, orientation (which of two buffers is current)."""
-ROUTING = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
+"""Key of a binding: rows, requests, buffer parity (which of two buffers is current)."""
+INDEX_INPUTS = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
 
 
 class State(Protocol):
-    """The state of all slots: the few things that are ever done to it between steps."""
+    """The state of all slots, and the operations on it between steps."""
 
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
-        """Gives request slots and row slots the first values of new requests, those of an encoded group in its order."""
+        """Writes the initial state of new requests; ``requests`` and ``rows`` name the slots of each, in the group's order."""
         ...
 
     def move_request(self, source: int, target: int, length: int) -> None:
-        """Moves the state of a request to another slot; of growing state at least the first ``length`` entries."""
+        """Moves a request's state to another slot; growing state is copied at least up to ``length`` entries."""
         ...
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copies rows, none of which is both source and target; of growing state at least the first ``length`` entries."""
+        """Copies rows, none both source and target; growing state is copied at least up to ``length`` entries."""
         ...
 
 
@@ -47,11 +47,11 @@ class Binding(Protocol):
     """A step graph bound to memory."""
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
-        """Host arrays to be filled with the small inputs of the live rows and requests."""
+        """Returns host arrays, to be filled with the small inputs of the live rows and requests."""
         ...
 
     def run(self, rows: int) -> Mapping[str, Array]:
-        """Runs the step; the state has advanced. Returns the live rows of its other outputs."""
+        """Runs the step and advances the state; returns the live rows of all other outputs."""
         ...
 
 
@@ -60,7 +60,7 @@ class Memory(Protocol):
 
     @property
     def state(self) -> State:
-        """The slots."""
+        """State of all slots."""
         ...
 
     @property
@@ -69,7 +69,7 @@ class Memory(Protocol):
         ...
 
     def source_size(self, longest: int) -> int:
-        """To which length a group of sources is padded."""
+        """Returns the length to which a group of sources is padded."""
         ...
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
@@ -77,24 +77,24 @@ class Memory(Protocol):
         ...
 
     def key(self, rows: int, requests: int) -> Key:
-        """What a step of so many rows and requests is bound for."""
+        """Returns the key of the binding for this number of rows and requests."""
         ...
 
     def bind(self, step: StepSession, key: Key) -> Binding:
-        """Makes a binding; the runner keeps it."""
+        """Makes a binding; the runner caches it."""
         ...
 
     def warm_rows(self) -> Iterable[int]:
-        """Numbers of rows to warm every step graph up with, in this order."""
+        """Numbers of rows to warm up every step graph with, in this order."""
         ...
 
     def warm_sources(self) -> Iterable[tuple[int, int]]:
-        """Groups to warm the encoder up with, after the steps: how many sources of which length."""
+        """Groups to warm up the encoder with, after the steps: (number of sources, length)."""
         ...
 
 
 class StepSession:
-    """One step graph with its session and its bindings."""
+    """A step graph with its session and bindings."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class StepSession:
         )
         self.inputs = {tensor.name: tensor for tensor in declared.graph.inputs}
         self.outputs = {tensor.name: tensor for tensor in declared.graph.outputs}
-        self.is_routed = bool(ROUTING & set(self.inputs))
+        self.is_indexed = bool(INDEX_INPUTS & set(self.inputs))
         self.gives_log_probs = bool({"log_probs", "top_log_probs"} & set(self.outputs))
         shared = {state.name for state in states if state.scope == manifest_pb2.SCOPE_REQUEST}
         shared |= {name for name, tensor in self.inputs.items() if tensor.axes[0] == "request"}
@@ -121,12 +121,12 @@ class StepSession:
         self.seen_rows: set[int] = set()
 
     def count_of(self, name: str, rows: int, requests: int) -> int:
-        """Size of an input's first axis. (Where it is declared as "row" but is a request's, the two are the same number.)"""
+        """Returns the size of an input's first axis. (If it is declared "row" but is a request's, both counts are equal.)"""
         return requests if name in self._of_request else rows
 
 
 class Sizes:
-    """Resolves a bundle's named axes."""
+    """Resolves the named axes of a bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._vocabulary = bundle.manifest.vocabulary.size
@@ -134,19 +134,19 @@ class Sizes:
         self._capacity.setdefault("source", bundle.manifest.limits.max_source_tokens + 1)
 
     def shape(self, tensor: manifest_pb2.Tensor) -> list[int]:
-        """A tensor's shape without its first axis."""
+        """Returns a tensor's shape without its first axis."""
         return [int(axis) if axis.isdigit() else self.axis(axis) for axis in tensor.axes[1:]]
 
     def axis(self, name: str) -> int:
-        """Capacity of a named axis."""
+        """Returns the capacity of a named axis."""
         return self._capacity.get(name, self._vocabulary)
 
 
 def state_dtypes(steps: Iterable[StepSession]) -> dict[str, np.dtype[Any]]:
-    """Element types of the steps' inputs by name."""
+    """Returns the element types of the steps' inputs by name."""
     return {name: NUMPY_TYPES[tensor.dtype] for step in steps for name, tensor in step.inputs.items()}
 
 
 def state_outputs(states: Iterable[manifest_pb2.State]) -> dict[str, str]:
-    """Which state each of the steps' state outputs is the next value of."""
+    """Maps each state output of a step to the name of its state."""
     return {state.step_output: state.name for state in states if state.step_output}

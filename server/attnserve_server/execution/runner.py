@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the graphs of an iterative model: encode a group of sources, then one step of all live rows, state in place.
+"""Runs the graphs of an iterative model: the encoder on a group of sources, and one step on all live rows, with state in place.
 
-Where the memory lies, and what ONNX Runtime is asked, is for a :class:`Memory` (``host.py``, ``cuda.py``). Every binding (a graph,
-a number of rows, a number of requests) is made once and kept: rebinding costs up to half of a small step.
+A :class:`Memory` (``host.py``, ``cuda.py``) allocates the tensors and calls ONNX Runtime. Bindings, one per graph, number of rows
+and number of requests, are cached: rebinding costs up to half of a small step.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from attnserve_server.request import ImageSource, Source
 log = logging.getLogger(__name__)
 Integers = Sequence[int] | npt.NDArray[np.integer]
 _DECIDING = ("top_tokens", "logits", "log_probs")
-"""Outputs by which the best token may be chosen, the cheapest first."""
+"""Outputs that determine the best token, cheapest first."""
 
 
 @dataclass(slots=True)
 class StepInputs:
-    """Layout of the live rows: one entry a row (or a request), in slot order."""
+    """Layout of the live rows: one entry per row (or request), in slot order."""
 
     tokens: Integers
     positions: Integers
@@ -37,24 +37,24 @@ class StepInputs:
     source_lengths: Integers
     wants_attention: bool
     wants_scores: bool = True
-    """Whether anybody needs more than the best token of each row."""
+    """Whether any request needs more than the best token of each row."""
 
 
 class StepOutputs:
-    """What a step gave for each row. Arrays are views of the runner's buffers: valid until the next step."""
+    """Outputs of a step by row. Arrays are views of the memory's buffers, valid until the next step."""
 
     def __init__(self, arrays: Mapping[str, Array], attention: Array | None, best_by: str = "log_probs") -> None:
         self.arrays, self.attention, self._best_by = arrays, attention, best_by
 
     @property
     def gives_scores(self) -> bool:
-        """Whether all tokens' scores are there, and not those of the best ones alone."""
+        """Whether all tokens have scores, not only the best ones."""
         return "logits" in self.arrays or "log_probs" in self.arrays
 
     def best(self, *, wants_scores: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The most probable token of every row, and its log-probability, or 0 where these are not wanted.
+        """Returns the most probable token of every row, and its log-probability, or 0 without ``wants_scores``.
 
-        All graphs of a variant decide by the same output, so that a token does not depend on which of them runs.
+        All graphs of a variant choose by the same output, so that a token does not depend on the graph that runs.
         """
         if self._best_by == "top_tokens":
             return self.arrays["top_tokens"][:, 0].astype(np.int64), self.arrays["top_log_probs"][:, 0].astype(np.float32)
@@ -64,9 +64,9 @@ class StepOutputs:
         return tokens, self._log_probs(slice(None))[np.arange(len(tokens)), tokens]
 
     def top(self, rows: Integers, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """The ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
+        """Returns the ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
 
-        Fewer where the graph gives no more.
+        Fewer if the graph outputs fewer.
         """
         index = np.asarray(rows)
         if "top_tokens" in self.arrays and (self.arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
@@ -77,7 +77,7 @@ class StepOutputs:
         return tokens, np.take_along_axis(scores, tokens, -1)
 
     def row(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """All scores of one row: its logits (where the graph gives none, its log-probabilities) and its log-probabilities, (V,)."""
+        """Returns logits (or log-probabilities, if the graph outputs no logits) and log-probabilities of one row, (V,) each."""
         log_probs = self._log_probs(slice(row, row + 1))[0]
         return self.arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self.arrays else log_probs, log_probs
 
@@ -95,8 +95,8 @@ class IterativeRunner:
 
     Args:
         bundle: the model.
-        num_slots: rows that decode at once.
-        make_memory: loads the graphs and allocates the slots, when the runner is started.
+        num_slots: maximum number of live rows.
+        make_memory: loads the graphs and allocates the slots; called by :meth:`start`.
     """
 
     def __init__(self, bundle: Bundle, num_slots: int, make_memory: Callable[[Bundle, int], Memory]) -> None:
@@ -116,15 +116,15 @@ class IterativeRunner:
         self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in self._steps))
         self.state: State = self._memory.state
         if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
-            log.warning("variant %s of %s cannot give attention: no graph of it does", variant.name, manifest.model_id)
+            log.warning("variant %s of %s gives no attention: none of its graphs computes it", variant.name, manifest.model_id)
 
     def warm_up(self) -> None:
-        """Runs every step graph at every number of rows that it is bound for, then the encoder at a few shapes."""
+        """Runs every step graph with every number of rows that it is bound for, then the encoder with a few shapes."""
         for _ in self.warming():
             pass
 
     def warming(self) -> Iterator[None]:
-        """:meth:`warm_up` in parts: one shape before each yield."""
+        """:meth:`warm_up`, one shape per yield."""
         started = time.monotonic()
         end = self.bundle.manifest.vocabulary.end_id
         for step in self._steps:
@@ -142,7 +142,7 @@ class IterativeRunner:
         log.info("warm-up of %s took %.2f s", self.bundle.manifest.model_id, time.monotonic() - started)
 
     def encode(self, sources: Sequence[Source]) -> Encoded:
-        """Runs the encoder on a group of sources, all of one kind; for ``state.insert``, before the next run."""
+        """Runs the encoder on a group of sources, all texts or all images; its result is valid until the next run."""
         feeds = self._image_feeds(sources) if "image" in self._encode_inputs else self._token_feeds(sources)
         return self._memory.encode({name: feeds[name].astype(dtype, copy=False) for name, dtype in self._encode_inputs.items()})
 
@@ -159,7 +159,7 @@ class IterativeRunner:
         return {"image": np.frombuffer(b"".join(pixels), np.uint8).reshape(len(pixels), shape.height, shape.width, 3)}
 
     def _made_up_sources(self) -> Iterator[Sequence[Source]]:
-        """Groups to warm the encoder up with."""
+        """Yields groups of dummy sources for the warm-up of the encoder."""
         image, end = self.bundle.manifest.image, self.bundle.manifest.vocabulary.end_id
         if "image" in self._encode_inputs:
             cells = ImageSource(bytes(3 * image.height * image.width), image.grid_height * image.grid_width)
@@ -169,32 +169,32 @@ class IterativeRunner:
             yield from ([[end] * length] * count for count, length in self._memory.warm_sources())
 
     def step(self, inputs: StepInputs) -> StepOutputs:
-        """One decode step of all live rows; the state has advanced when it returns.
+        """Runs one decode step on all live rows and advances the state.
 
         Raises:
-            RuntimeError: attention is wanted and the variant has no graph that gives it.
+            RuntimeError: no graph of the variant fits the batch, or attention is wanted and no graph that fits gives it.
         """
         return self._run(self.choose(inputs), inputs)
 
     def choose(self, inputs: StepInputs) -> StepSession:
-        """The graph that a step runs: the first that fits.
+        """Returns the graph for a step: the first one that fits the batch.
 
         Raises:
             RuntimeError: as :meth:`step`.
         """
         most = max(map(len, inputs.rows_of_request))
-        is_aligned = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
-        key = most, is_aligned, inputs.wants_attention, inputs.wants_scores
+        is_one_to_one = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
+        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores
         if key not in self._choices:
             self._choices[key] = self._fitting(*key)
         return self._choices[key]
 
-    def _fitting(self, most: int, is_aligned: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
+    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
         fitting = [
             step
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most
-            and (step.is_routed or is_aligned)
+            and (step.is_indexed or is_one_to_one)
             and (not wants_scores or step.gives_log_probs or not self._have_log_probs)
         ]
         chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)
@@ -203,7 +203,7 @@ class IterativeRunner:
         if wants_attention or not fitting:
             what = "gives attention" if wants_attention else "fits"
             model, variant = self.bundle.manifest.model_id, self.bundle.variant.name
-            raise RuntimeError(f"no step graph of {model}, variant {variant}, {what} at {most} rows a request")
+            raise RuntimeError(f"no step graph of {model}, variant {variant}, {what} at {most} rows per request")
         return fitting[0]
 
     def _run(self, step: StepSession, inputs: StepInputs) -> StepOutputs:

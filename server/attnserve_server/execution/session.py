@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes ONNX Runtime sessions: one place for providers and options."""
+"""Makes ONNX Runtime sessions; the only module that sets providers and options."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class NodeTimes:
-    """A node of a session's graph as it was run, its operator, and how long each run took, in seconds."""
+    """A node of a session's optimized graph, its operator, and the duration of each run in seconds."""
 
     name: str
     operator: str
@@ -34,7 +34,7 @@ class NodeTimes:
 
 
 def node_times(session: onnxruntime.InferenceSession) -> list[NodeTimes]:
-    """Ends the notes of a session that was made with ``profile``, and returns its nodes."""
+    """Ends the profiling of a session that was made with ``profile``; returns its nodes' times."""
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     found: dict[str, NodeTimes] = {}
     for event in events:
@@ -46,16 +46,16 @@ def node_times(session: onnxruntime.InferenceSession) -> list[NodeTimes]:
 
 
 def make_session(path: Path, device: str, *, captures: bool = False, profile: Path | None = None) -> onnxruntime.InferenceSession:
-    """A session of one intra-op thread (two are slower than one for steps of this size).
+    """Makes a session with one intra-op thread (two are slower for steps of this size).
 
     Args:
         path: the ONNX file.
         device: "cpu" or "cuda".
-        captures: on CUDA, replay the graph from a CUDA graph per shape.
-        profile: a folder for notes of what each node takes, see :func:`node_times`; None for none.
+        captures: on CUDA, capture one CUDA graph per shape and replay it.
+        profile: folder for node times, see :func:`node_times`; None for no profiling.
 
     Raises:
-        RuntimeError: on CUDA, where the provider cannot be used: never a silent fall back to the CPU.
+        RuntimeError: the CUDA provider cannot be used; there is no silent fallback to the CPU.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -70,17 +70,17 @@ def make_session(path: Path, device: str, *, captures: bool = False, profile: Pa
 
 
 def cuda_options(*, captures: bool) -> dict[str, str]:
-    """Options of the CUDA provider: no TF32, and Flash or memory-efficient attention only (left to itself it prefers cuDNN)."""
+    """Options of the CUDA provider: no TF32, and Flash or memory-efficient attention only (by default it prefers cuDNN)."""
     return {"enable_cuda_graph": "1" if captures else "0", "sdpa_kernel": "3", "use_tf32": "0"}
 
 
 def onnxruntime_version() -> str:
-    """The version that runs: of several installed distributions, the one that Python has found."""
+    """Returns the version of the imported ONNX Runtime, of possibly several installed distributions."""
     return str(onnxruntime.__version__)
 
 
 def resolve_device(device: str) -> str:
-    """What "auto" is: "cuda" where this ONNX Runtime can really use one, else "cpu"."""
+    """Resolves "auto": "cuda" if this ONNX Runtime can allocate on a CUDA device, else "cpu"."""
     if device != "auto":
         return device
     if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
@@ -88,12 +88,12 @@ def resolve_device(device: str) -> str:
     try:
         _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
-    except Exception:  # noqa: BLE001  whatever the driver says, it is no device
+    except Exception:  # noqa: BLE001  any failure means that there is no usable device
         return "cpu"
     return "cuda"
 
 
 @cache
 def _load_cuda() -> None:
-    """Finds the CUDA libraries that were installed as packages, which no loader path names."""
+    """Loads the CUDA libraries that were installed as Python packages, which are on no loader path."""
     onnxruntime.preload_dlls()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The slots: buffers of all declared state, and the few things that are ever done to a row or a request of them.
+"""The slots in host memory: buffers of all declared state, and the operations on a row or a request.
 
-Live requests are a prefix of the request slots, live rows a prefix of the row slots; the runner binds views of those prefixes,
-which are contiguous. Nothing here knows a model: what exists, how long it is and how it grows is the manifest's.
+Live requests are a prefix of the request slots, live rows a prefix of the row slots; bindings are views of those prefixes, which
+are contiguous. Nothing here depends on a model: the manifest declares the states, their shapes and their growing axes.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(slots=True)
 class Buffer:
-    """One state tensor for all slots; ``spare`` receives the step's output where it is not written in place."""
+    """One state tensor for all slots; ``spare`` receives the step's output if it is not written in place."""
 
     declared: manifest_pb2.State
     current: Array
     spare: Array | None
     growing: int | None
-    """Index of the axis along which it grows."""
+    """Index of the growing axis; None for a fixed shape."""
 
     def first(self, slots: Any, length: int) -> Array:
-        """Some slots, or one; where the state grows only the first ``length`` entries. A view if ``slots`` is a number."""
+        """Returns the state of some slots, the first ``length`` entries if it grows; a view if ``slots`` is a number."""
         place = (slots,) if self.growing is None else (slots, *[slice(None)] * (self.growing - 1), slice(length))
         found: Array = self.current[place]
         return found
@@ -39,7 +39,7 @@ class Buffer:
 class SlotState:
     """State of ``num_slots`` requests and ``num_slots`` rows.
 
-    What grows in place in every row and has the same shape lies together: a row of all of it is copied at once.
+    States that grow in place per row and have the same shape share one array, so that one copy moves a row of all of them.
 
     Args:
         states: the manifest's declarations.
@@ -55,16 +55,16 @@ class SlotState:
         pooled = {id(each) for _, members in self._pools for each in members}
         self._single = [each for each in self._of_row if id(each) not in pooled]
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
-        self.orientation = 0
-        """Changes with each flip, back and forth."""
+        self.buffer_parity = 0
+        """0 or 1, toggled by each flip."""
 
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Mapping[str, Array]) -> None:
-        """Gives request slots and row slots the first values of new requests.
+        """Writes the initial state of new requests.
 
         Args:
-            requests: a request slot for each.
-            rows: the row slot of each one's first hypothesis.
-            encoded: the encode graph's outputs by name, (B, ...), of these requests in their order.
+            requests: request slot of each.
+            rows: row slot of the first hypothesis of each.
+            encoded: the encode graph's outputs by name, (B, ...), in the same order.
         """
         for buffers, slots in ((self._of_request, requests), (self._of_row, rows)):
             for buffer in buffers:
@@ -77,12 +77,12 @@ class SlotState:
                     buffer.current[list(slots)] = 0
 
     def move_request(self, source: int, target: int, length: int) -> None:
-        """Moves the state of a request to another slot; of growing state the first ``length`` entries."""
+        """Moves a request's state to another slot; growing state is copied up to ``length`` entries."""
         for buffer in self._of_request:
             buffer.first(target, length)[...] = buffer.first(source, length)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
-        """Copies rows, none of which is both source and target; of growing state the first ``length`` entries."""
+        """Copies rows, none both source and target; growing state is copied up to ``length`` entries."""
         for pool, _ in self._pools:
             for source, target in zip(sources, targets, strict=True):
                 pool[:, target, :, :length] = pool[:, source, :, :length]
@@ -94,12 +94,12 @@ class SlotState:
                     buffer.first(target, length)[...] = buffer.first(source, length)
 
     def flip(self) -> None:
-        """After a step: what was written beside becomes current."""
+        """Swaps the two buffers after a step, so that the output becomes current."""
         for buffer in self._flipping:
             if buffer.spare is not None:
                 buffer.current, buffer.spare = buffer.spare, buffer.current
         if self._flipping:
-            self.orientation ^= 1
+            self.buffer_parity ^= 1
 
 
 def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[Any], num_slots: int) -> Buffer:
@@ -110,7 +110,7 @@ def _make_buffer(state: manifest_pb2.State, dtype: np.dtype[Any], num_slots: int
 
 
 def _pool(buffers: Sequence[Buffer]) -> list[tuple[Array, list[Buffer]]]:
-    """Buffers of the same shape and type become views of one array, (buffers, slots, ...)."""
+    """Makes buffers of the same shape and type views of one array, (buffers, slots, ...)."""
     groups: dict[tuple[Any, ...], list[Buffer]] = {}
     for buffer in buffers:
         groups.setdefault((buffer.current.dtype, buffer.current.shape), []).append(buffer)

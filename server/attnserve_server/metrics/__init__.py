@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Metrics: their names and meanings (``intervals``), the Prometheus objects (``prometheus``), their text (``exposition``)."""
+"""Metrics: interval definitions (``intervals``), Prometheus objects (``prometheus``), exposition format (``exposition``), logs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text of all metrics, in the form that a scraper asks for: Prometheus text or OpenMetrics, by its Accept header."""
+"""Renders all metrics in the format that a scraper's Accept header selects: Prometheus text or OpenMetrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 _PAUSE_S = 1e-4
-"""Sleep after each family. It releases the interpreter lock, for which the event loop's thread would otherwise wait 5 ms a time."""
+"""Sleep after each family. It releases the interpreter lock, for which the event loop would otherwise wait 5 ms each time."""
 
 
 class Exposition:
@@ -23,7 +23,7 @@ class Exposition:
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        # Without this, every series has a second one with the moment of its creation, which is of no use here.
+        # Otherwise every series has a second one with its creation time, which is not needed here.
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._families = _PausedRegistry(registry)
 
@@ -31,14 +31,14 @@ class Exposition:
         """Returns the text and its content type.
 
         Args:
-            accept: the value of the request's Accept header; empty where there is none.
+            accept: value of the request's Accept header; empty if absent.
         """
         encode, content_type = choose_encoder(accept)
         return encode(self._families), content_type
 
 
 class _PausedRegistry(Collector):
-    """A registry that lets other threads run after each family."""
+    """A registry that yields to other threads after each family."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry

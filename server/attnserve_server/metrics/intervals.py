@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The events of a request and of a step, and every interval between two of them: the one place where these are defined.
+"""Defines the events of a request and of a step, and all intervals between them that are metrics.
 
-Help texts of metrics and the documentation are made from it. All times are of the monotonic clock.
+The metrics' help texts and the documentation are generated from it. All times are from the monotonic clock.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from dataclasses import dataclass
 
 
 class Event(enum.Enum):
-    """A moment in the life of a request or of a step; the value says when it is."""
+    """An event of a request or of a step; the value defines when it happens."""
 
     RECEIVED = "the server's handler gets the request's bytes"
-    QUEUED = "the front takes the request: parsed, validated and tokenized, or its image decoded"
+    QUEUED = "the front queues the request: parsed, validated, and tokenized or its image decoded"
     ADMITTED = "an engine takes it out of the queue, for the encoder's next run"
-    ENCODED = "the encoder's run is over and the request has its slots"
-    FIRST_TOKEN = "the first step that it took part in is over"
+    ENCODED = "the encoder's run has ended and the request has its slots"
+    FIRST_TOKEN = "the request's first decode step has ended"
     DELIVERED = "tokens of a streamed request arrive at the front"
-    FINISHED = "its search is over and its slots are free"
+    FINISHED = "its search has ended and its slots are free"
     ANSWERED = "the last message and the status are handed to gRPC"
     STEP_BEGAN = "an engine starts a decode step"
-    STEP_ENDED = "graph run and search of the step are over"
+    STEP_ENDED = "graph run and search of the step have ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What a duration metric measures."""
+    """Definition of a duration metric."""
 
     metric: str
     begin: Event
@@ -41,33 +41,31 @@ class Interval:
 
 
 INTERVALS = (
-    Interval("attnserve_request_duration_seconds", Event.RECEIVED, Event.ANSWERED, "An RPC, whatever its status"),
+    Interval("attnserve_request_duration_seconds", Event.RECEIVED, Event.ANSWERED, "Duration of an RPC with any status"),
     Interval(
         "attnserve_refusal_duration_seconds",
         Event.RECEIVED,
         Event.ANSWERED,
-        "An RPC that was refused before anything was done for it",
+        "Duration of an RPC that was refused before any work was done for it",
     ),
     Interval(
         "attnserve_image_preparation_duration_seconds",
         Event.RECEIVED,
         Event.QUEUED,
-        "A request with an image before its queue: the wait for a decoder, decoding and scaling",
+        "Preparation of a request with an image: wait for a decoder thread, decoding and scaling",
     ),
     Interval("attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots"),
+    Interval("attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "Encoder run of an answered request"),
+    Interval("attnserve_decode_duration_seconds", Event.ENCODED, Event.FINISHED, "Decode steps of an answered request"),
     Interval(
-        "attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "The encoder's run that an answered request was in"
-    ),
-    Interval("attnserve_decode_duration_seconds", Event.ENCODED, Event.FINISHED, "All decode steps of an answered request"),
-    Interval(
-        "attnserve_time_to_first_token_seconds", Event.QUEUED, Event.FIRST_TOKEN, "Time of an answered request to its first token"
+        "attnserve_time_to_first_token_seconds", Event.QUEUED, Event.FIRST_TOKEN, "Time to the first token of an answered request"
     ),
     Interval(
         "attnserve_inter_token_latency_seconds", Event.DELIVERED, Event.DELIVERED, "Between two deliveries of a streamed request"
     ),
-    Interval("attnserve_decode_step_duration_seconds", Event.STEP_BEGAN, Event.STEP_ENDED, "One decode step of a whole batch"),
+    Interval("attnserve_decode_step_duration_seconds", Event.STEP_BEGAN, Event.STEP_ENDED, "Decode step of a batch"),
 )
-"""Every duration that is a metric of its own, in the order of the documentation."""
+"""All duration metrics, in the order of the documentation."""
 
 HELP = {interval.metric: interval.help for interval in INTERVALS}
 """Help text by metric name."""

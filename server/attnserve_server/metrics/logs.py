@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs that carry the request's id: a context variable, the filter that reads it, and the two formats; in the front and in workers.
+"""Logs with request ids, in the front and in workers: a context variable, the filter that reads it, and the two formats.
 
-No user text is ever logged: the id is the way from a client's report to the log.
+User text is never logged; the request id links a client's report to the log.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from collections.abc import Iterator
 from typing import TextIO
 
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
-"""The id of the request that the current task works for."""
+"""Id of the request that the current task handles."""
 
 FIELDS = "fields"
 """``extra={FIELDS: {...}}`` adds these entries to a JSON line; the text format leaves them out."""
 
 LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
-"""By these a worker process is told how to log."""
+"""Environment variables that pass the log settings to a worker process."""
 
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 
 
 @contextlib.contextmanager
 def of_request(identifier: str) -> Iterator[None]:
-    """Within this, logs are of the request with this id."""
+    """Sets the request id of all log records within the context."""
     token = request_id.set(identifier)
     try:
         yield
@@ -38,7 +38,7 @@ def of_request(identifier: str) -> Iterator[None]:
 
 
 class RequestIdFilter(logging.Filter):
-    """Adds ``request_id`` to every record. Belongs on a handler, so that all loggers' records pass it."""
+    """Adds ``request_id`` to every record. Attach it to a handler, so that the records of all loggers pass it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Sets the id and keeps the record."""
@@ -47,10 +47,10 @@ class RequestIdFilter(logging.Filter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Returns the line, with the traceback as one string where there is one."""
+        """Returns the line, with the traceback, if any, as one string."""
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, object] = {
             "time": f"{moment}.{int(record.msecs):03d}Z",
@@ -66,7 +66,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Sends all logs to one stream (standard error), in ``text`` or ``json``; replaces what was configured before."""
+    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All metric objects of the server. Statistics come in as plain records; nothing outside this package creates a metric.
+"""All metric objects of the server. They are fed with statistics records; nothing outside this package creates a metric.
 
-All methods belong on one thread (the event loop); any thread may scrape the registry.
+All methods must be called on one thread (the event loop); any thread may scrape the registry.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
 UNKNOWN = "unknown"
-"""The label of a model that is not served: what a client makes up never becomes a series."""
+"""Label for models that are not served, so that text from a client never creates a series."""
 
 SECONDS = (
     *(1e-4, 2e-4, 3.5e-4, 5e-4, 7.5e-4, 1e-3, 1.5e-3, 2e-3, 3.5e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.035, 0.05, 0.075),
     *(0.1, 0.15, 0.2, 0.35, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
 )
-"""Buckets of all durations but loading: a step of a small model takes well under a millisecond, a queued request seconds."""
+"""Buckets of all durations except loading: a small model's step takes well below a millisecond, a queued request seconds."""
 
 LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -37,13 +37,13 @@ class Metrics:
     """Every metric, in one registry.
 
     Args:
-        registry: the server's own; the global one is never touched.
+        registry: the server's own; the global registry is not used.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
         self._of_models: list[MetricWrapperBase] = []
-        """What has series by model and version."""
+        """Metrics with series by model and version."""
         self._reports = WorkerReports()
         self._queue_lengths: dict[Key, int] = {}
         self._engines: dict[Key, _EngineSeries] = {}
@@ -53,17 +53,17 @@ class Metrics:
         self._make_server_metrics()
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
-        """Counts one RPC, however it ended; an empty model becomes "unknown"."""
+        """Counts one ended RPC; an empty model becomes "unknown"."""
         model = model or UNKNOWN
         self._requests.labels(model, method, code).inc()
         self._request_duration.labels(model, version, method).observe(duration_s)
 
     def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
-        """Takes the time that a refusal took; ``reason`` as in :meth:`request_rejected`."""
+        """Observes the duration of a refusal; ``reason`` as in :meth:`request_rejected`."""
         self._refusal_duration.labels(model or UNKNOWN, version, reason).observe(duration_s)
 
     def image_prepared(self, model: str, version: str, duration_s: float) -> None:
-        """Takes the time that a request with an image took before it was queued."""
+        """Observes the preparation time of a request with an image."""
         self._image_preparation.labels(model, version).observe(duration_s)
 
     def request_rejected(self, model: str, version: str, reason: str) -> None:
@@ -71,50 +71,50 @@ class Metrics:
         self._rejected.labels(model or UNKNOWN, version, reason).inc()
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
-        """Counts one request that was given up outside the engines, whose reports count those inside."""
+        """Counts one request that was cancelled outside the engines; the engines' reports count the others."""
         self.cancelled.labels(model or UNKNOWN, version, reason).inc()
 
     def answered(self, stats: RequestStats) -> None:
-        """Takes the times and sizes of one answered request."""
+        """Observes the durations and sizes of one answered request."""
         self._answers_of((stats.model, stats.version)).take(stats)
 
     def engine(self, worker_id: str, stats: EngineStats) -> None:
-        """Takes one worker's report on one model."""
+        """Observes one worker's report on one model."""
         key = stats.model, stats.version
         self._engine_of(key).take(stats)
         self._reports.put(worker_id, stats)
         self._show_workers(key)
 
     def forget_worker(self, worker_id: str) -> None:
-        """Takes a worker that is gone out of the gauges; its counts stay."""
+        """Removes a dead worker from the gauges; counters keep its counts."""
         for key in self._reports.forget(worker_id):
             self._show_workers(key)
 
     def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
-        """Says how many requests wait in the front's queue; those that wait inside workers are added."""
+        """Sets the length of the front's queue; requests that wait in workers are added to the gauge."""
         key = model, version
         self._queue_lengths[key] = num_waiting
         self._queue_length.labels(model, version).set(num_waiting + self._reports.total(key).num_waiting)
 
     def cache_request(self, model: str, version: str, result: str) -> None:
-        """Counts one request by what the cache did for it: "hit", "miss" or "coalesced"."""
+        """Counts one request by its cache result: "hit", "miss" or "coalesced"."""
         self._cache_requests.labels(model, version, result).inc()
 
     def set_cache(self, num_bytes: int, num_entries: int) -> None:
-        """Says how much the cache keeps."""
+        """Sets the size of the cache."""
         self._cache_bytes.set(num_bytes)
         self._cache_entries.set(num_entries)
 
     def set_model_ready(self, model: str, version: str, is_ready: bool) -> None:
-        """Says whether a model answers."""
+        """Sets whether a model is ready."""
         self._model_ready.labels(model, version).set(is_ready)
 
     def model_loaded(self, model: str, version: str, seconds: float) -> None:
-        """Takes the time that one worker took to load and warm a model."""
+        """Observes the time that one worker took to load and warm up a model."""
         self._model_load_duration.labels(model, version).observe(seconds)
 
     def register_model(self, model: str, version: str) -> None:
-        """Makes the series of a model that is served, so that they are there, at zero, before its first request."""
+        """Creates the series of a served model, so that they exist, at zero, before its first request."""
         key = model, version
         self._answers_of(key)
         self._engine_of(key)
@@ -122,7 +122,7 @@ class Metrics:
         self.set_model_ready(model, version, False)
 
     def forget_model(self, model: str, version: str) -> None:
-        """Takes the series of a model that is no longer served out, but for the count of its RPCs."""
+        """Removes the series of a model that is no longer served, except the count of its RPCs."""
         key = model, version
         for tables in (self._queue_lengths, self._answers, self._engines):
             tables.pop(key, None)
@@ -131,7 +131,7 @@ class Metrics:
             metric.remove_by_labels({"model": model, "version": version})
 
     def build_info(self, version: str, onnxruntime: str) -> None:
-        """Says what runs."""
+        """Sets the versions of the server, ONNX Runtime and Python."""
         self._build_info.info({"version": version, "onnxruntime": onnxruntime, "python": platform.python_version()})
 
     def _answers_of(self, key: Key) -> _AnswerSeries:
@@ -148,17 +148,15 @@ class Metrics:
         self._queue_length.labels(*key).set(total.num_waiting + self._queue_lengths.get(key, 0))
 
     def _make_request_metrics(self) -> None:
-        self._requests = self._counter(
-            "requests", "RPCs that ended, by the name of their gRPC status.", ("model", "method", "code")
-        )
+        self._requests = self._counter("requests", "Ended RPCs by gRPC status.", ("model", "method", "code"))
         self._rejected = self._counter(
             "requests_rejected",
-            "Requests that were refused before they were queued, by the reason of the error.",
+            "Requests refused before they were queued, by the error's reason.",
             (*_MODEL, "reason"),
         )
         self.cancelled = self._counter(
             "requests_cancelled",
-            "Requests that were given up: the client left, its deadline passed, or the like.",
+            "Cancelled requests, by reason: the client disconnected, the deadline passed, a shutdown, ...",
             (*_MODEL, "reason"),
         )
         self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
@@ -177,28 +175,28 @@ class Metrics:
     def _make_engine_metrics(self) -> None:
         self.step_duration = self._duration("decode_step_duration_seconds")
         self.batch_rows = self._histogram("batch_rows", "Rows (hypotheses) of a decode step.", ROWS)
-        self.cold_shapes = self._counter("cold_shapes", "Runs with a shape that warm-up had not seen.", _MODEL)
+        self.cold_shapes = self._counter("cold_shapes", "Steps with a shape that warm-up did not cover.", _MODEL)
         self._slots = self._gauge("slots", "Slots of all workers, by state: used or free.", (*_MODEL, "state"))
-        self._queue_length = self._gauge("queue_length", "Requests that wait, in the front and in workers.", _MODEL)
+        self._queue_length = self._gauge("queue_length", "Waiting requests, in the front and in workers.", _MODEL)
         self._busy_ratio = self._gauge(
-            "engine_busy_ratio", "Share of the last report's time inside steps, mean over workers.", _MODEL
+            "engine_busy_ratio", "Share of the last report's period spent in steps, mean over workers.", _MODEL
         )
 
     def _make_server_metrics(self) -> None:
-        self._model_ready = self._gauge("model_ready", "1 where at least one worker is warm.", _MODEL)
+        self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
-            "model_load_duration_seconds", "Loading and warming a model in one worker.", LOAD_SECONDS
+            "model_load_duration_seconds", "Time to load and warm up a model in one worker, in seconds.", LOAD_SECONDS
         )
         self._cache_requests = self._counter(
             "cache_requests",
-            "Requests by what the cache did: hit (known), coalesced (joined equal work under way) or miss (work of its own).",
+            "Requests by cache result: hit (cached), coalesced (joined an equal request in progress) or miss (computed).",
             (*_MODEL, "result"),
         )
-        self._cache_bytes = self._gauge("cache_bytes", "Memory that the cache's answers take.", ())
+        self._cache_bytes = self._gauge("cache_bytes", "Size of the answer cache in bytes.", ())
         self._cache_entries = self._gauge("cache_entries", "Answers in the cache.", ())
-        # It is part of the surface, and has no series: no worker measures it yet.
-        self._gauge("device_memory_bytes", "Memory that the workers use on a device.", ("device",))
-        self._build_info = Info("attnserve_build", "What runs.", registry=self._registry)
+        # It is part of the public surface but has no series: no worker measures it yet.
+        self._gauge("device_memory_bytes", "Memory that the workers use on a device, in bytes.", ("device",))
+        self._build_info = Info("attnserve_build", "Versions of server, ONNX Runtime and Python.", registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
         return self._kept(Counter(f"attnserve_{name}", text, labels, registry=self._registry), labels)
@@ -215,12 +213,12 @@ class Metrics:
         return metric
 
     def _duration(self, name: str, labels: tuple[str, ...] = _MODEL) -> Histogram:
-        """Returns the histogram of an interval between two events."""
+        """Makes the histogram of an interval between two events."""
         return self._histogram(name, intervals.HELP[f"attnserve_{name}"], SECONDS, labels)
 
 
 class _AnswerSeries:
-    """The series of one model's answers, looked up once."""
+    """The series of one model's answers, cached to avoid look-ups."""
 
     def __init__(self, metrics: Metrics, key: Key) -> None:
         self._queue = metrics.queue_duration.labels(*key)
@@ -244,7 +242,7 @@ class _AnswerSeries:
 
 
 class _EngineSeries:
-    """The series of one model's steps, looked up once: they come several hundred times a second."""
+    """The series of one model's steps, cached to avoid look-ups: there are several hundred steps per second."""
 
     def __init__(self, metrics: Metrics, key: Key) -> None:
         self._key = key

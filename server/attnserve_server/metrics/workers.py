@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last report of every worker, and their sums: what the gauges of all workers together show."""
+"""The latest report of each worker, and their sums, which the gauges show."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Total:
 
 
 class WorkerReports:
-    """Keeps the newest report of each worker on each model, without its steps."""
+    """Keeps the latest report of each worker on each model, without its steps."""
 
     def __init__(self) -> None:
         self._reports: dict[Key, dict[str, Total]] = {}
@@ -34,7 +34,7 @@ class WorkerReports:
         self._reports.setdefault((stats.model, stats.version), {})[worker_id] = report
 
     def forget(self, worker_id: str) -> list[Key]:
-        """Drops all reports of a worker; returns the models that it had reported on."""
+        """Drops all reports of a worker; returns the models of those reports."""
         return [key for key, reports in self._reports.items() if reports.pop(worker_id, None) is not None]
 
     def forget_model(self, key: Key) -> None:
@@ -42,7 +42,7 @@ class WorkerReports:
         self._reports.pop(key, None)
 
     def total(self, key: Key) -> Total:
-        """Returns the sums over all workers, and the mean of their busy ratios; zeros where there are none."""
+        """Returns the sums over all workers, and the mean of their busy ratios; zeros without reports."""
         reports = self._reports.get(key, {}).values()
         return Total(
             sum(report.num_slots for report in reports),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``attnserve profile``: where a step's time goes, by operator and by the part of the paper that a node belongs to.
+"""``attnserve profile``: the time of a step by operator and by part of the paper.
 
-``command.py`` is the command, ``measure.py`` runs a bundle as the server does, ``picture.py`` draws (it needs the extra ``cli``).
+``command.py`` is the command, ``measure.py`` runs a bundle as the server does, ``picture.py`` draws a chart (extra ``cli``).
 """

@@ -19,20 +19,22 @@ from attnserve_server.profiling.measure import Profile, Share, Workload, profile
 
 
 def profile(
-    model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id; its newest version.")],
-    models: Annotated[Path | None, typer.Option(help="Model repository [the one that comes with attnserve].")] = None,
+    model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id; the newest version is profiled.")],
+    models: Annotated[Path | None, typer.Option(help="Model repository; the one of attnserve if not given.")] = None,
     variant: Annotated[str, typer.Option(help="Variant of the bundle for the CPU, by name.")] = "auto",
-    rows: Annotated[int, typer.Option(min=1, max=1024, help="Rows of a step, or sources of the encoder.")] = 32,
-    beam_size: Annotated[int, typer.Option(min=1, help="Rows of a request.")] = 1,
-    source_tokens: Annotated[int, typer.Option(min=1, help="Length of each source in pieces; of images it is not asked.")] = 16,
-    position: Annotated[int, typer.Option(min=0, help="Pieces that stand before the step's.")] = 12,
-    attention: Annotated[bool, typer.Option("--attention", help="With the attention as an output.")] = False,
-    encode: Annotated[bool, typer.Option("--encode", help="The encoder instead of a step.")] = False,
-    num_runs: Annotated[int, typer.Option("--runs", min=1, help="Runs; medians are shown.")] = 300,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw it into a file too (needs the extra cli).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    rows: Annotated[int, typer.Option(min=1, max=1024, help="Rows of the step, or sources of the encoder run.")] = 32,
+    beam_size: Annotated[int, typer.Option(min=1, help="Rows per request.")] = 1,
+    source_tokens: Annotated[int, typer.Option(min=1, help="Length of each source in pieces; ignored for images.")] = 16,
+    position: Annotated[int, typer.Option(min=0, help="Target pieces before the step.")] = 12,
+    attention: Annotated[bool, typer.Option("--attention", help="Compute the attention too.")] = False,
+    encode: Annotated[bool, typer.Option("--encode", help="Profile the encoder instead of a step.")] = False,
+    num_runs: Annotated[int, typer.Option("--runs", min=1, help="Number of runs; medians are shown.")] = 300,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE.png", help="Also draw it into this file (needs the extra cli).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show where the time of a decode step goes, on one core of this machine: by operator and by part of the paper."""
+    """Show the time of a decode step on one core of this machine, by operator and by part of the paper."""
     try:
         bundle = _newest(models or default_models(), model_id, variant)
         limits = bundle.manifest.limits
@@ -44,14 +46,14 @@ def profile(
             if value > most:
                 raise typer.BadParameter(f"at most {most} for {model_id}", param_hint=name)
         if rows < beam_size and not encode:
-            raise typer.BadParameter(f"{rows} rows are no request of {beam_size}", param_hint="--rows")
+            raise typer.BadParameter(f"must be at least the beam size, {beam_size}", param_hint="--rows")
         if plot is not None and not plot.parent.is_dir():
             raise StartupError(f"cannot draw into {plot}: there is no such folder")
         if encode:
             title, found = f"{rows} sources of {source_tokens} pieces", profile_encode(bundle, rows, source_tokens, num_runs)
         else:
             workload = Workload(rows, beam_size, source_tokens, position, attention)
-            title = f"{rows} rows, {beam_size} a request, {source_tokens} source pieces, position {position}"
+            title = f"{rows} rows, {beam_size} per request, {source_tokens} source pieces, position {position}"
             found = profile_step(bundle, workload, num_runs)
         title = f"{model_id}, {bundle.variant.name}, {found.graph}: {title}"
         if plot is not None:
@@ -76,7 +78,7 @@ def _newest(models: Path, model_id: str, variant: str) -> Bundle:
 def _print(title: str, found: Profile) -> None:
     console = Console(highlight=False)
     console.print(title)
-    console.print(f"{found.seconds * 1e3:.3f} ms a run; {found.node_seconds * 1e3:.3f} ms of it in the graph's nodes\n")
+    console.print(f"{found.seconds * 1e3:.3f} ms per run; {found.node_seconds * 1e3:.3f} ms of it in the graph's nodes\n")
     for name, shares in (("part", found.parts), ("operator", found.operators)):
         console.print(_table(name, shares, found.node_seconds))
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a bundle's graphs as a worker does, once with ONNX Runtime's profiler and once without, and adds up what its nodes take.
+"""Runs a bundle's graphs as a worker does, with and without ONNX Runtime's profiler, and sums the times of its nodes.
 
-Which part of the paper a node belongs to is the first half of its name, as export gives it: "cross-attention/MatMul_17".
+The first half of a node's name, set by export, is its part of the paper: "cross-attention/MatMul_17".
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from attnserve_server.execution.runner import StepInputs
 from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times
 
 _FUSED = "fused "
-"""What ONNX Runtime puts before the name of a node that it has fused with another."""
+"""Prefix of the names of nodes that ONNX Runtime has fused."""
 OTHER = "other"
-"""Part of a node whose name says none: one that ONNX Runtime made by itself."""
+"""Part of nodes without a part in their name, which ONNX Runtime has added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is run.
+    """The step to profile.
 
     Attributes:
-        rows: of a step.
-        beam_size: rows of a request; the last request may have fewer.
-        source_tokens: of each source.
-        position: tokens that stand before the step's, in each row.
-        wants_attention: whether the attention is asked for.
+        rows: rows of the step.
+        beam_size: rows per request; the last request may have fewer.
+        source_tokens: length of each source.
+        position: number of target tokens before the step, in each row.
+        wants_attention: whether attention is computed.
     """
 
     rows: int = 32
@@ -45,7 +45,7 @@ class Workload:
     wants_attention: bool = False
 
     def inputs(self) -> StepInputs:
-        """The step's inputs."""
+        """Returns the step's inputs."""
         of_row = [row // self.beam_size for row in range(self.rows)]
         members = [[row for row in range(self.rows) if of_row[row] == request] for request in range(of_row[-1] + 1)]
         lengths = [self.source_tokens] * len(members)
@@ -54,7 +54,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """What the nodes of one kind take in a run: seconds, and how many they are."""
+    """Total time per run, in seconds, of the nodes of one part or operator, and their number."""
 
     name: str
     seconds: float
@@ -63,13 +63,13 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Where the time of a graph goes.
+    """Times of a graph.
 
     Attributes:
-        graph: its file.
-        seconds: of a run without the profiler, the server's own work before and after it included; the median.
-        parts: nodes by their part of the paper, the longest first.
-        operators: nodes by operator, the longest first.
+        graph: file of the graph.
+        seconds: median of a run without the profiler, including the server's work before and after it.
+        parts: times by part of the paper, longest first.
+        operators: times by operator, longest first.
     """
 
     graph: str
@@ -79,20 +79,20 @@ class Profile:
 
     @property
     def node_seconds(self) -> float:
-        """What all nodes take."""
+        """Total time of all nodes per run."""
         return sum(share.seconds for share in self.parts)
 
 
 def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
-    """Profiles the step graph that a server would choose.
+    """Profiles the step graph that the server would choose.
 
     Raises:
         RuntimeError: no graph of the variant fits the workload.
     """
     inputs = workload.inputs()
-    plain = make_runner(bundle, workload.rows)
-    plain.start()
-    seconds = _median(lambda: plain.step(inputs), num_runs)
+    unprofiled = make_runner(bundle, workload.rows)
+    unprofiled.start()
+    seconds = _median(lambda: unprofiled.step(inputs), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         runner = make_profiled_runner(bundle, workload.rows, Path(folder))
         runner.start()
@@ -103,7 +103,7 @@ def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
 
 
 def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_runs: int) -> Profile:
-    """Profiles the encode graph for a group of sources of one length (of images of the one size that it reads)."""
+    """Profiles the encode graph on a group of sources of one length (or of images of its input size)."""
     graph, image = bundle.variant.encode, bundle.manifest.image
     values = {
         "source": np.full((num_sources, source_tokens), 5),
@@ -111,8 +111,8 @@ def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_run
         "image": np.zeros((num_sources, image.height, image.width, 3)),
     }
     feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
-    plain = make_session(bundle.folder / graph.file, "cpu")
-    seconds = _median(lambda: plain.run(None, feeds), num_runs)
+    unprofiled = make_session(bundle.folder / graph.file, "cpu")
+    seconds = _median(lambda: unprofiled.run(None, feeds), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder))
         for _ in range(num_runs):

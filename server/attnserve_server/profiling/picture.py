@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A profile as a picture: a bar for the parts and one for the operators. Needs matplotlib (the extra ``cli``)."""
+"""Draws a profile as stacked bars, one by part and one by operator. Needs matplotlib (the extra ``cli``)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from attnserve_server.profiling.measure import Profile, Share
 
 _COLORS = ("#4a6fd4", "#2a9d8f", "#e4572e", "#8d5fd3", "#e09a2b", "#5b7083", "#b0517a", "#7aa33c")
 _LEAST = 0.03
-"""Shares below this are drawn as one."""
+"""Smaller shares are drawn as one."""
 
 
 def save_profile(path: Path, title: str, profile: Profile) -> None:
-    """Draws a profile into a file, whose ending names the format.
+    """Draws a profile into a file, whose extension selects the format.
 
     Raises:
         OSError: the file cannot be written.
-        ValueError: there is no such format.
+        ValueError: the format is unknown.
     """
     figure = Figure(figsize=(9.0, 3.2), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Policy: what runs in the next step. Knows requests, slots and the clock; no tensors, no RPC."""
+"""Scheduling policy: what runs in the next step. It handles requests, slots and the clock; no tensors, no RPC."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long requests of one model wait and run at least, judged by what was answered lately. Policy alone.
+"""Estimates lower bounds of the wait and service times of one model's requests from recent answers. Policy only.
 
-An estimate is for refusing what clearly cannot be in time, so it errs on the side of hope, and is zero without evidence: while
-nobody waits (an idle server is never too slow), before some answers were seen, and when these are old. So a wrong estimate heals
-by itself: if it refuses everything, the queue runs empty, and if nothing is answered any more, the evidence expires.
+The estimates serve to refuse requests that would clearly miss their deadline, so they are optimistic, and zero without evidence:
+while no request waits, before enough answers, and when the answers are old. A wrong estimate therefore corrects itself: if it
+refuses all requests, the queue becomes empty, and if no request is answered any more, the evidence expires.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MIN_ANSWERS = 8
-"""Fewer are no evidence."""
+"""Minimum number of answers for an estimate."""
 
 MAX_ANSWERS = 256
 WINDOW_S = 10.0
-"""Older answers are forgotten."""
+"""Older answers are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,11 @@ class _Answer:
 
 
 class ServiceEstimator:
-    """What was answered lately while requests were waiting."""
+    """Recent answers that were completed while requests were waiting.
+
+    Args:
+        clock: monotonic.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -37,19 +41,19 @@ class ServiceEstimator:
         self._is_backlogged = False
 
     def set_waiting(self, num_waiting: int) -> None:
-        """Says how many wait now. Only in a backlog do answers come as fast as the engines can."""
+        """Sets the queue length. Only during a backlog does the answer rate equal the engines' capacity."""
         self._is_backlogged = num_waiting > 0
         if not self._is_backlogged:
             self._answers.clear()
 
     def answered(self, cost: float, service_s: float, num_steps: int, num_source: int = 1) -> None:
-        """Takes one answer: its request's cost, time and steps from admission into a batch to the end, and source tokens."""
+        """Adds one answer: cost of the request, time and steps from its admission to its end, source tokens."""
         if self._is_backlogged:
             step_s, steps_per_token = service_s / max(num_steps, 1), num_steps / max(num_source, 1)
             self._answers.append(_Answer(self._clock(), cost, step_s, steps_per_token))
 
     def wait_s(self, cost: float) -> float:
-        """So long it takes at the present rate until requests of this cost are answered; 0 where that is not known."""
+        """Returns the time to answer requests of this total cost at the current rate; 0 without evidence."""
         answers = self._evidence()
         if not answers:
             return 0.0
@@ -57,7 +61,7 @@ class ServiceEstimator:
         return cost * (self._clock() - answers[0].finished_at) / served if served > 0 else 0.0
 
     def service_s(self, max_steps: int, num_source: int = 1) -> float:
-        """A request of so many source tokens, which may take so many steps, runs at least so long; 0 where that is not known."""
+        """Returns the minimum service time of a request of ``num_source`` tokens and at most ``max_steps``; 0 without evidence."""
         answers = self._evidence()
         if not answers:
             return 0.0

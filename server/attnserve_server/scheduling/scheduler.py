@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who joins the running batch and when: policy alone, over ids and counts. Knows no tensors, no graphs, no sockets.
+"""Admission of requests into the running batch: policy only, over ids and counts; no tensors, graphs or sockets.
 
-Requests are admitted first come first served. A group is worth an encoder run when it is large against what is decoding, or
-when its oldest member could have been admitted for some time: so a lone request waits at most ``admit_wait_s``, and a full
-house encodes several at once.
+Requests are admitted in FIFO order. A group is encoded when it is large relative to the running batch, or when its oldest member
+could have been admitted for ``admit_wait_s``. So a single request waits at most that long, and under load several requests share an
+encoder run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Generic, TypeVar
 
 @dataclass(frozen=True, slots=True)
 class SchedulerConfig:
-    """Knobs of admission.
+    """Settings of admission.
 
     Args:
-        num_slots: rows that decode at once.
-        admit_wait_s: how long an admissible request may wait for company while others decode.
+        num_slots: maximum number of live rows.
+        admit_wait_s: longest wait of an admissible request for a larger group while others decode.
         busy_share: a group is large enough at one request plus this share of the live rows.
-        max_encode_tokens: source tokens that one encoder run may take while others decode, so that they are not starved.
-        max_encoded: sources that it may take at all, 0 for any number.
+        max_encode_tokens: maximum source tokens of one encoder run while others decode, to bound their delay.
+        max_encoded: maximum sources of one encoder run; 0 for no limit.
     """
 
     num_slots: int
@@ -36,7 +36,7 @@ class SchedulerConfig:
 
 
 class Status(enum.IntEnum):
-    """How far a request has come in an engine."""
+    """State of a request in an engine."""
 
     WAITING = 0
     RUNNING = 1
@@ -45,7 +45,7 @@ class Status(enum.IntEnum):
 
 @dataclass(slots=True, eq=False)
 class Waiting:
-    """A request in an engine, from the queue to its end. What an engine knows of it besides is for subclasses."""
+    """A request in an engine, from the queue to its end. Subclasses add the engine's own state."""
 
     request_id: int
     num_rows: int
@@ -54,7 +54,7 @@ class Waiting:
     queued_at: float
     status: Status = Status.WAITING
     dropped: str | None = None
-    """Why it leaves before its end: "client", "deadline" …"""
+    """Why it is dropped: "client", "deadline" …; None if it is not."""
 
 
 EntryT = TypeVar("EntryT", bound=Waiting)
@@ -62,25 +62,25 @@ EntryT = TypeVar("EntryT", bound=Waiting)
 
 @dataclass(slots=True)
 class SchedulerOutput(Generic[EntryT]):
-    """What one iteration does: drop, then admit, then step."""
+    """Decisions for one iteration: drop, then admit, then step."""
 
     admit: list[EntryT] = field(default_factory=list)
     drop: list[EntryT] = field(default_factory=list)
-    """Their ``dropped`` says why."""
+    """Requests to drop; their ``dropped`` is the reason."""
 
     @property
     def admitted(self) -> list[int]:
-        """Request ids."""
+        """Ids of the admitted requests."""
         return [each.request_id for each in self.admit]
 
     @property
     def dropped(self) -> list[tuple[int, str]]:
-        """Request id and reason: "client" or "deadline"."""
+        """Ids and reasons of the dropped requests."""
         return [(each.request_id, each.dropped or "") for each in self.drop]
 
 
 class Scheduler(Generic[EntryT]):
-    """The queue of one engine and the rows that its running requests hold."""
+    """The queue of one engine, and the number of rows that its running requests hold."""
 
     def __init__(self, config: SchedulerConfig, clock: Callable[[], float]) -> None:
         self.config, self._clock = config, clock
@@ -93,28 +93,28 @@ class Scheduler(Generic[EntryT]):
 
     @property
     def num_waiting(self) -> int:
-        """Requests that were not yet admitted."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     @property
     def num_running(self) -> int:
-        """Requests that were."""
+        """Number of running requests."""
         return len(self._entries) - len(self._waiting)
 
     @property
     def num_rows(self) -> int:
-        """Row slots that running requests hold."""
+        """Number of row slots that running requests hold."""
         return self._num_rows
 
     @property
     def has_work(self) -> bool:
-        """There is something to admit or to decode."""
+        """Whether any request is waiting or running."""
         return bool(self._entries)
 
     def add(self, request: EntryT, *, is_first: bool = False) -> None:
-        """Queues a request, before all others if it was admitted once already; it must fit the slots.
+        """Queues a request, ahead of all others with ``is_first``, for a restart; it must fit the slots.
 
-        It came while a step ran: its wait counts from that step's beginning.
+        While requests run, its wait counts from the beginning of the last step, during which it arrived.
         """
         if self.num_running:
             request.queued_at = min(request.queued_at, self._scheduled_at)
@@ -125,20 +125,20 @@ class Scheduler(Generic[EntryT]):
         (self._waiting.appendleft if is_first else self._waiting.append)(request)
 
     def cancel(self, request_id: int, reason: str) -> None:
-        """Drops a request at the next iteration; unknown ids (it has just finished) are passed over."""
+        """Drops a request at the next iteration; ignores unknown ids, of requests that have just finished."""
         request = self._entries.get(request_id)
         if request is not None:
             request.dropped, self._has_dropped = reason, True
 
     def finish(self, request_id: int) -> None:
-        """Frees the rows of a request."""
+        """Removes a request that has finished, and frees its rows."""
         request = self._entries.pop(request_id)
         request.status = Status.DONE
         self._num_rows -= request.num_rows
         self._freed_at = self._clock()
 
     def schedule(self) -> SchedulerOutput[EntryT]:
-        """Decides the next iteration. Dropped requests have left the books when it returns."""
+        """Decides the next iteration; dropped requests are removed from the accounting."""
         output = SchedulerOutput[EntryT]()
         now = self._scheduled_at = self._clock()
         self._drop(output, now)
@@ -166,7 +166,7 @@ class Scheduler(Generic[EntryT]):
         self._first_deadline = min(deadlines, default=math.inf)
 
     def _in_order(self) -> Iterator[EntryT]:
-        """Those that run, then those that wait."""
+        """Yields running requests, then waiting ones."""
         yield from [each for each in self._entries.values() if each.status == Status.RUNNING]
         yield from self._waiting
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which engine of a worker steps next: models share its time fairly, however long their steps are. Policy alone."""
+"""Chooses which engine of a worker steps next: models share its time fairly, whatever the length of their steps. Policy only."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TypeVar
 EngineT = TypeVar("EngineT", bound=Hashable)
 
 
-class TimeSharing:
-    """The time that each engine has used, on a scale that all share.
+class TimeSlices:
+    """The time that each engine has used, as a virtual time that all share.
 
-    Of the engines with work, the one that has used least steps next. One that had none starts where the least of the active ones
-    is (but not before its own last use): idling hoards no time, and what was used alone is held against nobody.
+    Of the engines with work, the one with the least time steps next. An engine that was idle starts at the least time of the active
+    ones, or at its own if that is later: idling earns no time, and time used while no other engine had work is not charged.
     """
 
     def __init__(self) -> None:
@@ -21,15 +21,15 @@ class TimeSharing:
         self._least = 0.0
 
     def choose(self, active: Sequence[EngineT]) -> EngineT:
-        """The engine that steps next; ``active`` are those with work, at least one."""
+        """Returns the engine that steps next; ``active`` are the engines with work, at least one."""
         chosen = min(active, key=lambda engine: max(self._used.get(engine, 0.0), self._least))
         self._least = max(self._used.get(chosen, 0.0), self._least)
         return chosen
 
     def charge(self, engine: Hashable, seconds: float) -> None:
-        """Notes what a step of the chosen engine took."""
+        """Charges the time of a step to the chosen engine."""
         self._used[engine] = self._least + seconds
 
     def forget(self, engine: Hashable) -> None:
-        """An engine is no longer there."""
+        """Removes an engine."""
         self._used.pop(engine, None)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task adds around the engine: from a request's text to tokens, and back."""
+"""Tasks: preparation before the engine and rendering after it, such as text to tokens and back."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tasks answer, in domain types; a transport turns them into messages. Arrays are float32 in native byte order."""
+"""Answers of tasks, as domain types; a transport converts them to messages. Arrays are float32 in native byte order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnserve_server.tasks.text import Span
 
 
 class Normalization(enum.Enum):
-    """What a score was divided by."""
+    """How a score was normalized."""
 
     NONE = "none"
     """There is no score."""
@@ -25,7 +25,7 @@ class Normalization(enum.Enum):
 
     @classmethod
     def of(cls, options: DecodeOptions) -> Normalization:
-        """That of requests with these options."""
+        """Returns the normalization under these options."""
         if options.omit_score:
             return cls.NONE
         if options.coverage_penalty != 0.0:
@@ -45,14 +45,14 @@ class TextHypothesis(msgspec.Struct):
 
 
 class Translation(msgspec.Struct):
-    """An answer to a text, best hypothesis first."""
+    """Answer to a text, best hypothesis first."""
 
     hypotheses: list[TextHypothesis]
     source_pieces: Sequence[Span]
 
 
 class Caption(msgspec.Struct):
-    """An answer to an image, best hypothesis first; its width and height in pixels as it is seen."""
+    """Answer to an image, best hypothesis first; width and height of the upright image in pixels."""
 
     hypotheses: list[TextHypothesis]
     width: int
@@ -60,7 +60,7 @@ class Caption(msgspec.Struct):
 
 
 class TextDelta(msgspec.Struct):
-    """The next part of a streamed text: what is to be appended to it, and its pieces, which stand in the whole."""
+    """The next part of a streamed text: the characters to append, and their pieces, with spans in the whole text."""
 
     text: str
     pieces: Sequence[Span]

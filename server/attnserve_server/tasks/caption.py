@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captions before and after the model: an image file to pixels, and pieces to text."""
+"""The caption task: decodes an image file before the engine, renders text after it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attnserve_server.tasks.text import TextTask
 
 @dataclass(frozen=True, slots=True)
 class AskedCaption:
-    """What a client asks for: an image file, and how it is to be described."""
+    """A client's request: an image file and decode options."""
 
     image: bytes
     options: AskedOptions
@@ -28,13 +28,13 @@ class AskedCaption:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CaptionPrepared(TextPrepared):
-    """A request for a caption; its one part has no text."""
+    """A prepared caption request; its only part has no source text."""
 
     picture: Picture
 
 
 class CaptionTask(TextTask):
-    """Both sides of one captioning model. Thread-safe."""
+    """Reads images and renders text for one captioning model. Thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
@@ -43,7 +43,7 @@ class CaptionTask(TextTask):
         self._num_cells = shape.grid_width * shape.grid_height
 
     def read(self, data: bytes, limits: ImageLimits) -> Picture:
-        """The image in a file as the model reads it; see :func:`read_picture`."""
+        """Decodes an image file for the model; see :func:`read_picture`."""
         return read_picture(data, limits, self._size, self._num_cells)
 
 
@@ -55,13 +55,13 @@ class CaptionWork:
         return CaptionTask(bundle)
 
     def check(self, asked: AskedCaption, model: Model, limits: Limits) -> DecodeOptions:
-        """See :class:`Task`: everything for which the image need not be decoded."""
+        """See :class:`Task`: all checks that do not need the decoded image."""
         prefix = options.check_prefix(asked.options.prefix, limits.max_text_chars, "")
         checked = options.decode_options(asked.options, model)
         return options.with_prefix(checked, model.task.encode_prefix(prefix), model) if prefix else checked
 
     def effort(self, asked: AskedCaption) -> None:
-        """See :class:`Task`: decoding takes milliseconds."""
+        """See :class:`Task`: never inline, because decoding takes milliseconds."""
         return
 
     def prepare(self, asked: AskedCaption, checked: DecodeOptions, model: Model, limits: Limits) -> CaptionPrepared:

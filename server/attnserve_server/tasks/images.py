@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files to pixels. Pillow decodes; what is refused is refused before anything large is decoded."""
+"""Decodes image files to pixels with Pillow. Limits are checked before the pixels are decoded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attnserve_server.request import ImageSource
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 MIN_SIDE = 16
-"""Pixels: of less there is nothing to see."""
+"""Minimum width and height in pixels."""
 _FIELD = "image"
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -26,16 +26,16 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation: what sets a picture upright."""
+"""Transposition that makes an image upright, by EXIF orientation."""
 _LYING = (5, 6, 7, 8)
-"""Orientations whose rows are columns."""
+"""Orientations that swap width and height."""
 _DRAFT = 2
-"""A JPEG is decoded at a scale that leaves at least so many times the pixels of each direction that the model reads."""
+"""A JPEG is decoded at a reduced scale of at least this many times the model's width and height."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """What an image file may have at most."""
+    """Limits of an image file."""
 
     max_bytes: int
     max_pixels: int
@@ -43,7 +43,7 @@ class ImageLimits:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image as the model reads it, and its width and height in pixels as it is seen."""
+    """An image for the model, and the width and height of the upright original in pixels."""
 
     source: ImageSource
     width: int
@@ -51,33 +51,33 @@ class Picture:
 
 
 def read_picture(data: bytes, limits: ImageLimits, size: tuple[int, int], num_cells: int) -> Picture:
-    """Decodes an image file, turns it as its EXIF says, puts what is transparent on white, and scales it.
+    """Decodes an image file, applies its EXIF orientation, blends transparency with white, and scales it.
 
     Args:
-        data: JPEG, PNG or WebP.
-        limits: looked at before pixels are decoded.
-        size: width and height that the model reads; the aspect ratio is not kept.
-        num_cells: of the model's grid.
+        data: JPEG, PNG or WebP file.
+        limits: checked before pixels are decoded.
+        size: width and height of the model's input; the aspect ratio is not kept.
+        num_cells: number of cells of the model's grid.
 
     Raises:
-        InvalidRequest: it is empty, too large or too small, of another format, animated, or broken.
+        InvalidRequest: the file is empty, too large, too small, of another format, animated, or broken.
     """
     if not data:
         raise _refused("must not be empty")
     if len(data) > limits.max_bytes:
         raise _refused(f"must have at most {limits.max_bytes:,} bytes; it has {len(data):,}")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of Pillow, on files that are odd: what matters is whether it can decode them
+        warnings.simplefilter("ignore")  # Pillow warns about unusual files; only whether it decodes them matters
         image = _opened(data)
         width, height = _checked_shape(image, limits)
         orientation = _orientation(image)
         try:
-            image.draft("RGB", (_DRAFT * size[0], _DRAFT * size[1]))  # of a large JPEG a smaller picture is decoded
+            image.draft("RGB", (_DRAFT * size[0], _DRAFT * size[1]))  # decodes a large JPEG at a reduced scale
             image.load()
             colours = _coloured(image)
             width_height = (size[1], size[0]) if orientation in _LYING else size
             scaled = colours.resize(width_height, Image.Resampling.BICUBIC)
-        except Exception as error:  # of a broken file Pillow's decoders may raise anything
+        except Exception as error:  # Pillow's decoders raise many types on broken files
             raise _refused(f"cannot be decoded: {_in_short(error)}") from error
     turned = scaled.transpose(_TURNS[orientation]) if orientation in _TURNS else scaled
     seen = (height, width) if orientation in _LYING else (width, height)
@@ -91,7 +91,7 @@ def _opened(data: bytes) -> Image.Image:
     except Image.DecompressionBombError as error:
         raise _refused("has far too many pixels") from error
     except Exception as error:  # as above
-        raise _refused("is no JPEG, PNG or WebP file, or its header is broken") from error
+        raise _refused("is not a JPEG, PNG or WebP file, or its header is broken") from error
 
 
 def _checked_shape(image: Image.Image, limits: ImageLimits) -> tuple[int, int]:
@@ -100,23 +100,23 @@ def _checked_shape(image: Image.Image, limits: ImageLimits) -> tuple[int, int]:
         raise _refused(f"must have at most {limits.max_pixels:,} pixels; it has {width} x {height}")
     if min(width, height) < MIN_SIDE:
         raise _refused(f"must have at least {MIN_SIDE} pixels in each direction; it has {width} x {height}")
-    is_still = image.format in ("JPEG", "MPO")  # the further pictures of an MPO are the same photo in other sizes
+    is_still = image.format in ("JPEG", "MPO")  # further images of an MPO file are the same photo in other sizes
     if not is_still and getattr(image, "is_animated", False):
-        raise _refused("is an animation; send one of its pictures")
+        raise _refused("is an animation; send one of its frames")
     return width, height
 
 
 def _orientation(image: Image.Image) -> int:
-    """What EXIF says of how the picture lies, 1 to 8; 1, upright, where it says nothing that makes sense."""
+    """Returns the EXIF orientation, 1 to 8; 1 (upright) if it is absent or invalid."""
     try:
         value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # noqa: BLE001 - broken metadata is no reason to refuse a picture
+    except Exception:  # noqa: BLE001 - images with broken metadata are accepted
         return 1
     return value if value in _TURNS else 1
 
 
 def _coloured(image: Image.Image) -> Image.Image:
-    """Red, green and blue, 8 bits each."""
+    """Converts an image to RGB with 8 bits per channel."""
     if image.mode.startswith("I"):  # 16 bits of grey
         return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:

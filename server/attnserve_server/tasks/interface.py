@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a task is to the data plane, and what a task needs of a served model."""
+"""The interface of a task towards the data plane, and of a served model towards a task."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from attnserve_server.tasks.images import ImageLimits
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may have at most: characters of text, and what an image file may have."""
+    """Limits of a request: characters of text, and those of an image file."""
 
     max_text_chars: int
     image: ImageLimits
 
 
 class Model(Protocol):
-    """One version of one model, as it is served."""
+    """A served model version."""
 
     @property
     def id(self) -> str:
@@ -52,95 +52,95 @@ class Model(Protocol):
 
     @property
     def max_source_tokens(self) -> int:
-        """Longest source, the end symbol not counted."""
+        """Maximum source tokens, without the end symbol."""
         ...
 
     @property
     def max_target_tokens(self) -> int:
-        """Longest answer, the end symbol not counted."""
+        """Maximum target tokens, without the end symbol."""
         ...
 
     @property
     def max_beam_size(self) -> int:
-        """Largest beam that the server accepts for it."""
+        """Maximum beam size that the server accepts."""
         ...
 
     @property
     def gives_attention(self) -> bool:
-        """Whether the variant that is served can return its attention."""
+        """Whether the served variant can return attention."""
         ...
 
     @property
     def gives_scores(self) -> bool:
-        """Whether the variant that is served scores all pieces at each step, and not only the best ones."""
+        """Whether the served variant scores all pieces at each step, not only the best ones."""
         ...
 
     @property
     def task(self) -> Any:
-        """What its task loaded for it (:meth:`Task.load`): a tokenizer, or the like."""
+        """The object that its task loaded for it (:meth:`Task.load`), such as a tokenizer."""
         ...
 
 
 class Prepared(Protocol):
-    """A request that is ready for the engine; each task has its own kind of it."""
+    """A request that is ready for the engine; each task has its own type."""
 
     @property
     def payloads(self) -> Sequence[Payload]:
-        """One for each request to the engine; they are answered and fail together."""
+        """One payload per request to the engine; if one fails, all fail."""
         ...
 
 
-class Stream(Protocol):
-    """Makes the parts of one streamed answer; it is given the parts of the engine, payload by payload."""
+class AnswerStream(Protocol):
+    """Converts the engine's parts to the parts of one streamed answer, payload by payload."""
 
     def begin(self, index: int) -> None:
-        """What follows is of this payload."""
+        """Starts a payload; the following parts belong to it."""
         ...
 
     def push(self, part: Any) -> Any | None:
-        """A part of the engine's; returns what is to be sent for it, if anything is."""
+        """Takes a part from the engine; returns the part to send, or None."""
         ...
 
     def finish(self, done: Done[Any]) -> Any | None:
-        """The payload's answer; returns what is missing of it, if anything is."""
+        """Takes the payload's answer; returns the rest to send, or None."""
         ...
 
 
 class Task(Protocol):
-    """What a task does around the engine. Stateless; :meth:`prepare` may run on any thread."""
+    """A task's work before and after the engine. Stateless; :meth:`prepare` may run on any thread."""
 
     def load(self, bundle: Bundle) -> Any:
-        """What one model of the task needs for it, as :attr:`Model.task`."""
+        """Loads the task's object for one model, :attr:`Model.task`."""
         ...
 
     def check(self, asked: Any, model: Model, limits: Limits) -> Any:
-        """Checks everything for which nothing has to be read, and returns it as :meth:`prepare` takes it.
+        """Makes all checks that need no tokenizing or decoding; returns the checked options for :meth:`prepare`.
 
         Raises:
-            InvalidRequest: names the first field that is wrong.
+            InvalidRequest: names the first invalid field.
         """
         ...
 
     def effort(self, asked: Any) -> int | None:
-        """How much :meth:`prepare` has to read, in characters; None where it is never to hold up the event loop."""
+        """Returns the number of characters that :meth:`prepare` processes; None if it must never run on the event loop."""
         ...
 
     def prepare(self, asked: Any, checked: Any, model: Model, limits: Limits) -> Prepared:
-        """Reads the request.
+        """Tokenizes or decodes the request into payloads.
 
         Raises:
-            InvalidRequest: it cannot be read, or is too long.
+            InvalidRequest: it is invalid or too long.
         """
         ...
 
     def render(self, prepared: Any, answers: Sequence[Done[Any]]) -> Any:
-        """The whole answer, from those to all payloads.
+        """Makes the answer from the answers to all payloads.
 
         Raises:
-            InvalidRequest: it is too large.
+            InvalidRequest: the answer is too large.
         """
         ...
 
-    def stream(self, prepared: Any) -> Stream:
-        """For one streamed answer."""
+    def stream(self, prepared: Any) -> AnswerStream:
+        """Makes the converter of one streamed answer."""
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers to the sentences of one text as one answer to the text. Of a single part, the answer stays as it is."""
+"""Joins the answers to the sentences of one text to one answer. The answer to a single part stays unchanged."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.text import Span
 
 MAX_JOINED_WEIGHTS = 1 << 21
-"""Attention weights of one joined answer (8 MiB): most are the zeros between different sentences, as many as its square."""
+"""Maximum attention weights of a joined answer (8 MiB): they grow with the square of its length, and most are zero."""
 
 
-class Source(Protocol):
+class Tokenized(Protocol):
     """A tokenized source text."""
 
     @property
@@ -36,20 +36,20 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A sentence, or the whole text: tokenized, the index of its first character, and the characters before it."""
+    """A sentence or the whole text: its tokens, the index of its first character, and the gap before it."""
 
-    source: Source
+    source: Tokenized
     begin: int = 0
     gap: str = ""
 
 
 def ranked(finished: Sequence[SequenceDone], rank: int) -> list[Hypothesis]:
-    """Returns each part's hypothesis of a rank, its best where it has fewer."""
+    """Returns each part's hypothesis of a rank, or its best if it has fewer."""
     return [each.outcome.hypotheses[rank if rank < len(each.outcome.hypotheses) else 0] for each in finished]
 
 
 def whole(finished: Sequence[SequenceDone]) -> SequenceDone:
-    """Returns the parts' events as those of one request: admitted and encoded with the first one, finished with the last one."""
+    """Merges the parts' events to those of one request: admission and encoding of the first part, end of the last part."""
     first, last = min(finished, key=lambda each: each.admitted_at), max(finished, key=lambda each: each.finished_at)
     return Done(
         first.request_id,
@@ -63,9 +63,9 @@ def whole(finished: Sequence[SequenceDone]) -> SequenceDone:
 
 
 def joined_score(hypotheses: Sequence[Hypothesis], length_penalty: float) -> float:
-    """Returns the score of the whole by the definition that holds for a part: sum over length to a power, plus coverage.
+    """Returns the score of the joined hypothesis: sum of log-probabilities over a power of the length, plus coverage.
 
-    The parts' sums of log-probabilities, lengths (end symbols included) and coverages add up.
+    Sums of log-probabilities, lengths (end symbols included) and coverages are added over the parts.
     """
     if len(hypotheses) == 1:
         return hypotheses[0].score
@@ -78,12 +78,12 @@ def joined_score(hypotheses: Sequence[Hypothesis], length_penalty: float) -> flo
 
 
 def joined_reason(hypotheses: Sequence[Hypothesis]) -> FinishReason:
-    """Returns LENGTH where any part ended by it."""
+    """Returns LENGTH if any part ended by it, else STOP."""
     return FinishReason.LENGTH if any(each.finish_reason is FinishReason.LENGTH for each in hypotheses) else FinishReason.STOP
 
 
 def joined_attention(hypotheses: Sequence[Hypothesis], parts: Sequence[Part]) -> npt.NDArray[np.float32] | None:
-    """Returns (T_tgt, T_src) or (T_tgt, layers, heads, T_src), zero between different parts; None where there is none."""
+    """Returns (T_tgt, T_src) or (T_tgt, layers, heads, T_src), zero between different parts; None if a part has none."""
     blocks = [
         np.frombuffer(each.attention.data, np.float32).reshape(each.attention.shape)
         for each in hypotheses
@@ -103,16 +103,16 @@ def joined_attention(hypotheses: Sequence[Hypothesis], parts: Sequence[Part]) ->
 
 
 def check_attention(parts: Sequence[Part], options: DecodeOptions, model: Model, num_target: int | None = None) -> None:
-    """Checks that the attention of a joined answer is not too large.
+    """Checks the size of the attention of a joined answer.
 
     Args:
-        parts: the sentences; a single one is never too large.
-        options: of the request.
-        model: tells how many layers and heads there are.
-        num_target: pieces of all hypotheses together; None before they are known, for as many as the source has.
+        parts: the sentences; a single one is always accepted.
+        options: options of the request.
+        model: the model, for its layers and heads.
+        num_target: pieces of all hypotheses together; None before they are known, estimated by the source's.
 
     Raises:
-        InvalidRequest: it is.
+        InvalidRequest: there are more than ``MAX_JOINED_WEIGHTS`` weights.
     """
     if len(parts) == 1 or options.attention is AttentionDetail.NONE:
         return
@@ -123,7 +123,7 @@ def check_attention(parts: Sequence[Part], options: DecodeOptions, model: Model,
     if num_rows * num_source * num_maps > MAX_JOINED_WEIGHTS:
         field = "options.return_attention"
         raise InvalidRequest(
-            f"{field} is too much for a text of {len(parts)} sentences: it would have {num_rows * num_source * num_maps} weights,"
-            f" and may have {MAX_JOINED_WEIGHTS}; ask for less of it, or for fewer sentences at once",
+            f"{field} is too large for a text of {len(parts)} sentences: {num_rows * num_source * num_maps} weights, the limit is"
+            f" {MAX_JOINED_WEIGHTS}; request less attention, or fewer sentences at once",
             field=field,
         )

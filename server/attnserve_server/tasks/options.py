@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What may be asked of a model that writes text: every rule that text and options must keep is here.
+"""Validates text and options of tasks that generate text.
 
-What needs the tokenizer comes after the rest: the prefix (:func:`with_prefix`) and the limits of sentences.
+Checks that need the tokenizer come last: the prefix (:func:`with_prefix`) and the lengths of sentences.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ import msgspec
 from attnserve_server.errors import InvalidRequest, SequenceTooLong
 from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.tasks.interface import Model
-from attnserve_server.tasks.joining import Source
+from attnserve_server.tasks.joining import Tokenized
 from attnserve_server.tasks.sentences import Sentence
 from attnserve_server.tasks.text import Prefix
 
 MAX_PENALTY = 10.0
-"""Of length and coverage; far above any useful value, and it keeps length to this power finite."""
+"""Maximum length and coverage penalty: far above any useful value, and the length to this power is finite."""
 
 MIN_FACTOR, MAX_FACTOR = 1e-6, 100.0
-"""Of temperature and repetition penalty; scores over or times these are finite in 32 bits."""
+"""Bounds of temperature and repetition penalty: scores divided or multiplied by them are finite in float32."""
 
 MAX_SENTENCES = 64
-"""Of one text: each is a request of its own, and no text may fill the queue alone."""
+"""Maximum sentences of one text: each is a request of its own, and one text must not fill the queue."""
 
 _NEED_SCORES = ("min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling")
-"""Options that change or use the scores of all pieces, unless they have the value that changes nothing."""
+"""Options that change or use the scores of all pieces, unless they have their neutral value."""
 
 
 class AskedSampling(msgspec.Struct, frozen=True, gc=False):
-    """How a client wants tokens to be drawn; None is for what it left out."""
+    """Sampling options of a client; None if absent."""
 
     temperature: float | None = None
     top_k: int = 0
@@ -41,7 +41,7 @@ class AskedSampling(msgspec.Struct, frozen=True, gc=False):
 
 
 class AskedOptions(msgspec.Struct, frozen=True, gc=False):
-    """Options as a client gave them; None is for what it left out."""
+    """Options of a client, not validated; None if absent."""
 
     beam_size: int | None = None
     num_hypotheses: int | None = None
@@ -54,15 +54,15 @@ class AskedOptions(msgspec.Struct, frozen=True, gc=False):
     sampling: AskedSampling | None = None
     prefix: str = ""
     attention: AttentionDetail | int = AttentionDetail.NONE
-    """A plain number is one that there is no detail for."""
+    """A plain ``int`` is an unknown value."""
     omit_score: bool = False
 
 
 def check_text(text: str, max_chars: int) -> str:
-    """Returns the text.
+    """Checks and returns the text.
 
     Raises:
-        InvalidRequest: it is empty, only white space, or longer than the server takes.
+        InvalidRequest: it is empty, only white space, or longer than the server's limit.
     """
     if len(text) > max_chars:
         raise InvalidRequest(f"text must have at most {max_chars} characters; it has {len(text)}", field="text")
@@ -72,10 +72,10 @@ def check_text(text: str, max_chars: int) -> str:
 
 
 def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text") -> str:
-    """Returns the prefix, which may be empty.
+    """Checks and returns the prefix, which may be empty.
 
     Raises:
-        InvalidRequest: it is only white space, or longer than the text has left of the server's limit.
+        InvalidRequest: it is only white space, or longer than the server's limit minus the text.
     """
     if len(prefix) > max_chars:
         raise _refused("prefix", f"must have at most {max_chars} characters{beside}; it has {len(prefix)}")
@@ -85,10 +85,10 @@ def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text")
 
 
 def check_priority(priority: int) -> int:
-    """Returns the priority.
+    """Checks and returns the priority.
 
     Raises:
-        InvalidRequest: there is no such priority.
+        InvalidRequest: the priority is out of range.
     """
     if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
         raise InvalidRequest(f"priority must be from {MIN_PRIORITY} to {MAX_PRIORITY}; it is {priority}", field="priority")
@@ -96,7 +96,7 @@ def check_priority(priority: int) -> int:
 
 
 def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
-    """Returns the sentences of one text.
+    """Checks and returns the sentences of one text.
 
     Raises:
         InvalidRequest: there are too many.
@@ -106,11 +106,11 @@ def check_sentences(sentences: Sequence[Sentence]) -> Sequence[Sentence]:
     return sentences
 
 
-def check_lengths(sources: Sequence[Source], model: Model) -> None:
-    """Checks the sentences of one text before any of them is submitted; a single one is the front's to check.
+def check_lengths(sources: Sequence[Tokenized], model: Model) -> None:
+    """Checks the lengths of several sentences before any is submitted; the front checks a single one.
 
     Raises:
-        SequenceTooLong: names the first one that has too many pieces.
+        SequenceTooLong: names the first sentence with too many pieces.
     """
     for number, source in enumerate(sources if len(sources) > 1 else (), 1):
         num_pieces = len(source.tokens) - 1
@@ -121,10 +121,10 @@ def check_lengths(sources: Sequence[Source], model: Model) -> None:
 
 
 def decode_options(options: AskedOptions, model: Model) -> DecodeOptions:
-    """Returns validated options but for the prefix, with the model's defaults where the request has none.
+    """Returns validated options without the prefix; absent ones get the model's defaults.
 
     Raises:
-        InvalidRequest: names the first field that is out of range, or that the model cannot honour.
+        InvalidRequest: names the first field that is out of range, or that the model does not support.
     """
     beam_size = _in_range("beam_size", 1 if options.beam_size is None else options.beam_size, (1, model.max_beam_size))
     sampling = _sampling(options, beam_size)
@@ -150,10 +150,10 @@ def decode_options(options: AskedOptions, model: Model) -> DecodeOptions:
 
 
 def with_prefix(options: DecodeOptions, prefix: Prefix, model: Model) -> DecodeOptions:
-    """Returns the options with a prefix that is not the empty text.
+    """Returns the options with a prefix, from a text that is not empty.
 
     Raises:
-        InvalidRequest: it has no pieces, has some that the vocabulary lacks, or leaves the model nothing to do.
+        InvalidRequest: the prefix has no pieces, has pieces outside the vocabulary, or reaches ``max_tokens``.
     """
     if not model.gives_scores:
         raise _needs_scores("prefix", model)
@@ -161,14 +161,14 @@ def with_prefix(options: DecodeOptions, prefix: Prefix, model: Model) -> DecodeO
         shown = ", ".join(repr(each) for each in prefix.unknown[:5])
         raise _refused("prefix", f"has characters that the vocabulary of {model.id} lacks: {shown}")
     if not prefix.tokens:
-        raise _refused("prefix", "has nothing but white space for this model; leave it empty for none")
+        raise _refused("prefix", "is only white space to this model's tokenizer; leave it empty for none")
     if len(prefix.tokens) >= options.max_tokens:
         raise _refused("prefix", f"must have fewer pieces than max_tokens ({options.max_tokens}); it has {len(prefix.tokens)}")
     return msgspec.structs.replace(options, prefix=tuple(prefix.tokens))
 
 
 def of_sentence(options: DecodeOptions, index: int) -> DecodeOptions:
-    """Returns the options of one sentence of a text: the prefix is that of the first, and each one draws from a seed of its own."""
+    """Returns the options of one sentence of a text: only the first has the prefix, and each has its own seed."""
     if index == 0:
         return options
     sampling = options.sampling
@@ -185,7 +185,7 @@ def _sampling(options: AskedOptions, beam_size: int) -> Sampling | None:
         raise _refused("sampling", f"needs options.beam_size 1; it is {beam_size}")
     temperature = 1.0 if asked.temperature is None else asked.temperature
     if temperature == 0.0:
-        raise _refused("sampling.temperature", "must be above 0; leave sampling out for the most probable piece")
+        raise _refused("sampling.temperature", "must be above 0; omit sampling for the most probable piece")
     _check_factor("sampling.temperature", temperature)
     top_p = 1.0 if asked.top_p is None else asked.top_p
     if not 0.0 < top_p <= 1.0:
@@ -203,7 +203,7 @@ def _omit_score(options: AskedOptions, beam_size: int) -> bool:
 
 def _penalty(name: str, asked: float | None, default: float) -> float:
     value = default if asked is None else asked
-    if not 0.0 <= value <= MAX_PENALTY:  # true for NaN too
+    if not 0.0 <= value <= MAX_PENALTY:  # raises for NaN too
         raise _refused(name, f"must be a number from 0 to {MAX_PENALTY:g}; it is {value:g}")
     return value
 
@@ -224,7 +224,7 @@ def _repetition_penalty(options: AskedOptions) -> float:
 
 
 def _check_factor(name: str, value: float) -> None:
-    # The least value is a little below itself in the 32 bits of the wire. True for NaN too.
+    # As a float32, MIN_FACTOR is slightly smaller than as a float64. Raises for NaN too.
     if not MIN_FACTOR * (1.0 - 2.0**-20) <= value <= MAX_FACTOR:
         raise _refused(name, f"must be a number from {MIN_FACTOR:g} to {MAX_FACTOR:g}; it is {value:g}")
 
@@ -234,7 +234,7 @@ def _attention(options: AskedOptions, model: Model) -> AttentionDetail:
     if not isinstance(detail, AttentionDetail):
         raise _refused("return_attention", f"has the unknown value {detail}")
     if detail is not AttentionDetail.NONE and not model.gives_attention:
-        raise _refused("return_attention", f"asks for attention, which {model.id} does not give (variant {model.variant})")
+        raise _refused("return_attention", f"needs attention, which {model.id} does not give (variant {model.variant})")
     return detail
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one list of tasks. What else names tasks (configuration, services, the client's tables) is checked against it by a test."""
+"""The list of tasks. A test checks the other lists (configuration, services, the client's tables) against it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attnserve_server.tasks.translation import TranslationWork
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """Where requests are prepared that would hold up the event loop.
+    """Threads that prepare requests which would block the event loop.
 
     Args:
-        name: of the threads; tasks of one name share them.
-        what: plural noun for the message when there are too many.
+        name: name of the threads; tasks with the same name share them.
+        what: plural noun for the error message ("too many images at once").
     """
 
     name: str
@@ -31,15 +31,15 @@ class TaskSpec:
     """One task.
 
     Args:
-        number: in manifests.
-        name: of the default-model setting (``default_models.NAME``), and in messages.
-        does: what its models do, for "the model X does not …".
+        number: the task's number in manifests.
+        name: name in messages and in the setting of the default model (``default_models.NAME``).
+        does: verb phrase for the message "the model X does not …".
         service: full name of the gRPC service.
-        kind: of its models' engines.
-        task: what it does around the engine.
-        needs: fields of the manifest that must be there, dotted.
-        preparation: its threads.
-        reads_image: whether the manifest says how an image becomes the model's input; the time of preparation is measured then.
+        kind: kind of engine of its models.
+        task: the task's work before and after the engine.
+        needs: dotted paths of required fields of the manifest.
+        preparation: threads for its preparation.
+        reads_image: whether its models read images; the manifest then has ``image``, and the preparation time is measured.
     """
 
     number: int
@@ -53,10 +53,10 @@ class TaskSpec:
     reads_image: bool = False
 
     def problems(self, manifest: manifest_pb2.Manifest) -> list[str]:
-        """What a manifest of this task lacks, and what the kind of its engine finds wrong with it."""
+        """Returns all problems of a manifest of this task, including those of its kind of engine."""
         problems = [f"{name} is missing" for name in self.needs if not _at(manifest, name)]
         if manifest.HasField("image") != self.reads_image:
-            problems.append("image: a captioning model has it, and no other")
+            problems.append("image: only captioning models have it, and all of them must")
         return problems + self.kind.problems(manifest)
 
 
@@ -92,22 +92,22 @@ class TaskTable:
     """Tasks by their number in manifests.
 
     Args:
-        specs: the tasks that a server has.
+        specs: the tasks that the server serves.
     """
 
     def __init__(self, specs: Iterable[TaskSpec] = TASKS) -> None:
         self._specs = {spec.number: spec for spec in specs}
 
     def all(self) -> list[TaskSpec]:
-        """Every task."""
+        """Returns all tasks."""
         return list(self._specs.values())
 
     def of(self, manifest: manifest_pb2.Manifest) -> TaskSpec:
-        """A checked manifest's task."""
+        """Returns the task of a checked manifest."""
         return self._specs[manifest.task]
 
     def problems(self, manifest: manifest_pb2.Manifest) -> list[str]:
-        """What is wrong with a manifest but for its files; a check of :func:`~attnserve_server.bundle.loader.load_bundle`."""
+        """Returns all problems of a manifest except those of its files; a check for ``bundle/loader.py: load_bundle``."""
         spec = self._specs.get(manifest.task)
         return spec.problems(manifest) if spec is not None else [f"task {manifest.task} is not served"]
 

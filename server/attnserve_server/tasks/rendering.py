@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From an engine's hypotheses to text with its pieces, whole or as it comes. Runs on the event loop, so it is kept fast."""
+"""Renders an engine's hypotheses as text with pieces, whole or streamed. Runs on the event loop, so it must be fast."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from attnserve_server.tasks.text import Span
 
 @dataclass(frozen=True, slots=True)
 class TextPrepared:
-    """A request for text that is ready for the engine.
+    """A prepared request of a task that generates text.
 
-    It has one part for each sentence where the text was split; all have these options, but for the prefix and the seed.
+    It has one part per sentence if the text was split. All parts have these options, except for prefix and seed.
     """
 
     model: Model
@@ -30,17 +30,17 @@ class TextPrepared:
 
 @dataclass(frozen=True, slots=True)
 class NoText:
-    """In a part's place of a source text, where the source is none."""
+    """Stands for the source text in a part whose source is not text."""
 
     tokens: list[int] = field(default_factory=list)
     pieces: list[Span] = field(default_factory=list)
 
 
 def hypotheses_of(prepared: TextPrepared, answers: Sequence[SequenceDone]) -> list[TextHypothesis]:
-    """The hypotheses of the whole, best first.
+    """Returns the hypotheses of the whole answer, best first.
 
     Raises:
-        InvalidRequest: the attention of the parts joined is too large.
+        InvalidRequest: the joined attention is too large.
     """
     num_ranks = max(len(each.outcome.hypotheses) for each in answers)
     chosen = [joining.ranked(answers, rank) for rank in range(num_ranks)]
@@ -50,14 +50,14 @@ def hypotheses_of(prepared: TextPrepared, answers: Sequence[SequenceDone]) -> li
 
 
 def source_pieces(parts: Sequence[Part]) -> Sequence[Span]:
-    """All parts' source pieces, as they stand in the whole text."""
+    """Returns the source pieces of all parts, with spans in the whole text."""
     if len(parts) == 1:
         return shifted(parts[0].source.pieces, parts[0].begin, 0)
     return [piece for part in parts for piece in shifted(part.source.pieces, part.begin, 0)]
 
 
 def shifted(spans: Sequence[Span], begin: int, first_source: int) -> Sequence[Span]:
-    """A part's pieces in the whole; the part begins at this character, its source at this source piece."""
+    """Shifts a part's pieces into the whole text, where the part begins at a character and its source at a source piece."""
     if not begin and not first_source:
         return spans
     return [
@@ -72,7 +72,7 @@ def shifted(spans: Sequence[Span], begin: int, first_source: int) -> Sequence[Sp
 
 
 def _hypothesis(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> TextHypothesis:
-    """One hypothesis, given as one for each part."""
+    """Makes one hypothesis of the whole from one per part."""
     if len(hypotheses) == 1:
         (part,), (hypothesis,) = prepared.parts, hypotheses
         rendered, spans = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
@@ -101,45 +101,45 @@ def _joined(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> tuple[s
 
 
 class Deltas:
-    """The next parts of a streamed text, from what the renderers of one part of it after the other give."""
+    """Shifts the rendered output of consecutive parts into one streamed text."""
 
     def __init__(self) -> None:
         self._num_chars = self._begin = self._first_source = 0
         self._gap, self._source_size = "", 0
 
     def begin(self, part: Part) -> None:
-        """What follows is of this part: it stands after all that was sent, and after the characters before the part."""
+        """Starts a part, which follows all text sent so far and the part's gap."""
         self._gap += part.gap
         self._begin = self._num_chars + len(self._gap)
         self._first_source += self._source_size
         self._source_size = len(part.source.pieces)
 
     def delta(self, text: str, pieces: Sequence[Span]) -> TextDelta:
-        """What is to be sent for what the current part's renderer gave."""
+        """Returns the delta to send for new output of the current part's renderer."""
         text, self._gap = self._gap + text, ""
         self._num_chars += len(text)
         return TextDelta(text, shifted(pieces, self._begin, self._first_source))
 
 
 class TextStream:
-    """A :class:`~attnserve_server.tasks.interface.Stream` of text."""
+    """A :class:`~attnserve_server.tasks.interface.AnswerStream` of text."""
 
     def __init__(self, prepared: TextPrepared) -> None:
         self._prepared, self._deltas = prepared, Deltas()
         self._renderer: Any = None
 
     def begin(self, index: int) -> None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         part = self._prepared.parts[index]
         self._deltas.begin(part)
         self._renderer = self._prepared.model.task.stream(part.source.pieces)
 
     def push(self, part: TokensProduced) -> TextDelta | None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         return self._sent(*self._renderer.push(part.tokens, part.copied_from))
 
     def finish(self, done: SequenceDone) -> TextDelta | None:
-        """See :class:`Stream`."""
+        """See :class:`AnswerStream`."""
         best = done.outcome.hypotheses[0]
         return self._sent(*self._renderer.finish(best.tokens, best.copied_from))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A text as sentences, each with its place in the text and the white space before it. The library sentencex finds them."""
+"""Splits a text into sentences, with their positions and the gaps between them, by the library sentencex."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sentencex
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """A sentence without white space around it, the index of its first character, and what stands between it and the one before."""
+    """A stripped sentence, the index of its first character, and the characters between it and the previous sentence."""
 
     text: str
     begin: int = 0
@@ -18,14 +18,14 @@ class Sentence:
 
 
 def split(text: str, language: str) -> list[Sentence]:
-    """Splits a text; one that has no two sentences comes back as it is, with the white space around it.
+    """Splits a text into sentences; a text of fewer than two sentences is returned unchanged, not stripped.
 
-    What shows nothing (white space, a byte order mark) is no sentence, but part of a gap. Gaps and sentences joined are the text,
-    but for the white space at both its ends.
+    Segments without visible characters (white space, a byte order mark) belong to a gap. Gaps and sentences concatenated are the
+    text without its leading and trailing white space.
 
     Args:
-        text: any.
-        language: BCP 47; decides on abbreviations and the like.
+        text: any text.
+        language: BCP 47 code; selects the rules for abbreviations.
     """
     sentences: list[Sentence] = []
     end = 0

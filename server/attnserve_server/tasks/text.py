@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The text that a model writes: its pieces with their spans, whole or as they come. SentencePiece does the work."""
+"""Renders target tokens as text and pieces with spans, whole or streamed, by SentencePiece."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from attnserve_server.bundle.loader import Bundle
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece's own characters, and where they stand in the text (code points, end exclusive).
+    """A piece's characters and their position in the text (code points, end exclusive).
 
-    ``copied_from`` is the index of the source piece whose characters these are, where an unknown symbol was produced.
+    ``copied_from`` is the index of the source piece whose characters replace an unknown symbol; None for other pieces.
     """
 
     text: str
@@ -26,14 +26,14 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """The beginning of an answer as target tokens, without an end symbol; and what of its text the vocabulary lacks."""
+    """A forced beginning of an answer: target tokens without an end symbol, and the substrings outside the vocabulary."""
 
     tokens: list[int]
     unknown: list[str]
 
 
 class StreamRenderer:
-    """Renders a growing token list: what was sent is never taken back, and joined it is what ``render`` says."""
+    """Renders a growing token list. Sent text is never revised; the concatenated output equals that of ``render``."""
 
     def __init__(self, task: TextTask, source: Sequence[Span]) -> None:
         self._task, self._source = task, source
@@ -41,9 +41,9 @@ class StreamRenderer:
         self._num_chars = self._num_pieces = 0
 
     def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
-        """The characters and pieces that ``tokens`` add; ``copied_from`` is by index in them. The end symbol adds an empty piece.
+        """Returns the characters and pieces that ``tokens`` add; ``copied_from`` is indexed within them. The end symbol is empty.
 
-        Bytes that may still become a character are kept back until they do, or something else follows.
+        Byte tokens of an incomplete character are held back until it is complete, or another token follows.
         """
         begin = len(self._tokens)
         self._tokens += tokens
@@ -51,7 +51,7 @@ class StreamRenderer:
         return self._delta(self._tokens[: self._task.num_settled(self._tokens)])
 
     def finish(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
-        """The characters and pieces that are missing of the whole answer, which begins with what was pushed."""
+        """Returns the remaining characters and pieces of the whole answer, which begins with the pushed tokens."""
         self._copied_from |= copied_from
         return self._delta(list(tokens))
 
@@ -63,7 +63,7 @@ class StreamRenderer:
 
 
 class TextTask:
-    """What every task has that writes text: the target side of one model. Thread-safe."""
+    """The target side of one model, for tasks that generate text. Thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         vocabulary = bundle.manifest.vocabulary
@@ -73,7 +73,7 @@ class TextTask:
         self._bytes = {each: int(self._processor.id_to_piece(each)[1:-1], 16) for each in ids if self._processor.is_byte(each)}
 
     def encode_prefix(self, text: str) -> Prefix:
-        """Cuts the beginning of an answer into pieces."""
+        """Tokenizes the forced beginning of an answer."""
         found = self._processor.encode(text, return_type="proto").pieces
         unknown = [piece.surface.strip() or piece.piece for piece in found if piece.id == self._unknown_id]
         return Prefix([piece.id for piece in found], unknown)
@@ -81,12 +81,12 @@ class TextTask:
     def render(
         self, tokens: list[int], copied_from: Mapping[int, int] | None = None, source: Sequence[Span] = ()
     ) -> tuple[str, list[Span]]:
-        """Text and spans of a hypothesis; an end symbol gives an empty piece at the end.
+        """Returns text and spans of a hypothesis; an end symbol gives an empty piece at the end.
 
         Args:
             tokens: target tokens.
-            copied_from: for unknown symbols, by index in ``tokens``: the source piece whose characters stand there. One that is not
-                named here gives an empty piece.
+            copied_from: maps the index in ``tokens`` of an unknown symbol to the source piece that replaces it; an unknown symbol
+                without an entry gives an empty piece.
             source: the source's pieces.
         """
         inner = tokens[:-1] if tokens[-1:] == [self._end_id] else tokens
@@ -104,7 +104,7 @@ class TextTask:
     def _without_unknown(
         self, tokens: list[int], surfaces: list[str], copied: Mapping[int, int], source: Sequence[Span]
     ) -> list[str]:
-        """The surfaces with the source's characters, or none, in place of SentencePiece's own sign for what is unknown."""
+        """Replaces SentencePiece's surface of unknown symbols by the source's characters, or by nothing."""
         last, result = "", list[str]()  # the last character so far
         for index, (token, surface) in enumerate(zip(tokens, surfaces, strict=True)):
             if token == self._unknown_id:
@@ -113,13 +113,13 @@ class TextTask:
                 if surface and origin is not None and begins_word(source, origin) and last and not last.isspace():
                     surface = " " + surface
             elif not last:
-                surface = surface.lstrip(" ")  # a text begins with no space, as SentencePiece has it
+                surface = surface.lstrip(" ")  # SentencePiece strips the leading space of a text
             last = surface[-1:] or last
             result.append(surface)
         return result
 
     def num_settled(self, tokens: list[int]) -> int:
-        """How many of the tokens give characters that no further token can change: all but bytes that are no character yet."""
+        """Returns how many tokens have final characters: all but trailing byte tokens of an incomplete character."""
         begin = len(tokens)
         while begin and tokens[begin - 1] in self._bytes:
             begin -= 1
@@ -130,18 +130,18 @@ class TextTask:
         return len(tokens)
 
     def stream(self, source: Sequence[Span] = ()) -> StreamRenderer:
-        """A renderer for one streamed answer to a source."""
+        """Makes a renderer for one streamed answer to a source."""
         return StreamRenderer(self, source)
 
 
 def begins_word(pieces: Sequence[Span], index: int) -> bool:
-    """Whether white space or nothing stands before a piece's characters; pieces without any (of white space alone) do not count."""
+    """Whether a piece follows white space or begins the text; preceding pieces of white space alone are skipped."""
     before = next((piece for piece in reversed(pieces[:index]) if piece.text), None)
     return before is None or before.end < pieces[index].begin
 
 
 def spans_of(surfaces: list[str], begin: int = 0, copied_from: Mapping[int, int] | None = None) -> list[Span]:
-    """Spans of consecutive surfaces, from ``begin`` on; leading white space belongs to no piece's own characters."""
+    """Returns the spans of consecutive surfaces, starting at ``begin``; a span excludes leading white space."""
     spans, origins = [], copied_from or {}
     for index, surface in enumerate(surfaces):
         own = surface.lstrip()

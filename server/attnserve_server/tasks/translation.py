@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Translation before and after the model: text to pieces with their spans, and pieces back to text."""
+"""The translation task: tokenizes text before the engine, renders text after it."""
 
 from __future__ import annotations
 
@@ -20,44 +20,44 @@ from attnserve_server.tasks.text import Span, TextTask, spans_of
 
 @dataclass(frozen=True, slots=True)
 class AskedTranslation:
-    """What a client asks for."""
+    """A client's request: a text and decode options."""
 
     text: str
     options: AskedOptions
     is_split: bool = False
-    """Whether its sentences are translated one by one."""
+    """Whether its sentences are translated separately."""
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """A text as the model reads it; the end symbol is the last token and the last piece."""
+class TokenizedText:
+    """A tokenized text; the end symbol is the last token and the last piece."""
 
     tokens: list[int]
     pieces: list[Span]
 
 
 class TranslationTask(TextTask):
-    """Both sides of one translation model. Thread-safe."""
+    """Tokenizes and renders text for one translation model. Thread-safe."""
 
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         self._language = bundle.manifest.vocabulary.source_language
 
     def split(self, text: str) -> list[Sentence]:
-        """The sentences of a source text, see ``sentences.split``."""
+        """Splits a source text into sentences, see ``sentences.split``."""
         return sentences.split(text, self._language)
 
-    def encode(self, text: str) -> Source:
-        """Cuts a text into pieces; spans are those of the text as it was given."""
+    def encode(self, text: str) -> TokenizedText:
+        """Tokenizes a text; spans refer to the original text."""
         found = self._processor.encode(text, return_type="proto").pieces
         tokens = [piece.id for piece in found]
-        skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space, which is in no piece
+        skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space belongs to no piece
         spans = spans_of([piece.surface for piece in found], skipped)
-        return Source([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
+        return TokenizedText([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
 
 
 class TranslationWork:
-    """A :class:`~attnserve_server.tasks.interface.Task`: text to text. A text that is split is a payload for each sentence."""
+    """A :class:`~attnserve_server.tasks.interface.Task`: text to text, with one payload per sentence if the text is split."""
 
     def load(self, bundle: Bundle) -> TranslationTask:
         """See :class:`Task`."""

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outer ring: gRPC services, their errors on the wire, health and reflection (``rpc``), and the HTTP pages (``http``)."""
+"""Transports: gRPC services with error statuses, health and reflection (``rpc``), and HTTP endpoints (``http``)."""

@@ -30,8 +30,8 @@ class Driven:
     answers: dict[int, tuple[SequenceWork, list[Hypothesis]]] = field(default_factory=dict)
     most_rows: int = 0
     num_released: int = 0
-    plain_widths: set[int] = field(default_factory=set)
-    """Rows per request that vectorized searches have had."""
+    vectorized_widths: set[int] = field(default_factory=set)
+    """Rows of the searches that were decided all at once."""
 
     def __post_init__(self) -> None:
         self.batch = RunningBatch(self.runner)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ class Driven:
         if not self.batch.num_rows:
             return
         self.batch.advance(self.batch.run())
-        self.plain_widths |= {len(each.rows) for each in self.batch.sequences.values() if each.is_plain}
+        self.vectorized_widths |= {len(each.rows) for each in self.batch.sequences.values() if each.is_vectorized}
         self.check_trails()
         for sequence in list(self.batch.sequences.values()):
             if sequence.search.is_done:
@@ -92,8 +92,8 @@ class Driven:
                 assert trail[row, : len(tokens)].tolist() == [BEGIN_ID, *tokens[:-1]]
 
     def tokens_of(self, sequence: Decoding) -> list[list[int]]:
-        if sequence.is_plain:
-            return [self.batch.plain.paths.of(row) for row in sequence.rows]
+        if sequence.is_vectorized:
+            return [self.batch.vectorized.paths.of(row) for row in sequence.rows]
         return [path.tokens for path in sequence.search.live]
 
     def check_answers(self) -> list[DecodeOptions]:
@@ -177,8 +177,8 @@ def test_long_run(seed: int) -> None:
     driven = Driven()
     long_run(driven, seed)
     assert driven.most_rows > NUM_SLOTS * 3 // 4
-    assert len(driven.plain_widths) > 2
-    assert 1 in driven.plain_widths
+    assert len(driven.vectorized_widths) > 2
+    assert 1 in driven.vectorized_widths
     assert driven.num_released > 0
     compared = driven.check_answers()
     assert len(compared) > 40

@@ -150,13 +150,13 @@ def frames(kind: str) -> bytes:
 
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "must not be empty"),
-    "text": (lambda: b"A dog runs across the grass.\n" * 100, "no JPEG, PNG or WebP"),
-    "half a header": (lambda: PHOTO.read_bytes()[:10], "no JPEG, PNG or WebP"),
+    "text": (lambda: b"A dog runs across the grass.\n" * 100, "not a JPEG, PNG or WebP"),
+    "half a header": (lambda: PHOTO.read_bytes()[:10], "not a JPEG, PNG or WebP"),
     "truncated JPEG": (lambda: PHOTO.read_bytes()[:8_000], "cannot be decoded"),
     "truncated PNG": (lambda: encoded(Image.open(PHOTO), "PNG")[:-5_000], "cannot be decoded"),
     "truncated WebP": (lambda: encoded(Image.open(PHOTO), "WEBP")[:-5_000], "broken|cannot be decoded"),
-    "GIF": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "no JPEG, PNG or WebP"),
-    "TIFF": (lambda: encoded(Image.new("RGB", (64, 64)), "TIFF"), "no JPEG, PNG or WebP"),
+    "GIF": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "not a JPEG, PNG or WebP"),
+    "TIFF": (lambda: encoded(Image.new("RGB", (64, 64)), "TIFF"), "not a JPEG, PNG or WebP"),
     "one pixel": (lambda: encoded(Image.new("RGB", (1, 1)), "PNG"), f"at least {MIN_SIDE} pixels in each direction; it has 1 x 1"),
     "a line": (lambda: encoded(Image.new("RGB", (20_000, 1)), "PNG"), f"at least {MIN_SIDE} pixels .* 20000 x 1"),
     "bomb": (lambda: png_of(50_000, 50_000), "pixels"),

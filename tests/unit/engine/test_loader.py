@@ -108,8 +108,8 @@ BROKEN = {
     "no task": (change("task", "TASK_UNSPECIFIED"), "is not served"),
     "no limit": (change("limits.max_beam_size", 0), "limits.max_beam_size is missing"),
     "no source limit": (change("limits.max_source_tokens", 0), "limits.max_source_tokens is missing"),
-    "an image for a translation": (change("image", {"height": 8, "width": 8, "grid_height": 2, "grid_width": 2}), "a captioning model has it, and no other"),
-    "a caption without image": (change("task", "TASK_CAPTION"), "a captioning model has it, and no other"),
+    "an image for a translation": (change("image", {"height": 8, "width": 8, "grid_height": 2, "grid_width": 2}), "only captioning models have it, and all of them must"),
+    "a caption without image": (change("task", "TASK_CAPTION"), "only captioning models have it, and all of them must"),
     "no grid": (
         lambda manifest: (change("task", "TASK_CAPTION")(manifest), change("image", {"height": 8, "width": 8, "grid_height": 2})(manifest)),
         "image.grid_width is missing",
@@ -135,13 +135,13 @@ BROKEN = {
     "attention is not an output": (change(f"{STEP}.gives_attention", True), "no attention output"),
     "attention of other axes": (
         lambda manifest: (change(f"{STEP}.gives_attention", True)(manifest), change("attention", {"output": "next", "num_layers": 2, "num_heads": 1})(manifest)),
-        "attention has layers and heads ['target'], declared are ['2', '1']",
+        "attention has layers and heads ['target'], the manifest declares ['2', '1']",
     ),
-    "mean over a layer too many": (change("attention", {"num_layers": 2, "num_heads": 1, "mean_layers": [1, 2]}), "the mean takes layer 2, but there are 2"),
-    "mean over a head too many": (change("attention", {"num_layers": 1, "num_heads": 4, "mean_heads": [4]}), "the mean takes head 4, but there are 4"),
-    "layers without heads": (change("attention", {"num_layers": 4}), "layers and heads, or neither"),
-    "heads without layers": (change("attention", {"num_heads": 4}), "layers and heads, or neither"),
-    "rows without routing": (change(f"{STEP}.graph.inputs.1.name", "position"), "no input says which"),
+    "mean over a layer too many": (change("attention", {"num_layers": 2, "num_heads": 1, "mean_layers": [1, 2]}), "mean_layers has 2, but num_layers is 2"),
+    "mean over a head too many": (change("attention", {"num_layers": 1, "num_heads": 4, "mean_heads": [4]}), "mean_heads has 4, but num_heads is 4"),
+    "layers without heads": (change("attention", {"num_layers": 4}), "num_layers and num_heads must both be set, or both be 0"),
+    "heads without layers": (change("attention", {"num_heads": 4}), "num_layers and num_heads must both be set, or both be 0"),
+    "rows without indices": (change(f"{STEP}.graph.inputs.1.name", "position"), "no input maps rows to requests"),
     "variant": (change("variants.0.device", "DEVICE_CUDA"), "no variant 'auto' for cpu"),
 }  # fmt: skip
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.errors import ConfigError, ModelNotFound
 from tests.fakes.models import make_model
 
@@ -81,7 +81,7 @@ def test_version_that_is_being_loaded_takes_over_when_it_can_answer() -> None:
     assert registry.resolve("a-en-de", "", TRANSLATION) is old
     with pytest.raises(ModelNotFound, match="no version '2' of 'a-en-de' is served"):
         registry.remove(new.key)
-    with pytest.raises(ConfigError, match="a-en-de, version 1, is served already"):
+    with pytest.raises(ConfigError, match="a-en-de, version 1, is already served"):
         registry.add(old)
 
 

@@ -58,7 +58,7 @@ def test_command(tmp_path: Path) -> None:
     shown = CliRunner().invoke(build_app(), arguments)
     assert shown.exit_code == 0, shown.output
     assert "cross-attention" in shown.output
-    assert "ms a run" in shown.output
+    assert "ms per run" in shown.output
     with Image.open(picture) as opened:
         assert opened.width > 500
     printed = CliRunner().invoke(build_app(), [*arguments[:2], "--encode", "--runs", "2", "--rows", "1", "--json"])
@@ -72,7 +72,7 @@ def test_command(tmp_path: Path) -> None:
         (["transformer-en-de", "--variant", "fp8"], "no variant 'fp8'"),
         (["transformer-en-de", "--source-tokens", "129"], "at most 128"),
         (["transformer-en-de", "--position", "128"], "at most 127"),
-        (["transformer-en-de", "--rows", "2", "--beam-size", "5"], "2 rows are no request of 5"),
+        (["transformer-en-de", "--rows", "2", "--beam-size", "5"], "must be at least the beam size, 5"),
         (["transformer-en-de", "--plot", "/nonesuch/x.png"], "cannot draw into"),
         (["transformer-en-de", "--rows", "1", "--runs", "1", "--plot", "/tmp/x.tune"], "cannot draw into"),
     ],

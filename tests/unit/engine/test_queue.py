@@ -263,7 +263,7 @@ def test_clients_that_left_are_forgotten(clock: Clock) -> None:
     for number in range(1, 20_000):
         add(fair, number, f"client {number}", 2, cost=1.0 + number % 3)
         assert take(fair) == number
-    most = num_kept(make(clock, limit=10)) + 3 * queue.MAX_DEBTS  # a client's name and its tag
+    most = num_kept(make(clock, limit=10)) + 3 * queue.MAX_REMEMBERED  # a client's name and its tag
     assert num_kept(fair) < most + 100
     take(fair)
     assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from attnserve_server.decoding.candidates import Stream, draw, top
+from attnserve_server.decoding.candidates import UniformGenerator, draw, top
 from attnserve_server.decoding.rules import Rules
 from attnserve_server.request import DecodeOptions, Sampling
 
@@ -135,9 +135,14 @@ def test_draws_follow_the_distribution(sampling: Sampling) -> None:
 
 
 def test_streams_are_uniform_and_differ() -> None:
-    numbers = np.array([[stream.next() for _ in range(4000)] for stream in (Stream(5, 0), Stream(5, 1), Stream(6, 0))])
+    numbers = np.array(
+        [
+            [stream.next() for _ in range(4000)]
+            for stream in (UniformGenerator(5, 0), UniformGenerator(5, 1), UniformGenerator(6, 0))
+        ]
+    )
     assert numbers.min() >= 0.0 and numbers.max() < 1.0
     assert np.abs(np.corrcoef(numbers) - np.eye(3)).max() < 0.06
     for row in numbers:
         assert np.abs(np.sort(row) - np.arange(4000) / 4000).max() < 0.035  # Kolmogorov-Smirnov, far beyond the 0.1 % point
-    assert [Stream(2**64 - 1, 3).next() for _ in range(2)] == [Stream(2**64 - 1, 3).next()] * 2
+    assert [UniformGenerator(2**64 - 1, 3).next() for _ in range(2)] == [UniformGenerator(2**64 - 1, 3).next()] * 2

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from attnserve_server.decoding import rules
 from attnserve_server.decoding import search as search_module
-from attnserve_server.decoding.candidates import Stream
+from attnserve_server.decoding.candidates import UniformGenerator
 from attnserve_server.decoding.rules import Row
 from attnserve_server.decoding.scoring import coverage_term, normalize
 from attnserve_server.decoding.search import (
@@ -164,7 +164,7 @@ def test_a_planted_fault_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) ->
     elif fault == "not normalized again":
         monkeypatch.setattr(rules, "_log_mass", lambda *_: 0.0)
     elif fault == "one stream for all":
-        monkeypatch.setattr(search_module, "Stream", lambda seed, number: Stream(seed, 0))
+        monkeypatch.setattr(search_module, "UniformGenerator", lambda seed, number: UniformGenerator(seed, 0))
     else:
         monkeypatch.setattr(Search, "_finish", from_the_last)
     with pytest.raises(AssertionError):

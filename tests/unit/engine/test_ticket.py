@@ -86,7 +86,7 @@ async def test_stream_without_tokens_ends() -> None:
 
 def test_joined_leaves_its_parts_alone() -> None:
     first, second = produced(1, i0=9), produced(2, i0=8)
-    assert first.joined(second) == produced(1, 2, i0=9, i1=8)
+    assert first.merged(second) == produced(1, 2, i0=9, i1=8)
     assert (first, second) == (produced(1, i0=9), produced(2, i0=8))
 
 

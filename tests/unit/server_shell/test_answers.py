@@ -22,7 +22,7 @@ from attnserve_server.request import (
 from attnserve_server.tasks.joining import Part
 from attnserve_server.tasks.registry import TRANSLATION
 from attnserve_server.tasks.rendering import Deltas, TextPrepared
-from attnserve_server.transport.rpc.v1.models import model_message
+from attnserve_server.transport.rpc.v1.model import model_message
 from attnserve_server.transport.rpc.v1.translation import translate_delta, translate_response
 from tests.fakes.dataplane import END, UNKNOWN, Span, finished, letters_model, weights
 from tests.fakes.models import NUM_HEADS, NUM_LAYERS

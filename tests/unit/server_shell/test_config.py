@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -206,9 +207,18 @@ def test_setting_that_is_added_has_a_flag_with_its_help() -> None:
     shown = {flag.name: get_args(flag.annotation) for flag in cli.flags_of(settings(PlantedConfig))}
     assert {name: (kind, option.help) for name, (kind, option) in shown.items()} == {
         "retries": (int | None, "How often to try again [3]."),
-        "paint": (str | None, "red or green [red]."),
+        "paint": (str | None, r"red or green \[red]."),
         "is_loud": (bool | None, "Whether to shout [False]."),
     }
+
+
+def test_help_shows_the_default_of_every_flag() -> None:
+    app = typer.Typer()
+    app.command()(cli.serve)
+    shown = re.sub(r"[\s│]", "", CliRunner().invoke(app, ["--help"]).output)
+    defaults = {setting.flag.default or f"{setting.default}" for setting in settings() if setting.flag is not None} - {""}
+    assert {"auto", "127.0.0.1", "text", "info", "the model's limit"} <= defaults
+    assert [each for each in defaults if f"[{each.replace(' ', '').removesuffix('.0')}]." not in shown] == []
 
 
 def test_command_prints_what_flags_and_variables_say(monkeypatch: pytest.MonkeyPatch) -> None:

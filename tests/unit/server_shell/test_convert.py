@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from attnserve.v1 import decoding_pb2
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.tasks.options import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
@@ -158,7 +158,7 @@ def test_every_bad_value_is_refused_with_its_field(bad: dict[str, Any], field: s
 
 
 def test_temperature_0_says_what_to_do() -> None:
-    with pytest.raises(InvalidRequest, match="leave sampling out for the most probable piece"):
+    with pytest.raises(InvalidRequest, match="omit sampling for the most probable piece"):
         convert(sampling=SAMPLING(temperature=0.0))
 
 
@@ -182,7 +182,7 @@ def test_prefix() -> None:
     assert with_prefix(options, Prefix([4, 5], []), letters_model()).prefix == (4, 5)
     for prefix, words in [
         (Prefix([4, 5, 6], []), "must have fewer pieces than max_tokens \\(3\\); it has 3"),
-        (Prefix([], []), "nothing but white space"),
+        (Prefix([], []), "only white space"),
         (Prefix([4, 1], ["😀"]), "lacks: '😀'"),
         (Prefix([1] * 9, list("αβγδεζηθι")), "lacks: 'α', 'β', 'γ', 'δ', 'ε'$"),
     ]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queue of one model at the front: what is refused at once, what is sent to a worker next, and what is too late for that."""
+"""Admission control of one model at the front: refuses requests, orders the queue, finds jobs that would miss their deadline."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from attnserve_server.scheduling.estimator import ServiceEstimator
 from attnserve_server.scheduling.queue import FairQueue, QueueConfig
 
 TRUST = 0.5
-"""Fraction of the estimated wait that is taken as certain; tighter deadlines are refused."""
+"""Fraction of the estimated wait that counts as certain; deadlines below it are refused."""
 
 MIN_RETRY_S, MAX_RETRY_S = 0.1, 10.0
 
@@ -36,11 +36,11 @@ class Admission:
         return len(self._queue)
 
     def add(self, job: Job) -> None:
-        """Queues a job, or refuses it at once.
+        """Queues a job, or refuses it.
 
         Raises:
-            Overloaded: the queue, or its client's part of it, is full.
-            DeadlineUnreachable: it clearly cannot be answered in time.
+            Overloaded: the queue, or the client's share of it, is full.
+            DeadlineUnreachable: the deadline is below the estimated time to the answer.
         """
         terms = job.terms
         if not self._queue.has_room(terms.client):
@@ -50,34 +50,34 @@ class Admission:
         self._queue.add(job.id, job, terms.client, terms.priority, job.work.cost)
 
     def put_back(self, job: Job) -> None:
-        """Queues, before all others, a job whose worker has died."""
+        """Queues a job whose worker died, ahead of all others."""
         self._queue.put_back(job.id, job)
 
     def first(self) -> Job | None:
-        """The job that goes next."""
+        """Returns the next job to send, if any."""
         return self._queue.first()
 
     def is_too_late(self, job: Job) -> bool:
-        """Whether a queued job would not be finished in time even if it were sent now."""
+        """Whether a queued job would miss its deadline even if it were sent now."""
         if job.deadline is None:
             return False
         return job.deadline - self._clock() < self._service_s(job)
 
     def take(self, job: Job) -> None:
-        """A job is sent to a worker."""
+        """Removes a job that is sent to a worker."""
         self._queue.take(job.id)
 
     def remove(self, job: Job) -> None:
-        """A job is given up, or answered without a worker; nothing where it is not queued."""
+        """Removes a job that is cancelled, or answered without a worker; does nothing if it is not queued."""
         self._queue.remove(job.id)
 
     def answered(self, job: Job, answer: Done[Any]) -> None:
-        """Takes the times of an answer."""
+        """Feeds the times of an answer to the estimator."""
         service_s, num_source = answer.finished_at - answer.admitted_at, job.work.payload.num_source
         self._estimator.answered(job.work.cost, service_s, answer.num_steps, num_source)
 
     def settle(self) -> int:
-        """Call when all is dispatched that can be; returns how many are left waiting."""
+        """Passes the queue length after a dispatch to the estimator, and returns it."""
         self._estimator.set_waiting(len(self._queue))
         return len(self._queue)
 
@@ -90,7 +90,7 @@ class Admission:
         return Overloaded(text, retry_after_s=self._retry_after())
 
     def _retry_after(self) -> float:
-        """When a quarter of the queue will have been served, about."""
+        """Returns the estimated time to serve a quarter of the queue, within bounds."""
         return min(max(MIN_RETRY_S, self._estimator.wait_s(self._queue.cost / 4)), MAX_RETRY_S)
 
     def _check_deadline(self, job: Job, deadline: float) -> None:

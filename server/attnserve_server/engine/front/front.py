@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front's side of the engine: takes requests, sends them to workers, brings the answers back.
+"""The front's side of the engine: takes requests, sends them to workers, returns the answers.
 
-Everything here runs on the event loop of the front process, and handles envelopes: of a payload it reads what every kind's says
-(``kinds.py: Payload``). What is refused, and what goes next, is in ``admission.py``; which worker may be sent more in
-``workers.py``; what need not be sent at all in ``sharing.py``, a wrapper around :meth:`Front.submit`.
+Everything here runs on the event loop of the front process and handles envelopes; of a payload it reads only the properties of
+``kinds.py: Payload``. ``admission.py`` refuses and orders requests, ``workers.py`` chooses the worker. ``sharing.py``, a wrapper
+around :meth:`Front.submit`, answers from the cache and coalesces equal requests.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from attnserve_server import errors
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.workers import Listener, Workers
 from attnserve_server.engine.link.messages import Progress
 from attnserve_server.kinds import Outcome, Payload
@@ -31,23 +31,23 @@ from attnserve_server.scheduling.queue import QueueConfig
 
 MAX_ATTEMPTS = 2
 PATIENCE_S = 5.0
-"""So long a model without workers (one is being restarted) still queues requests."""
+"""Time for which a model without a ready worker (one is restarting) still queues requests."""
 
 log = logging.getLogger(__name__)
 
 OnState = Callable[[ServedModel, bool | None], None]
-"""Told of a model that is ready, or is not, or (None) is no longer served."""
+"""Called with a model and whether it is ready; None if it is no longer served."""
 
 
 class Front:
-    """Takes requests, hands them to workers, brings the answers back.
+    """Takes requests, sends them to workers, returns the answers.
 
     Args:
-        registry: the models; more may come with :meth:`add_model`.
+        registry: the models; :meth:`add_model` adds more.
         pool: the worker processes.
-        config: of the engines, and the limits of their queues.
-        metrics: counts.
-        on_state: told of each model's state.
+        config: settings of engines and queues.
+        metrics: receives counts and times.
+        on_state: called when a model's state changes.
     """
 
     def __init__(
@@ -62,15 +62,15 @@ class Front:
         self.is_draining = False
         for model in registry.all():
             self._open(model)
-            on_state(model, False)  # a model that is added later is shown once it is ready
+            on_state(model, False)  # a model that is added later is reported once it is ready
 
     async def start(self, timeout_s: float = 120.0) -> None:
-        """Starts the workers and waits until every model is warm on every one of them, or could not be loaded.
+        """Starts the workers and waits until every worker has warmed or failed to load every model.
 
         A model that no worker could load is reported and no longer served.
 
         Raises:
-            StartupError: no model is left, the workers die, or they took too long.
+            StartupError: no model is left, the workers die, or the timeout expires.
         """
         await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost), timeout_s)
         unloaded = [model for model in self._registry.all() if not model.is_ready]
@@ -80,15 +80,15 @@ class Front:
             self._close(model)
 
     async def add_model(self, model: ServedModel, timeout_s: float = 120.0) -> None:
-        """Serves one more model, beside the others; returns when it is warm on every worker that can load it.
+        """Adds a model; returns when it is warm on every worker that can load it.
 
         Raises:
-            ConfigError: it is served already, or is still being removed.
-            BundleError: no worker could load it; it is not served then.
-            StartupError: it took too long; likewise.
+            ConfigError: it is already served, or is still being removed.
+            BundleError: no worker could load it; it is not served.
+            StartupError: the timeout expired; it is not served.
         """
         if model.key in self._admissions:
-            raise errors.ConfigError(f"{model.id}, version {model.version}, is served already, or still being removed")
+            raise errors.ConfigError(f"{model.id}, version {model.version}, is already served, or still being removed")
         self._registry.add(model)
         self._open(model)
         try:
@@ -98,7 +98,7 @@ class Front:
             raise
 
     async def remove_model(self, key: ModelKey, timeout_s: float = 30.0) -> None:
-        """Serves a model no longer: nothing new, what waits is refused, what a worker has is answered within ``timeout_s``.
+        """Removes a model: refuses new and queued requests, and waits at most ``timeout_s`` for those that workers have.
 
         Raises:
             ModelNotFound: there is no such model.
@@ -107,13 +107,13 @@ class Front:
         until = time.monotonic() + timeout_s
         while (jobs := self._of(model)) and time.monotonic() < until:
             for job in jobs:
-                if job.status == Status.QUEUED:  # what its worker lost while it was waited for is queued too
+                if job.status == Status.QUEUED:  # also a job that was queued again because its worker died
                     self._give_up(job, "unload", model.gone())
             await asyncio.sleep(0.005)
         self._close(model)
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuses what comes new and waits for what was admitted; after ``timeout_s`` the rest is cancelled."""
+        """Refuses new requests and waits for admitted ones; cancels the rest after ``timeout_s``."""
         self.is_draining = True
         until = time.monotonic() + timeout_s
         while self._jobs and time.monotonic() < until:
@@ -130,11 +130,11 @@ class Front:
 
     @property
     def is_idle(self) -> bool:
-        """Nothing waits or runs, and no worker holds a row."""
+        """Whether no request is queued or running, and no worker holds a row."""
         return not self._jobs and not any(map(len, self._admissions.values())) and not self._workers.num_rows
 
     def models(self) -> list[ServedModel]:
-        """All models and versions."""
+        """Returns all models and versions."""
         return self._registry.all()
 
     def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
@@ -142,12 +142,12 @@ class Front:
         return self._registry.resolve(model, version, task)
 
     def submit(self, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
-        """Takes a request, or refuses it at once.
+        """Queues a request, or refuses it.
 
         Args:
             model: from :meth:`resolve`.
             payload: of the model's kind.
-            terms: deadline, streaming, priority and whose request it is.
+            terms: deadline, streaming, priority and client.
 
         Raises:
             SequenceTooLong, Overloaded, DeadlineUnreachable, ShuttingDown, ModelNotReady: see ``errors``.
@@ -164,13 +164,13 @@ class Front:
         return ticket
 
     def check(self, model: ServedModel, payload: Payload) -> None:
-        """Refuses what is never taken, or not now."""
+        """Raises ShuttingDown while the server drains, SequenceTooLong if the source is too long."""
         if self.is_draining:
             raise errors.ShuttingDown("the server is shutting down")
         model.check(payload)
 
     def queue(self, model: ServedModel, payload: Payload, terms: Terms, watcher: Watcher | None = None, key: bytes = b"") -> Job:
-        """Makes a job of a request and queues it, or refuses it; for :class:`Job`'s watcher, where it may be shared.
+        """Makes a job of a request and queues it, or refuses it; ``watcher`` and ``key`` are those of a :class:`Job`.
 
         Raises:
             Overloaded, DeadlineUnreachable, ModelNotReady: see ``errors``.
@@ -178,19 +178,19 @@ class Front:
         now = time.monotonic()
         if not model.is_ready and now - model.lost_at > PATIENCE_S:
             raise errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0)
-        # Others with later deadlines may join what is shared, so the front alone watches them.
+        # Requests with later deadlines may join a shared job, so the front alone enforces deadlines.
         sent = terms if watcher is None or terms.deadline is None else Terms(None, terms.is_streamed, terms.priority, terms.client)
         num_rows = payload.num_rows
         work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
         job = Job(model, work, terms, now, watcher, key)
-        if (admission := self._admissions.get(model.key)) is None:  # it was resolved before it was removed
+        if (admission := self._admissions.get(model.key)) is None:  # the model was removed after it was resolved
             raise model.gone()
         admission.add(job)
         self._jobs[job.id] = job
         return job
 
     def ticket(self, terms: Terms, received_at: float) -> Ticket:
-        """A ticket for a job of this front; :meth:`Job.attach` follows."""
+        """Makes a ticket; the caller attaches it to a job (:meth:`Job.attach`)."""
         return Ticket(terms, received_at, self._leave)
 
     def count_refusal(self, model: ServedModel, error: errors.ServiceError) -> None:
@@ -198,9 +198,9 @@ class Front:
         self._metrics.request_rejected(model.id, model.version, error.reason.lower())
 
     def dispatch(self, model: ServedModel) -> None:
-        """Sends what there is credit for; what is too late for that, or is answered by now, is done with."""
+        """Sends queued jobs while there is credit; drops those that are too late or already answered."""
         if (admission := self._admissions.get(model.key)) is None:
-            return  # it is served no longer
+            return  # no longer served
         while (job := admission.first()) is not None:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
@@ -215,7 +215,7 @@ class Front:
         self._metrics.set_queue_length(model.id, model.version, admission.settle())
 
     def forget(self, job: Job, outcome: Outcome | None = None) -> None:
-        """Takes a job off all books."""
+        """Removes a job from all accounting."""
         self._jobs.pop(job.id, None)
         if job.watcher is not None:
             job.watcher.ended(job, outcome)
@@ -239,11 +239,11 @@ class Front:
         self._on_state(model, None)
 
     def _of(self, model: ServedModel) -> list[Job]:
-        """A model's jobs."""
+        """Returns a model's jobs."""
         return [job for job in self._jobs.values() if job.model is model]
 
     def _leave(self, ticket: Ticket, reason: str) -> None:
-        """A ticket is given up; its job goes on while others wait for it."""
+        """Cancels a ticket; its job continues while other tickets wait for it."""
         job = ticket.job
         assert job is not None, "a ticket that is not done has a job"
         job.detach(ticket)
@@ -254,13 +254,13 @@ class Front:
             job.status = Status.LEAVING
             if job.watcher is not None:
                 job.watcher.ended(job, None)
-            self._workers.cancel(job, reason)  # the worker counts it, and says when its rows are free
+            self._workers.cancel(job, reason)  # the worker counts it, and reports when its rows are free
         elif not job.tickets:
             self.forget(job)
             self.dispatch(job.model)
 
     def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
-        """The front itself ends a job that is waited for."""
+        """Ends a job, and all its tickets, with an error."""
         for _ in job.tickets:
             self._metrics.request_cancelled(job.model.id, job.model.version, reason)
         self.forget(job)
@@ -287,7 +287,7 @@ class Front:
             job.deliver(event, time.monotonic())
 
     def _on_lost(self, worker: str) -> None:
-        """What a dead worker held runs once more elsewhere, unless part of it was already sent."""
+        """Retries the jobs of a dead worker once, unless part of the answer was already sent."""
         for job in [each for each in self._jobs.values() if each.worker == worker]:
             job.worker = None
             if not job.tickets or job.delivered_at or job.num_attempts >= MAX_ATTEMPTS:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work for an engine as the front keeps it, and the tickets that wait for it: one, or several where equal requests share it."""
+"""Jobs, the front's records of work for an engine, and the tickets that wait for them: several if equal requests are coalesced."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ from typing import Any, Protocol
 
 import msgspec
 
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed, ServiceError
 from attnserve_server.kinds import Outcome, Part
 from attnserve_server.request import Done, Terms, Work
 from attnserve_server.stats import RequestStats
 
 MAX_MERGED = 2
-"""Tokens that come one by one are sent by twos at most: a stream should read as one."""
+"""Maximum tokens of a merged stream part; larger parts would make a stream stutter."""
 
 
 class Status(enum.IntEnum):
-    """How far a job has come; what is before ``DONE`` is in the front's books."""
+    """State of a job; the front's accounting holds every job that is not ``DONE``."""
 
     QUEUED = 0
     SENT = 1
     LEAVING = 2
-    """Given up, but its worker has not yet freed its rows."""
+    """Cancelled, but its worker has not yet freed its rows."""
     DONE = 3
 
 
 class Watcher(Protocol):
-    """What is told of a job that several tickets may share (``sharing.py``)."""
+    """Receives the events of a job that several tickets may share (``sharing.py``)."""
 
     def is_answered(self, job: Job) -> bool:
-        """Asked before a queued job is sent: whether it needs no worker any more, as its tickets wait elsewhere or are done."""
+        """Called before a queued job is sent: gives its tickets a cached answer or an equal job; returns whether it did."""
         ...
 
     def sent(self, job: Job) -> None:
-        """A worker has it."""
+        """Called when the job was sent to a worker."""
         ...
 
     def ended(self, job: Job, outcome: Outcome | None) -> None:
-        """It is done or given up."""
+        """Called when the job has finished or was cancelled."""
         ...
 
 
 class Job:
-    """One request on its way through queue and engine.
+    """One request in the queue or at a worker.
 
     Args:
-        model: whose engine does it.
-        work: what a worker is sent.
-        terms: those of the first ticket; queue and engine go by them.
-        queued_at: when it was taken.
-        watcher: of a job that may be shared; None for any other.
-        key: what the watcher knows it by.
+        model: the model that answers.
+        work: the envelope for a worker.
+        terms: those of the first ticket; queue and engine use them.
+        queued_at: when it was queued.
+        watcher: receives the events of a job that may be shared; None for any other.
+        key: the watcher's key of the job.
     """
 
     __slots__ = (
@@ -74,20 +74,20 @@ class Job:
         key: bytes = b"",
     ) -> None:
         self.id = work.request_id
-        """Its number, on both sides of the link."""
+        """Number of the request on both sides of the link."""
         self.model, self.work, self.terms, self.queued_at = model, work, terms, queued_at
         self.watcher, self.key = watcher, key
         self.status = Status.QUEUED
         self.tickets: list[Ticket] = []
         self.deadline = terms.deadline
-        """The latest of all that wait or waited for it; None where one has none."""
+        """The latest deadline of all its tickets so far; None if any of them has none."""
         self.worker: str | None = None
         self.num_attempts = 0
         self.delivered_at: list[float] = []
         self._produced: Part | None = None
 
     def attach(self, ticket: Ticket) -> None:
-        """One more waits for it, and gets at once what was delivered already."""
+        """Adds a ticket, and delivers to it what the job has already streamed."""
         ticket.job = self
         self.tickets.append(ticket)
         mine, other = self.deadline, ticket.terms.deadline
@@ -96,32 +96,32 @@ class Job:
             ticket.deliver(self._produced)
 
     def detach(self, ticket: Ticket) -> None:
-        """One waits no longer."""
+        """Removes a ticket."""
         self.tickets.remove(ticket)
 
     def deliver(self, part: Part, now: float) -> None:
-        """A part of a stream has come from the worker."""
+        """Delivers a part of a stream to the streaming tickets."""
         self.delivered_at.append(now)
-        if self.watcher is not None:  # others may come and want what was delivered
-            self._produced = part if self._produced is None else self._produced.joined(part)
+        if self.watcher is not None:  # later tickets need the parts so far
+            self._produced = part if self._produced is None else self._produced.merged(part)
         for ticket in self.tickets:
             if ticket.terms.is_streamed:
                 ticket.deliver(part)
 
     def finish(self, answer: Done[Any]) -> None:
-        """The answer has come."""
+        """Ends all tickets with the answer."""
         for ticket in self.tickets:
             ticket.finish(answer if ticket.received_at <= self.queued_at else _seen_from(ticket.received_at, answer))
-        self.tickets.clear()  # which know the job: a cycle, left to the garbage collector, which stalls all requests
+        self.tickets.clear()  # breaks the cycle of job and tickets: the garbage collector would stall all requests
 
     def fail(self, error: ServiceError) -> None:
-        """No answer will come."""
+        """Ends all tickets with an error."""
         for ticket in self.tickets:
             ticket.fail(error)
         self.tickets.clear()
 
     def stats(self, answer: Done[Any]) -> RequestStats:
-        """What was measured of it."""
+        """Returns the statistics of the answered job."""
         return RequestStats(
             model=self.model.id,
             version=self.model.version,
@@ -136,20 +136,20 @@ class Job:
 
 
 class Ticket:
-    """What the one that asked holds: where its answer arrives, and how it is given up. Handed out by ``Front.submit``.
+    """The caller's handle of a request: receives the answer, and cancels the request. ``Front.submit`` returns it.
 
     Belongs to the event loop, whose clock is the monotonic one.
 
     Args:
-        terms: when its client wants what.
-        received_at: when it was taken.
-        on_leave: called with the ticket and the reason ("client", "deadline" …) when it is given up before it is done.
+        terms: terms of the request.
+        received_at: when it was queued.
+        on_leave: called with the ticket and the reason ("client", "deadline" …) if it is cancelled before it is done.
     """
 
     def __init__(self, terms: Terms, received_at: float, on_leave: Callable[[Ticket, str], None]) -> None:
         self.terms, self.received_at = terms, received_at
         self.job: Job | None = None
-        """What it waits for; None where the answer was there already."""
+        """The job that it waits for; None if the answer was cached."""
         self._on_leave = on_leave
         loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Done[Any]] = loop.create_future()
@@ -159,21 +159,21 @@ class Ticket:
 
     @property
     def is_done(self) -> bool:
-        """Answered, failed or cancelled."""
+        """Whether it was answered, has failed or was cancelled."""
         return self._answer.done()
 
     async def result(self) -> Done[Any]:
-        """Waits for the answer. The waiting task may be cancelled; :meth:`cancel` follows then.
+        """Waits for the answer. If the waiting task is cancelled, the caller must call :meth:`cancel`.
 
         Raises:
-            ServiceError: it will not come.
+            ServiceError: the request failed.
         """
         return await asyncio.shield(self._answer)
 
     async def deltas(self) -> AsyncIterator[Any]:
-        """The parts of a streamed request as they come; ends when it is finished or has failed.
+        """Yields the parts of a streamed answer as they arrive; ends when the request has finished or failed.
 
-        Where more has come than was taken, two tokens at a time are one part.
+        Parts that arrived since the last one was taken are merged, up to ``MAX_MERGED`` tokens.
         """
         part = await self._parts.get()
         while part is not None:
@@ -183,36 +183,36 @@ class Ticket:
                 yield part
                 part = None if is_last else await self._parts.get()
             elif part.size + following.size <= MAX_MERGED:
-                part = part.joined(following)
+                part = part.merged(following)
             else:
                 yield part
                 part = following
 
     def cancel(self, reason: str) -> None:
-        """Gives the request up; its slots are free within one step, unless others wait for the same. Idempotent."""
+        """Cancels the request; its slots are free within one step unless other tickets share the job. Idempotent."""
         if not self.is_done:
             self._on_leave(self, reason)
 
     def deliver(self, part: Part) -> None:
-        """A part of a stream has come."""
+        """Adds a part of a stream."""
         if not self.is_done:
             self._parts.put_nowait(part)
 
     def finish(self, answer: Done[Any]) -> None:
-        """The answer has come."""
+        """Ends the ticket with the answer."""
         if not self.is_done:
             self._answer.set_result(answer)
             self._parts.put_nowait(None)
 
     def fail(self, error: ServiceError) -> None:
-        """No answer will come."""
+        """Ends the ticket with an error."""
         if not self.is_done:
             self._answer.set_exception(error)
             self._parts.put_nowait(None)
 
 
 def _close(answer: asyncio.Future[Any], timer: asyncio.TimerHandle | None) -> None:
-    """Marks an error as seen (a client that left does not ask for it), and forgets the deadline."""
+    """Cancels the deadline's timer, and marks an error as retrieved, because a cancelled caller never reads it."""
     if timer is not None:
         timer.cancel()
     if not answer.cancelled():
@@ -220,7 +220,7 @@ def _close(answer: asyncio.Future[Any], timer: asyncio.TimerHandle | None) -> No
 
 
 def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
-    """The answer with the times of one that came only then: what was over before took no time."""
+    """Returns the answer with all times clamped to ``moment``, when a ticket joined: earlier phases took no time for it."""
     admitted_at = max(answer.admitted_at, moment)
     encoded_at = max(answer.admitted_at + answer.encode_s, moment)
     return msgspec.structs.replace(
@@ -233,13 +233,13 @@ def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
 
 
 def error_of(reason: str) -> ServiceError:
-    """What a ticket ends with that was given up."""
+    """Returns the error of a cancelled ticket."""
     if reason == "deadline":
         return DeadlineExceeded("the deadline passed before the answer was ready")
     return Cancelled("the request was cancelled")
 
 
 def failure_of(reason: str, message: str) -> ServiceError:
-    """The error that a worker names."""
+    """Returns the error that a worker reports."""
     kinds: list[type[ServiceError]] = [Cancelled, DeadlineExceeded]
     return next((kind for kind in kinds if kind.reason == reason), ExecutionFailed)(message)

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The worker processes: started, watched, started again when one dies; and the sockets that reach them.
+"""Starts, supervises and restarts the worker processes, and owns the sockets to them.
 
-Each start has a name of its own, with its number in it, and sockets of its own, so that nothing a dead process said is taken for
-its successor's.
+Each start has its own numbered name and its own sockets, so that messages of a dead process are never attributed to its successor.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.metrics import logs
 
 MAX_DEATHS_AT_START = 3
-DEATHS_AT_START = "the workers die before they are ready; their log says why"
+DEATHS_AT_START = "the workers die before they are ready; their log has the reason"
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_S = 10.0
 log = logging.getLogger(__name__)
@@ -33,11 +32,11 @@ class WorkerPool:
     """The worker processes and the sockets to them; belongs to the front's event loop.
 
     Args:
-        num_workers: how many; 0 for as many as the device allows, which :meth:`open` finds out.
-        device: that workers are to use; "auto" leaves it to them.
-        log_level: of the processes.
-        log_format: likewise, "text" or "json".
-        python: the interpreter that runs them.
+        num_workers: number of processes; 0 for the device's default, which :meth:`open` determines.
+        device: device of the workers; "auto" lets them choose.
+        log_level: log level of the processes.
+        log_format: their log format, "text" or "json".
+        python: interpreter that runs them.
     """
 
     def __init__(
@@ -50,7 +49,7 @@ class WorkerPool:
     ) -> None:
         self.num_workers, self._asked_device, self._python = num_workers, device, python
         self.device = ""
-        """That the workers have, once :meth:`open` has found out."""
+        """Device of the workers; empty before :meth:`open`."""
         self._environ = {logs.LEVEL_VARIABLE: log_level, logs.FORMAT_VARIABLE: log_format}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = from_worker()
@@ -65,16 +64,16 @@ class WorkerPool:
         self._is_stopping = False
 
     async def open(self, timeout_s: float = 60.0) -> Hello:
-        """Starts the processes (one, where the device decides how many), and returns what the first of them says of itself.
+        """Starts the processes (one, if the device determines their number), and returns the first one's Hello.
 
         Raises:
-            StartupError: they say nothing, or die; their log says why.
+            StartupError: no worker connects in time, or they die; their log has the reason.
         """
         self._tasks = [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers or 1)]
         try:
             await asyncio.wait_for(self._is_open.wait(), timeout_s)
         except TimeoutError as error:
-            raise StartupError(f"no worker was there after {timeout_s:.0f} s") from error
+            raise StartupError(f"no worker connected within {timeout_s:.0f} s") from error
         hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
         if hello is None:
             raise StartupError(DEATHS_AT_START)
@@ -83,7 +82,7 @@ class WorkerPool:
         return hello
 
     async def start(self, on_message: Callable[[str, FromWorker], None], on_lost: Callable[[str], None]) -> None:
-        """Starts the other processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
+        """Starts the remaining processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
         self._on_message, self._on_lost = on_message, on_lost
         self._tasks += [asyncio.create_task(self._keep_alive(index)) for index in range(len(self._tasks), self.num_workers)]
         early, self._early = self._early, []
@@ -91,35 +90,35 @@ class WorkerPool:
             on_message(worker, message)
 
     def learn(self, kinds: Iterable[Kind]) -> None:
-        """From now on workers may speak of models of these kinds too."""
+        """Decodes messages about models of these kinds too, from now on."""
         new = {kind.path: kind for kind in kinds if kind.path not in self._kinds}
         if new:
             self._kinds |= new
             self._decoder = from_worker(self._kinds.values())
 
     def _keep(self, worker: str, message: FromWorker) -> None:
-        """Before :meth:`start`, what a worker says is kept."""
+        """Keeps a message that arrives before :meth:`start`."""
         self._early.append((worker, message))
         self._is_open.set()
 
     def _forget(self, worker: str) -> None:
-        """Before :meth:`start`, a worker that dies takes with it what it said."""
+        """Drops the kept messages of a worker that dies before :meth:`start`."""
         self._early = [(name, message) for name, message in self._early if name != worker]
         self._num_lost += 1
         if self._num_lost >= MAX_DEATHS_AT_START:
             self._is_open.set()
 
     def send(self, worker: str, message: ToWorker) -> None:
-        """Sends to a worker; what is sent to one that has died is lost with it."""
+        """Sends a message to a worker; a message to a dead worker is dropped."""
         if worker in self._ends:
             self._ends[worker].send(ENCODER.encode(message))
 
     def pids(self) -> dict[str, int]:
-        """Process id of each living worker."""
+        """Returns the process id of each running worker."""
         return {name: process.pid for name, process in self._processes.items()}
 
     async def stop(self, grace_s: float = 3.0) -> None:
-        """Asks the workers to leave, and ends those that do not."""
+        """Asks the workers to exit, and kills those that do not within the grace period."""
         self._is_stopping = True
         for name in list(self._processes):
             self.send(name, Stop())
@@ -174,5 +173,5 @@ class WorkerPool:
 
 
 def _auto_workers(device: str) -> int:
-    """On a GPU one; on CPUs as many as this process may use."""
+    """Returns the default number of workers: one on a GPU, else one per usable core."""
     return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))

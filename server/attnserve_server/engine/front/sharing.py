@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Equal requests share one answer: from the cache where it is known, else from the engine's work that is under way.
+"""Answer cache and request coalescing: equal requests share one answer, cached or in progress.
 
-A wrapper around ``Front.submit``; without a cache there is none. An answer follows from model, version, variant and payload, to the
-last bit, so the key is all of these and nothing is approximate. The terms of a request are not in it: they shape when it is
-answered, not what the answer is.
+It wraps ``Front.submit``, and is used only if the cache is on. Model, version, variant and payload determine an answer bit for bit,
+so together they are the key, and no match is approximate. A request's terms are not part of it: they affect when it is answered,
+not the answer.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from cachetools import LRUCache
 
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Job, Ticket
-from attnserve_server.engine.front.models import ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import ServiceError
 from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import Done, Terms
 
 LARGEST_SHARE = 8
-"""An answer that takes more than this part of the cache is not kept: it would push out too many others."""
+"""An answer above one eighth of the cache is not kept: it would evict too many others."""
 
 ENTRY_BYTES = 250
-"""What the cache's own books take for one answer, about."""
+"""Approximate overhead of one cache entry."""
 
 LARGEST_KEY = 1 << 16
-"""Longer keys (pixels are many) are replaced by their digests."""
+"""Longer keys (those with pixels) are replaced by their digests."""
 
 _ENCODER = msgspec.msgpack.Encoder()
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An answer as bytes, of which kind it is, and what it takes."""
+    """A serialized answer, its type, and the bytes that it occupies."""
 
     data: bytes
     kind: type[Outcome]
@@ -45,10 +45,10 @@ class _Entry:
 
 
 class ResponseCache:
-    """The answers that were used last, as bytes: their size is known, and no reader can change them.
+    """LRU cache of serialized answers: their size is known, and no reader can modify them.
 
     Args:
-        max_bytes: of keys, answers and books together; 0 keeps nothing.
+        max_bytes: limit for keys, answers and overhead together; 0 keeps nothing.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -60,16 +60,16 @@ class ResponseCache:
 
     @property
     def num_bytes(self) -> int:
-        """What is kept now."""
+        """Bytes in use."""
         return int(self._answers.currsize)
 
     def get(self, key: bytes) -> Outcome | None:
-        """The answer, if it is here; it counts as used then."""
+        """Returns the cached answer, or None; a hit counts as a use."""
         entry = self._answers.get(key)
         return msgspec.msgpack.decode(entry.data, type=entry.kind) if entry is not None else None
 
     def put(self, key: bytes, outcome: Outcome) -> None:
-        """Keeps an answer, in place of those that were not used for longest."""
+        """Adds an answer, and evicts the least recently used ones."""
         data = _ENCODER.encode(outcome)
         size = len(key) + len(data) + ENTRY_BYTES
         if size <= self.max_bytes // LARGEST_SHARE:
@@ -77,13 +77,13 @@ class ResponseCache:
 
 
 class SharedAnswers:
-    """The cache, and the work under way that others may join. It watches the jobs that it makes (:class:`Watcher`).
+    """The cache, and the jobs in progress that equal requests join. It is the :class:`Watcher` of the jobs that it makes.
 
     Args:
-        front: does what is not known.
-        max_bytes: of the cache.
-        max_tickets: that may wait for one job; more become jobs of their own, for which the queue has limits.
-        metrics: counts hits, misses and the rest.
+        front: computes answers that are not cached.
+        max_bytes: size of the cache.
+        max_tickets: tickets per job; further requests become jobs of their own, which the queue limits.
+        metrics: counts hits, misses and coalesced requests.
     """
 
     def __init__(self, front: Front, max_bytes: int, max_tickets: int, metrics: Metrics) -> None:
@@ -92,11 +92,11 @@ class SharedAnswers:
 
     @property
     def num_under_way(self) -> int:
-        """Jobs that may be joined."""
+        """Number of jobs that requests can join."""
         return len(self._under_way)
 
     def submit(self, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
-        """As :meth:`Front.submit`, but for what is known, or is being found out."""
+        """As :meth:`Front.submit`, but uses a cached answer or an equal job in progress."""
         if not payload.is_reproducible:
             return self._front.submit(model, payload, terms)
         received_at, key = time.monotonic(), _key(model, payload)
@@ -105,7 +105,7 @@ class SharedAnswers:
             self._front.check(model, payload)
             known = self._answer(model, key)
             if known is None:
-                job = self._joined(key, terms) or self._queued(model, payload, terms, key)
+                job = self._coalesced(key, terms) or self._queued(model, payload, terms, key)
         except ServiceError as error:
             self._front.count_refusal(model, error)
             raise
@@ -118,7 +118,7 @@ class SharedAnswers:
         return ticket
 
     def is_answered(self, job: Job) -> bool:
-        """See :class:`Watcher`: since a queued job came, an equal one was answered, or is at a worker."""
+        """See :class:`Watcher`: true if an equal job was answered or sent since this one was queued."""
         known = self._answer(job.model, job.key)
         twin = self._twin(job) if known is None else None
         if known is None and twin is None:
@@ -129,17 +129,17 @@ class SharedAnswers:
                 twin.attach(ticket)
             elif known is not None:
                 _answer_with(ticket, known)
-        job.tickets.clear()  # which know the job: a cycle would wait for the garbage collector
+        job.tickets.clear()  # breaks the cycle of job and tickets
         return True
 
     def sent(self, job: Job) -> None:
-        """See :class:`Watcher`: others may join it, before any that is still queued."""
+        """See :class:`Watcher`: requests join this job in preference to an equal queued one."""
         if job.num_attempts == 1:
             self._count(job.model, "miss")
         self._under_way[job.key] = job
 
     def ended(self, job: Job, outcome: Outcome | None) -> None:
-        """See :class:`Watcher`: it can be joined no longer; its answer is kept, where it has one."""
+        """See :class:`Watcher`: requests can no longer join it; its answer, if any, is cached."""
         if self._under_way.get(job.key) is job:
             del self._under_way[job.key]
         if outcome is not None:
@@ -147,25 +147,25 @@ class SharedAnswers:
             self._metrics.set_cache(self._cache.num_bytes, len(self._cache))
 
     def _answer(self, model: ServedModel, key: bytes) -> Outcome | None:
-        """The answer, if it is known."""
+        """Returns the cached answer, or None."""
         outcome = self._cache.get(key)
         if outcome is not None:
             self._count(model, "hit")
         return outcome
 
     def _queued(self, model: ServedModel, payload: Payload, terms: Terms, key: bytes) -> Job:
-        """Work of its own, which others may join unless there is some already."""
+        """Queues a new job, which equal requests may join unless there is another one already."""
         job = self._front.queue(model, payload, terms, self, key)
         self._under_way.setdefault(key, job)
         return job
 
-    def _joined(self, key: bytes, terms: Terms) -> Job | None:
-        """Work that a new request may wait for; None where it has to wait for its own.
+    def _coalesced(self, key: bytes, terms: Terms) -> Job | None:
+        """Returns an equal job that a new request can join, or None.
 
-        What waits in the queue is joined only by its own client and at no higher priority: others may well be served sooner. They
-        are brought together when one of the two is dispatched (:meth:`is_answered`).
+        A queued job accepts only its own client's requests of at most its priority, because others may be served sooner by a job of
+        their own. Such jobs are merged when one of them is dispatched (:meth:`is_answered`).
         """
-        job = self._joinable(key, terms.is_streamed, 1)
+        job = self._shareable(key, terms.is_streamed, 1)
         if job is None:
             return None
         is_queued = job.num_attempts == 0
@@ -175,14 +175,14 @@ class SharedAnswers:
         return job
 
     def _twin(self, job: Job) -> Job | None:
-        """An equal job that is at a worker while this one is still queued, and that can take its place."""
-        found = self._joinable(job.key, job.terms.is_streamed, len(job.tickets))
+        """Returns an equal job at a worker that can replace this queued one, or None."""
+        found = self._shareable(job.key, job.terms.is_streamed, len(job.tickets))
         if found is None or found is job or found.num_attempts == 0:
             return None
-        self._count(job.model, "coalesced")  # what had joined it was counted then
+        self._count(job.model, "coalesced")  # its other tickets were counted when they joined
         return found
 
-    def _joinable(self, key: bytes, is_streamed: bool, num_tickets: int) -> Job | None:
+    def _shareable(self, key: bytes, is_streamed: bool, num_tickets: int) -> Job | None:
         job = self._under_way.get(key)
         if job is None or (is_streamed and not job.terms.is_streamed) or len(job.tickets) + num_tickets > self._max_tickets:
             return None
@@ -193,13 +193,13 @@ class SharedAnswers:
 
 
 def _key(model: ServedModel, payload: Payload) -> bytes:
-    """What shapes the answer."""
+    """Returns the cache key: everything that determines the answer."""
     key = _ENCODER.encode((model.id, model.version, model.generation, model.variant, payload))
     return key if len(key) <= LARGEST_KEY else hashlib.sha256(key).digest()
 
 
 def _answer_with(ticket: Ticket, outcome: Outcome) -> None:
-    """A known answer took no time; a stream gets all of it at once."""
+    """Ends a ticket with a cached answer: all durations are 0, and a stream gets one part."""
     now = time.monotonic()
     part = outcome.as_part(0) if ticket.terms.is_streamed else None
     if part is not None:

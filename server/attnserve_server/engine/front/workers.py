@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The workers as the front sees them: which are warm for which model, and how many rows each of them holds.
+"""The front's view of the workers: which models each has loaded, and how many rows each holds.
 
-Each model has a credit of its own on each worker: its slots and a quarter more, so that a freed slot is filled without a round
-trip. What one model's requests hold is no hindrance to another's.
+Each model has its own credit on each worker, 1.25 times its slots, so that a freed slot is filled without a round trip. Models do
+not use each other's credit.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.job import Job, Status
-from attnserve_server.engine.front.models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.pool import DEATHS_AT_START, MAX_DEATHS_AT_START, WorkerPool
+from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,
@@ -34,30 +34,30 @@ from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import ModelKey
 
 RELOAD_S = 5.0
-"""After so long a worker that could not load a model is asked again, if the model was ready anywhere before."""
+"""Delay before a worker retries to load a model that failed there, if the model was ever ready on any worker."""
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """What is called when the workers do something."""
+    """Callbacks for worker events."""
 
     progress: Callable[[Progress[Any]], None]
     ready: Callable[[ServedModel], None]
-    """A worker is warm for a model and can be sent requests."""
+    """A worker has warmed a model and accepts requests for it."""
     lost: Callable[[str], None]
-    """A worker has died; what it held is gone with it."""
+    """A worker has died; its requests are lost."""
 
 
 class Workers:
-    """Sends jobs to workers and keeps the books on them.
+    """Sends jobs to workers and accounts for the rows that they hold.
 
     Args:
         registry: the models.
         pool: the processes.
-        config: what they are told.
-        metrics: takes their statistics.
-        on_state: called when a model becomes ready, or is no longer.
+        config: settings for the workers' engines.
+        metrics: receives the workers' statistics.
+        on_state: called when a model becomes ready or stops being ready.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class Workers:
         self._failure: str | None = None
         self._num_lost = 0
         self._loaded: dict[ModelKey, ServedModel] = {}
-        """The models that workers load or have, also while they are being removed."""
+        """Models that workers are loading or have loaded, including those being removed."""
 
     async def start(self, listener: Listener, timeout_s: float) -> None:
-        """Starts the processes and waits until every one of them has every model, or cannot load it.
+        """Starts the processes and waits until each has loaded, or failed to load, every model.
 
         Raises:
-            StartupError: they die, or took too long.
+            StartupError: the workers die, or the timeout expires.
         """
         self._listener = listener
         self._pool.learn(model.kind for model in self._registry.all())
@@ -92,11 +92,11 @@ class Workers:
         self._is_started = True
 
     async def load(self, model: ServedModel, timeout_s: float) -> None:
-        """Has one more model loaded by all workers, and waits for it.
+        """Loads a model on all workers, and waits for it.
 
         Raises:
-            BundleError: none of them could.
-            StartupError: they took too long.
+            BundleError: no worker could load it.
+            StartupError: the timeout expired.
         """
         self._pool.learn([model.kind])
         for worker in self._names:
@@ -106,7 +106,7 @@ class Workers:
             raise model.load_error()
 
     def unload(self, model: ServedModel) -> None:
-        """Has a model forgotten by all workers that have it."""
+        """Unloads a model from all workers."""
         for worker in model.ready_workers:
             self._pool.send(worker, Unload(model.key))
             self._rows.pop((worker, model.key), None)
@@ -132,7 +132,7 @@ class Workers:
         await self._pool.stop()
 
     def choose(self, job: Job) -> str | None:
-        """The worker with most credit for the job's model; None where it is not enough, or no worker is warm."""
+        """Returns the worker with the most credit for the job's model; None if no worker is warm or has enough credit."""
         worker = min(job.model.ready_workers, key=lambda name: self._held(name, job), default=None)
         if worker is None:
             return None
@@ -140,25 +140,25 @@ class Workers:
         return worker if not held or held + job.work.num_rows <= self._credit else None
 
     def send(self, worker: str, job: Job) -> None:
-        """Sends a job to the worker that was chosen for it."""
+        """Sends a job to a worker."""
         job.worker, job.status = worker, Status.SENT
         job.num_attempts += 1
         self._rows[worker, job.model.key] = self._held(worker, job) + job.work.num_rows
         self._pool.send(worker, job.work)
 
     def cancel(self, job: Job, reason: str) -> None:
-        """Tells a job's worker to drop it; it holds its rows until the worker says that they are free."""
+        """Tells a job's worker to drop it; its rows count as held until the worker reports them free."""
         if job.worker is not None:
             self._pool.send(job.worker, Cancel(job.model.key, job.id, reason))
 
     def give_back(self, job: Job) -> None:
-        """A worker has done with a job."""
+        """Returns the credit of a job that has left its worker."""
         if job.worker is not None:
             self._rows[job.worker, job.model.key] -= job.work.num_rows
 
     @property
     def num_rows(self) -> int:
-        """Rows that workers hold."""
+        """Number of rows that workers hold."""
         return sum(self._rows.values())
 
     def _held(self, worker: str, job: Job) -> int:
@@ -180,14 +180,14 @@ class Workers:
             self._on_broken(worker, message)
 
     def _tell(self, worker: str, model: ServedModel) -> None:
-        """Has a worker load a model."""
+        """Tells a worker to load a model."""
         self._loaded[model.key] = model
         folder, variant = str(model.bundle.folder), model.variant
         self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant))
 
     def _on_loaded(self, worker: str, message: Ready) -> None:
         model = self._registry.get(message.model)
-        if model is None:  # it was taken out meanwhile
+        if model is None:  # it was removed in the meantime
             self._pool.send(worker, Unload(message.model))
             return
         self._loaded[model.key] = model
@@ -205,7 +205,7 @@ class Workers:
             return
         model.broken[worker] = message.problems
         self._settled.set()
-        if model.was_ready:  # it can be loaded: what failed may be over, memory for example
+        if model.was_ready:  # it can be loaded in principle: the failure may be temporary, such as lack of memory
             asyncio.get_running_loop().call_later(RELOAD_S, self._tell_again, worker, model)
 
     def _tell_again(self, worker: str, model: ServedModel) -> None:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What front and workers share: messages, and the sockets that carry them."""
+"""The link between front and workers: messages, and the sockets that carry them."""

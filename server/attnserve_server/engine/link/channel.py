@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pair of sockets between the front and one worker: each message is its length in four bytes, then itself.
+"""A socket pair between the front and one worker; each message is preceded by its length in four bytes.
 
-Between two processes and a kernel there is nothing else: a message broker's own threads would be woken twice on each way, and where
-all cores are busy, every one that is to be woken waits its turn.
+There is no message broker: its threads would add two wake-ups in each direction, and on busy cores every wake-up waits for the
+operating system's scheduler.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ def _framed(message: bytes) -> bytes:
 
 
 class _Frames:
-    """Puts messages together from what a stream gives."""
+    """Assembles messages from the bytes of a stream."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The messages that are whole now."""
+        """Adds bytes; returns the messages that are now complete."""
         buffer, begin, messages = self._buffer, 0, list[bytes]()
         buffer += data
         while len(buffer) - begin >= _LENGTH.size:
@@ -55,13 +55,13 @@ class FrontEnd(asyncio.Protocol):
 
     @classmethod
     async def open(cls, on_message: Callable[[bytes], None]) -> tuple[FrontEnd, socket.socket]:
-        """A new pair: the front's end, and the socket that a worker is to inherit."""
+        """Makes a pair: the front's end, and the socket that a worker inherits."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
         return end, theirs
 
     def send(self, message: bytes) -> None:
-        """Sends a message; what is sent to a worker that has died is lost with it."""
+        """Sends a message; a message to a dead worker is dropped."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(_framed(message))
 
@@ -81,31 +81,31 @@ class FrontEnd(asyncio.Protocol):
 
 
 class WorkerEnd:
-    """The worker's end; it blocks.
+    """The worker's end; its calls block.
 
     Args:
-        descriptor: of the inherited socket.
+        descriptor: file descriptor of the inherited socket.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._socket, self._frames = socket.socket(fileno=descriptor), _Frames()
 
     def send(self, message: bytes) -> None:
-        """Sends a message; waits while the front is far behind.
+        """Sends a message; blocks while the socket's buffer is full.
 
         Raises:
-            OSError: the front is gone.
+            OSError: the front has closed its end.
         """
         self._socket.sendall(_framed(message))
 
     def receive(self, *, wait: bool) -> list[bytes]:
-        """What has come.
+        """Returns the messages that have arrived.
 
         Args:
-            wait: until there is something.
+            wait: whether to block until there is at least one.
 
         Raises:
-            EOFError: the front is gone.
+            EOFError: the front has closed its end.
         """
         while True:
             try:

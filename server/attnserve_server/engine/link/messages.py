@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What front and workers say to each other over the local socket, as MessagePack.
+"""Messages between front and workers, as MessagePack over the local socket.
 
-The payloads of requests and the outcomes of answers are those of the kinds that are served, so each side's decoder is made for a
-set of kinds, and made anew when a model of another kind comes.
+Payload and outcome types depend on the kinds that are served, so each side's decoder is made for a set of kinds. It is replaced
+when a model of a new kind is added.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ EventT = TypeVar("EventT")
 
 
 class Configure(msgspec.Struct, tag="configure", array_like=True, gc=False):
-    """The first message to a worker."""
+    """Configures a worker; the first message to it."""
 
     engine: EngineConfig
     """The engines' section of the configuration."""
 
 
 class Load(msgspec.Struct, tag="load", array_like=True, gc=False):
-    """Load a bundle and serve it; answered with :class:`Ready` or :class:`Broken`."""
+    """Loads and serves a bundle; answered with :class:`Ready` or :class:`Broken`."""
 
     model: ModelKey
     kind: str
-    """The path of its kind of engine, see :attr:`Kind.path`."""
+    """Import path of its kind of engine, see :attr:`Kind.path`."""
     folder: str
     device: str
     variant: str
 
 
 class Unload(msgspec.Struct, tag="unload", array_like=True, gc=False):
-    """Forget a model, and what of it is in flight: the front has given that up."""
+    """Unloads a model and drops its requests in flight, which the front has already ended."""
 
     model: ModelKey
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True, gc=False):
-    """Drop a request: ``reason`` is "client" or "deadline"."""
+    """Drops a request; ``reason`` is "client", "deadline", "shutdown" or "error"."""
 
     model: ModelKey
     request_id: int
@@ -53,35 +53,35 @@ class Cancel(msgspec.Struct, tag="cancel", array_like=True, gc=False):
 
 
 class Stop(msgspec.Struct, tag="stop", array_like=True, gc=False):
-    """Leave; nothing is in flight."""
+    """Ends the worker; no request is in flight."""
 
 
 class Hello(msgspec.Struct, tag="hello", array_like=True, gc=False):
-    """A worker is connected and wants to be configured."""
+    """Announces a worker, which waits for its configuration."""
 
     device: str
-    """The device that it has: "cpu" or "cuda"."""
+    """Device of the worker: "cpu" or "cuda"."""
     onnxruntime: str
-    """The version of ONNX Runtime that it runs."""
+    """Version of its ONNX Runtime."""
 
 
 class Ready(msgspec.Struct, tag="ready", array_like=True, gc=False):
-    """The engine of a model is loaded and warm."""
+    """Reports that a model is loaded and warm."""
 
     model: ModelKey
     load_s: float
 
 
 class Broken(msgspec.Struct, tag="broken", array_like=True, gc=False):
-    """A model could not be loaded; the worker serves the others."""
+    """Reports that a model could not be loaded; the worker serves the others."""
 
     model: ModelKey
     problems: list[str]
-    """Everything that is wrong with it."""
+    """All problems found."""
 
 
 class Progress(msgspec.Struct, Generic[EventT], tag="progress", array_like=True, gc=False):
-    """What happened in one iteration (or a few) of one engine, whose model ``stats`` name."""
+    """Reports the events of one or several iterations of the engine of the model that ``stats`` names."""
 
     events: list[EventT]
     """Parts, :class:`Done` and :class:`Failed`."""
@@ -95,14 +95,14 @@ ENCODER = msgspec.msgpack.Encoder()
 
 
 def to_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder[ToWorker]:
-    """A decoder of what the front says, where there are models of these kinds."""
+    """Makes a decoder of the front's messages, for models of these kinds."""
     payloads = tuple(kind.payload for kind in kinds)
     work: Any = Work[_any_of(payloads)]  # type: ignore[misc]
     return msgspec.msgpack.Decoder(_any_of((Configure, Load, Unload, work, Cancel, Stop)))
 
 
 def from_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder[FromWorker]:
-    """A decoder of what a worker says, where there are models of these kinds."""
+    """Makes a decoder of a worker's messages, for models of these kinds."""
     known = tuple(kinds)
     outcomes, parts = tuple(kind.outcome for kind in known), tuple(kind.part for kind in known if kind.part is not None)
     done: Any = Done[_any_of(outcomes)]  # type: ignore[misc]
@@ -111,5 +111,5 @@ def from_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder
 
 
 def _any_of(types: tuple[Any, ...]) -> Any:
-    """A union that is known only when the program runs."""
+    """Returns the union of types that are known only at run time."""
     return Union[types]  # noqa: UP007

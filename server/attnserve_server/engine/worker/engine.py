@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a worker asks of an engine, and the one place where an engine is made: by the kind of its model."""
+"""The interface between a worker and its engines, and the function that makes an engine from its model's kind."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ class Engine(Protocol):
 
     @property
     def has_work(self) -> bool:
-        """Whether something waits or runs."""
+        """Whether any request is waiting or running."""
         ...
 
     def starting(self) -> Iterator[None]:
-        """Loads the graphs and warms them up, in parts: a worker steps its other engines between two of them."""
+        """Loads the graphs and warms them up, one part per yield; the worker steps its other engines between parts."""
         ...
 
     def submit(self, work: Work[Any]) -> None:
-        """Takes a request for the next step."""
+        """Queues a request for the next step."""
         ...
 
     def cancel(self, request_id: int, reason: str) -> None:
-        """Drops a request before the next step; an unknown one is passed over."""
+        """Drops a request before the next step; ignores an unknown one."""
         ...
 
     def step(self) -> list[Any]:
-        """One iteration; returns the parts, :class:`Done` and :class:`Failed` that it gave. It raises for no single request."""
+        """Runs one iteration; returns its parts, :class:`Done` and :class:`Failed`. A failed request raises no exception."""
         ...
 
     def stats(self) -> EngineStats:
-        """What happened since the last call."""
+        """Returns the statistics since the last call."""
         ...
 
 
 def make_engine(kind: Kind, bundle: Bundle, config: EngineConfig) -> Engine:
-    """The engine of a kind's model, not yet started.
+    """Makes the engine of a model; it is not started.
 
     Raises:
-        ImportError: the kind names a function that is not there.
+        ImportError: the kind's ``engine`` path does not exist.
     """
     return cast(Engine, imported(kind.engine)(bundle, config))

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A worker process: owns engines, and does nothing but step them.
+"""A worker process: owns engines, and steps them.
 
-Started by the front as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: of the socket that it inherits, what it
-is called, and the device that it is to use. Between two steps it takes what the socket has for it, without waiting while there is
-work. Its models share its time fairly (``scheduling/time_slices.py``).
+The front starts it as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: descriptor of the inherited socket, name
+of the worker, device. Between steps it reads the socket, and blocks there only if no engine has work. Models share its time fairly
+(``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from attnserve_server.execution.session import onnxruntime_version, resolve_devi
 from attnserve_server.kinds import ITERATIVE, imported
 from attnserve_server.metrics import logs
 from attnserve_server.request import ModelKey, Work
-from attnserve_server.scheduling.time_slices import TimeSharing
+from attnserve_server.scheduling.time_slices import TimeSlices
 
 _REPORT_S = 0.05
 _PR_SET_PDEATHSIG = 1
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Served:
-    """An engine of a worker, and what it has to report."""
+    """An engine of a worker, and its events that are not yet reported."""
 
     __slots__ = ("engine", "pending", "reported_at")
 
@@ -75,25 +75,25 @@ class Worker:
     """The loop of one worker process.
 
     Args:
-        channel: to the front.
-        device: that it uses.
+        channel: connection to the front.
+        device: device of the engines.
         clock: monotonic.
     """
 
     def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
         self._channel, self._device, self._clock = channel, device, clock
-        self._sharing = TimeSharing()
+        self._time_slices = TimeSlices()
         self._served: dict[ModelKey, Served] = {}
         self._starting: dict[ModelKey, Starting] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = to_worker()
         self._config = EngineConfig()
         self._has_changed = False
-        """Whether models have come or gone since the garbage collector was told."""
+        """Whether models were loaded or unloaded since the last :func:`quiet_collector`."""
         self._is_stopping = False
 
     def run(self) -> None:
-        """Loads what the front names, and serves until it is told to stop."""
+        """Serves until the front sends :class:`Stop`."""
         self._send(Hello(self._device, onnxruntime_version()))
         while not self._is_stopping:
             self._receive(wait=not self._starting and not any(each.engine.has_work for each in self._served.values()))
@@ -104,25 +104,25 @@ class Worker:
         self._channel.close()
 
     def serve(self, model: ModelKey, engine: Engine) -> None:
-        """Takes an engine that is warm."""
+        """Adds a warm engine."""
         self._served[model] = Served(engine, self._clock())
 
     def step(self) -> None:
-        """One step of the model whose turn it is, or one part of starting the next one; nothing without work."""
+        """Runs one step of the next model, or one part of starting a model; does nothing without work."""
         active = [model for model, each in self._served.items() if each.engine.has_work]
-        starting = next(iter(self._starting), None)  # one after the other, so that the first one serves soonest
+        starting = next(iter(self._starting), None)  # one at a time, so that the first model is ready soonest
         if starting is not None:
             active.append(starting)
         if not active:
             return
-        model, started = self._sharing.choose(active), self._clock()
+        model, started = self._time_slices.choose(active), self._clock()
         if model == starting:
             self._start(self._starting[model])
-            self._sharing.charge(model, self._clock() - started)
+            self._time_slices.charge(model, self._clock() - started)
             return
         served = self._served[model]
         served.pending += served.engine.step()
-        self._sharing.charge(model, self._clock() - started)
+        self._time_slices.charge(model, self._clock() - started)
         self._report(served)
 
     def _receive(self, *, wait: bool) -> None:
@@ -145,7 +145,7 @@ class Worker:
             self._is_stopping = True
 
     def _load(self, message: Load) -> None:
-        """Starts a model when its turn comes; its kind's messages are understood at once."""
+        """Queues a model to be started; its kind's messages are decoded from now on."""
         try:
             self._learn(message.kind)
         except Exception as error:  # noqa: BLE001  it is reported
@@ -154,7 +154,7 @@ class Worker:
             self._starting[message.model] = Starting(message, time.monotonic())
 
     def _start(self, starting: Starting) -> None:
-        """One part of starting a model."""
+        """Runs one part of starting a model."""
         model = starting.message.model
         try:
             if starting.engine is None or starting.parts is None:
@@ -189,11 +189,11 @@ class Worker:
 
     def _unload(self, model: ModelKey) -> None:
         if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
-            self._sharing.forget(model)
+            self._time_slices.forget(model)
             self._has_changed = True
 
     def _learn(self, path: str) -> None:
-        """From now on the messages of a kind of engine are understood."""
+        """Decodes the messages of a kind from now on."""
         if path not in self._kinds:
             self._kinds[path] = imported(path)
             self._decoder = to_worker(self._kinds.values())
@@ -209,7 +209,7 @@ class Worker:
 
 
 def main() -> None:
-    """Entry point of the process: dies with the front, leaves signals of the terminal to it."""
+    """Entry point of the process. It is killed when the front ends, and ignores SIGINT, which the front handles."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -218,5 +218,5 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
     descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
-    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front has closed its end
         Worker(WorkerEnd(descriptor), device).run()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP: the pages for probes and for Prometheus. Only this package imports Starlette and Uvicorn."""
+"""HTTP: endpoints for probes and for Prometheus. Only this package imports Starlette and Uvicorn."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/healthz``: 200 where the server serves, 503 where it does not, and why not, in one line."""
+"""``/healthz``: 200 if the server is serving, else 503; the body is one line with the reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 Health = Callable[[], tuple[bool, str]]
-"""Says whether the server serves, and why not, in a few words. Called on the event loop."""
+"""Returns whether the server is serving, and a short reason if not. Called on the event loop."""
 
 
 class HealthPage:
-    """Shows a health check.
+    """The endpoint of a health check.
 
     Args:
         health: the check.
@@ -23,7 +23,7 @@ class HealthPage:
         self._health = health
 
     async def get(self, request: Request) -> Response:
-        """Answers with the state now."""
+        """Answers with the current state."""
         del request
         is_serving, text = self._health()
         return PlainTextResponse(f"{text}\n", 200 if is_serving else 503)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/metrics``: the text of all metrics, rendered on a thread, for with several models it takes longer than a stream may wait."""
+"""``/metrics``: all metrics, rendered on a thread, because with several models rendering would stall streams."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Page = tuple[bytes, dict[str, str]]
 
 
 class MetricsPage:
-    """Shows a registry. One rendering runs at a time; all scrapes of one form that wait for the next one share it.
+    """The endpoint of a registry. One rendering runs at a time; waiting scrapes with equal headers share the next one.
 
     Args:
-        exposition: makes the text.
+        exposition: renders the text.
     """
 
     def __init__(self, exposition: Exposition) -> None:
@@ -30,11 +30,11 @@ class MetricsPage:
         self._thread = ThreadPoolExecutor(1, "metrics")
         self._turn = asyncio.Lock()
         self._waiting: dict[tuple[str, bool], asyncio.Task[Page]] = {}
-        """Renderings that have not begun, by Accept header and whether to compress."""
+        """Renderings that have not started, by Accept header and whether to compress."""
 
     async def get(self, request: Request) -> Response:
-        """Answers with the values of a moment after the request came."""
-        form = _joined(request, "Accept"), accepts_gzip(_joined(request, "Accept-Encoding"))
+        """Answers with values read after the request arrived."""
+        form = _header(request, "Accept"), accepts_gzip(_header(request, "Accept-Encoding"))
         page = self._waiting.get(form)
         if page is None:
             page = self._waiting[form] = asyncio.create_task(self._next_page(form))
@@ -60,13 +60,13 @@ class MetricsPage:
 
 
 def accepts_gzip(accept_encoding: str) -> bool:
-    """Says whether a body may be compressed, by RFC 9110, section 12.5.3.
+    """Returns whether a body may be compressed, by RFC 9110, section 12.5.3.
 
-    ``gzip`` or its alias ``x-gzip`` decides before ``*``. A weight that is no number counts as 0. Where ``identity`` is named
-    with a higher weight, the body stays as it is.
+    ``gzip`` or its alias ``x-gzip`` takes precedence over ``*``. An invalid weight counts as 0. If ``identity`` has a higher
+    weight, the body is not compressed.
 
     Args:
-        accept_encoding: the value of the request's header; empty where there is none.
+        accept_encoding: value of the request's header; empty if absent.
     """
     weights: dict[str, float] = {}
     for item in accept_encoding.lower().split(","):
@@ -87,5 +87,5 @@ def _weight(parameters: list[str]) -> float:
     return 1.0
 
 
-def _joined(request: Request, header: str) -> str:
+def _header(request: Request, header: str) -> str:
     return ",".join(request.headers.getlist(header))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTTP server: Starlette's routes over Uvicorn, on the front's event loop. ``app.py`` builds it, starts it and stops it."""
+"""The HTTP server: Starlette's routes over Uvicorn, on the front's event loop. ``app.py`` makes, starts and stops it."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from attnserve_server.transport.http.metrics import MetricsPage
 logger = logging.getLogger(__name__)
 
 BACKLOG = 1024
-"""Connections that may wait to be accepted; the kernel's ``net.core.somaxconn`` bounds it too."""
+"""Connections that may wait to be accepted; the kernel's ``net.core.somaxconn`` is another limit."""
 
 IDLE_S = 10.0
-"""A connection without a whole request, or with an answer that is not read, is closed after so many seconds."""
+"""Seconds after which a connection with an incomplete request or an unread answer is closed."""
 
 GRACE_S = 1
-"""Answers under way when the server stops get so many seconds."""
+"""Seconds that answers in progress get when the server stops."""
 
 
 class HttpServer:
@@ -40,10 +40,10 @@ class HttpServer:
 
     Args:
         host: address to bind.
-        port: 0 picks a free one.
-        exposition: what ``/metrics`` shows.
-        health: what ``/healthz`` shows, as 200 or 503.
-        idle_s: a connection without a whole request, or with an answer that is not read, is closed after so many seconds.
+        port: 0 for a free one.
+        exposition: content of ``/metrics``.
+        health: state for ``/healthz``, shown as 200 or 503.
+        idle_s: seconds after which a connection with an incomplete request or an unread answer is closed.
     """
 
     def __init__(self, host: str, port: int, exposition: Exposition, health: Health, idle_s: float = IDLE_S) -> None:
@@ -53,7 +53,7 @@ class HttpServer:
 
     @property
     def num_connections(self) -> int:
-        """How many connections are open."""
+        """Number of open connections."""
         return len(self._server.server_state.connections) if self._server else 0
 
     async def start(self) -> int:
@@ -74,19 +74,19 @@ class HttpServer:
         return port
 
     async def stop(self) -> None:
-        """Stops serving and closes all sockets; does nothing where it does not serve."""
+        """Stops serving and closes all sockets; does nothing if it is not serving."""
         server, self._server = self._server, None
         if server is None:
             return
         server.end()
         await self._serving
-        for connection in list(server.server_state.connections):  # their answers were not read
+        for connection in list(server.server_state.connections):  # those with unread answers
             connection.transport.abort()
         self._metrics.close()
 
     def _bind(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        # With the protocol left at 0, asyncio does not know that it is TCP, and leaves Nagle's algorithm on.
+        # With protocol 0, asyncio does not recognize TCP and leaves Nagle's algorithm on.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -99,7 +99,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn without signal handlers: the process's own stay, which drain before anything is stopped."""
+    """Uvicorn without signal handlers, so that the process's own handlers stay, which drain first."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -107,47 +107,47 @@ class _Server(uvicorn.Server):
         self._ends = asyncio.Event()
 
     def end(self) -> None:
-        """Lets :meth:`serve` shut down and return."""
+        """Makes :meth:`serve` shut down and return."""
         self.should_exit = True
         self._ends.set()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Captures none."""
+        """Installs no signal handlers."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listens, and says so."""
+        """Listens, and sets ``is_listening``."""
         await super().startup(sockets)
         self.is_listening.set_result(None)
 
     async def main_loop(self) -> None:
-        """Renews the Date header each second until :meth:`end`; Uvicorn's own loop wakes ten times a second."""
+        """Updates the Date header every second until :meth:`end`; Uvicorn's own loop wakes ten times a second."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ends.wait(), 1.0)
 
 
 class _Connection(H11Protocol):
-    """One connection. Uvicorn alone would wait without end for the rest of a request, and for a client that does not read."""
+    """One connection with an idle timeout; Uvicorn has none for incomplete requests and unread answers."""
 
     def __init__(self, idle_s: float, **rest: Any) -> None:
         super().__init__(**rest)
         self._idle_s = idle_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Starts the clock."""
+        """Starts the idle timer."""
         super().connection_made(transport)
         self._idle_since = self.loop.time()
         self._check = self.loop.call_later(self._idle_s, self._end_if_idle)
 
     def on_response_complete(self) -> None:
-        """Sets the clock back."""
+        """Restarts the idle time."""
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stops the clock."""
+        """Cancels the idle timer."""
         self._check.cancel()
         super().connection_lost(exc)
 
@@ -161,10 +161,10 @@ class _Connection(H11Protocol):
 
 
 def _config(routes: Starlette, idle_s: float) -> uvicorn.Config:
-    """Returns Uvicorn's settings: no logging of its own but errors, no environment variables, no lifespan events."""
+    """Returns Uvicorn's settings: it logs only errors, and uses no environment variables and no lifespan events."""
     return uvicorn.Config(
         routes,
-        http=cast(Any, functools.partial(_Connection, idle_s)),  # called as the class would be
+        http=cast(Any, functools.partial(_Connection, idle_s)),  # called like the class
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -181,7 +181,7 @@ def _config(routes: Starlette, idle_s: float) -> uvicorn.Config:
 
 
 def _routes(metrics: MetricsPage, health: HealthPage) -> Starlette:
-    """Returns the two pages; every other path is 404, every other method 501."""
+    """Returns the two endpoints; any other path is 404, any other method 501."""
     routes = [Route("/metrics", metrics.get), Route("/healthz", health.get)]
     app = Starlette(routes=routes, exception_handlers={404: _refuse, 405: _refuse})
     app.router.redirect_slashes = False
@@ -191,5 +191,5 @@ def _routes(metrics: MetricsPage, health: HealthPage) -> Starlette:
 async def _refuse(request: Request, error: Exception) -> Response:
     del error
     if request.method not in ("GET", "HEAD"):
-        return PlainTextResponse("not supported; there are GET and HEAD\n", 501)
-    return PlainTextResponse("not found; there are /metrics and /healthz\n", 404)
+        return PlainTextResponse("not supported; use GET or HEAD\n", 501)
+    return PlainTextResponse("not found; the paths are /metrics and /healthz\n", 404)

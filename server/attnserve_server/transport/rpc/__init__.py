@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gRPC: turns messages into domain types and back."""
+"""gRPC: converts messages to domain types and back."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one wrapper between grpc.aio and the servicers' methods, unary and server-streaming.
+"""The wrapper between grpc.aio and the servicers' methods, unary and server-streaming.
 
-A servicer's method takes a parsed request and a :class:`Call` and returns (or yields) messages or raises a
-:class:`ServiceError`. Everything that is the same for all methods is here: parsing, request id, deadline, status with details,
-cancellation. ``server.py`` is the only user; the servicers see :class:`Call` and nothing of grpc.
+A servicer's method takes a parsed request and a :class:`Call`, and returns (or yields) messages or raises a
+:class:`ServiceError`. The wrapper does what all methods share: parsing, request id, deadline, status with details, cancellation.
+Only ``server.py`` uses it; servicers use :class:`Call` and nothing of grpc.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 
 REQUEST_ID_KEY = "x-request-id"
-"""Metadata: the client may send its own id, the trailers always carry the one that was used."""
+"""Metadata key of the request id: optional in requests, always present in trailers."""
 
 CLIENT_ID_KEY = "x-client-id"
-"""Metadata: what a client calls itself, so that all its connections count as one client."""
+"""Metadata key of a client's own id, by which all its connections count as one client."""
 
 logger = logging.getLogger(__name__)
 
-_SANE_ID = re.compile(r"[!-~]{1,128}")
+_VALID_ID = re.compile(r"[!-~]{1,128}")
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
 
 UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
 StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None] | Awaitable[AsyncGenerator[message.Message, None]]]
-"""Yields messages, or returns a generator of them: one more generator around another costs a microsecond a message."""
+"""Yields messages, or returns a generator of them: a second generator around it would cost 1 µs per message."""
 
 
 class _ClientGone(Exception):
-    """A message could not be written: the client is gone."""
+    """A message could not be written because the client has disconnected."""
 
 
 def service_handler(
@@ -54,11 +54,11 @@ def service_handler(
     """Returns the handler of a whole service.
 
     Args:
-        service: its descriptor; only unary and server-streaming methods are known.
-        servicer: has a method for each RPC, in snake case ("TranslateStream": ``translate_stream``); what it lacks is
-            answered with UNIMPLEMENTED.
-        recorder: counts the answers; None for a service whose calls are neither counted nor logged, as probes.
-        is_stopping: whether a cancelled RPC is the server's doing.
+        service: descriptor of the service; only unary and server-streaming methods are supported.
+        servicer: has one method per RPC, in snake case ("TranslateStream": ``translate_stream``); missing ones are answered with
+            UNIMPLEMENTED.
+        recorder: counts requests; None for a service whose calls are neither counted nor logged, such as probes.
+        is_stopping: whether the server is stopping and cancels RPCs itself.
     """
     handlers = {}
     for method in service.methods:
@@ -73,13 +73,13 @@ def _snake_case(name: str) -> str:
 
 
 def _handler(method: MethodDescriptor, wrapped: _Method) -> grpc.RpcMethodHandler[bytes, bytes]:
-    # No (de)serializer is given, so grpc hands over bytes: a request that cannot be parsed gets our status, not grpc's.
+    # Without (de)serializers grpc passes bytes, so that an invalid request gets our status, not grpc's.
     make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
     return make(wrapped.run_stream if method.server_streaming else wrapped.run_unary)
 
 
 class _Method:
-    """One RPC method: everything around the servicer's own function."""
+    """One RPC method: the common handling around the servicer's function."""
 
     def __init__(
         self,
@@ -125,9 +125,9 @@ class _Method:
             return response
         except _ClientGone:
             self._accounts.abandoned(call)
-            raise asyncio.CancelledError from None  # the one way to end an RPC of which grpc knows that it is over
+            raise asyncio.CancelledError from None  # the only way to end an RPC that grpc has already ended
         except asyncio.CancelledError:
-            if _is_cancelled():  # by grpc: the client left, the deadline passed, or the server stops
+            if _is_cancelled():  # by grpc: the client disconnected, the deadline passed, or the server stops
                 self._accounts.abandoned(call)
                 raise
             error = Cancelled("the request was cancelled on the server")
@@ -145,7 +145,7 @@ class _Method:
 async def _write(context: Any, data: bytes) -> None:
     try:
         await context.write(data)
-    except Exception as failure:  # of grpc's internal types; all mean that the stream is over
+    except Exception as failure:  # grpc's internal exception types; all mean that the stream has ended
         raise _ClientGone from failure
 
 
@@ -155,19 +155,19 @@ def _is_cancelled() -> bool:
 
 
 def _begin(context: Any) -> Call:
-    """Makes the call: its id (bound to this task's logs and sent back), its client and its deadline."""
+    """Makes the call: request id (set for this task's logs and the trailers), client and deadline."""
     remaining_s, metadata = context.time_remaining(), context.invocation_metadata() or ()
-    request_id = _sane(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
-    call = Call(request_id, _sane(metadata, CLIENT_ID_KEY) or context.peer())
+    request_id = _valid_id(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
+    call = Call(request_id, _valid_id(metadata, CLIENT_ID_KEY) or context.peer())
     call.deadline = None if remaining_s is None else call.received_at + remaining_s
     logs.request_id.set(call.request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
     return call
 
 
-def _sane(metadata: Any, wanted: str) -> str | None:
-    """Returns the first sane value of a key: 1 to 128 visible ASCII characters."""
+def _valid_id(metadata: Any, wanted: str) -> str | None:
+    """Returns the first valid value of a key, 1 to 128 visible ASCII characters; None if there is none."""
     for key, value in metadata:
-        if key == wanted and isinstance(value, str) and _SANE_ID.fullmatch(value):
+        if key == wanted and isinstance(value, str) and _VALID_ID.fullmatch(value):
             return value
     return None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``grpc.health.v1``: a board with the state of each model, and the service that shows it.
+"""``grpc.health.v1``: the readiness of each model, and the service that reports it.
 
-The servicer that comes with gRPC (grpcio-health-checking 1.81) forgets all watchers of a service as soon as one of them leaves, and
-its open watches hold up a graceful stop; hence this one. Must not import grpc.
+The servicer of grpcio-health-checking 1.81 drops all watchers of a service when one of them disconnects, and its open watches block
+a graceful stop; this module replaces it. Must not import grpc.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ WHOLE_SERVER = ""
 
 
 class HealthBoard:
-    """Which models answer. A service name for each model id, which serves when all its versions do, and "" for all models.
+    """Readiness of models. Each model id is a service name, serving if all its versions are ready; "" is the whole server.
 
-    All methods belong on the event loop, except :attr:`is_serving` and :meth:`summary`, which any thread may ask.
+    All methods must be called on the event loop, except :attr:`is_serving` and :meth:`summary`, which any thread may call.
 
     Args:
-        model_ids: the models that there will be; none of them is ready at first.
+        model_ids: expected models; none of them is ready initially.
     """
 
     def __init__(self, model_ids: Iterable[str] = ()) -> None:
@@ -36,43 +36,43 @@ class HealthBoard:
 
     @property
     def is_serving(self) -> bool:
-        """Whether the server as a whole serves."""
+        """Whether the whole server is serving: it has models, all are ready, and it is not draining."""
         return not self._is_draining and bool(self._is_ready) and all(self._is_ready.copy().values())
 
     @property
     def is_closed(self) -> bool:
-        """Whether the watches have been ended."""
+        """Whether all watches have been ended."""
         return self._is_closed
 
     def summary(self) -> str:
-        """Returns one line for people and probes."""
+        """Returns the state in one line."""
         if self._is_draining:
             return "draining"
         waiting = sorted({model_id for (model_id, _), is_ready in self._is_ready.copy().items() if not is_ready})
         return f"not ready: {', '.join(waiting)}" if waiting else "ok" if self._is_ready else "no models"
 
     def set_ready(self, model_id: str, is_ready: bool, version: str = "") -> None:
-        """Says whether a version of a model answers; one that was not named before is added."""
+        """Sets whether a version of a model is ready; adds unknown ones."""
         self._is_ready[model_id, version] = is_ready
         self._wake()
 
     def remove(self, model_id: str, version: str = "") -> None:
-        """A version of a model is no longer served."""
+        """Removes a version of a model that is no longer served."""
         self._is_ready.pop((model_id, version), None)
         self._wake()
 
     def drain(self) -> None:
-        """Shows NOT_SERVING for everything, for good: the first step of a shutdown."""
+        """Reports NOT_SERVING for everything from now on: the first step of a shutdown."""
         self._is_draining = True
         self._wake()
 
     def close(self) -> None:
-        """Drains, and ends all watches, so that none of them holds up the server's stop."""
+        """Drains, and ends all watches, which would block the server's stop."""
         self._is_closed = True
         self.drain()
 
     def status(self, service: str) -> int | None:
-        """Returns the state of a service name; None where there is no such service."""
+        """Returns the status of a service name; None if it is unknown."""
         if service == WHOLE_SERVER:
             is_serving = self.is_serving
         else:
@@ -83,7 +83,7 @@ class HealthBoard:
         return health_pb2.HealthCheckResponse.SERVING if is_serving else health_pb2.HealthCheckResponse.NOT_SERVING
 
     async def wait_for_change(self) -> None:
-        """Waits until any state changes."""
+        """Waits until the state of any model changes."""
         await self._changed.wait()
 
     def _wake(self) -> None:
@@ -98,10 +98,10 @@ class HealthServicer:
         self._board = board
 
     async def check(self, request: health_pb2.HealthCheckRequest, call: Call) -> health_pb2.HealthCheckResponse:
-        """Answers with the state now.
+        """Answers with the current status.
 
         Raises:
-            ModelNotFound: there is no such service name.
+            ModelNotFound: the service name is unknown.
         """
         del call
         status = self._board.status(request.service)
@@ -110,7 +110,7 @@ class HealthServicer:
         return health_pb2.HealthCheckResponse(status=status)
 
     async def watch(self, request: health_pb2.HealthCheckRequest, call: Call) -> WatchResponses:
-        """Yields the state now and whenever it changes; SERVICE_UNKNOWN as long as there is no such service name."""
+        """Yields the current status and every change; SERVICE_UNKNOWN while the service name is unknown."""
         del call
         last = None
         while True:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses requests, and says what is wrong with one that cannot be parsed. Used by ``calls.py``; must not import grpc."""
+"""Parses requests, and finds the invalid field of one that cannot be parsed. Used by ``calls.py``; must not import grpc."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def parse_request(message_class: type[message.Message], data: bytes) -> message.
     """Parses one request.
 
     Raises:
-        InvalidRequest: the bytes are no such message; names the field where a string is not UTF-8.
+        InvalidRequest: the bytes are not a message of this class; names the field if a string is not UTF-8.
     """
     try:
         return message_class.FromString(data)
@@ -33,8 +33,8 @@ def parse_request(message_class: type[message.Message], data: bytes) -> message.
 def find_invalid_utf8(descriptor: Descriptor, data: bytes, depth: int = 0) -> str | None:
     """Returns the dotted path of the first string field that is not UTF-8, or None.
 
-    The parser of protobuf only says that it failed. Parsed as an empty message, every field is an unknown one and its raw
-    bytes can be read, level by level, beside the descriptor.
+    protobuf's parser does not report the field. Parsed as an empty message, every field is unknown: its raw bytes can be read and
+    compared with the descriptor, level by level.
     """
     try:
         unparsed = empty_pb2.Empty.FromString(data)

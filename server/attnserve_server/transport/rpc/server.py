@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gRPC server: all services on one port. ``app.py`` builds it, starts it and stops it."""
+"""The gRPC server: all services on one port. ``app.py`` makes, starts and stops it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
-from attnserve_server.transport.rpc.v1.models import ModelServicer
+from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 
 TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
@@ -31,7 +31,7 @@ SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
     (CAPTION, CaptionServicer),
     (MODEL, ModelServicer),
 )
-"""Every service over the data plane; health is not over it."""
+"""All services that use the data plane; health does not."""
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,9 @@ class GrpcServer:
     """One server on one port.
 
     Args:
-        plane: takes the requests.
-        board: the states that ``grpc.health.v1`` shows.
-        config: where it listens, and its limits.
+        plane: handles the requests.
+        board: states for ``grpc.health.v1``.
+        config: address and limits.
     """
 
     def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
@@ -71,7 +71,7 @@ class GrpcServer:
         return port
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new RPCs, waits so long for the running ones, then cancels them. ``board.drain()`` comes before it."""
+        """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first."""
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)
@@ -87,7 +87,7 @@ def _address(host: str, port: int) -> str:
 
 
 def _options(config: GrpcConfig) -> list[tuple[str, int]]:
-    """Returns gRPC's own settings; without SO_REUSEPORT, a second server on the port is an error and not a lottery."""
+    """Returns gRPC's settings; without SO_REUSEPORT a second server on the port is an error instead of sharing its connections."""
     ping_ms = int(config.min_ping_interval_seconds * 1000)
     return [
         ("grpc.so_reuseport", 0),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one mapping from the taxonomy of errors to gRPC status and ``google.rpc`` details. ``calls.py`` is its only user."""
+"""Maps the taxonomy of errors to gRPC statuses and ``google.rpc`` details. Used by ``calls.py`` only."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DETAILS_KEY = "grpc-status-details-bin"
 """The trailer that carries a ``google.rpc.Status``."""
 
 MAX_MESSAGE_CHARS = 500
-"""Longer messages are cut: status and details travel in trailers, which clients limit to 8 KiB."""
+"""Longer messages are truncated: status and details are sent in trailers, which clients limit to 8 KiB."""
 
 DEFAULT_RETRY_S = 1.0
-"""The back-off that an overload names where the error has none."""
+"""Retry delay of an overload if the error has none."""
 
 STATUS: dict[ErrorCode, grpc.StatusCode] = {
     ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
@@ -40,13 +40,13 @@ def status_of(error: ServiceError) -> grpc.StatusCode:
 
 
 def message_of(error: ServiceError) -> str:
-    """Returns the text for the client, cut to what trailers can carry."""
+    """Returns the text for the client, truncated to fit into trailers."""
     text = error.message
     return text if len(text) <= MAX_MESSAGE_CHARS else text[: MAX_MESSAGE_CHARS - 1] + "…"
 
 
 def rich_status(error: ServiceError) -> status_pb2.Status:
-    """Returns the error with its details: the reason, the field at fault, and when to try again."""
+    """Returns the error with its details: reason, invalid field, retry delay."""
     details: list[message.Message] = [error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)]
     if error.field is not None:
         violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=message_of(error))

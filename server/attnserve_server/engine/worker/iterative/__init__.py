@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of models that decode step by step: in-flight batching over slots."""
+"""The engine of iterative models: in-flight batching over slots."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running batch: which request holds which slots, and what a step's outputs mean for each of them.
+"""The running batch: assigns slots to requests, and applies a step's outputs to their searches.
 
-In a step requests are a prefix of the request slots and rows a prefix of the row slots.
+In every step the live requests are a prefix of the request slots, and the live rows a prefix of the row slots.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy.typing as npt
 
 from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
-from attnserve_server.engine.worker.iterative.vectorized import PlainSearches
+from attnserve_server.engine.worker.iterative.vectorized import VectorizedSearches
 from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis
 
 
 class RunningBatch:
-    """Everything that decodes now, over one runner's slots.
+    """The running requests, over one runner's slots.
 
-    Freed slots are taken by the next admission; remaining gaps are closed before the next step.
+    Freed slots are reused by the next admission; remaining holes are compacted before the next step.
     """
 
     def __init__(self, runner: IterativeRunner) -> None:
@@ -45,21 +45,21 @@ class RunningBatch:
         self._tokens = np.zeros(runner.num_slots, np.int64)
         self._requests = np.zeros(runner.num_slots, np.int64)
         self._source_lengths = np.zeros(runner.num_slots, np.int32)
-        self.plain = PlainSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
-        self._positions = self.plain.paths.positions
+        self.vectorized = VectorizedSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
+        self._positions = self.vectorized.paths.positions
         self._wants_scores = True
 
     @property
     def num_rows(self) -> int:
-        """Live rows."""
+        """Number of live rows."""
         return len(self._owners) - len(self._free_rows)
 
     def admit(self, group: Sequence[Decoding], now: float) -> None:
         """Encodes a group and gives each member a request slot and a first row.
 
         Args:
-            group: new here.
-            now: when, by the engine's clock.
+            group: the admitted sequences.
+            now: time of admission, by the engine's clock.
         """
         encoded = self._runner.encode([sequence.payload.source for sequence in group])
         slots, rows = [], []
@@ -69,20 +69,22 @@ class RunningBatch:
             row = self._new_row(sequence, self._begin_id, 0)
             sequence.rows.append(row)
             self._source_lengths[sequence.slot] = sequence.num_tokens
-            self.plain.begin(sequence, num_sequences)
+            self.vectorized.add_greedy(sequence, num_sequences)
             self.sequences[sequence.request_id] = sequence
             slots.append(sequence.slot)
             rows.append(row)
         self._runner.state.insert(slots, rows, encoded)
 
     def _begin(self, sequence: Decoding, now: float) -> None:
-        """Makes a sequence ready to be decoded, for the first time or anew, and gives it a slot."""
+        """Initializes the decoding of a sequence, also for a restart, and assigns its request slot."""
         options = sequence.payload.options
         search = sequence.search = make_search(options, self._symbols, self._coverage)
-        sequence.rows, sequence.num_steps, sequence.is_plain, sequence.admitted_at = [], 0, False, now
-        sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.is_aligned)
-        sequence.may_be_plain = search.is_plain and not sequence.keeps_attention and not sequence.request.terms.is_streamed
-        sequence.needs_scores = not (search.is_plain and options.omit_score)
+        sequence.rows, sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = [], 0, False, now
+        sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.needs_alignment)
+        sequence.can_be_vectorized = (
+            search.is_vectorizable and not sequence.keeps_attention and not sequence.request.terms.is_streamed
+        )
+        sequence.needs_scores = not (search.is_vectorizable and options.omit_score)
         sequence.slot = _take(self._free_slots, self._slots, sequence)
 
     def release(self, request_id: int) -> None:
@@ -93,19 +95,19 @@ class RunningBatch:
         self._free(sequence.rows)
 
     def clear(self) -> None:
-        """Drops everything, after a step that failed half-way."""
+        """Drops all requests after a step that failed."""
         self.sequences.clear()
         del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
-        self.plain.clear()
+        self.vectorized.clear()
 
     def compact(self) -> None:
-        """Closes the gaps: live requests and rows are a prefix of their slots again."""
+        """Moves live requests and rows into the holes, so that both are a prefix of their slots."""
         if self._free_slots:
             for source, target in _moves(self._free_slots, self._slots):
                 self._runner.state.move_request(source, target, int(self._source_lengths[source]))
                 self._source_lengths[target] = self._source_lengths[source]
                 sequence = self._slots[target]
-                assert sequence is not None, "what moves is live"
+                assert sequence is not None, "only live slots move"
                 sequence.slot = target
                 self._requests[sequence.rows] = target
         if self._free_rows:
@@ -113,29 +115,29 @@ class RunningBatch:
             sources, targets = [source for source, _ in moves], [target for _, target in moves]
             self._copy_rows(sources, targets)
             self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self.plain.move(sources, targets)
+            self.vectorized.move(sources, targets)
             for source, target in moves:
                 owner = self._owners[target]
-                assert owner is not None, "what moves is live"
+                assert owner is not None, "only live slots move"
                 owner.rows[owner.rows.index(source)] = target
 
     def run(self) -> StepOutputs:
-        """One decode step of all live rows: the graph. What it means for the requests is for :meth:`advance`."""
+        """Runs the step graph on all live rows; :meth:`advance` applies its outputs."""
         self.compact()
         self._wants_scores = any(sequence.needs_scores for sequence in self.sequences.values())
         return self._runner.step(self._inputs(self._wants_scores))
 
     def advance(self, outputs: StepOutputs) -> list[Decoding]:
-        """The search of every request, after :meth:`run`. Returns the sequences that were advanced one by one."""
+        """Advances every search by one step, after :meth:`run`; returns the sequences that are ready to emit."""
         best_tokens, best_log_probs = outputs.best(wants_scores=self._wants_scores)
         copies = Copies([], [])
-        self.plain.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
-        self.plain.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
-        heard = [sequence for sequence in self.sequences.values() if not sequence.is_plain]
-        for sequence in heard:
+        self.vectorized.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
+        self.vectorized.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
+        ready = [sequence for sequence in self.sequences.values() if not sequence.is_vectorized]
+        for sequence in ready:
             search, row = sequence.search, sequence.rows[0]
             if search.is_done:
-                continue  # it was plain until this step
+                continue  # it left the vectorized search in this step
             sequence.num_steps += 1
             if sequence.keeps_attention:
                 self._note_attention(sequence, outputs)
@@ -146,10 +148,10 @@ class RunningBatch:
                 self._advance(sequence, outputs, copies)
         self._positions[: len(self._owners)] += 1
         self._copy_rows(copies.sources, copies.targets)
-        return heard
+        return ready
 
     def hypotheses(self, sequence: Decoding) -> list[Hypothesis]:
-        """The answer of a finished search."""
+        """Returns the answer of a finished search."""
         results = []
         for found in sequence.search.results():
             weights = None
@@ -162,12 +164,12 @@ class RunningBatch:
         return results
 
     def lacks_alignment(self, sequence: Decoding, tokens: list[int]) -> bool:
-        """Whether there are unknown symbols among tokens, and no attention was kept that says what stands in their place."""
+        """Whether ``tokens`` contain unknown symbols for which no attention was kept to choose a replacement."""
         return not sequence.keeps_attention and self._unknown_id in tokens and self._unknown_id not in self._symbols.banned
 
     def copied_from(self, sequence: Decoding, path: Path, start: int) -> dict[int, int]:
-        """For each unknown symbol from index ``start`` on: its index from there, and the source token that it attended to most."""
-        num_source = len(sequence.payload.tokens) - 1  # the end symbol stands for no characters
+        """Maps the index, counted from ``start``, of each unknown symbol to the source token that it attended to most."""
+        num_source = len(sequence.payload.tokens) - 1  # the end symbol has no characters
         unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
         if not unknown or num_source < 1 or not sequence.keeps_attention:
             return {}
@@ -196,7 +198,7 @@ class RunningBatch:
     def _free(self, rows: Iterable[int]) -> None:
         for row in rows:
             self._owners[row] = None
-            self.plain.free(row)
+            self.vectorized.free(row)
             heapq.heappush(self._free_rows, row)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
@@ -204,18 +206,18 @@ class RunningBatch:
             self._runner.state.copy_rows(sources, targets, int(self._positions[sources].max()))
 
     def _advance(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
-        """The search of one request, and its hypotheses to their rows; notes what is to be copied from where to where."""
+        """Advances one search, assigns rows to its hypotheses, and adds the row copies that this needs to ``copies``."""
         search, rows = sequence.search, sequence.rows
         parents = search.advance(*self._candidates(search, rows, outputs))
         if search.is_done:
-            return  # releasing the request frees its rows
+            return  # the rows are freed with the request
         sequence.rows = self._place(sequence, parents, copies)
         self._tokens[sequence.rows] = [path.tokens[-1] for path in search.live]
         self._free(set(rows) - set(sequence.rows))
-        self.plain.join(sequence)
+        self.vectorized.add_beam(sequence)
 
     def _candidates(self, search: Search, rows: list[int], outputs: StepOutputs) -> tuple[list[list[int]], list[list[float]]]:
-        """Tokens and log-probabilities for each live hypothesis, best first."""
+        """Returns candidate tokens and log-probabilities for each live hypothesis, best first."""
         banned = self._symbols.banned
         if not search.needs_scores:
             best, scores = outputs.top(rows, search.num_candidates + (0 if outputs.gives_scores else len(banned)))
@@ -231,9 +233,9 @@ class RunningBatch:
         return [tokens for tokens, _ in found], [log_probs for _, log_probs in found]
 
     def _place(self, sequence: Decoding, parents: list[int], copies: Copies) -> list[int]:
-        """A first child stays in its parent's row; the others take rows without children, or new ones.
+        """Assigns a row to each child: the first child keeps its parent's row, others take rows without children, or new rows.
 
-        So no row that is copied from is copied to.
+        So no row is both source and target of a copy.
         """
         rows = sequence.rows
         free = [row for index, row in enumerate(rows) if index not in parents]
@@ -259,7 +261,7 @@ class RunningBatch:
             path.attention.append(weights.copy() if keeps_all else self._mean(weights))
 
     def _mean(self, weights: Any) -> npt.NDArray[np.float32]:
-        """One token's attention (num_source,), from that or from (layers, heads, num_source)."""
+        """Returns one token's attention (num_source,), the mean if it is (layers, heads, num_source)."""
         if weights.ndim == 1:
             return np.array(weights, np.float32)
         mean: npt.NDArray[np.float32] = weights[self._mean_of].mean((0, 1), dtype=np.float32)
@@ -271,7 +273,7 @@ class RunningBatch:
 
 
 def _take(free: list[int], slots: list[Decoding | None], sequence: Decoding) -> int:
-    """A free slot, or a new one at the end."""
+    """Assigns the lowest free slot, or a new one at the end, to a sequence; returns it."""
     if not free:
         slots.append(sequence)
         return len(slots) - 1
@@ -281,7 +283,7 @@ def _take(free: list[int], slots: list[Decoding | None], sequence: Decoding) -> 
 
 
 def _moves(free: list[int], slots: list[Decoding | None]) -> list[tuple[int, int]]:
-    """Moves the last live slots into the gaps, and forgets these; returns from where to where."""
+    """Moves the last live slots into the holes and clears ``free``; returns the (source, target) pairs."""
     keep = len(slots) - len(free)
     movers = [slot for slot in range(keep, len(slots)) if slots[slot] is not None]
     moves = list(zip(movers, sorted(slot for slot in free if slot < keep), strict=True))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes engines of models that decode step by step: puts the loop on a runner."""
+"""Makes engines of iterative models: an engine loop over a runner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attnserve_server.scheduling.scheduler import SchedulerConfig
 
 
 def make_engine(bundle: Bundle, config: EngineConfig) -> EngineLoop:
-    """What the kind ``ITERATIVE`` names."""
+    """Makes the engine of the kind ``ITERATIVE``."""
     scheduling = SchedulerConfig(config.slots, config.admit_wait_seconds, max_encoded=bundle.max_encoded)
     return make_loop(bundle, scheduling, time.monotonic, stream_interval_s=config.stream_interval_seconds)
 
@@ -27,6 +27,6 @@ def make_loop(
     stream_interval_s: float = 0.0,
     captures: bool = True,
 ) -> EngineLoop:
-    """An engine loop over ONNX Runtime, not yet started; on CUDA its steps are replayed graphs where it ``captures``."""
+    """Makes an engine loop, not started; with ``captures``, steps on CUDA replay captured CUDA graphs."""
     runner = make_runner(bundle, config.num_slots, captures=captures)
     return EngineLoop(runner, config, clock, stream_interval_s=stream_interval_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine loop: schedule, execute, update. In-flight batching is that a request may join or leave between any two calls."""
+"""The engine loop: schedule, execute, update. In-flight batching: requests enter and leave the batch between any two steps."""
 
 from __future__ import annotations
 
@@ -25,26 +25,26 @@ _DROPPED = {"client": Cancelled, "deadline": DeadlineExceeded}
 
 @dataclass(slots=True)
 class Executed:
-    """What the graphs of one iteration gave."""
+    """Results of the graphs of one iteration."""
 
     admitted: list[Decoding]
     outputs: StepOutputs | None
-    """Of the decode step; None where there was none."""
+    """Outputs of the decode step; None if no row was live or the step failed."""
     started: float
     encoded: float
-    """When the encoder was done."""
+    """When the encoder had finished."""
     num_rows: int
     is_cold: bool
 
 
 class EngineLoop:
-    """One model's engine, an :class:`Engine`. Runs inside a worker process, or in the caller's for tests; not thread-safe.
+    """One model's engine, an :class:`Engine`. Runs in a worker process, or in the caller's process in tests; not thread-safe.
 
     Args:
-        runner: of the model, not yet started.
+        runner: the model's runner, not started.
         config: of the scheduler.
         clock: monotonic.
-        stream_interval_s: tokens of a stream that come within so long go together; 0 for each at once. The first one never waits.
+        stream_interval_s: interval at which streams send their new tokens; 0 for every step. The first token is sent at once.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class EngineLoop:
         self.bundle, self.runner, self._clock, self._stream_interval_s = runner.bundle, runner, clock, stream_interval_s
         self._scheduler: Scheduler[Decoding] = Scheduler(config, clock)
         self._interval = 0
-        """The number of the interval in which the last step ended."""
+        """Number of the stream interval in which the last step ended."""
         self._events: list[SequenceEvent] = []
         self._steps: list[StepStats] = []
         self._dropped: dict[str, int] = {}
@@ -70,7 +70,7 @@ class EngineLoop:
             pass
 
     def starting(self) -> Iterator[None]:
-        """:meth:`start` in parts."""
+        """:meth:`start`, one part per yield."""
         self.runner.start()
         self.batch = RunningBatch(self.runner)
         yield
@@ -78,19 +78,19 @@ class EngineLoop:
 
     @property
     def has_work(self) -> bool:
-        """Something waits or decodes."""
+        """Whether any request is waiting or running."""
         return self._scheduler.has_work
 
     def submit(self, work: SequenceWork) -> None:
-        """Queues a request for the next step."""
+        """See :class:`Engine`."""
         self._scheduler.add(Decoding.of(work, self._clock()))
 
     def cancel(self, request_id: int, reason: str) -> None:
-        """Drops a request before the next step; its slots are free then."""
+        """See :class:`Engine`; the next step frees its slots."""
         self._scheduler.cancel(request_id, reason)
 
     def step(self) -> list[SequenceEvent]:
-        """One iteration: three calls. Returns what happened to requests."""
+        """Runs one iteration: schedule, execute, update; returns the events of requests."""
         started = self._clock()
         output = self.schedule()
         executed = self.execute(output)
@@ -100,7 +100,7 @@ class EngineLoop:
         return events
 
     def stats(self) -> EngineStats:
-        """What happened since the last call."""
+        """Returns the statistics since the last call."""
         now = self._clock()
         model, version = self.bundle.key
         report = EngineStats(
@@ -118,14 +118,14 @@ class EngineLoop:
         return report
 
     def schedule(self) -> SchedulerOutput[Decoding]:
-        """Decides what this iteration does; what is dropped has left its slots when it returns."""
+        """Decides what this iteration drops and admits, and frees the slots of the dropped requests."""
         output = self._scheduler.schedule()
         for sequence in output.drop:
             self._drop(sequence)
         return output
 
     def execute(self, output: SchedulerOutput[Decoding]) -> Executed:
-        """Runs the graphs: the encoder over what is admitted, then one step over all rows."""
+        """Runs the encoder on admitted requests, then one decode step on all rows."""
         started = self._clock()
         if output.admit:
             self._admit(output.admit)
@@ -134,7 +134,7 @@ class EngineLoop:
         return Executed(output.admit, outputs, started, encoded, num_rows, self.runner.num_cold_shapes > cold)
 
     def update(self, executed: Executed) -> None:
-        """What the step means for each request: searches, parts of streams, answers."""
+        """Applies the step's outputs: advances searches, emits parts of streams and answers."""
         outputs = executed.outputs
         advanced = self._guarded(self.batch.advance, outputs) if outputs is not None else None
         now = self._clock()
@@ -163,7 +163,7 @@ class EngineLoop:
         if not search.is_done:
             return
         if any(self.batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
-            self._begin_again(sequence)
+            self._restart_with_attention(sequence)
             return
         self._events.append(
             Done(
@@ -179,57 +179,57 @@ class EngineLoop:
         self._forget(sequence)
 
     def _begins_interval(self, now: float) -> bool:
-        """Whether this is the step in which all streams are sent what they have: the first one to end in an interval."""
+        """Whether all streams send in this step, because it is the first to end in a new interval."""
         if not self._stream_interval_s:
             return True
         before, self._interval = self._interval, int(now / self._stream_interval_s)
         return self._interval != before
 
     def _stream(self, sequence: Decoding) -> bool:
-        """Reports the tokens that have become certain; false where the sequence was begun again for them."""
+        """Emits the tokens that have become certain; returns false if the sequence was restarted with attention instead."""
         known = sequence.num_sent
         path, num_certain = sequence.search.certain(known)
         if num_certain > known:
             tokens = path.tokens[known:num_certain]
             if self.batch.lacks_alignment(sequence, tokens):
-                self._begin_again(sequence)
+                self._restart_with_attention(sequence)
                 return False
             copied_from = self.batch.copied_from(sequence, path, known)
             self._events.append(TokensProduced(sequence.request_id, tokens, copied_from))
             sequence.num_sent = num_certain
         return True
 
-    def _begin_again(self, sequence: Decoding) -> None:
-        """Decodes a request anew and keeps its attention: an unknown symbol is replaced by what it was aligned to.
+    def _restart_with_attention(self, sequence: Decoding) -> None:
+        """Queues a request again and keeps its attention, because an unknown symbol needs its aligned source token.
 
-        It is rare, so no other request pays for it; and attention changes no token, so what was sent stands.
+        This is rare, so other requests compute no attention for it. Attention changes no token, so tokens already sent stay valid.
         """
         self._forget(sequence)
-        sequence.is_aligned, sequence.queued_at = True, self._clock()
+        sequence.needs_alignment, sequence.queued_at = True, self._clock()
         self._scheduler.add(sequence, is_first=True)
 
     def _admit(self, group: list[Decoding]) -> None:
         started = self._clock()
         try:
             self.batch.admit(group, started)
-        except Exception as error:  # noqa: BLE001  a graph that raises fails the requests that were in it, and nothing else
+        except Exception as error:  # noqa: BLE001  a failed graph fails only the requests in it
             self._fail(group, error)
             return
         for sequence in group:
             sequence.encode_s = self._clock() - started
 
     def _guarded(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
-        """What a call for the whole batch gives; None where it raised, which fails the requests in the batch, and nothing else."""
+        """Returns the result of a call for the whole batch; None if it raised, which fails the batch's requests and no others."""
         sequences = list(self.batch.sequences.values())
         try:
             return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  see _admit
-            self.batch.clear()  # how far it came is not known
+            self.batch.clear()  # the slots' state is unknown
             self._fail(sequences, error)
             return None
 
     def _fail(self, sequences: list[Decoding], error: Exception) -> None:
-        """Ends requests with INTERNAL; the log has one line for each, under its id, and the first one's has the traceback."""
+        """Ends requests with INTERNAL; logs one line for each under its id, the first one with the traceback."""
         text = "execution failed, the request is answered with INTERNAL (one of %d): %s: %s"
         for index, sequence in enumerate(sequences):
             with logs.of_request(sequence.request.log_id):
@@ -238,16 +238,16 @@ class EngineLoop:
             self._forget(sequence)
 
     def _drop(self, sequence: Decoding) -> None:
-        """A request that the scheduler has dropped leaves its slots."""
+        """Emits the failure of a request that the scheduler dropped, and frees its slots."""
         reason = sequence.dropped or ""
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
-        error = _DROPPED.get(reason, Cancelled)  # "shutdown" and "error" too: the front gives up for its own reasons
+        error = _DROPPED.get(reason, Cancelled)  # also for the front's own reasons, "shutdown" and "error"
         self._events.append(Failed(sequence.request_id, error.reason, f"the request was dropped: {reason}"))
         if sequence.request_id in self.batch.sequences:
             self.batch.release(sequence.request_id)
 
     def _forget(self, sequence: Decoding) -> None:
-        """A request that was admitted leaves its slots, and the scheduler's books."""
+        """Removes an admitted request from its slots and from the scheduler."""
         if sequence.request_id in self.batch.sequences:
             self.batch.release(sequence.request_id)
         self._scheduler.finish(sequence.request_id)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches that need nothing but the most probable tokens of a step, decided for all rows at once.
+"""Vectorized search: searches that need only the most probable tokens of a step are advanced for all rows at once.
 
-Greedy search and beam search without further rules are what servers are mostly asked for, and a step of all rows is short: each
-search for itself, in Python, would take a third as long. Here tokens and scores of all rows lie in arrays. What a step means for
-them is what ``decoding/search.py`` says; a search gets its tokens back when it ends, or when it needs more than this.
+Most requests use greedy or beam search without further rules. Advancing them one by one in Python would take a third of the time of
+a step. Here tokens and scores of all rows are arrays. The semantics are those of ``decoding/search.py``; a search object gets its
+tokens back when the search ends, or when it needs more than this module offers.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ Floats = npt.NDArray[np.floating]
 
 
 class RowPaths:
-    """The hypothesis of each row slot: its tokens and the sum of their log-probabilities.
+    """The hypothesis in each row slot: its tokens and the sum of their log-probabilities.
 
     Args:
-        num_slots: rows at most.
-        max_tokens: tokens of a hypothesis at most.
+        num_slots: number of row slots.
+        max_tokens: maximum tokens of a hypothesis.
     """
 
     def __init__(self, num_slots: int, max_tokens: int) -> None:
         self.tokens = np.zeros((num_slots, max_tokens), np.int32)
-        """(num_slots, max_tokens); valid as far as ``positions`` says."""
+        """(num_slots, max_tokens); the first ``positions[row]`` of each row are valid."""
         self.totals = np.zeros(num_slots, np.float64)
         """Sums of natural log-probabilities: (num_slots,)."""
         self.positions = np.zeros(num_slots, np.int32)
-        """How many tokens each row has: (num_slots,). Counted for every row, however it is searched."""
+        """Number of tokens of each row: (num_slots,). Counted for all rows, vectorized or not."""
 
     def of(self, row: int) -> list[int]:
-        """The tokens of a row."""
+        """Returns the tokens of a row."""
         tokens: list[int] = self.tokens[row, : self.positions[row]].tolist()
         return tokens
 
     def put(self, row: int, tokens: Sequence[int], total: float) -> None:
-        """Notes a hypothesis that was searched for elsewhere."""
+        """Stores a hypothesis of a search object."""
         self.tokens[row, : len(tokens)], self.totals[row] = tokens, total
 
     def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
@@ -50,10 +50,10 @@ class RowPaths:
 
 
 class GreedyRows:
-    """The rows that take the best token of each step.
+    """The rows under greedy search.
 
     Args:
-        paths: of all rows.
+        paths: hypotheses of all rows.
         end_id: the symbol that ends a hypothesis.
     """
 
@@ -62,41 +62,41 @@ class GreedyRows:
         self._paths, self._end_id = paths, end_id
         self._limits, self._rows = np.zeros(num_slots, np.int32), np.arange(num_slots)
         self.mask = np.zeros(num_slots, bool)
-        """Which rows they are: (num_slots,)."""
+        """Whether each row slot is one of them: (num_slots,)."""
         self.count = 0
-        """How many."""
+        """Number of these rows."""
 
     def begin(self, row: int, limit: int) -> None:
-        """A row joins them, with no tokens yet; it takes ``limit`` of them at most."""
+        """Adds a row without tokens; ``limit`` is its maximum number of tokens."""
         self.count += 1
         self.mask[row], self._limits[row], self._paths.totals[row] = True, limit, 0.0
 
     def end(self, row: int) -> None:
-        """A row is none of them any longer; nothing where it was not."""
+        """Removes a row, if it is one of them."""
         self.count -= int(self.mask[row])
         self.mask[row] = False
 
     def clear(self) -> None:
-        """None is left."""
+        """Removes all rows."""
         self.mask[:], self.count = False, 0
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Rows have moved to other slots, which were free."""
+        """Follows the move of rows to free slots."""
         for values in (self._limits, self.mask):
             values[targets] = values[sources]
         self.mask[sources] = False
 
     def having(self, tokens: Ints, token: int) -> list[int]:
-        """Those whose best token is this one, of the first ``len(tokens)`` rows."""
+        """Returns those of the first ``len(tokens)`` rows whose best token is ``token``."""
         rows: list[int] = np.flatnonzero(self.mask[: len(tokens)] & (tokens == token)).tolist()
         return rows
 
     def advance(self, tokens: Ints, log_probs: Floats) -> list[int]:
-        """Every one takes its token; positions are the caller's to count. Returns those that end with it.
+        """Appends its best token to each row; returns the rows that end. The caller increments the positions.
 
         Args:
-            tokens: the best token of each row (S,), those of other rows too.
-            log_probs: its log-probability (S,).
+            tokens: the best token of each row (S,), also of rows under other searches.
+            log_probs: their log-probabilities (S,).
         """
         count, paths = len(tokens), self._paths
         positions, mask = paths.positions[:count], self.mask[:count]
@@ -109,15 +109,15 @@ class GreedyRows:
 
 @dataclass(frozen=True, slots=True)
 class BeamStep:
-    """What a step means for n beams of K hypotheses each.
+    """Result of one step of n beams of K hypotheses each.
 
     Attributes:
-        parents: for each hypothesis that lives on, best first, its parent's index (n, K).
+        parents: parent's index of each surviving hypothesis, best first (n, K).
         tokens: its last token (n, K).
         totals: the sum of its log-probabilities (n, K).
-        places: index of the row that it takes, among those of its beam (n, K): a first child stays in its parent's row, the others
-            take rows without children.
-        ended: (beam, parent, total) of each hypothesis that has ended with the end symbol, in the order of finishing.
+        places: index, within its beam, of the row that it takes (n, K): the first child keeps its parent's row, others take rows
+            without children.
+        ended: (beam, parent, total) of each hypothesis that ended with the end symbol, in the order of finishing.
     """
 
     parents: Ints
@@ -128,11 +128,11 @@ class BeamStep:
 
 
 def advance_beams(totals: Floats, tokens: Ints, log_probs: Floats, end_id: int) -> BeamStep:
-    """One step of beam search for n beams of the same width K, as :meth:`BeamSearch.advance` defines it.
+    """Advances n beams of the same width K by one step of beam search; same result as :meth:`BeamSearch.advance`.
 
     Args:
-        totals: of the live hypotheses (n, K).
-        tokens: candidates of each, best first (n, K, 2K); of equal ones the lower token first.
+        totals: sums of log-probabilities of the live hypotheses (n, K).
+        tokens: candidates of each, best first (n, K, 2K); ties by lower token.
         log_probs: their log-probabilities (n, K, 2K), all finite.
         end_id: the symbol that ends a hypothesis.
     """
@@ -145,7 +145,7 @@ def advance_beams(totals: Floats, tokens: Ints, log_probs: Floats, end_id: int) 
     finished = [(int(i), int(parents[i, rank]), float(best_sums[i, rank])) for i, rank in np.argwhere(ends[:, :width])]
     lives = ~ends
     lives &= lives.cumsum(1) <= width
-    chosen = lives.nonzero()  # K of each beam: no parent has the end symbol twice
+    chosen = lives.nonzero()  # K per beam, because no parent has two candidates with the end symbol
     survivors = parents[chosen].reshape(size, width)
     return BeamStep(
         survivors,
@@ -157,7 +157,7 @@ def advance_beams(totals: Floats, tokens: Ints, log_probs: Floats, end_id: int) 
 
 
 def _places(parents: Ints) -> Ints:
-    """The row that each child takes, by its index among those of its beam: (n, K) -> (n, K)."""
+    """Returns the row of each child, as an index within its beam: (n, K) -> (n, K)."""
     width = parents.shape[1]
     is_same = parents[:, :, None] == parents[:, None, :]  # (n, child, child)
     is_later = (is_same & np.tri(width, k=-1, dtype=bool)).any(2)  # the parent has an earlier child

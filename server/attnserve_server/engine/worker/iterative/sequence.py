@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request's decoding: everything that an engine knows of it, from its submission to its end."""
+"""The decoding state of one request in an engine, from its submission to its end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attnserve_server.scheduling.scheduler import Waiting
 
 @dataclass(slots=True, eq=False)
 class Decoding(Waiting):
-    """One request's decoding, with its place in the queue (:class:`Waiting`); all but ``request`` counts from its admission."""
+    """Decoding state of one request, and its queue entry (:class:`Waiting`); all but ``request`` is set at admission."""
 
     request: SequenceWork = field(kw_only=True)
     search: Search = field(init=False)
@@ -21,36 +21,36 @@ class Decoding(Waiting):
     """Row slot of each live hypothesis."""
     admitted_at: float = 0.0
     keeps_attention: bool = False
-    """Whether every token's attention is kept: it was asked for, or something is made from it."""
-    may_be_plain: bool = False
-    """Whether it needs nothing but the most probable tokens of each step, and nothing of it is wanted before it ends."""
+    """Whether every token's attention is kept: for the answer, the coverage penalty, or unknown symbols."""
+    can_be_vectorized: bool = False
+    """Whether it is eligible for vectorized search: no rules, no attention, not streamed."""
     needs_scores: bool = True
-    """Whether it needs more than the best token of each step: log-probabilities, for its score or to choose by."""
-    is_plain: bool = False
-    """Whether its hypotheses are with :class:`PlainSearches` now, and not in ``search``."""
+    """Whether it needs log-probabilities, for its score or its search, and not only the best token of each step."""
+    is_vectorized: bool = False
+    """Whether :class:`VectorizedSearches` holds its hypotheses now, instead of ``search``."""
     encode_s: float = 0.0
     first_token_at: float = 0.0
     num_steps: int = 0
     num_sent: int = 0
-    """Tokens that were reported of a stream."""
-    is_aligned: bool = False
-    """Whether its attention is kept, though it was not asked for, to say what stands for its unknown symbols."""
+    """Number of tokens that a stream has sent."""
+    needs_alignment: bool = False
+    """Whether it was restarted to keep attention, by which unknown symbols are replaced."""
 
     @classmethod
     def of(cls, request: SequenceWork, queued_at: float = 0.0) -> Decoding:
-        """A request that is to be queued."""
+        """Makes the state of a request to be queued."""
         payload = request.payload
         return cls(request.request_id, payload.num_rows, payload.num_source, request.terms.deadline, queued_at, request=request)
 
     @property
     def payload(self) -> SequencePayload:
-        """What is to be decoded, and how."""
+        """Source and options of the request."""
         return self.request.payload
 
 
 @dataclass(frozen=True, slots=True)
 class Copies:
-    """Rows whose state is to be copied after a step; none is both source and target."""
+    """Row copies to make after a step; no row is both source and target."""
 
     sources: list[int]
     targets: list[int]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which searches of a batch are decided all at once (``paths.py``), and when one of them goes on by itself again.
+"""Decides which searches of a batch are vectorized (``paths.py``), and when one of them returns to its search object.
 
-That is when it ends, when it comes near its limit of tokens, or when what it would have to take is not to be taken.
+A search returns when it ends, when it reaches its token limit, or when a candidate is a banned token or not finite.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
 from attnserve_server.execution.runner import StepOutputs
 
 FEW = 4
-"""In a batch of so few sequences each greedy search goes on by itself: NumPy's calls would cost more than they save."""
+"""Greedy searches are not vectorized in batches of up to this many sequences: NumPy's call overhead would exceed the savings."""
 _LEAST = np.float32(-3e38)
-"""Log-probabilities above this are finite; NaN is not above it."""
+"""Log-probabilities above this are finite; for NaN the comparison is false."""
 
 
-class PlainSearches:
-    """Greedy and beam searches that need nothing but the most probable tokens of each step.
+class VectorizedSearches:
+    """Vectorized greedy and beam searches, which need only the most probable tokens of each step.
 
     Args:
-        num_slots: rows at most.
-        max_tokens: tokens of a hypothesis at most.
-        symbols: of the model.
+        num_slots: number of row slots.
+        max_tokens: maximum tokens of a hypothesis.
+        symbols: special symbols of the model.
     """
 
     def __init__(self, num_slots: int, max_tokens: int, symbols: Symbols) -> None:
@@ -37,40 +37,40 @@ class PlainSearches:
         self.paths = RowPaths(num_slots, max_tokens + 1)
         self._greedy = GreedyRows(self.paths, symbols.end_id)
 
-    def begin(self, sequence: Decoding, num_sequences: int) -> None:
-        """Takes a new sequence, if it is greedy and not one of few; it has one row and no tokens."""
-        if sequence.may_be_plain and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
-            sequence.is_plain = True
+    def add_greedy(self, sequence: Decoding, num_sequences: int) -> None:
+        """Adds a new sequence, with one row and no tokens, if it is greedy and eligible and the batch is large enough."""
+        if sequence.can_be_vectorized and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
+            sequence.is_vectorized = True
             self._greedy.begin(sequence.rows[0], sequence.payload.options.max_tokens)
 
-    def join(self, sequence: Decoding) -> None:
-        """Takes a beam search that goes on by itself, if it can be taken."""
+    def add_beam(self, sequence: Decoding) -> None:
+        """Adds a beam search from its search object, if it is eligible and has its full width."""
         search = sequence.search
-        if sequence.may_be_plain and isinstance(search, BeamSearch) and len(sequence.rows) == search.width:
+        if sequence.can_be_vectorized and isinstance(search, BeamSearch) and len(sequence.rows) == search.width:
             for row, path in zip(sequence.rows, search.live, strict=True):
                 self.paths.put(row, path.tokens, path.total)
-            sequence.is_plain = True
+            sequence.is_vectorized = True
 
     def free(self, row: int) -> None:
-        """A row was freed."""
+        """Removes a freed row."""
         self._greedy.end(row)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
-        """Rows have moved to other slots, which were free."""
+        """Follows the move of rows to free slots."""
         self.paths.copy(sources, targets)
         self._greedy.move(sources, targets)
 
     def clear(self) -> None:
-        """All rows were freed."""
+        """Removes all rows."""
         self._greedy.clear()
 
     def decide_greedy(self, owners: Sequence[Decoding | None], best: tuple[Ints, npt.NDArray[np.float32]], inputs: Ints) -> None:
-        """The best token of every greedy row.
+        """Advances all greedy rows by their best token.
 
         Args:
-            owners: of all rows.
+            owners: sequence of each row.
             best: the best token of each row (S,) and its log-probability (S,).
-            inputs: receives the tokens of the next step, by row.
+            inputs: receives the input tokens of the next step, by row.
         """
         tokens, log_probs = best
         if not self._greedy.count:
@@ -84,17 +84,17 @@ class PlainSearches:
             self._leave_greedy(owners[row], [*self.paths.of(row), int(tokens[row])])
 
     def decide_beams(self, sequences: Iterable[Decoding], outputs: StepOutputs, inputs: Ints, copies: Copies) -> None:
-        """One step of all beams.
+        """Advances all vectorized beams by one step.
 
         Args:
-            sequences: all that decode.
-            outputs: of the step.
-            inputs: receives the tokens of the next step, by row.
-            copies: receives the rows that are to be copied.
+            sequences: all running sequences.
+            outputs: outputs of the step.
+            inputs: receives the input tokens of the next step, by row.
+            copies: receives the row copies to make.
         """
         by_width: dict[int, list[Decoding]] = {}
         for sequence in sequences:
-            if sequence.is_plain and isinstance(sequence.search, BeamSearch):
+            if sequence.is_vectorized and isinstance(sequence.search, BeamSearch):
                 by_width.setdefault(len(sequence.rows), []).append(sequence)
         for width, beams in by_width.items():
             rows = np.array([sequence.rows for sequence in beams])  # (n, K)
@@ -112,7 +112,7 @@ class PlainSearches:
     def _advance_beams(
         self, sequences: Sequence[Decoding], rows: Ints, candidates: tuple[Any, Any], copies: Copies
     ) -> npt.NDArray[np.int32]:
-        """Returns the new tokens of the rows, in the order of ``rows``."""
+        """Advances beams of one width; returns the new tokens in the order of ``rows``."""
         paths, end_id = self.paths, self._symbols.end_id
         found = advance_beams(paths.totals[rows], *candidates, end_id)
         for index, parent, total in found.ended:
@@ -128,7 +128,7 @@ class PlainSearches:
         for sequence, members in zip(sequences, new_rows.tolist(), strict=True):
             sequence.rows = members
             if sequence.search.is_done:
-                sequence.is_plain, sequence.num_steps = False, int(paths.positions[members[0]]) + 1
+                sequence.is_vectorized, sequence.num_steps = False, int(paths.positions[members[0]]) + 1
         tokens: npt.NDArray[np.int32] = paths.tokens[rows, paths.positions[rows]]
         return tokens
 
@@ -136,10 +136,10 @@ class PlainSearches:
         assert sequence is not None, "greedy rows are live"
         (row,) = sequence.rows
         sequence.search.resume([tokens], [float(self.paths.totals[row])])
-        sequence.is_plain, sequence.num_steps = False, len(tokens)
+        sequence.is_vectorized, sequence.num_steps = False, len(tokens)
         self._greedy.end(row)
 
     def _leave_beams(self, sequence: Decoding) -> None:
         tokens = [self.paths.of(row) for row in sequence.rows]
         sequence.search.resume(tokens, self.paths.totals[sequence.rows].tolist())
-        sequence.is_plain, sequence.may_be_plain, sequence.num_steps = False, False, len(tokens[0])
+        sequence.is_vectorized, sequence.can_be_vectorized, sequence.num_steps = False, False, len(tokens[0])

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One servicer for each service of attnserve.v1; they see requests, answers and calls, and nothing of grpc."""
+"""One servicer per service of attnserve.v1; servicers use messages and calls, and nothing of grpc."""

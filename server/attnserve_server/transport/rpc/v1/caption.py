@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CaptionService: messages to what a caption is asked, and its answers to messages. Must not import grpc."""
+"""CaptionService: converts messages to caption requests, and answers to messages. Must not import grpc."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class CaptionServicer:
     """Answers the RPCs of ``attnserve.v1.CaptionService``.
 
     Args:
-        plane: takes the requests.
+        plane: handles the requests.
     """
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
     async def caption(self, request: caption_pb2.CaptionRequest, call: Call) -> caption_pb2.CaptionResponse:
-        """Answers when the whole caption stands."""
+        """Answers with the whole caption."""
         pending = await self._plane.submit(call, CAPTION, _asked(request, is_streamed=False))
         return caption_response(pending.model, *await pending.answer())
 
@@ -48,7 +48,7 @@ def _stream_response(model: Model, event: TextDelta | tuple[Caption, Timings]) -
 
 
 def caption_response(model: Model, answer: Caption, timings: Timings) -> caption_pb2.CaptionResponse:
-    """The message of a whole answer."""
+    """Returns the message of a whole answer."""
     image = model.manifest.image
     return caption_pb2.CaptionResponse(
         hypotheses=[hypothesis_message(each) for each in answer.hypotheses],

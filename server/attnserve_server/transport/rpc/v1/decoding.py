@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options and hypotheses, which the services that write text have in common: from messages to domain types, and back."""
+"""Converts options and hypotheses, common to all services that generate text, between messages and domain types."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _WEIGHTS_TAG = bytes([decoding_pb2.Attention.WEIGHTS_FIELD_NUMBER << 3 | 2])
 
 
 def asked_options(options: decoding_pb2.DecodeOptions) -> AskedOptions:
-    """Options as they were given."""
+    """Converts options, without validation; absent ones are None."""
     has, detail = options.HasField, options.return_attention
     return AskedOptions(
         beam_size=options.beam_size if has("beam_size") else None,
@@ -67,7 +67,7 @@ def _asked_sampling(sampling: decoding_pb2.SamplingOptions) -> AskedSampling:
 
 
 def timings_message(timings: Timings) -> decoding_pb2.Timings:
-    """Where the time went."""
+    """Converts timings."""
     return decoding_pb2.Timings(
         queue_seconds=timings.queue_s,
         encode_seconds=timings.encode_s,
@@ -77,7 +77,7 @@ def timings_message(timings: Timings) -> decoding_pb2.Timings:
 
 
 def hypothesis_message(hypothesis: TextHypothesis) -> decoding_pb2.Hypothesis:
-    """One hypothesis."""
+    """Converts one hypothesis."""
     attention = hypothesis.attention
     return decoding_pb2.Hypothesis(
         text=hypothesis.text,
@@ -90,7 +90,7 @@ def hypothesis_message(hypothesis: TextHypothesis) -> decoding_pb2.Hypothesis:
 
 
 def piece_messages(spans: Iterable[Span]) -> list[decoding_pb2.Piece]:
-    """The pieces of a text."""
+    """Converts the pieces of a text."""
     pieces = []
     for span in spans:
         piece = decoding_pb2.Piece(text=span.text, begin=span.begin, end=span.end)
@@ -101,7 +101,7 @@ def piece_messages(spans: Iterable[Span]) -> list[decoding_pb2.Piece]:
 
 
 def _attentions(weights: npt.NDArray[np.float32]) -> Iterator[decoding_pb2.Attention]:
-    """Yields one matrix, or one for every layer and head where the weights have such axes."""
+    """Yields one matrix, or one per layer and head if the weights have these axes."""
     if weights.ndim == 2:  # (T_tgt, T_src)
         yield _matrix(weights)
         return
@@ -113,10 +113,10 @@ def _attentions(weights: npt.NDArray[np.float32]) -> Iterator[decoding_pb2.Atten
 
 
 def _matrix(weights: npt.NDArray[np.float32]) -> decoding_pb2.Attention:
-    """Returns the message of one matrix.
+    """Converts one matrix (num_target, num_source).
 
-    Its packed floats are little-endian on the wire, just as in memory, so they are merged as bytes: for 30 x 30 weights that takes
-    2 µs, where a list of Python numbers takes 40.
+    Packed floats are little-endian on the wire, as in memory, so they are merged as bytes: 30 x 30 weights take 2 µs, against 40 µs
+    by a list of Python numbers.
     """
     message = decoding_pb2.Attention(num_target=weights.shape[0], num_source=weights.shape[1])
     packed = weights.astype("<f4", copy=False).tobytes()

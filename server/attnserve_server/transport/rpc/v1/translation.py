@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TranslationService: messages to what a translation is asked, and its answers to messages. Must not import grpc."""
+"""TranslationService: converts messages to translation requests, and answers to messages. Must not import grpc."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class TranslationServicer:
     """Answers the RPCs of ``attnserve.v1.TranslationService``.
 
     Args:
-        plane: takes the requests.
+        plane: handles the requests.
     """
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
     async def translate(self, request: translation_pb2.TranslateRequest, call: Call) -> translation_pb2.TranslateResponse:
-        """Answers when the whole translation stands."""
+        """Answers with the whole translation."""
         pending = await self._plane.submit(call, TRANSLATION, _asked(request, is_streamed=False))
         return translate_response(pending.model, *await pending.answer())
 
@@ -47,7 +47,7 @@ def _stream_response(model: Model, event: TextDelta | tuple[Translation, Timings
 
 
 def translate_response(model: Model, answer: Translation, timings: Timings) -> translation_pb2.TranslateResponse:
-    """The message of a whole answer."""
+    """Returns the message of a whole answer."""
     return translation_pb2.TranslateResponse(
         hypotheses=[hypothesis_message(each) for each in answer.hypotheses],
         source_pieces=piece_messages(answer.source_pieces),
@@ -58,7 +58,7 @@ def translate_response(model: Model, answer: Translation, timings: Timings) -> t
 
 
 def translate_delta(delta: TextDelta) -> translation_pb2.TranslateStreamResponse:
-    """The message of a part of a streamed answer."""
+    """Returns the message of a part of a streamed answer."""
     message = translation_pb2.TranslationDelta(text=delta.text, pieces=piece_messages(delta.pieces))
     return translation_pb2.TranslateStreamResponse(delta=message)
 

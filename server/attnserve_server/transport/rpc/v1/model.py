@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ModelService: what the server serves. Must not import grpc."""
+"""ModelService: lists the served models. Must not import grpc."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class ModelServicer:
     """Answers the RPCs of ``attnserve.v1.ModelService``.
 
     Args:
-        plane: knows the models.
+        plane: resolves the models.
     """
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
     async def list_models(self, request: model_pb2.ListModelsRequest, call: Call) -> model_pb2.ListModelsResponse:
-        """Answers with the state of all models and versions, sorted by id, then by version."""
+        """Answers with all models and versions, sorted by id, then by version."""
         del request, call
         return model_pb2.ListModelsResponse(models=[model_message(model) for model in sorted(self._plane.models(), key=_order)])
 
@@ -31,7 +31,7 @@ class ModelServicer:
 
 
 def model_message(model: Model) -> model_pb2.Model:
-    """Returns a model's state."""
+    """Returns the message of a model."""
     return model_pb2.Model(
         id=model.id,
         version=model.version,
@@ -46,5 +46,5 @@ def model_message(model: Model) -> model_pb2.Model:
 
 
 def _order(model: Model) -> tuple[str, int, str]:
-    """Versions are decimal numbers: 10 comes after 9."""
+    """Sort key: versions are decimal numbers, 10 comes after 9."""
     return model.id, int(model.version) if model.version.isdecimal() else 0, model.version

@@ -10,55 +10,55 @@ import pytest
 
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.request import ModelKey
-from attnserve_server.scheduling.time_slices import TimeSharing
+from attnserve_server.scheduling.time_slices import TimeSlices
 from attnserve_server.stats import EngineStats
 from tests.fakes.channel import Channel
 from tests.fakes.clock import Clock
 
 
 def test_time_is_shared_and_not_turns() -> None:
-    sharing, used = TimeSharing(), [0.0, 0.0, 0.0]
+    slices, used = TimeSlices(), [0.0, 0.0, 0.0]
     steps = [0.010, 0.001, 0.003]
     for _ in range(3000):
-        engine = sharing.choose([0, 1, 2])
+        engine = slices.choose([0, 1, 2])
         used[engine] += steps[engine]
-        sharing.charge(engine, steps[engine])
+        slices.charge(engine, steps[engine])
         assert max(used) - min(used) <= 0.011
     assert min(used) > 1.0
 
 
 def test_idle_model_accumulates_no_time() -> None:
-    sharing = TimeSharing()
+    slices = TimeSlices()
     for _ in range(100):
-        sharing.charge(sharing.choose([0]), 1.0)
+        slices.charge(slices.choose([0]), 1.0)
     turns = []
     for _ in range(10):
-        turns.append(sharing.choose([0, 1]))
-        sharing.charge(turns[-1], 1.0)
+        turns.append(slices.choose([0, 1]))
+        slices.charge(turns[-1], 1.0)
     assert turns.count(1) == 5
 
 
 def test_time_used_alone_is_not_charged() -> None:
-    sharing = TimeSharing()
+    slices = TimeSlices()
     for engine in (0, 1):
         for _ in range(1000 if engine == 0 else 10):
-            sharing.charge(sharing.choose([engine]), 1.0)
+            slices.charge(slices.choose([engine]), 1.0)
     turns = []
     for _ in range(10):
-        turns.append(sharing.choose([0, 1]))
-        sharing.charge(turns[-1], 1.0)
+        turns.append(slices.choose([0, 1]))
+        slices.charge(turns[-1], 1.0)
     assert turns.count(0) == pytest.approx(5, abs=1)
 
 
 def test_alternating_between_idle_and_busy_gains_no_time() -> None:
     """An engine with long steps that is idle after each of them still gets half of the time."""
-    sharing, used = TimeSharing(), [0.0, 0.0]
+    slices, used = TimeSlices(), [0.0, 0.0]
     has_long_work, waited = True, 0
     for _ in range(5000):
-        engine = sharing.choose([0, 1] if has_long_work else [1])
+        engine = slices.choose([0, 1] if has_long_work else [1])
         seconds = 0.010 if engine == 0 else 0.001
         used[engine] += seconds
-        sharing.charge(engine, seconds)
+        slices.charge(engine, seconds)
         waited = 0 if engine == 0 else waited + 1
         has_long_work = engine != 0
     assert used[0] == pytest.approx(used[1], rel=0.1)

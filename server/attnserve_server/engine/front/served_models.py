@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models of a server: one entry a version; resolved by id and version."""
+"""The served models: one entry per version, resolved by id and version."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class ServedModel:
     """One model version on this server.
 
     Args:
-        bundle: what is served.
+        bundle: the checked bundle.
         kind: of its engine.
-        task: what its task loaded for it.
+        task: object that the task loaded for it (:meth:`Task.load`).
         max_beam_size: the server's limit; the bundle's own may be lower.
         max_source_tokens: the server's limit, 0 for the bundle's own.
     """
@@ -39,14 +39,14 @@ class ServedModel:
         self.max_target_tokens = limits.max_target_tokens
         self.task = task
         self.generation = next(_GENERATIONS)
-        """Another one for each: a model that comes again under its key may be another one."""
+        """Unique per object: a reloaded model with the same key may be a different one."""
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
-        self.was_ready = False
-        """At least one worker has loaded it once."""
         """When the last worker was lost, in seconds of the monotonic clock."""
+        self.was_ready = False
+        """Whether a worker has ever loaded it."""
         self.broken: dict[str, list[str]] = {}
-        """What is wrong with it, by the workers that could not load it."""
+        """Problems reported by the workers that could not load it, by worker."""
 
     @property
     def manifest(self) -> manifest_pb2.Manifest:
@@ -65,19 +65,19 @@ class ServedModel:
 
     @property
     def gives_scores(self) -> bool:
-        """Every step graph of the variant scores all tokens; what changes scores, draws or forces tokens needs that."""
+        """Whether every step graph scores all tokens, which penalties, sampling and prefixes need."""
         return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
 
     @property
     def is_ready(self) -> bool:
-        """At least one worker is warm."""
+        """Whether at least one worker is warm."""
         return bool(self.ready_workers)
 
     def check(self, payload: Payload) -> None:
-        """Refuses what is longer than the model takes.
+        """Checks the length of the source.
 
         Raises:
-            SequenceTooLong: it is.
+            SequenceTooLong: it is longer than the model accepts.
         """
         if payload.num_pieces > self.max_source_tokens:
             raise SequenceTooLong(
@@ -85,11 +85,11 @@ class ServedModel:
             )
 
     def gone(self) -> ModelNotReady:
-        """What a request for it ends with once it is no longer served."""
+        """Returns the error of requests for a model that is no longer served."""
         return ModelNotReady(f"{self.id} is no longer served")
 
     def load_error(self) -> BundleError:
-        """Everything that workers found wrong with it."""
+        """Returns all problems that workers reported."""
         problems = list(dict.fromkeys(problem for problems in self.broken.values() for problem in problems))
         return BundleError(str(self.bundle.folder), problems or ["no worker has loaded it"])
 
@@ -99,11 +99,11 @@ class ModelRegistry:
 
     Args:
         models: the entries.
-        defaults: of a task: id of the model that an empty id means; the only one, or the first by name, where there is none.
-        absent: ids of models that are in the repository, and that cannot be served.
+        defaults: default model id by task; without one, the first by name is the default.
+        absent: ids of models in the repository that cannot be served.
 
     Raises:
-        ConfigError: a default is not among the models of its task, nor absent.
+        ConfigError: a default is neither a model of its task nor absent.
     """
 
     def __init__(self, models: Iterable[ServedModel], defaults: Mapping[int, str], absent: Collection[str] = ()) -> None:
@@ -119,29 +119,29 @@ class ModelRegistry:
                 raise ConfigError(f"default_models.{_name(task)}: {default!r} is not served; there are {known}")
 
     def all(self) -> list[ServedModel]:
-        """Every entry, in the order in which they came."""
+        """Returns all entries, in the order of addition."""
         return list(self._models.values())
 
     def get(self, key: tuple[str, str]) -> ServedModel | None:
-        """The entry of a key, if it is served."""
+        """Returns the entry of a key, or None."""
         return self._models.get(key)
 
     def add(self, model: ServedModel) -> None:
-        """One more is served.
+        """Adds a model.
 
         Raises:
-            ConfigError: one of this key is served already.
+            ConfigError: a model with this key is already served.
         """
         if model.key in self._models:
-            raise ConfigError(f"{model.id}, version {model.version}, is served already")
+            raise ConfigError(f"{model.id}, version {model.version}, is already served")
         self._models[model.key] = model
         self._index()
 
     def remove(self, key: ModelKey) -> ServedModel:
-        """Takes a model out; it resolves no longer.
+        """Removes and returns a model.
 
         Raises:
-            ModelNotFound: there is none.
+            ModelNotFound: there is no such model.
         """
         model = self._models.pop(key, None)
         if model is None:
@@ -150,17 +150,17 @@ class ModelRegistry:
         return model
 
     def discard(self, model: ServedModel) -> None:
-        """Takes a model out, if it is there."""
+        """Removes a model if it is served."""
         if self._models.get(model.key) is model:
             self.remove(model.key)
 
     def resolve(self, model: str, version: str, task: int = 0) -> ServedModel:
-        """The entry for an id ("" for the default of a task, or of the first of all tasks) and a version.
+        """Returns the entry for an id ("": the default of the task, or of the first task) and a version.
 
-        No version ("") is the newest that is ready, or the newest if none is.
+        An empty version selects the newest that is ready, or the newest if none is.
 
         Raises:
-            ModelNotFound: no such id, no such version of it, or no model at all for the task.
+            ModelNotFound: no such id, no such version of it, or no model for the task.
         """
         wanted = model or self._defaults.get(task or self._first, "")
         if not wanted:
@@ -174,7 +174,7 @@ class ModelRegistry:
         return found
 
     def _index(self) -> None:
-        """Makes the tables that :meth:`resolve` looks into."""
+        """Builds the tables of :meth:`resolve`."""
         self._versions: dict[str, dict[str, ServedModel]] = {}
         of_task: dict[int, set[str]] = {}
         for model in self._models.values():
@@ -185,7 +185,7 @@ class ModelRegistry:
 
 
 def _newest(versions: Mapping[str, ServedModel]) -> ServedModel:
-    """The newest that is ready: a version that is being loaded takes over when it can answer. The newest of all, if none is."""
+    """Returns the newest ready version, so that a version takes over only when it is loaded; the newest if none is ready."""
     if len(versions) == 1:
         return next(iter(versions.values()))
     ready = [version for version, model in versions.items() if model.is_ready]

@@ -32,7 +32,8 @@ from attnserve_export.training.accelerated import Ahead, load_portable, portable
 from attnserve_export.training.files import locked, save_atomically, write_json
 
 CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
-_LOCK = "run.lock"
+LOCK = "run.lock"
+
 RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
 ConfigT = TypeVar("ConfigT")
 
@@ -156,7 +157,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
             FloatingPointError: a figure is not finite any more.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / _LOCK, waits=False):
+        with locked(self.folder / LOCK, waits=False):
             self.device_name = use_device(self.device)
             torch.manual_seed(self.recipe.seed)
             self.prepare()
@@ -227,7 +228,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
         self.log.append(line)
         if self._best is None or self.score(line) > self._best[0]:
             self._best = self.score(line), self.epoch + 1
-            save_atomically(self.weights(), self.folder / BEST)
+            save_atomically({name: value.cpu() for name, value in self.weights().items()}, self.folder / BEST)
         self.epoch, self.index, self._sums, self._seconds = self.epoch + 1, 0, {}, _Seconds()
         self._save()
         (self.folder / LOG).write_text("".join(json.dumps(each) + "\n" for each in self.log), encoding="utf-8")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -56,7 +57,8 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         images = read_images(self.data_root, "train")
         if recipe.data.deblocked:
             self.console.print(f"the block traces of {len(images)} images are taken out, unless that was done before")
-            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent))
+            processes = 1 if self.device.type == "cpu" else os.cpu_count() or 1
+            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent, processes))
         images, held = hold_back(images, _HELD)
         self.pixels, self.labels = images.pixels, images.labels
         self.held_pixels, self.held_labels = held.pixels, held.labels

@@ -51,7 +51,7 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
             self.model.encoder.requires_grad_(False)
             height, width = frames.labels.shape[1:]
             cut = Cut((width, height), data.scale, data.altered)
-            cache = FeatureCache(self.model, frames, cut, self.folder.parent / FEATURES)
+            cache = FeatureCache(self.model, frames, cut, self.folder.parent / FEATURES, self.device)
             self.views = [cache.view(number) for number in range(data.cached_views)]
         layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
         self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]

@@ -57,6 +57,7 @@ class Recorded:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._figures: Tensor | None = None
+        self._done = torch.cuda.Event(blocking=True) if device.type == "cuda" else None
 
     def __call__(self, *inputs: Tensor) -> list[float]:
         """The figures of one update."""
@@ -68,6 +69,9 @@ class Recorded:
         for kept, given in zip(self._inputs, inputs, strict=True):
             kept.copy_(given, non_blocking=True)
         self._graph.replay()
+        if self._done is not None:  # waiting must leave the processor to the processes that make batches
+            self._done.record()
+            self._done.synchronize()
         return _as_list(self._figures)
 
     def _record(self, inputs: tuple[Tensor, ...]) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from multiprocessing.pool import AsyncResult
+from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor
 Batch = TypeVar("Batch")
 _EAGER_CALLS = 3
 _DEPTH = 8
+_ORPHAN_POLL_S = 2.0
 _LOCAL = ("lr", "fused", "capturable", "foreach")
 """Options of a parameter group that depend on the device, not on the run."""
 _makes: list[Callable[[int, int], Any]] = []
@@ -138,31 +141,42 @@ class Ahead(Generic[Batch]):
 
     def __init__(self, make: Callable[[int, int], Batch], updates_per_epoch: int, epochs: int, processes: int) -> None:
         self._per_epoch, self._end = updates_per_epoch, updates_per_epoch * epochs
-        self._pool = multiprocessing.get_context("fork").Pool(processes, _start_maker, (make,))
-        self._coming: deque[tuple[int, AsyncResult[Batch]]] = deque()
+        self._pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _start_maker, (make,))
+        self._coming: deque[tuple[int, Future[Batch]]] = deque()
         self._depth = _DEPTH * processes
 
     def take(self, epoch: int, index: int) -> Batch:
-        """The batch of an update. Updates are asked for in their order; the first may be any."""
+        """The batch of an update. Updates are asked for in their order; the first may be any.
+
+        Raises:
+            BrokenProcessPool: a process was killed.
+        """
         wanted = epoch * self._per_epoch + index
         if self._coming and self._coming[0][0] != wanted:
             self._coming.clear()
         following = self._coming[-1][0] + 1 if self._coming else wanted
         for number in range(following, min(wanted + self._depth, self._end)):
-            self._coming.append((number, self._pool.apply_async(_made, divmod(number, self._per_epoch))))
-        return self._coming.popleft()[1].get()
+            self._coming.append((number, self._pool.submit(_made, *divmod(number, self._per_epoch))))
+        return self._coming.popleft()[1].result()
 
     def close(self) -> None:
         """Ends the processes."""
-        self._pool.terminate()
-        self._pool.join()
+        self._pool.shutdown(cancel_futures=True)
 
 
 def _start_maker(make: Callable[[int, int], Any]) -> None:
     _makes.append(make)
     os.nice(5)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # the run's own handlers would keep this process alive
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # the run ends this process, once it has made its last update
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent was killed."""
+    while os.getppid() == parent:
+        time.sleep(_ORPHAN_POLL_S)
+    os._exit(1)
 
 
 def _made(epoch: int, index: int) -> Any:

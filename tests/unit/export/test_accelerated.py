@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,19 @@ def test_what_fails_in_another_process_fails_the_update() -> None:
     try:
         with pytest.raises(ValueError, match="no batch 0, 1"):
             ahead.take(0, 1)
+    finally:
+        ahead.close()
+
+
+def _killed(epoch: int, index: int) -> int:
+    os._exit(1)
+
+
+def test_a_process_that_is_killed_fails_the_update() -> None:
+    ahead = Ahead(_killed, 3, 1, 1)
+    try:
+        with pytest.raises(BrokenProcessPool):
+            ahead.take(0, 0)
     finally:
         ahead.close()
 

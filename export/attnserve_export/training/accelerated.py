@@ -57,6 +57,7 @@ class Recorded:
     def __init__(self, function: Callable[..., Tensor], device: torch.device, say: Callable[[str], object]) -> None:
         self._function, self._device, self._say = function, device, say
         self._calls = 0
+        self._is_recordable = device.type == "cuda"
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._figures: Tensor | None = None
@@ -64,7 +65,7 @@ class Recorded:
 
     def __call__(self, *inputs: Tensor) -> list[float]:
         """The figures of one update."""
-        if self._device.type == "cuda" and self._calls == _EAGER_CALLS:
+        if self._is_recordable and self._calls == _EAGER_CALLS:
             self._record(inputs)
         self._calls += 1
         if self._graph is None or self._figures is None:

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -125,3 +127,50 @@ def test_batches_made_ahead_train_the_same_weights(tmp_path: Path) -> None:
         trainer.run()
     weights = [trainer.weights() for trainer in trainers]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+class _Cuda:
+    """CUDA graphs as far as they can be shown on a CPU: what is recorded is run at each replay, on the tensors it was recorded with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+        self.is_recording, self.fails, self.done = False, fails, 0
+        self.inputs: list[Tensor] = []
+        self.sums = torch.zeros(1)
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: self)
+        monkeypatch.setattr(torch.cuda, "graph", self._recording)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+
+    @contextlib.contextmanager
+    def _recording(self, _: object, stream: object) -> Iterator[None]:
+        assert stream is None
+        self.is_recording = True
+        try:
+            yield
+        finally:
+            self.is_recording = False
+
+    def update(self, x: Tensor) -> Tensor:
+        """Adds up what it is given."""
+        if not self.is_recording:
+            self.sums += x
+            self.done += 1
+        elif self.fails:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.inputs.append(x)
+        return self.sums
+
+    def replay(self) -> None:
+        """The last update that was recorded, once more."""
+        self.update(self.inputs[-1])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_each_call_makes_one_update_whether_the_recording_succeeds_or_not(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
+    cuda, said = _Cuda(monkeypatch, fails=fails), list[str]()
+    recorded = Recorded(cuda.update, CPU, said.append)
+    monkeypatch.setattr(recorded, "_is_recordable", True)
+    assert [recorded(torch.tensor([float(number)])) for number in range(7)] == [[0.0], [1.0], [3.0], [6.0], [10.0], [15.0], [21.0]]
+    assert cuda.done == 7
+    assert [text.split(":")[0] for text in said] == ["the update is not recorded as a CUDA graph"] * fails
+    replayed = {each.data_ptr() for each in cuda.inputs[3:]}
+    assert (len(replayed) == 1) != fails, "replays read the tensors of the recording"

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from typing import Any, Generic, TypeVar
 
@@ -96,10 +96,10 @@ def _as_list(figures: Tensor) -> list[float]:
     return found
 
 
-def use_recordable(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """On a GPU: the optimizer's step can be recorded, and a recorded step reads the learning rates that :func:`set_rate` sets."""
+def use_recordable(optimizers: Iterable[torch.optim.Optimizer], device: torch.device) -> None:
+    """On a GPU: a step of the optimizers can be recorded, and a recorded one reads the rates that :func:`set_rate` sets."""
     if device.type == "cuda":
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = torch.tensor(float(group["lr"]), dtype=torch.float32, device=device)
             group["fused"], group["foreach"] = True, False
             if "capturable" in group:

@@ -19,9 +19,9 @@ import typer
 
 from attnserve_export.cli import RUNS, RunsOption
 from attnserve_export.recipe import RecipeError
-from attnserve_export.training.files import locked
+from attnserve_export.training.files import LOCK, locked
 from attnserve_export.training.queue import read_queue
-from attnserve_export.training.run import BEST, CHECKPOINT, LOCK, LOG, PROGRESS, SUMMARY
+from attnserve_export.training.run import BEST, CHECKPOINT, LOG, PROGRESS, SUMMARY
 
 _SMALL = (SUMMARY, LOG, PROGRESS, "output.log", "val.pt")
 _PIECE = "runs.tar.{:02d}"

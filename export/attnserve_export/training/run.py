@@ -29,10 +29,9 @@ from torch import Tensor, nn
 from attnserve_export.recipe.base import RecipeError
 from attnserve_export.recipe.vision import VisionRecipe
 from attnserve_export.training.accelerated import Ahead, load_portable, portable_state, use_device, use_recordable
-from attnserve_export.training.files import locked, save_atomically, write_json
+from attnserve_export.training.files import LOCK, locked, save_atomically, write_json
 
 CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
-LOCK = "run.lock"
 
 RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
 ConfigT = TypeVar("ConfigT")
@@ -64,12 +63,10 @@ class TrainingRun(ABC, Generic[RecipeT]):
 
     def __init__(self, recipe: RecipeT, data_root: Path, folder: Path, device: str = "cpu") -> None:
         self.recipe, self.data_root, self.folder, self.device = recipe, data_root, folder, torch.device(device)
-        self.device_name = self.device.type
         self.console = Console(stderr=True)
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.updates_per_epoch = 0
-        self.epoch = self.index = 0
+        self.epoch = self.index = self.updates_per_epoch = 0
         self._is_stopping = False
         self._sums: dict[str, float] = {}
         self._seconds = _Seconds()
@@ -100,9 +97,6 @@ class TrainingRun(ABC, Generic[RecipeT]):
     def made_batch(self, epoch: int, index: int, rng: np.random.Generator) -> Any:
         """The same as :meth:`batch`; on a GPU it was made ahead, and ``rng`` is left as it is."""
         return self.batch(epoch, index, rng) if self._ahead is None else self._ahead.take(epoch, index)
-
-    def _batch_ahead(self, epoch: int, index: int) -> Any:
-        return self.batch(epoch, index, np.random.default_rng(self._seeds(epoch, index)))
 
     @abstractmethod
     def evaluate(self, epoch: int) -> Mapping[str, float]:
@@ -161,8 +155,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
             self.device_name = use_device(self.device)
             torch.manual_seed(self.recipe.seed)
             self.prepare()
-            for optimizer in self.optimizers.values():
-                use_recordable(optimizer, self.device)
+            use_recordable(self.optimizers.values(), self.device)
             self._resume()
             last = self.recipe.schedule.epochs
             try:
@@ -174,9 +167,13 @@ class TrainingRun(ABC, Generic[RecipeT]):
                     self._ahead.close()
             return self._summarise() if self.epoch == last else None
 
+    def batch_ahead(self, epoch: int, index: int) -> Any:
+        """:meth:`batch` with the random numbers that belong to the update."""
+        return self.batch(epoch, index, np.random.default_rng(self._seeds(epoch, index)))
+
     def _start_making(self) -> None:
         if self.makers and self.device.type != "cpu":
-            self._ahead = Ahead(self._batch_ahead, self.updates_per_epoch, self.recipe.schedule.epochs, self.makers)
+            self._ahead = Ahead(self.batch_ahead, self.updates_per_epoch, self.recipe.schedule.epochs, self.makers)
 
     def _run_epoch(self) -> None:
         clock, saved = _Seconds.now(), time.monotonic()
@@ -223,8 +220,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
             "seconds": round(seconds.wall, 1),
             "cpu_seconds": round(seconds.cpu, 1),
         }
-        if self.device.type != "cpu":
-            line["device"] = self.device_name
+        line |= {"device": self.device_name} if self.device.type != "cpu" else {}
         self.log.append(line)
         if self._best is None or self.score(line) > self._best[0]:
             self._best = self.score(line), self.epoch + 1
@@ -262,8 +258,10 @@ class TrainingRun(ABC, Generic[RecipeT]):
             "log": self.log,
         }
         save_atomically(state, self.folder / CHECKPOINT)
-        share = self.index / self.updates_per_epoch
-        write_json({"epochs": round(self.epoch + share, 3), "of": self.recipe.schedule.epochs}, self.folder / PROGRESS)
+        write_json(
+            {"epochs": round(self.epoch + self.index / self.updates_per_epoch, 3), "of": self.recipe.schedule.epochs},
+            self.folder / PROGRESS,
+        )
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT

@@ -113,7 +113,7 @@ class _MadeAhead(ClassificationTrainer):
     """Makes batches ahead on a CPU too."""
 
     def _start_making(self) -> None:
-        self._ahead = Ahead(self._batch_ahead, self.updates_per_epoch, self.recipe.schedule.epochs, self.makers)
+        self._ahead = Ahead(self.batch_ahead, self.updates_per_epoch, self.recipe.schedule.epochs, self.makers)
 
 
 @pytest.mark.usefixtures("one_thread")

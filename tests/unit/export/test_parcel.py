@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from attnserve_export.training.files import locked
+from attnserve_export.training.files import LOCK, locked
 from attnserve_export.training.parcel import pack, unpack
-from attnserve_export.training.run import BEST, CHECKPOINT, LOCK, PROGRESS, SUMMARY
+from attnserve_export.training.run import BEST, CHECKPOINT, PROGRESS, SUMMARY
 
 KIB = 1024
 

@@ -223,8 +223,8 @@ class Discriminator(nn.Module):
 
 
 @torch.no_grad()
-def average_into(average: Generator, generator: Generator, decay: float) -> None:
-    """Moves each weight of ``average`` towards the generator's normalised one: a <- decay a + (1 - decay) w."""
+def average_into(average: Generator, generator: Generator, decay: float | Tensor) -> None:
+    """Moves each weight of ``average`` towards the generator's normalised one: a <- decay a + (1 - decay) w; ``decay`` is ()."""
     is_training = generator.training
     generator.eval()  # in training mode each look at a weight would make a step of the power iteration
     for name, weight in average.named_parameters():

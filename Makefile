@@ -103,10 +103,10 @@ gpu-check: ## Check and measure the CUDA path on a machine with a GPU: one JSON 
 # A further call continues the runs. Data sets: make gpu-train DATA=DIR PY=python3
 GPU_RUNS ?= loadtest/results/gpu-train
 .PHONY: gpu-train
-gpu-train: ## Train on a machine with a GPU for 8 minutes, CBAM and SAGAN first: make gpu-train DATA=DIR
+gpu-train: ## Train on a machine with a GPU for 8 minutes, what is shipped first: make gpu-train DATA=DIR
 	@test -n "$(DATA)" || { echo "name the folder of the data sets: make gpu-train DATA=DIR" >&2; exit 2; }
 	@PYTHONPATH=$(GPU_PATHS)$(if $(PYTHONPATH),:$(PYTHONPATH)) $(PY) -m attnserve_export train --queue four-models --device cuda \
-		--jobs 9 --minutes 8 --data "$(DATA)" --runs "$(GPU_RUNS)" $(ARGS)
+		--jobs 11 --minutes 8 --data "$(DATA)" --runs "$(GPU_RUNS)" $(ARGS)
 
 # --- Checks -----------------------------------------------------------------------------------------------------------
 

@@ -56,6 +56,27 @@ def encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
     return out[0]
 
 
+def masked_encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor:
+    """What :func:`encode_attention` gives, from plain operators: equation 1 of Vaswani et al. 2017 with padding masked.
+
+    For CUDA, where the operator lets a prompt that is not causal attend to its padding.
+
+    Args:
+        qkv: packed projections (B, L, 3*H*D).
+        last: int32 (B), index of each row's last valid position.
+        num_heads: H.
+
+    Returns:
+        (B, L, H*D); rows beyond ``last`` hold nothing of use.
+    """
+    batch, length, packed = qkv.shape
+    query, key, value = qkv.view(batch, length, 3, num_heads, packed // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
+    is_hidden = torch.arange(length, dtype=torch.int32) > last[:, None]  # (B, L)
+    scores = (query @ key.transpose(-2, -1)).float() / math.sqrt(query.shape[-1])
+    weights = scores.masked_fill(is_hidden[:, None, None], MASKED_SCORE).softmax(-1).to(qkv.dtype)
+    return (weights @ value).transpose(1, 2).reshape(batch, length, packed // 3)
+
+
 def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
     """Attention of one token a row, which is appended to the row's cache at its position.
 
@@ -82,7 +103,9 @@ def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tenso
     return out[0], out[1], out[2]
 
 
-def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int) -> list[Tensor]:
+def step_cross_attention(
+    query: Tensor, key: Tensor, value: Tensor, last: Tensor, num_heads: int, *, rewrites_last: bool = False
+) -> list[Tensor]:
     """Attention of queries over each request's memory.
 
     Args:
@@ -91,16 +114,21 @@ def step_cross_attention(query: Tensor, key: Tensor, value: Tensor, last: Tensor
         value: memory's values (R, H, L, D).
         last: int32 (R), index of each source's last position.
         num_heads: H.
+        rewrites_last: append the last position's own keys and values where they stand, and not nothing. For CUDA: its kernel
+            appends as many positions as there are queries, also if it is given none.
 
     Returns:
         (R, 1, H*G*D), and the two memories, which must be bound to the memory of the inputs.
     """
     requests, capacity, d_head = key.shape[0], key.shape[2], key.shape[3]
-    empty = query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)
+    new = [query.new_zeros((1, 0, num_heads * d_head)).expand(requests, 0, num_heads * d_head)] * 2
+    if rewrites_last:
+        at_last = last.long().view(-1, 1, 1, 1).expand(-1, num_heads, 1, d_head)
+        new = [part.gather(2, at_last).view(-1, 1, num_heads * d_head) for part in (key, value)]
     attributes: dict[str, Any] = {"num_heads": query.shape[-1] // d_head, "kv_num_heads": num_heads}
     outputs = torch.onnx.ops.symbolic_multi_out(
         _OP,
-        [query, empty, empty, key, value, last, total_length(capacity)],
+        [query, *new, key, value, last, total_length(capacity)],
         attributes,
         dtypes=[query.dtype] * 3,
         shapes=[query.shape, key.shape, value.shape],

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.graphs.attention_ops import cross_weights, encode_attention, step_cross_attention, step_self_attention
+from attnserve_export.graphs.attention_ops import (
+    cross_weights,
+    encode_attention,
+    masked_encode_attention,
+    step_cross_attention,
+    step_self_attention,
+)
 from attnserve_export.graphs.spec import (
     FLOAT16,
     FLOAT32,
@@ -39,9 +45,10 @@ ATTENTION, BEST = "attention", "best"
 class EncodeGraph(nn.Module):
     """``source`` int64 (B, L), ``source_length`` int32 (B) -> keys and values of every decoder layer, each (B, H, L, D)."""
 
-    def __init__(self, model: Transformer) -> None:
+    def __init__(self, model: Transformer, *, is_for_cuda: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.attend = masked_encode_attention if is_for_cuda else encode_attention
 
     def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, ...]:
         """Returns cross_key_0, cross_value_0, cross_key_1, ..."""
@@ -49,7 +56,7 @@ class EncodeGraph(nn.Module):
         x = model.embedding(source) * math.sqrt(model.config.d_model) + model.positions[: source.shape[1]]
         for layer in model.encoder_layers:
             attention = layer.self_attention
-            x = x + attention.output(encode_attention(attention.qkv(layer.self_norm(x)), last, attention.num_heads))
+            x = x + attention.output(self.attend(attention.qkv(layer.self_norm(x)), last, attention.num_heads))
             x = x + layer.feed_forward(layer.ff_norm(x))
         memory = model.encoder_norm(x)
         return tuple(part for layer in model.decoder_layers for part in layer.cross_attention.memory_heads(memory))
@@ -62,9 +69,9 @@ class StepGraph(nn.Module):
     the requests' query heads and back.
     """
 
-    def __init__(self, model: Transformer, *, group: int, gives: str, candidates: int) -> None:
+    def __init__(self, model: Transformer, *, group: int, gives: str, candidates: int, is_for_cuda: bool = False) -> None:
         super().__init__()
-        self.model, self.group, self.candidates = model, group, candidates
+        self.model, self.group, self.candidates, self.is_for_cuda = model, group, candidates, is_for_cuda
         self.gives_attention, self.gives_log_probs = gives == ATTENTION, gives != BEST
 
     def forward(
@@ -116,13 +123,15 @@ class StepGraph(nn.Module):
         heads, group, d_head = attention.num_heads, self.group, key.shape[-1]
         query = attention.query(x)
         if rows_of_request is None or place_of_row is None:
-            attended, *next_memory = step_cross_attention(query, key, value, last, heads)
+            attended, *next_memory = step_cross_attention(query, key, value, last, heads, rewrites_last=self.is_for_cuda)
             if not self.gives_attention:
                 return [attended, *next_memory]
             return [attended, *next_memory, cross_weights(query.view(-1, heads, 1, 1, d_head), key, last)[:, :, 0, 0]]
         requests, width = rows_of_request.shape[0], heads * d_head
         grouped = query[:, 0].index_select(0, rows_of_request.flatten()).view(requests, group, heads, d_head).transpose(1, 2)
-        attended, *next_memory = step_cross_attention(grouped.reshape(requests, 1, group * width), key, value, last, heads)
+        attended, *next_memory = step_cross_attention(
+            grouped.reshape(requests, 1, group * width), key, value, last, heads, rewrites_last=self.is_for_cuda
+        )
         attended = attended.view(requests, heads, group, d_head).transpose(1, 2).reshape(requests * group, 1, width)
         outputs = [attended.index_select(0, place_of_row), *next_memory]
         if self.gives_attention:
@@ -191,7 +200,7 @@ def _encode(model: Transformer, dtype: Any, suffix: str = "") -> GraphSpec:
         for index in range(model.config.num_decoder_layers)
         for part in ("key", "value")
     ]
-    return GraphSpec(f"encode{suffix}.onnx", EncodeGraph(model), source_inputs(), outputs)
+    return GraphSpec(f"encode{suffix}.onnx", EncodeGraph(model, is_for_cuda=dtype == FLOAT16), source_inputs(), outputs)
 
 
 def _step(
@@ -221,7 +230,7 @@ def _step(
         for state, source in zip(states, [each for each in inputs[5:] if each is not None], strict=True)
     ]
     name = f"step_{group}{f'_{gives}' if gives else ''}{suffix}.onnx"
-    module = StepGraph(model, group=group, gives=gives, candidates=candidates)
+    module = StepGraph(model, group=group, gives=gives, candidates=candidates, is_for_cuda=dtype == FLOAT16)
     return GraphSpec(name, module, inputs, outputs, max_rows_of_request=group, gives_attention=gives == ATTENTION)
 
 

@@ -222,8 +222,8 @@ class Discriminator(nn.Module):
 
 
 @torch.no_grad()
-def average_into(average: Generator, generator: Generator, decay: float) -> None:
-    """Updates each weight of ``average`` with the generator's normalised one: a <- decay a + (1 - decay) w."""
+def average_into(average: Generator, generator: Generator, decay: float | Tensor) -> None:
+    """Moves each weight of ``average`` towards the generator's normalised one: a <- decay a + (1 - decay) w; ``decay`` is ()."""
     is_training = generator.training
     generator.eval()  # in training mode each access to a weight makes a step of the power iteration
     for name, weight in average.named_parameters():

@@ -14,6 +14,9 @@ import torch
 
 from attnserve_export.recipe.base import RecipeError
 
+LOCK = "run.lock"
+"""Of a run's folder: the process that trains in it holds it."""
+
 
 def save_atomically(value: Any, path: Path) -> None:
     """Saves a value for ``torch.load``."""

@@ -42,7 +42,7 @@ class Entry(Section, frozen=True):
     gpu_rank: int = 0
     """On a GPU, runs start in ascending order of rank; runs of rank 0 are not run there."""
     parts: int = 1
-    """Number of parts of a run longer than two hours; the parts continue one another and have similar numbers of epochs."""
+    """Number of parts of a run longer than two hours; they continue one another, with similar numbers of epochs. One on a GPU."""
     set: dict[str, Any] = {}
     """Changes to the recipe, as dotted keys."""
     vary: dict[str, list[Any]] = {}
@@ -94,7 +94,8 @@ def read_queue(name_or_path: str, device: str = "cpu") -> list[Part]:
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RecipeError(f"{path}: {error}") from error
     if device != "cpu":
-        entries = sorted((entry for entry in entries if entry.gpu_rank), key=lambda entry: entry.gpu_rank)
+        ranked = sorted((entry for entry in entries if entry.gpu_rank), key=lambda entry: entry.gpu_rank)
+        entries = [msgspec.structs.replace(entry, parts=1) for entry in ranked]
     return [part for entry in entries for part in _parts(entry)]
 
 
@@ -189,6 +190,8 @@ class QueueRunner:
             if not active:
                 break
             time.sleep(0.2)
+        for part in failed:
+            self._say(f"{part.folder} failed; the end of its output:\n{_end_of(self._runs / part.folder / 'output.log')}")
         self._say(f"{self.hours_left():.1f} hours of one core are left; {len(failed)} runs failed")
         return failed
 
@@ -224,6 +227,10 @@ class QueueRunner:
 
     def _say(self, text: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def _end_of(output: Path, lines: int = 25) -> str:
+    return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
 
 def _end(children: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -28,10 +28,11 @@ from torch import Tensor, nn
 
 from attnserve_export.recipe.base import RecipeError
 from attnserve_export.recipe.vision import VisionRecipe
-from attnserve_export.training.files import locked, save_atomically, write_json
+from attnserve_export.training.accelerated import Ahead, load_portable, portable_state, use_device, use_recordable
+from attnserve_export.training.files import LOCK, locked, save_atomically, write_json
 
 CHECKPOINT, LOG, PROGRESS, BEST, SUMMARY = "checkpoint.pt", "log.jsonl", "progress.json", "best.pt", "summary.json"
-_LOCK = "run.lock"
+
 RecipeT = TypeVar("RecipeT", bound=VisionRecipe)
 ConfigT = TypeVar("ConfigT")
 
@@ -65,13 +66,17 @@ class TrainingRun(ABC, Generic[RecipeT]):
         self.console = Console(stderr=True)
         self.modules: dict[str, nn.Module] = {}
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
-        self.updates_per_epoch = 0
-        self.epoch = self.index = 0
+        self.epoch = self.index = self.updates_per_epoch = 0
         self._is_stopping = False
         self._sums: dict[str, float] = {}
         self._seconds = _Seconds()
         self._best: tuple[float, int] | None = None
         self.log: list[dict[str, Any]] = []
+        self._ahead: Ahead[Any] | None = None
+        self._orders: dict[tuple[int, int], np.ndarray[Any, np.dtype[np.int64]]] = {}
+
+    makers = 0
+    """Processes that make batches ahead on a GPU, by :meth:`batch`."""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -84,6 +89,14 @@ class TrainingRun(ABC, Generic[RecipeT]):
         ``rng`` and PyTorch's own generator depend on the seed, ``epoch`` and ``index`` only; the order of an epoch's examples
         is :meth:`order`.
         """
+
+    def batch(self, epoch: int, index: int, rng: np.random.Generator) -> Any:
+        """What an update trains on, made on the CPU; ``rng`` is that of :meth:`update`. An update gets it by :meth:`made_batch`."""
+        raise NotImplementedError
+
+    def made_batch(self, epoch: int, index: int, rng: np.random.Generator) -> Any:
+        """The same as :meth:`batch`; on a GPU it was made ahead, and ``rng`` is left as it is."""
+        return self.batch(epoch, index, rng) if self._ahead is None else self._ahead.take(epoch, index)
 
     @abstractmethod
     def evaluate(self, epoch: int) -> Mapping[str, float]:
@@ -107,7 +120,9 @@ class TrainingRun(ABC, Generic[RecipeT]):
 
     def order(self, epoch: int, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
         """Returns a permutation of ``count`` examples for an epoch."""
-        return np.random.default_rng([self.recipe.seed, epoch]).permutation(count)
+        if (epoch, count) not in self._orders:
+            self._orders = {(epoch, count): np.random.default_rng([self.recipe.seed, epoch]).permutation(count)}
+        return self._orders[epoch, count]
 
     def sizes(self, config: Callable[..., ConfigT], *given: int) -> ConfigT:
         """Builds the architecture's config from ``given`` and the recipe's table ``model``.
@@ -136,14 +151,29 @@ class TrainingRun(ABC, Generic[RecipeT]):
             FloatingPointError: a figure is not finite.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with locked(self.folder / _LOCK, waits=False):
+        with locked(self.folder / LOCK, waits=False):
+            self.device_name = use_device(self.device)
             torch.manual_seed(self.recipe.seed)
             self.prepare()
+            use_recordable(self.optimizers.values(), self.device)
             self._resume()
             last = self.recipe.schedule.epochs
-            while self.epoch < min(epochs or last, last):
-                self._run_epoch()
+            try:
+                self._start_making()
+                while self.epoch < min(epochs or last, last):
+                    self._run_epoch()
+            finally:
+                if self._ahead is not None:
+                    self._ahead.close()
             return self._summarise() if self.epoch == last else None
+
+    def batch_ahead(self, epoch: int, index: int) -> Any:
+        """:meth:`batch` with the random numbers that belong to the update."""
+        return self.batch(epoch, index, np.random.default_rng(self._seeds(epoch, index)))
+
+    def _start_making(self) -> None:
+        if self.makers and self.device.type != "cpu":
+            self._ahead = Ahead(self.batch_ahead, self.updates_per_epoch, self.recipe.schedule.epochs, self.makers)
 
     def _run_epoch(self) -> None:
         clock, saved = _Seconds.now(), time.monotonic()
@@ -163,9 +193,12 @@ class TrainingRun(ABC, Generic[RecipeT]):
 
     def one_update(self) -> Mapping[str, float]:
         """Makes the next :meth:`update`, with its own seeds."""
-        seeds = np.random.SeedSequence([self.recipe.seed, self.epoch, self.index])
+        seeds = self._seeds(self.epoch, self.index)
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         return self.update(self.epoch, self.index, np.random.default_rng(seeds))
+
+    def _seeds(self, epoch: int, index: int) -> np.random.SeedSequence:
+        return np.random.SeedSequence([self.recipe.seed, epoch, index])
 
     def _add(self, figures: Mapping[str, float]) -> None:
         for name, value in figures.items():
@@ -180,11 +213,18 @@ class TrainingRun(ABC, Generic[RecipeT]):
         trained = {name: round(value, 5) for name, value in self._means().items()}
         held = {name: round(value, 5) for name, value in self.evaluate(self.epoch).items()}
         seconds = self._seconds.until_now(clock)
-        line = {"epoch": self.epoch + 1, **trained, **held, "seconds": round(seconds.wall, 1), "cpu_seconds": round(seconds.cpu, 1)}
+        line: dict[str, Any] = {
+            "epoch": self.epoch + 1,
+            **trained,
+            **held,
+            "seconds": round(seconds.wall, 1),
+            "cpu_seconds": round(seconds.cpu, 1),
+        }
+        line |= {"device": self.device_name} if self.device.type != "cpu" else {}
         self.log.append(line)
         if self._best is None or self.score(line) > self._best[0]:
             self._best = self.score(line), self.epoch + 1
-            save_atomically(self.weights(), self.folder / BEST)
+            save_atomically({name: value.cpu() for name, value in self.weights().items()}, self.folder / BEST)
         self.epoch, self.index, self._sums, self._seconds = self.epoch + 1, 0, {}, _Seconds()
         self._save()
         (self.folder / LOG).write_text("".join(json.dumps(each) + "\n" for each in self.log), encoding="utf-8")
@@ -210,7 +250,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
         state = {
             "recipe": msgspec.to_builtins(self.recipe),
             "modules": {name: module.state_dict() for name, module in self.modules.items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": {name: portable_state(optimizer) for name, optimizer in self.optimizers.items()},
             "position": [self.epoch, self.index],
             "sums": self._sums,
             "seconds": [self._seconds.wall, self._seconds.cpu],
@@ -218,8 +258,10 @@ class TrainingRun(ABC, Generic[RecipeT]):
             "log": self.log,
         }
         save_atomically(state, self.folder / CHECKPOINT)
-        share = self.index / self.updates_per_epoch
-        write_json({"epochs": round(self.epoch + share, 3), "of": self.recipe.schedule.epochs}, self.folder / PROGRESS)
+        write_json(
+            {"epochs": round(self.epoch + self.index / self.updates_per_epoch, 3), "of": self.recipe.schedule.epochs},
+            self.folder / PROGRESS,
+        )
 
     def _resume(self) -> None:
         path = self.folder / CHECKPOINT
@@ -231,7 +273,7 @@ class TrainingRun(ABC, Generic[RecipeT]):
         for name, module in self.modules.items():
             module.load_state_dict(state["modules"][name])
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
+            load_portable(optimizer, state["optimizers"][name])
         (self.epoch, self.index), self._sums, self._seconds = state["position"], state["sums"], _Seconds(*state["seconds"])
         self._best, self.log = state["best"], state["log"]
         self.console.print(f"resumed at epoch {self.epoch + 1}, update {self.index + 1}")

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.recipe import ClassificationRecipe
-from attnserve_export.training.classification.data import Images, changed, hold_back, read_images, training_views
+from attnserve_export.training.accelerated import Recorded, set_rate
+from attnserve_export.training.classification.data import Images, Pixels, changed, hold_back, read_images, training_views
 from attnserve_export.training.files import save_atomically
 from attnserve_export.training.run import BEST, TrainingRun, cosine_rate, decay_groups
 from attnserve_export.training.views import SMALL, cleaned
@@ -24,6 +26,8 @@ _EVALUATION_BATCH = 500
 class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
     """Selects the epoch by the accuracy on images that are held back from the training split; reports val."""
 
+    makers = 3
+
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
         recipe = self.recipe
@@ -33,24 +37,32 @@ class ClassificationTrainer(TrainingRun[ClassificationRecipe]):
         groups = decay_groups(self.model, options.weight_decay)
         self.optimizer = torch.optim.SGD(groups, lr=options.peak_learning_rate, momentum=0.9, nesterov=True)
         self.modules, self.optimizers = {"model": self.model}, {"sgd": self.optimizer}
+        self._step = Recorded(self._one_step, self.device, self.console.print)
         self.updates_per_epoch = len(self.trained) // recipe.schedule.batch
+
+    def batch(self, epoch: int, index: int, rng: np.random.Generator) -> tuple[Pixels, npt.NDArray[np.int64]]:
+        """Views of the images of an update (B, 32, 32, 3), and their labels (B)."""
+        size = self.recipe.schedule.batch
+        drawn = self.trained.take(self.order(epoch, len(self.trained))[index * size : (index + 1) * size])
+        return training_views(drawn.pixels, self.recipe.data.altered, rng), drawn.labels
 
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
         """See :class:`TrainingRun`."""
-        recipe, size = self.recipe, self.recipe.schedule.batch
-        batch = self.trained.take(self.order(epoch, len(self.trained))[index * size : (index + 1) * size])
-        pixels = torch.from_numpy(training_views(batch.pixels, recipe.data.altered, rng)).to(self.device)
-        labels = torch.from_numpy(batch.labels).to(self.device)
+        recipe = self.recipe
+        pixels, labels = self.made_batch(epoch, index, rng)
         warmup = recipe.optimizer.warmup_epochs / recipe.schedule.epochs
-        for group in self.optimizer.param_groups:
-            group["lr"] = cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup)
+        set_rate(self.optimizer, cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup))
         self.model.train()
+        loss, accuracy = self._step(torch.from_numpy(pixels), torch.from_numpy(labels))
+        return {"loss": loss, "accuracy": accuracy}
+
+    def _one_step(self, pixels: Tensor, labels: Tensor) -> Tensor:
         logits, _ = self.model(pixels)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
-        return {"loss": float(loss.detach()), "accuracy": float((logits.detach().argmax(-1) == labels).float().mean())}
+        return torch.stack((loss.detach(), (logits.detach().argmax(-1) == labels).float().mean()))
 
     def evaluate(self, epoch: int) -> Mapping[str, float]:
         """See :class:`TrainingRun`."""

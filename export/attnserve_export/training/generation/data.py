@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -27,27 +28,27 @@ _DISPLACEMENTS = ((4, 4), (12, 4), (4, 12), (12, 12), (8, 0), (0, 8), (2, 10), (
 """Offsets of the grid, in rows and columns."""
 
 
-def deblocked_once(pixels: Pixels, folder: Path) -> Pixels:
-    """Calls :func:`deblocked` once: the result is kept in a file of ``folder``, named after its inputs."""
+def deblocked_once(pixels: Pixels, folder: Path, processes: int = 1) -> Pixels:
+    """The same as :func:`deblocked`, computed once: the result is kept in a file of ``folder``, named after what it depends on."""
     key = hashlib.sha256(repr((pixels.shape, _GRID, _QUALITY, _DISPLACEMENTS)).encode() + pixels.tobytes()).hexdigest()
     path = folder / f"deblocked-{key[:16]}.npy"
     with locked(folder / "deblocked.lock", waits=True):
         if path.exists():
             kept: Pixels = np.load(path)
             return kept
-        clean, temporary = deblocked(pixels), path.with_suffix(".tmp")
+        clean, temporary = deblocked(pixels, processes), path.with_suffix(".tmp")
         with temporary.open("wb") as file:
             np.save(file, clean)
         temporary.replace(path)
         return clean
 
 
-def deblocked(pixels: Pixels) -> Pixels:
-    """Removes the edges of the JPEG blocks from images (N, 32, 32, 3); the shape is kept."""
-    clean = np.empty_like(pixels)
-    for index, image in enumerate(pixels):
-        clean[index] = _deblocked(image)
-    return clean
+def deblocked(pixels: Pixels, processes: int = 1) -> Pixels:
+    """Images (N, 32, 32, 3) without the edges of their JPEG blocks, of the same shape; computed by so many processes."""
+    if processes == 1:
+        return np.stack([_deblocked(image) for image in pixels])
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        return np.concatenate(pool.map(deblocked, np.array_split(pixels, min(len(pixels), 4 * processes))))
 
 
 def _deblocked(image: Pixels) -> Pixels:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from attnserve_export.models.sagan import (
     fix_statistics,
 )
 from attnserve_export.recipe import GenerationRecipe
+from attnserve_export.training.accelerated import Recorded, set_rate
 from attnserve_export.training.classification.data import Pixels, hold_back, read_images
 from attnserve_export.training.generation.data import deblocked_once
 from attnserve_export.training.run import TrainingRun
@@ -55,7 +57,8 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         images = read_images(self.data_root, "train")
         if recipe.data.deblocked:
             self.console.print(f"removing block artefacts of {len(images)} images, unless cached")
-            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent))
+            processes = 1 if self.device.type == "cpu" else os.cpu_count() or 1
+            images = replace(images, pixels=deblocked_once(images.pixels, self.folder.parent, processes))
         images, held = hold_back(images, _HELD)
         self.pixels, self.labels = images.pixels, images.labels
         self.held_pixels, self.held_labels = held.pixels, held.labels
@@ -73,18 +76,28 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         self.generator_adam = torch.optim.Adam(self.generator.parameters(), options.generator_rate, betas, fused=True)
         self.discriminator_adam = torch.optim.Adam(self.discriminator.parameters(), options.discriminator_rate, betas, fused=True)
         self.optimizers = {"generator": self.generator_adam, "discriminator": self.discriminator_adam}
+        self._step = Recorded(self._one_step, self.device, self.console.print)
         self.updates_per_epoch = len(self.labels) // recipe.schedule.batch
 
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
         """Makes one step of the discriminator, then one of the generator with the same images; hinge loss (equation 4)."""
         size = self.recipe.schedule.batch
         chosen = self.order(epoch, len(self.labels))[index * size : (index + 1) * size]
-        real, real_labels = self._images(self.pixels[chosen], rng.random(size) < 0.5), self._on_device(self.labels[chosen])
-        labels = self._on_device(rng.integers(self.config.num_classes, size=size))
-        latent = torch.randn(size, self.config.latent).to(self.device)
+        mirrored = torch.from_numpy(rng.random(size) < 0.5)
+        labels = torch.from_numpy(rng.integers(self.config.num_classes, size=size))
+        latent = torch.randn(size, self.config.latent)
         self.set_rates(self.progress_of(epoch, index))
         for module in (self.generator, self.discriminator):
             module.train()
+        decay = torch.tensor(self._average_decay(epoch, index))
+        pixels, real_labels = torch.from_numpy(self.pixels[chosen]), torch.from_numpy(self.labels[chosen])
+        figures = self._step(pixels, mirrored, real_labels, latent, labels, decay)
+        return dict(zip(("discriminator_loss", "generator_loss", "real_seen", "fake_seen"), figures, strict=True))
+
+    def _one_step(
+        self, pixels: Tensor, mirrored: Tensor, real_labels: Tensor, latent: Tensor, labels: Tensor, decay: Tensor
+    ) -> Tensor:
+        real, size = _images(pixels, mirrored), len(pixels)
         with self._autocast():
             fake, _ = self.generator(latent, labels)
             scores = self.discriminator(torch.cat((real, fake.detach())), torch.cat((real_labels, labels)))
@@ -94,20 +107,20 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         loss.backward()
         self.discriminator_adam.step()
         generator_loss = self._step_generator(fake, labels)
-        average_into(self.average, self.generator, self._average_decay(epoch, index))
-        figures = (loss, generator_loss, (on_real > 0).float().mean(), (on_fake < 0).float().mean())
-        names = ("discriminator_loss", "generator_loss", "real_seen", "fake_seen")
-        return dict(zip(names, torch.stack(figures).detach().tolist(), strict=True))
+        average_into(self.average, self.generator, decay)
+        return torch.stack((loss, generator_loss, (on_real > 0).float().mean(), (on_fake < 0).float().mean())).detach()
 
     def _step_generator(self, fake: Tensor, labels: Tensor) -> Tensor:
         self.discriminator.requires_grad_(False)
-        with self._autocast():
-            scores = self.discriminator(fake, labels)
-        _, loss = hinge_losses(scores, scores)
-        self.generator_adam.zero_grad()
-        loss.backward()
-        self.generator_adam.step()
-        self.discriminator.requires_grad_(True)
+        try:
+            with self._autocast():
+                scores = self.discriminator(fake, labels)
+            _, loss = hinge_losses(scores, scores)
+            self.generator_adam.zero_grad()
+            loss.backward()
+            self.generator_adam.step()
+        finally:
+            self.discriminator.requires_grad_(True)
         return loss
 
     def evaluate(self, epoch: int) -> Mapping[str, float]:
@@ -133,7 +146,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
     def _scores(self, pixels: Pixels, labels: np.ndarray[Any, Any]) -> Tensor:
         """Returns the discriminator's scores of images (N, 32, 32, 3): (N)."""
         self.discriminator.eval()
-        real = self._images(pixels, np.zeros(len(labels), np.bool_))
+        real = _images(self._on_device(pixels), torch.zeros(len(labels), dtype=torch.bool, device=self.device))
         with self._autocast():
             parts = zip(real.split(_SCORED), self._on_device(labels).split(_SCORED), strict=True)
             return torch.cat([self.discriminator(image, label) for image, label in parts])
@@ -154,8 +167,7 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
             (self.generator_adam, options.generator_rate),
             (self.discriminator_adam, options.discriminator_rate),
         ):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share
+            set_rate(optimizer, peak * share)
 
     def _average_decay(self, epoch: int, index: int) -> float:
         """Returns the decay, which is lower at first, when the weights change fast."""
@@ -168,11 +180,6 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
     def _on_device(self, values: np.ndarray[Any, Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
-    def _images(self, pixels: Pixels, is_mirrored: np.ndarray[Any, np.dtype[np.bool_]]) -> Tensor:
-        """(B, 32, 32, 3) pixels -> (B, 3, 32, 32) from -1 to 1, channels last in memory, mirrored where ``is_mirrored``."""
-        views = np.where(is_mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
-        return (self._on_device(views).float() / 127.5 - 1).permute(0, 3, 1, 2)
-
     def _save_samples(self, epoch: int) -> None:
         classes = self.config.num_classes
         latent = torch.randn(classes * _COLUMNS, self.config.latent, generator=torch.Generator().manual_seed(self.recipe.seed))
@@ -183,6 +190,12 @@ class GenerationTrainer(TrainingRun[GenerationRecipe]):
         path = self.folder / SAMPLES / f"epoch-{epoch + 1:03d}.png"
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
+
+
+def _images(pixels: Tensor, is_mirrored: Tensor) -> Tensor:
+    """(B, 32, 32, 3) pixels -> (B, 3, 32, 32) from -1 to 1, channels last in memory, some of them mirrored."""
+    views = torch.where(is_mirrored[:, None, None, None], pixels.flip(2), pixels)
+    return (views.float() / 127.5 - 1).permute(0, 3, 1, 2)
 
 
 def _rank(real: Tensor, fake: Tensor) -> float:

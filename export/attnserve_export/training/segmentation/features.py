@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trunk's features of views of the training frames, computed once by ONNX Runtime and shared by all runs.
+"""The trunk's features of views of the training frames, computed once and shared by all runs: by ONNX Runtime on a CPU,
+by PyTorch on a GPU.
 
 A view is one file of 16-bit numbers for each level, frames × channels × rows × columns, and one of its labels. Existing views
 are not computed again. Their random numbers do not depend on a recipe's seed, so that paired runs share them.
@@ -7,6 +8,7 @@ are not computed again. Their random numbers do not depend on a recipe's seed, s
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import random
@@ -28,6 +30,7 @@ from attnserve_export.training.views import PHOTOS
 
 Features = npt.NDArray[np.float16]
 _BATCH = 4
+_CPU = torch.device("cpu")
 
 
 class _Trunk(nn.Module):
@@ -36,7 +39,7 @@ class _Trunk(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.model.features(image, torch.ones(image.shape[:3], dtype=torch.bool))
+        return self.model.features(image, torch.ones(image.shape[:3], dtype=torch.bool, device=image.device))
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,11 @@ class FeatureCache:
         frames: all of one split.
         cut: for all views but the first two; its size is that of the frames, its scale at least 1.
         folder: parent of the cache's folder, whose name depends on the frames and on ``cut``.
+        device: computes the features.
     """
 
-    def __init__(self, model: DisentangledNonLocal, frames: Frames, cut: Cut, folder: Path) -> None:
-        self._model, self._frames, self._cut = model, frames, cut
+    def __init__(self, model: DisentangledNonLocal, frames: Frames, cut: Cut, folder: Path, device: torch.device = _CPU) -> None:
+        self._model, self._frames, self._cut, self._device = model, frames, cut, device
         first = hashlib.sha256(frames.pixels[:1].tobytes()).hexdigest()
         self._folder = folder / fingerprint(model.encoder, frames.names, first, cut, PHOTOS)
 
@@ -79,12 +83,23 @@ class FeatureCache:
     def _session(self) -> onnxruntime.InferenceSession:
         return trunk_session(_Trunk(self._model), torch.from_numpy(self._frames.pixels[:1].repeat(2, 0)))
 
+    @functools.cached_property
+    def _trunk(self) -> _Trunk:
+        return _Trunk(copy.deepcopy(self._model)).eval().to(self._device)
+
+    def _outputs(self, pixels: npt.NDArray[np.uint8]) -> list[npt.NDArray[Any]]:
+        """Of the trunk for pictures (B, H, W, 3), in 32 bits."""
+        if self._device.type == "cpu":
+            return [np.asarray(each) for each in self._session.run(None, {"image": pixels})]
+        with torch.no_grad(), torch.backends.cudnn.flags(allow_tf32=False):
+            return [each.cpu().numpy() for each in self._trunk(torch.from_numpy(pixels).to(self._device))]
+
     def _computed(self, number: int) -> list[npt.NDArray[Any]]:
         levels: list[list[npt.NDArray[Any]]] = [[] for _ in LEVEL_STRIDES]
         labels: list[Labels] = []
         for start in range(0, len(self._frames), _BATCH):
             views = [self._view_of(index, number) for index in range(start, min(start + _BATCH, len(self._frames)))]
-            for level, found in zip(levels, self._session.run(None, {"image": np.stack([each[0] for each in views])}), strict=True):
+            for level, found in zip(levels, self._outputs(np.stack([each[0] for each in views])), strict=True):
                 level.append(np.asarray(found, np.float16))
             labels += [each[1] for each in views]
         return [*(np.concatenate(level) for level in levels), np.stack(labels)]

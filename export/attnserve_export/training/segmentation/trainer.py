@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from attnserve_export.models.disentangled_nonlocal import DisentangledNonLocal, DisentangledNonLocalConfig
 from attnserve_export.recipe import RecipeError, SegmentationRecipe
+from attnserve_export.training.accelerated import Recorded, set_rate
 from attnserve_export.training.files import save_atomically
 from attnserve_export.training.run import BEST, TrainingRun, cosine_rate
 from attnserve_export.training.segmentation.data import CLASSES, VOID, Cut, Frames, Pixels, hold_back, read_frames, shares
@@ -33,6 +34,8 @@ _EVALUATION_BATCH = 4
 class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
     """Selects the epoch by the mean IoU on frames held back from the training split; reports val."""
 
+    makers = 4
+
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
         recipe, data = self.recipe, self.recipe.data
@@ -48,12 +51,14 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
             self.model.encoder.requires_grad_(False)
             height, width = frames.labels.shape[1:]
             cut = Cut((width, height), data.scale, data.altered)
-            cache = FeatureCache(self.model, frames, cut, self.folder.parent / FEATURES)
+            cache = FeatureCache(self.model, frames, cut, self.folder.parent / FEATURES, self.device)
             self.views = [cache.view(number) for number in range(data.cached_views)]
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        layout = torch.channels_last if self.device.type == "cpu" else torch.contiguous_format
+        self.model.to(self.device, memory_format=layout)  # type: ignore[call-overload]
         self._class_weights = self._tensor(class_weights(shares(self.trained.labels), recipe.balance))
         self.optimizer = self._optimizer()
         self.modules, self.optimizers = {"model": self.model}, {"adamw": self.optimizer}
+        self._step = Recorded(self._one_step, self.device, self.console.print)
         self.updates_per_epoch = data.passes * (len(self.trained) // recipe.schedule.batch)
 
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -78,19 +83,32 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
     def update(self, epoch: int, index: int, rng: np.random.Generator) -> Mapping[str, float]:
         """See :class:`TrainingRun`."""
         options, schedule = self.recipe.optimizer, self.recipe.schedule
-        rate = cosine_rate(options.peak_learning_rate, self.progress_of(epoch, index + 1), options.warmup_epochs / schedule.epochs)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["factor"]
+        warmup = options.warmup_epochs / schedule.epochs
+        set_rate(self.optimizer, cosine_rate(options.peak_learning_rate, self.progress_of(epoch, index + 1), warmup))
         self.model.train()
-        logits, labels = self._forward(self._drawn(epoch, index), rng)
+        loss, norm, accuracy = self._step(*map(torch.from_numpy, self.made_batch(epoch, index, rng)))
+        return {"loss": loss, "norm": norm, "accuracy": accuracy}
+
+    def _one_step(self, labels: Tensor, *inputs: Tensor) -> Tensor:
+        labels = labels.long()
+        logits = self._logits(labels, inputs)
         loss = functional.cross_entropy(logits, labels, self._class_weights, ignore_index=VOID)
         self.optimizer.zero_grad()
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), options.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.optimizer.clip_norm)
         self.optimizer.step()
         is_known = labels != VOID
         is_right = (logits.detach().argmax(1) == labels) & is_known
-        return {"loss": float(loss.detach()), "norm": float(norm), "accuracy": float(is_right.sum() / is_known.sum())}
+        return torch.stack((loss.detach(), norm, is_right.sum() / is_known.sum()))
+
+    def _logits(self, labels: Tensor, inputs: Sequence[Tensor]) -> Tensor:
+        """(B, classes, h, w) for labels (B, h, w); the inputs are pictures, or the trunk's outputs."""
+        if not self.recipe.data.cached_views:
+            found: Tensor = self.model(inputs[0])[0]
+            return found
+        whole = torch.ones(labels.shape, dtype=torch.bool, device=self.device)
+        logits, _ = self.model.segment([each.float() for each in inputs], whole)
+        return logits[:, :, : labels.shape[1], : labels.shape[2]]
 
     def _drawn(self, epoch: int, index: int) -> npt.NDArray[np.int64]:
         """Returns the training frames of an update; each pass has its own order."""
@@ -99,31 +117,23 @@ class SegmentationTrainer(TrainingRun[SegmentationRecipe]):
         order = self.order(epoch * self.recipe.data.passes + number, len(self.trained))
         return order[place * size : (place + 1) * size]
 
-    def _forward(self, frames: npt.NDArray[np.int64], rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Returns logits (B, classes, h, w) of a view of each frame, and its labels (B, h, w)."""
-        data = self.recipe.data
+    def batch(self, epoch: int, index: int, rng: np.random.Generator) -> list[npt.NDArray[Any]]:
+        """The labels of a view of each frame of an update (B, h, w); and the views (B, h, w, 3), or the trunk's outputs."""
+        data, frames = self.recipe.data, self._drawn(epoch, index)
         if data.cached_views:
             drawn = [
                 (self.views[view], at)
                 for view, at in zip(rng.integers(data.cached_views, size=len(frames)), self._trained_indices[frames], strict=True)
             ]
-            levels = [
-                self._tensor(np.stack([view.levels[level][at] for view, at in drawn])).float()
-                for level in range(len(drawn[0][0].levels))
-            ]
-            labels = np.stack([view.labels[at] for view, at in drawn])
-            logits, _ = self.model.segment(levels, torch.ones(labels.shape, dtype=torch.bool, device=self.device))
-            logits = logits[:, :, : labels.shape[1], : labels.shape[2]]
-        else:
-            cut = Cut(data.crop, data.scale, data.altered)
-            seeds = rng.integers(1 << 62, size=len(frames)).tolist()
-            views = [
-                cut.view(self.trained.pixels[at], self.trained.labels[at], random.Random(seed))
-                for at, seed in zip(frames, seeds, strict=True)
-            ]
-            labels = np.stack([each[1] for each in views])
-            logits, _ = self.model(self._tensor(np.stack([each[0] for each in views])))
-        return logits, self._tensor(labels).long()
+            levels = [np.stack([view.levels[level][at] for view, at in drawn]) for level in range(len(drawn[0][0].levels))]
+            return [np.stack([view.labels[at] for view, at in drawn]), *levels]
+        cut = Cut(data.crop, data.scale, data.altered)
+        seeds = rng.integers(1 << 62, size=len(frames)).tolist()
+        views = [
+            cut.view(self.trained.pixels[at], self.trained.labels[at], random.Random(seed))
+            for at, seed in zip(frames, seeds, strict=True)
+        ]
+        return [np.stack([each[1] for each in views]), np.stack([each[0] for each in views])]
 
     def _tensor(self, values: npt.NDArray[Any]) -> Tensor:
         return torch.from_numpy(values).to(self.device)

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from attnserve_export.models.nonlocal_video import NonlocalHead, NonlocalVideoConfig
 from attnserve_export.recipe import VideoRecipe
+from attnserve_export.training.accelerated import set_rate
 from attnserve_export.training.files import write_json
 from attnserve_export.training.run import BEST, TrainingRun, cosine_rate, decay_groups
 from attnserve_export.training.video.data import CLASSES, Clips, Indices, grouped_folds, joined, read_clips
@@ -70,8 +71,7 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
         views = rng.integers(0, len(self.views), len(chosen))
         features = self._as_input(np.stack([self.views[view][clip] for view, clip in zip(views, chosen, strict=True)]))
         warmup = recipe.optimizer.warmup_epochs / recipe.schedule.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup)
+        set_rate(optimizer, cosine_rate(recipe.optimizer.peak_learning_rate, self.progress_of(epoch, index + 1), warmup))
         model.train()
         logits, _ = model(features)
         loss = functional.cross_entropy(logits, self.labels[chosen].to(self.device), label_smoothing=recipe.label_smoothing)

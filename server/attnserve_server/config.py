@@ -100,6 +100,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Flag("Pieces of a stream that come within this time go together; 0 for each by itself"),
     ] = 0.02
     """The first piece never waits."""
+    hang_seconds: Annotated[float, msgspec.Meta(ge=0.2, le=86_400)] = 10.0
+    """A worker that has work, or loads a model, and makes no progress for so long is replaced."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -7,6 +7,7 @@ All methods belong on one thread (the event loop); any thread may scrape the reg
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -14,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
+from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
@@ -87,8 +89,17 @@ class Metrics:
 
     def forget_worker(self, worker_id: str) -> None:
         """Takes a worker that is gone out of the gauges; its counts stay."""
+        self._liveness.forget(worker_id)
         for key in self._reports.forget(worker_id):
             self._show_workers(key)
+
+    def watch_workers(self, num_expected: int, living: Callable[[], Collection[str]]) -> None:
+        """Says how many workers there should be; ``living`` names those that live, and is called at each scrape."""
+        self._liveness.watch(num_expected, living)
+
+    def worker_heard(self, worker_id: str) -> None:
+        """A worker has said something."""
+        self._liveness.heard(worker_id)
 
     def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
         """Says how many requests wait in the front's queue; those that wait inside workers are added."""
@@ -185,6 +196,11 @@ class Metrics:
         )
 
     def _make_server_metrics(self) -> None:
+        workers = self._gauge("workers", "Worker processes: live, and expected (as many as there should be).", ("state",))
+        ages = self._gauge(
+            "worker_last_message_age_seconds", "Time since a worker said something; idle ones are silent.", ("worker",)
+        )
+        self._liveness = Liveness(workers, ages)
         self._model_ready = self._gauge("model_ready", "1 where at least one worker is warm.", _MODEL)
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Loading and warming a model in one worker.", LOAD_SECONDS

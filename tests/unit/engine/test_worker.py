@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from attnserve_server.engine.link.messages import (
     Stop,
     Unload,
 )
+from attnserve_server.engine.worker.beat import beating
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE
@@ -43,7 +46,7 @@ def said(*groups: Sequence[Any]) -> list[Any]:
 
 
 def load(folder: Path, kind: str = KIND.path) -> Load:
-    return Load(ModelKey(folder.parent.name, folder.name), kind, str(folder), "cpu", "plain")
+    return Load(ModelKey(folder.parent.name, folder.name), kind, str(folder), "cpu", "plain", 7)
 
 
 def work(number: int, text: str, num_steps: int = 1) -> Work[Letters]:
@@ -114,6 +117,35 @@ def test_others_are_stepped_while_a_model_is_loaded(tmp_path: Path) -> None:
     assert ready == ["letters", "second", "third"], "one after the other"
     done = [event for message in messages if isinstance(message, Progress) for event in message.events]
     assert [event.outcome for event in done] == [Counted({"a": 1, "b": 1, "c": 1})]
+
+
+def test_parts_of_loading_are_told(tmp_path: Path) -> None:
+    channel: Any = Channel([CONFIGURE, load(write_bundle(tmp_path))], *[()] * 10, [Stop()], kinds=[KIND])
+    Worker(channel, "cpu").run()
+    parts = [message.model for message in channel.loading]
+    assert parts == [ModelKey("letters", "1"), None] * 6, "its kind, the bundle, three letters, the end"
+
+
+def test_long_part_beats_until_its_limit() -> None:
+    beats, later = list[float](), threading.Event()
+
+    def beat() -> None:
+        beats.append(time.monotonic())
+        if len(beats) == 4:
+            later.set()
+
+    with beating(beat, 0.01, 0.05):
+        assert later.wait(20), "three beats from the thread"
+        time.sleep(0.2)
+        assert len(beats) <= 1 + 5, "a part that hangs is silent in the end"
+    with beating(beat, 60.0):
+        pass  # the end does not wait for the next beat
+
+
+def test_part_of_loading_that_fails_ends_its_beats() -> None:
+    with pytest.raises(ValueError, match="made up"), beating(lambda: None, 60.0):
+        raise ValueError("made up")
+    assert not [thread for thread in threading.enumerate() if thread.name == "beat"]
 
 
 class Cycle:

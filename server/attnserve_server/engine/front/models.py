@@ -14,6 +14,8 @@ from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, Mod
 from attnserve_server.kinds import Kind, Payload
 from attnserve_server.request import ModelKey
 
+PATIENCE_S = 5.0
+"""So long a model without workers (one is being restarted) still queues requests."""
 _GENERATIONS = itertools.count()
 _SCORES = {"logits", "log_probs"}
 
@@ -42,9 +44,11 @@ class ServedModel:
         """Another one for each: a model that comes again under its key may be another one."""
         self.ready_workers: set[str] = set()
         self.lost_at = -math.inf
+        """When the last worker was lost, in seconds of the monotonic clock."""
         self.was_ready = False
         """At least one worker has loaded it once."""
-        """When the last worker was lost, in seconds of the monotonic clock."""
+        self.num_deaths = 0
+        """Workers that died while they loaded it, since it was ready last."""
         self.broken: dict[str, list[str]] = {}
         """What is wrong with it, by the workers that could not load it."""
 

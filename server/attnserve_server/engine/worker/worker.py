@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import logging
 import os
 import signal
@@ -32,12 +33,14 @@ from attnserve_server.engine.link.messages import (
     FromWorker,
     Hello,
     Load,
+    Loading,
     Progress,
     Ready,
     ToWorker,
     Unload,
     to_worker,
 )
+from attnserve_server.engine.worker.beat import beating
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.session import onnxruntime_version, resolve_device
@@ -47,6 +50,8 @@ from attnserve_server.request import ModelKey, Work
 from attnserve_server.scheduling.time_slices import TimeSharing
 
 _REPORT_S = 0.05
+_BEATS = 5
+"""So many signs of life come from a long part of loading in the time after which a silent worker counts as one that hangs."""
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
@@ -117,7 +122,8 @@ class Worker:
             return
         model, started = self._sharing.choose(active), self._clock()
         if model == starting:
-            self._start(self._starting[model])
+            with self._loading(model):
+                self._start(self._starting[model])
             self._sharing.charge(model, self._clock() - started)
             return
         served = self._served[model]
@@ -147,9 +153,10 @@ class Worker:
     def _load(self, message: Load) -> None:
         """Starts a model when its turn comes; its kind's messages are understood at once."""
         try:
-            self._learn(message.kind)
+            with self._loading(message.model):
+                self._learn(message.kind)
         except Exception as error:  # noqa: BLE001  it is reported
-            self._on_broken(message.model, error)
+            self._on_broken(message, error)
         else:
             self._starting[message.model] = Starting(message, time.monotonic())
 
@@ -167,25 +174,32 @@ class Worker:
             del self._starting[model]
             self._has_changed = True
             self.serve(model, cast(Engine, starting.engine))
-            self._send(Ready(model, time.monotonic() - starting.started_at))
+            self._send(Ready(model, time.monotonic() - starting.started_at, starting.message.generation))
         except Exception as error:  # noqa: BLE001  it is reported
             del self._starting[model]
             self._has_changed = True
-            self._on_broken(model, error)
+            self._on_broken(starting.message, error)
+
+    @contextlib.contextmanager
+    def _loading(self, model: ModelKey) -> Iterator[None]:
+        """Within this the front knows that a part of loading is under way, and that this process lives."""
+        with beating(functools.partial(self._send, Loading(model)), self._config.hang_seconds / _BEATS):
+            yield
+        self._send(Loading(None))
 
     def _made(self, message: Load) -> Engine:
         kind = self._kinds[message.kind]
         bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
         return make_engine(kind, bundle, self._config)
 
-    def _on_broken(self, model: ModelKey, error: Exception) -> None:
+    def _on_broken(self, message: Load, error: Exception) -> None:
         """Reports a model that cannot be loaded; the others are served."""
         if isinstance(error, BundleError):
             problems = error.problems
         else:
-            log.error("%s, version %s, could not be loaded", *model, exc_info=error)
+            log.error("%s, version %s, could not be loaded", *message.model, exc_info=error)
             problems = [f"{type(error).__name__}: {error}"]
-        self._send(Broken(model, problems))
+        self._send(Broken(message.model, problems, message.generation))
 
     def _unload(self, model: ModelKey) -> None:
         if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
@@ -209,13 +223,12 @@ class Worker:
 
 
 def main() -> None:
-    """Entry point of the process: dies with the front, leaves signals of the terminal to it."""
+    """Entry point of the process: dies with the front. ``__main__.py`` has it ignore the signals that stop a server."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
     descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front is gone

@@ -131,6 +131,18 @@ async def test_failed_start_leaves_no_descriptor_open(started: Started, monkeypa
     assert num_descriptors() == before
 
 
+async def test_each_worker_inherits_its_own_socket_alone(tmp_path: Path) -> None:
+    pool, came = WorkerPool(4, python=write_interpreter(tmp_path / "interpreter")), asyncio.Queue[str]()
+    await pool.open()
+    await pool.start(lambda worker, _: came.put_nowait(worker), lambda _: None)
+    for _ in range(4):
+        await asyncio.wait_for(came.get(), 20)
+    for pid in pool.pids().values():
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+        assert len([link for link in links if link.startswith("socket:")]) == 1, links
+    await pool.stop()
+
+
 async def test_start_that_never_succeeds_says_why(tmp_path: Path) -> None:
     pool = WorkerPool(1, python=str(tmp_path / "nothing"))
     with pytest.raises(StartupError, match="the last one could not be started: FileNotFoundError"):

@@ -65,6 +65,8 @@ class WorkerPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
         self._num_lost, self._last_end = 0, ""
+        self._starting = asyncio.Lock()
+        """One at a time, so that none inherits another's socket."""
         self._is_open = asyncio.Event()
         self._on_message: Callable[[str, FromWorker], None] = self._keep
         self._on_lost: Callable[[str], None] = self._forget
@@ -186,7 +188,7 @@ class WorkerPool:
         end, theirs = await FrontEnd.open(functools.partial(self._receive, name))
         self._ends[name] = end
         try:
-            with theirs:
+            with theirs:  # closed before another process is started
                 process = self._processes[name] = await self._spawn(name, theirs)
             return f"(pid {process.pid}) ended with code {await process.wait()}"
         finally:
@@ -200,14 +202,12 @@ class WorkerPool:
         With these arguments the standard library takes ``posix_spawn``. Its other way falls back to ``fork`` where the system
         refuses a process, and gRPC's fork handlers then stop its threads for good. (Other descriptors are not inheritable anyway.)
         """
-        theirs.set_inheritable(True)
-        descriptor = str(theirs.fileno())
-        return await asyncio.create_subprocess_exec(
-            *(self._python, "-m", "attnserve_server.engine.worker", descriptor, name, self._asked_device),
-            close_fds=False,
-            stdin=asyncio.subprocess.DEVNULL,
-            env=os.environ | self._environ,
-        )
+        arguments = "-m", "attnserve_server.engine.worker", str(theirs.fileno()), name, self._asked_device
+        async with self._starting:
+            theirs.set_inheritable(True)
+            return await asyncio.create_subprocess_exec(
+                *(self._python, *arguments), close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
+            )
 
 
 def _auto_workers(device: str) -> int:

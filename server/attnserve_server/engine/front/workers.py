@@ -246,11 +246,11 @@ class Workers:
         self._names.discard(worker)
         self._loads.pop(worker, None)
         self.rows.forget_worker(worker)
-        culprit = self._registry.get(self._parts.pop(worker, ("", "")))
-        if culprit is not None:
-            culprit.num_deaths += 1
-        else:
+        part = self._parts.pop(worker, None)
+        if part is None:
             self._num_lost += 1
+        elif (culprit := self._registry.get(part)) is not None:
+            culprit.num_deaths += 1
         if not self._is_started and self._num_lost >= MAX_DEATHS_AT_START:
             self._failure = self._failure or DEATHS_AT_START
             self._settled.set()
@@ -260,7 +260,7 @@ class Workers:
                 model.ready_workers.discard(worker)
                 model.lost_at = time.monotonic()
                 self._show(model)
-        self._listener.lost(worker, culprit is not None)
+        self._listener.lost(worker, part is not None)
 
     def _on_freed(self) -> None:
         for model in self._registry.all():

@@ -68,7 +68,7 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, gc=False):
 
 
 class Loading(msgspec.Struct, tag="loading", array_like=True, gc=False):
-    """A part of loading a model begins, or goes on; or (None) it is over."""
+    """A model is being loaded, said at the begin and again and again; or (None) the worker does something else now."""
 
     model: ModelKey | None
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import functools
 import logging
 import os
 import signal
@@ -33,14 +32,13 @@ from attnserve_server.engine.link.messages import (
     FromWorker,
     Hello,
     Load,
-    Loading,
     Progress,
     Ready,
     ToWorker,
     Unload,
     to_worker,
 )
-from attnserve_server.engine.worker.beat import beating
+from attnserve_server.engine.worker.beat import Beat
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.session import onnxruntime_version, resolve_device
@@ -87,7 +85,7 @@ class Worker:
 
     def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
         self._channel, self._device, self._clock = channel, device, clock
-        self._sharing = TimeSharing()
+        self._sharing, self._beat = TimeSharing(), Beat(self._send)
         self._served: dict[ModelKey, Served] = {}
         self._starting: dict[ModelKey, Starting] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
@@ -122,10 +120,11 @@ class Worker:
             return
         model, started = self._sharing.choose(active), self._clock()
         if model == starting:
-            with self._loading(model):
-                self._start(self._starting[model])
+            self._beat.loading(model)
+            self._start(self._starting[model])
             self._sharing.charge(model, self._clock() - started)
             return
+        self._beat.loading(None)
         served = self._served[model]
         served.pending += served.engine.step()
         self._sharing.charge(model, self._clock() - started)
@@ -152,9 +151,10 @@ class Worker:
 
     def _load(self, message: Load) -> None:
         """Starts a model when its turn comes; its kind's messages are understood at once."""
+        self._beat.start(self._config.hang_seconds / _BEATS)
+        self._beat.loading(message.model)
         try:
-            with self._loading(message.model):
-                self._learn(message.kind)
+            self._learn(message.kind)
         except Exception as error:  # noqa: BLE001  it is reported
             self._on_broken(message, error)
         else:
@@ -173,19 +173,13 @@ class Worker:
         except StopIteration:
             del self._starting[model]
             self._has_changed = True
+            self._beat.loading(None)
             self.serve(model, cast(Engine, starting.engine))
             self._send(Ready(model, time.monotonic() - starting.started_at, starting.message.generation))
         except Exception as error:  # noqa: BLE001  it is reported
             del self._starting[model]
             self._has_changed = True
             self._on_broken(starting.message, error)
-
-    @contextlib.contextmanager
-    def _loading(self, model: ModelKey) -> Iterator[None]:
-        """Within this the front knows that a part of loading is under way, and that this process lives."""
-        with beating(functools.partial(self._send, Loading(model)), self._config.hang_seconds / _BEATS):
-            yield
-        self._send(Loading(None))
 
     def _made(self, message: Load) -> Engine:
         kind = self._kinds[message.kind]
@@ -199,6 +193,7 @@ class Worker:
         else:
             log.error("%s, version %s, could not be loaded", *message.model, exc_info=error)
             problems = [f"{type(error).__name__}: {error}"]
+        self._beat.loading(None)
         self._send(Broken(message.model, problems, message.generation))
 
     def _unload(self, model: ModelKey) -> None:

@@ -23,7 +23,7 @@ class Channel:
         self.decoder = from_worker((ITERATIVE, *kinds))
         self.said: list[Any] = []
         self.loading: list[Loading] = []
-        """Signs of life, apart from the rest."""
+        """What is said of loading, apart from the rest."""
         self.is_closed = False
 
     def receive(self, *, wait: bool) -> list[bytes]:

@@ -140,7 +140,7 @@ async def test_each_worker_inherits_its_own_socket_alone(tmp_path: Path) -> None
     for pid in pool.pids().values():
         links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
         assert len([link for link in links if link.startswith("socket:")]) == 1, links
-    await pool.stop()
+    await pool.stop(0)
 
 
 async def test_start_that_never_succeeds_says_why(tmp_path: Path) -> None:

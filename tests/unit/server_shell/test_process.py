@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -29,6 +30,13 @@ def test_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
     lowered = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, {hard}))\n{LIMIT}"
     done = subprocess.run([sys.executable, "-c", lowered], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.split() == [str(hard), str(hard)]
+
+
+def test_fork_handlers_of_grpc_are_switched_off_before_it_is_imported() -> None:
+    program = "import os, sys, attnserve_server; print(os.environ['GRPC_ENABLE_FORK_SUPPORT'], 'grpc' in sys.modules)"
+    environ = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60, env=environ)
+    assert done.stdout.split() == ["0", "False"]
 
 
 def test_ready_file_is_there_from_its_writing_to_its_removal(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tells the front which model a worker loads, also while one part of loading takes long: making a session is one call.
 
-ONNX Runtime lets other threads run while it makes a session. The signs of life end after a while: a load that hangs is found too.
+ONNX Runtime lets other threads run while it makes a session. The messages end after a while: a load that hangs is found too.
 """
 
 from __future__ import annotations

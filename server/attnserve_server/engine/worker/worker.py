@@ -49,7 +49,7 @@ from attnserve_server.scheduling.time_slices import TimeSharing
 
 _REPORT_S = 0.05
 _BEATS = 5
-"""So many signs of life come from a long part of loading in the time after which a silent worker counts as one that hangs."""
+"""So many messages come from a long part of loading in the time after which a silent worker counts as one that hangs."""
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 

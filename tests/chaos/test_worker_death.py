@@ -129,6 +129,12 @@ def test_idle_worker_killed(server: Server) -> None:
         assert [texts(ask(channel, text)) for text in SAMPLE] == before
 
 
+def num_sockets(pid: int) -> int:
+    """Sockets that a process holds, beside standard input and outputs."""
+    links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+    return sum(str(link.readlink()).startswith("socket:") for link in links)
+
+
 def test_worker_is_started_again_after_the_system_has_refused_one(server: Server) -> None:
     """Without descriptors for a while, as with too many idle connections."""
     loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
@@ -139,7 +145,7 @@ def test_worker_is_started_again_after_the_system_has_refused_one(server: Server
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
     assert server.scrape().total("attnserve_workers", state="live") == 1
     wait_until_ready(server, loads)
-    assert len(server.children()) == 2
+    assert [num_sockets(pid) for pid in server.children()] == [1, 1], "none of gRPC's and HTTP's is inherited"
     assert (
         server.scrape().total("attnserve_workers", state="live")
         == server.scrape().total("attnserve_workers", state="expected")

@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The attnserve server: serves bundles over gRPC with in-flight batching."""
 
+import os
+
+# Read when gRPC is imported: its fork handlers stop its threads, and cannot start them again where the system refuses any.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+
 __version__ = "0.1.0"
 
 COMMANDS = {

@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import signal
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +25,7 @@ from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.process import ReadyFile, raise_descriptor_limit, stop_event
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -58,7 +58,7 @@ class App:
         paths, defaults = find_bundles(self._repository), self._defaults()
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
-        models = self._load_models(paths, hello.device)
+        models = await self._load_models(paths, hello.device)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
@@ -93,41 +93,52 @@ class App:
         await self.http.stop()
 
     async def run(self, ready_file: Path | None = None) -> None:
-        """Serves until SIGTERM or SIGINT; a second signal ends the process at once."""
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        """Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT: the first one drains, a second one ends the process at once.
 
-        def on_signal() -> None:
-            if stop.is_set():
-                os._exit(130)
-            stop.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, on_signal)
+        Raises:
+            StartupError: as :meth:`start`, or the ready file cannot be written.
+            RuntimeError: HTTP was served no longer; what was admitted has been answered.
+        """
+        raise_descriptor_limit()
+        ready = ReadyFile(ready_file)
+        stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")
         try:
-            await self.start()
+            await _first_of(asyncio.create_task(self.start(), name="start"), stop)
+            if stop.done():
+                log.info("stopped before it was ready")
+                await self.stop_what_started()
+                return
+            quiet_collector()
+            pids = self.pool.pids()
+            ready.write({"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": pids})
+            await _first_of(asyncio.create_task(self.http.ended(), name="http"), stop)
         except BaseException:
             with contextlib.suppress(Exception):
                 await self.stop_what_started()
             raise
-        quiet_collector()
-        if ready_file is not None:
-            ports = {"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": self.pool.pids()}
-            temporary = ready_file.with_suffix(".tmp")
-            temporary.write_text(json.dumps(ports), encoding="utf-8")
-            temporary.replace(ready_file)
-        await stop.wait()
+        finally:
+            ready.remove()
+        if not stop.done():
+            log.critical("the HTTP server has ended: nothing shows whether this process serves")
         log.info("draining")
         await self.drain_and_stop()
         log.info("stopped")
+        if not stop.done():
+            raise RuntimeError("the HTTP server has ended")
 
     async def stop_what_started(self) -> None:
-        """After a failed start: ends the workers and closes the ports."""
+        """After a start that failed or was stopped: refuses what was admitted, ends the workers and closes the ports, at once."""
+        if hasattr(self, "front"):
+            self.board.drain()
+            await self.front.drain(0)
         if hasattr(self, "grpc"):
             await self.grpc.stop(0)
         if hasattr(self, "plane"):
             self.plane.close()
-        if hasattr(self, "pool"):
-            await self.pool.stop()
+        if hasattr(self, "front"):
+            await self.front.stop(0)
+        elif hasattr(self, "pool"):
+            await self.pool.stop(0)
         if hasattr(self, "http"):
             await self.http.stop()
 
@@ -149,7 +160,7 @@ class App:
         else:
             self.board.set_ready(model.id, is_ready, model.version)
 
-    def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
+    async def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
         """Returns the models of the repository that can be served; logs the problems of the others.
 
         Raises:
@@ -159,6 +170,7 @@ class App:
         models: list[ServedModel] = []
         broken: list[BundleError] = []
         for path in paths:
+            await asyncio.sleep(0)  # a signal may stop the start
             try:
                 models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
             except BundleError as error:
@@ -172,3 +184,12 @@ class App:
         spec, engine = self._tasks.of(bundle.manifest), self.config.engine
         max_beam_size = min(engine.max_beam_size, engine.slots)
         return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
+
+
+async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:
+    """Waits until a task is done, and raises what it raised; where ``stop`` is done first, cancels it."""
+    await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.done():
+        return await task
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)

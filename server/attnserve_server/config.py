@@ -100,6 +100,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Flag("Interval at which streams send new pieces together; 0 sends each piece at once"),
     ] = 0.02
     """The first piece of a stream is sent at once."""
+    hang_seconds: Annotated[float, msgspec.Meta(ge=0.2, le=86_400)] = 10.0
+    """A worker that has work or loads a model, and makes no progress for this time, is replaced."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

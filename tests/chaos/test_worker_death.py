@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -126,6 +127,49 @@ def test_idle_worker_killed(server: Server) -> None:
         assert [texts(ask(channel, text)) for text in SAMPLE] == before, "what comes meanwhile waits"
         wait_until_ready(server, loads)
         assert [texts(ask(channel, text)) for text in SAMPLE] == before
+
+
+def num_sockets(pid: int) -> int:
+    """Sockets that a process holds, beside standard input and outputs."""
+    links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+    return sum(str(link.readlink()).startswith("socket:") for link in links)
+
+
+def test_worker_is_started_again_after_the_system_has_refused_one(server: Server) -> None:
+    """Without descriptors for a while, as with too many idle connections."""
+    loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    kill(server.children()[0])
+    eventually(lambda: server.log.read_text().count("could not be started: OSError: [Errno 24]") >= 2, "two refusals", 30)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+    assert server.scrape().total("attnserve_workers", state="live") == 1
+    wait_until_ready(server, loads)
+    assert [num_sockets(pid) for pid in server.children()] == [1, 1], "none of gRPC's and HTTP's is inherited"
+    assert (
+        server.scrape().total("attnserve_workers", state="live")
+        == server.scrape().total("attnserve_workers", state="expected")
+        == 2
+    )
+
+
+@pytest.mark.load
+@pytest.mark.parametrize("num_workers", [1])
+def test_stopped_worker_is_replaced_and_its_requests_are_answered(tmp_path: Path, num_workers: int) -> None:
+    config = tmp_path / "attnserve.toml"
+    config.write_text("[engine]\nhang_seconds = 2.0\n", encoding="utf-8")
+    flags = ("--workers", str(num_workers), "--slots", "16", "--config", str(config))
+    with serve(tmp_path, *flags) as server, server.channel() as channel:
+        beams = texts(ask(channel, LONG_TEXT, WIDE))
+        (stopped,) = server.children()
+        os.kill(stopped, signal.SIGSTOP)
+        time.sleep(3.0)
+        assert server.children() == [stopped], "an idle one is left alone"
+        assert server.scrape().total("attnserve_worker_last_message_age_seconds") > 2.9
+        unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(8)]
+        assert [texts(future.result(timeout=60)) for future in unary] == [beams] * 8
+        assert stopped not in server.children()
+        assert "hangs: it has work and has said nothing for 2 s" in server.log.read_text()
 
 
 def test_workers_do_not_outlive_the_front(server: Server) -> None:

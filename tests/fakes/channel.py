@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attnserve_server.engine.link.messages import ENCODER, from_worker
+from attnserve_server.engine.link.messages import ENCODER, Loading, from_worker
 from attnserve_server.kinds import ITERATIVE, Kind
 
 
@@ -22,6 +22,8 @@ class Channel:
         self.groups = [list(group) for group in groups]
         self.decoder = from_worker((ITERATIVE, *kinds))
         self.said: list[Any] = []
+        self.loading: list[Loading] = []
+        """What is said of loading, apart from the rest."""
         self.is_closed = False
 
     def receive(self, *, wait: bool) -> list[bytes]:
@@ -30,7 +32,8 @@ class Channel:
         return [ENCODER.encode(message) for message in self.groups.pop(0)]
 
     def send(self, data: bytes) -> None:
-        self.said.append(self.decoder.decode(data))
+        message = self.decoder.decode(data)
+        (self.loading if isinstance(message, Loading) else self.said).append(message)
 
     def close(self) -> None:
         self.is_closed = True

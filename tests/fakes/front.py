@@ -13,7 +13,7 @@ from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.job import Ticket
 from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
-from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Progress, Ready, ToWorker
+from attnserve_server.engine.link.messages import Broken, Cancel, FromWorker, Hello, Progress, Ready, ToWorker
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import (
     DecodeOptions,
@@ -43,6 +43,8 @@ class Pool:
         self.models, self.workers, self.num_workers = models, workers, len(workers)
         self.broken: dict[tuple[str, ModelKey], list[str]] = {}
         """The error of a model, by worker and model."""
+        self.killed: list[str] = []
+        self.is_draining = False
 
     device = "cpu"
 
@@ -50,29 +52,49 @@ class Pool:
         pass
 
     async def start(self, on_message: Any, on_lost: Any) -> None:
-        self.say, self.lose = on_message, on_lost
+        self.say, self.on_lost = on_message, on_lost
         for worker in self.workers:
+            self.say(worker, Hello("cpu", "1.31.1"))
             for model in self.models:
                 problems = self.broken.get((worker, model.key))
-                self.say(worker, Ready(model.key, 0.1) if problems is None else Broken(model.key, problems))
+                self.say(worker, ready(model) if problems is None else Broken(model.key, problems, model.generation))
+        self.sent.clear()
+
+    def lose(self, worker: str) -> None:
+        self.workers = tuple(name for name in self.workers if name != worker)
+        self.on_lost(worker)
+
+    def pids(self) -> dict[str, int]:
+        return dict.fromkeys(self.workers, 1)
+
+    def kill(self, worker: str) -> None:
+        self.killed.append(worker)
 
     def send(self, worker: str, message: ToWorker) -> None:
         self.sent.append((worker, message))
 
-    async def stop(self) -> None:
+    async def stop(self, grace_s: float) -> None:
         pass
 
 
 class Bench:
     """A front with fake workers, and the actions of a test."""
 
-    def __init__(self, num_models: int = 1, slots: int = 4, limit: int = 100, cache_bytes: int = 0, ageing_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_models: int = 1,
+        slots: int = 4,
+        limit: int = 100,
+        cache_bytes: int = 0,
+        ageing_s: float = 1.0,
+        config: EngineConfig | None = None,
+    ) -> None:
         self.models = [make_model(f"model-{index}", is_ready=False, max_source_tokens=50) for index in range(num_models)]
         self.registry = CollectorRegistry()
         self.pool = Pool(self.models, (WORKER,))
         pool: Any = self.pool
         metrics = Metrics(self.registry)
-        config = EngineConfig(slots=slots, queue_limit=limit, ageing_seconds=ageing_s)
+        config = config or EngineConfig(slots=slots, queue_limit=limit, ageing_seconds=ageing_s)
         self.front = Front(ModelRegistry(self.models, {}), pool, config, metrics, lambda *_: None)
         self.shared = SharedAnswers(self.front, cache_bytes, limit, metrics) if cache_bytes else None
 
@@ -108,7 +130,9 @@ class Bench:
         self.pool.lose(worker)
 
     def ready(self, worker: str, model: int = 0) -> None:
-        self.pool.say(worker, Ready(self.models[model].key, 0.1))
+        if worker not in self.pool.workers:
+            self.pool.workers += (worker,)
+        self.pool.say(worker, ready(self.models[model]))
 
     def value(self, name: str, **labels: str) -> float:
         """The sum of a sample's series with these labels."""
@@ -123,6 +147,10 @@ class Bench:
         assert self.front.is_idle
         assert self.shared is None or not self.shared.num_under_way
         assert self.value("queue_length") == 0
+
+
+def ready(model: ServedModel) -> Ready:
+    return Ready(model.key, 0.1, model.generation)
 
 
 def finished(number: int, tokens: list[int] | None = None, service_s: float = 0.1, **rest: Any) -> Done:

@@ -15,18 +15,18 @@ from attnserve_server.app import App
 from attnserve_server.config import load_config
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.plane import Asked
-from attnserve_server.tasks.registry import TASKS
+from attnserve_server.tasks.registry import TASKS, TaskSpec
 from tests.foreign.letters import MODEL_ID, SPEC, Letters
 
 SLOTS = 2
 
 
-def made_app(models: Path, **engine: Any) -> App:
+def made_app(models: Path, spec: TaskSpec = SPEC, **engine: Any) -> App:
     flags = {
         "models": str(models), "log_level": "warning", "grpc": {"port": 0}, "http": {"port": 0},
         "engine": {"device": "cpu", "workers": 1, "slots": SLOTS, **engine}, "drain_seconds": 0.0,
     }  # fmt: skip
-    return App(load_config(flags, {}), (*TASKS, SPEC))
+    return App(load_config(flags, {}), (*TASKS, spec))
 
 
 async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[str, int]:
@@ -40,16 +40,16 @@ async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[s
         raise
 
 
-async def metric(app: App, name: str, **labels: str) -> float:
-    """The sum of a sample's series of the model, with these labels."""
+async def metric(app: App, name: str, **labels: str | None) -> float:
+    """The sum of a sample's series of the model (``model=None``: of any, or none), with these labels."""
     return await asyncio.to_thread(read_metric, app, name, **labels)  # this thread's event loop answers
 
 
-def read_metric(app: App, name: str, **labels: str) -> float:
+def read_metric(app: App, name: str, **labels: str | None) -> float:
     """:func:`metric`, from another thread than the server's."""
     with urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/metrics", timeout=20) as response:
         text = response.read().decode()
-    wanted = {"model": MODEL_ID, **labels}.items()
+    wanted = {name: value for name, value in {"model": MODEL_ID, **labels}.items() if value is not None}.items()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return sum(sample.value for sample in samples if sample.name == f"attnserve_{name}" and wanted <= sample.labels.items())
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc.aio
 import pytest
+import uvicorn
 
 from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve_server.app import App
@@ -144,3 +145,20 @@ async def test_without_any_model_the_start_fails(models: Path, fault: dict[str, 
     with pytest.raises(StartupError, match=r"one/1: .*two/1: "):
         await app.start()
     await app.stop_what_started()
+
+
+async def test_server_without_http_drains_and_ends(models: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What must live as long as the process ends it, where it cannot go on."""
+    write_bundle(models)
+    app, ready = made_app(models), tmp_path / "ready.json"
+    serving = asyncio.create_task(app.run(ready))
+    await until(ready.exists)
+
+    async def on_tick(*_: object) -> bool:
+        raise OSError("made up")
+
+    monkeypatch.setattr(uvicorn.Server, "on_tick", on_tick)
+    with pytest.raises(OSError, match="made up"):
+        await asyncio.wait_for(serving, 20)
+    assert not ready.exists()
+    assert app.pool.pids() == {}

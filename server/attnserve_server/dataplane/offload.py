@@ -53,7 +53,11 @@ class Offload:
         """
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"too many {self._what} at once; try again", retry_after_s=_RETRY_S)
-        future = self._threads.submit(work)
+        try:
+            future = self._threads.submit(work)
+        except RuntimeError as error:  # the system refuses a thread
+            self._places.release()
+            raise Overloaded(f"no thread for {self._what} now; try again", retry_after_s=_RETRY_S) from error
         future.add_done_callback(lambda _: self._places.release())  # also if the call was cancelled before it ran
         return await asyncio.wrap_future(future)
 

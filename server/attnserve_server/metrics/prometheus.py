@@ -7,6 +7,7 @@ All methods must be called on one thread (the event loop); any thread may scrape
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -14,6 +15,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
+from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
@@ -87,8 +89,17 @@ class Metrics:
 
     def forget_worker(self, worker_id: str) -> None:
         """Removes a dead worker from the gauges; counters keep its counts."""
+        self._liveness.forget(worker_id)
         for key in self._reports.forget(worker_id):
             self._show_workers(key)
+
+    def watch_workers(self, num_expected: int, living: Callable[[], Collection[str]]) -> None:
+        """Sets the expected number of workers; ``living`` returns the names of the running ones and is called at each scrape."""
+        self._liveness.watch(num_expected, living)
+
+    def worker_heard(self, worker_id: str) -> None:
+        """Records that a worker sent a message."""
+        self._liveness.heard(worker_id)
 
     def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
         """Sets the length of the front's queue; requests that wait in workers are added to the gauge."""
@@ -183,6 +194,11 @@ class Metrics:
         )
 
     def _make_server_metrics(self) -> None:
+        workers = self._gauge("workers", "Number of worker processes: live, and expected.", ("state",))
+        ages = self._gauge(
+            "worker_last_message_age_seconds", "Time since the last message of a worker; idle workers send none.", ("worker",)
+        )
+        self._liveness = Liveness(workers, ages)
         self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Time to load and warm up a model in one worker, in seconds.", LOAD_SECONDS

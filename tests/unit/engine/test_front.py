@@ -13,11 +13,11 @@ import pytest
 from attnserve_server import errors
 from attnserve_server.engine.front import front as front_module
 from attnserve_server.engine.front import workers
-from attnserve_server.engine.link.messages import Broken, Hello, Load, Ready, Unload
+from attnserve_server.engine.link.messages import Broken, Hello, Load, Unload
 from attnserve_server.errors import ConfigError, ModelNotReady, StartupError
 from attnserve_server.metrics import logs
 from attnserve_server.request import DecodeOptions, SequencePayload, Terms
-from tests.fakes.front import WORKER, Bench, failed, produced
+from tests.fakes.front import WORKER, Bench, failed, produced, ready
 from tests.fakes.models import make_model
 
 BEAM = DecodeOptions(beam_size=4, num_hypotheses=4)
@@ -455,7 +455,7 @@ async def test_model_that_loads_too_slowly_is_closed_with_its_requests() -> None
     late = make_model("late", is_ready=False, max_source_tokens=50)
     adding = asyncio.create_task(bench.front.add_model(late, timeout_s=0.05))
     await asyncio.sleep(0)
-    bench.pool.say("w0", Ready(late.key, 0.1))
+    bench.pool.say("w0", ready(late))
     tickets = [bench.front.submit(late, SequencePayload([5, 3], DecodeOptions()), Terms()) for _ in range(8)]
     with pytest.raises(StartupError, match="not ready after"):
         await adding
@@ -486,12 +486,12 @@ async def test_worker_that_cannot_load_a_model_again_is_asked_once_more(monkeypa
     key = bench.models[0].key
     bench.lose()
     bench.pool.say("worker-0.1", Hello("cpu", "1.31.1"))
-    bench.pool.say("worker-0.1", Broken(key, ["no memory"]))
+    bench.pool.say("worker-0.1", Broken(key, ["no memory"], bench.models[0].generation))
     loads = [message for _, message in bench.pool.sent if isinstance(message, Load)]
     await asyncio.sleep(0.01)
     again = [message for _, message in bench.pool.sent if isinstance(message, Load)]
     assert len(again) == len(loads) + 1
-    bench.pool.say("worker-0.1", Ready(key, 0.1))
+    bench.pool.say("worker-0.1", ready(bench.models[0]))
     assert bench.models[0].is_ready
 
 

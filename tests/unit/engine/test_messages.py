@@ -18,6 +18,7 @@ from attnserve_server.engine.link.messages import (
     Configure,
     Hello,
     Load,
+    Loading,
     Progress,
     Ready,
     Stop,
@@ -58,7 +59,7 @@ BOTH = [(ITERATIVE,), (ITERATIVE, KIND), (KIND, ITERATIVE)]
 
 TO_WORKER: list[Any] = [
     Configure(EngineConfig(slots=7, variant="int8")),
-    Load(KEY, ITERATIVE.path, "models/transformer-en-de/1", "cpu", "fp32"),
+    Load(KEY, ITERATIVE.path, "models/transformer-en-de/1", "cpu", "fp32", 7),
     Unload(KEY),
     sequence_work(7, [5, 6, 3], OPTIONS, Terms(12.5, True, -2, "me"), KEY),
     sequence_work(8, ImageSource(bytes(range(12)), 49), model=KEY),
@@ -67,8 +68,10 @@ TO_WORKER: list[Any] = [
 ]
 FROM_WORKER: list[Any] = [
     Hello("cuda", "1.31.1"),
-    Ready(KEY, 1.5),
-    Broken(KEY, ["one", "two"]),
+    Loading(KEY),
+    Loading(None),
+    Ready(KEY, 1.5, 7),
+    Broken(KEY, ["one", "two"], 7),
     Progress([], STATS),
     Progress([TokensProduced(6, [4, 5], {0: 1}), DONE, Failed(8, "CANCELLED", "made up")], STATS),
 ]
@@ -98,7 +101,7 @@ def test_kind_that_is_not_known_is_refused() -> None:
 
 def test_every_kind_of_message_is_tried() -> None:
     assert {type(message).__name__ for message in TO_WORKER} == {"Configure", "Load", "Unload", "Work", "Cancel", "Stop"}
-    assert {type(message).__name__ for message in FROM_WORKER} == {"Hello", "Ready", "Broken", "Progress"}
+    assert {type(message).__name__ for message in FROM_WORKER} == {"Hello", "Loading", "Ready", "Broken", "Progress"}
 
 
 def test_messages_are_short_and_not_tracked_by_the_garbage_collector() -> None:

@@ -4,6 +4,9 @@
 from __future__ import annotations
 
 import gc
+import itertools
+import threading
+import time
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,35 +24,39 @@ from attnserve_server.engine.link.messages import (
     Configure,
     Hello,
     Load,
+    Loading,
     Progress,
     Ready,
     Stop,
     Unload,
 )
+from attnserve_server.engine.worker.beat import LIMIT_S, Beat
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE
 from attnserve_server.request import Done, ModelKey, Terms, Work
 from tests.fakes.channel import Channel
+from tests.fakes.clock import Clock
 from tests.foreign.letters import KIND, Counted, Letters, write_bundle
 
 
 def said(*groups: Sequence[Any]) -> list[Any]:
     """A worker's replies to groups of messages, with time for ten steps after each."""
     channel: Any = Channel(*(each for group in groups for each in (group, *[()] * 10)), kinds=[KIND])
-    Worker(channel, "cpu").run()
+    Worker(channel, "cpu", itertools.count(0.0, 0.001).__next__).run()  # steps and parts of loading take as long as each other
     assert channel.is_closed
     return channel.said
 
 
 def load(folder: Path, kind: str = KIND.path) -> Load:
-    return Load(ModelKey(folder.parent.name, folder.name), kind, str(folder), "cpu", "plain")
+    return Load(ModelKey(folder.parent.name, folder.name), kind, str(folder), "cpu", "plain", 7)
 
 
 def work(number: int, text: str, num_steps: int = 1) -> Work[Letters]:
     return Work(number, ModelKey("letters", "1"), Terms(), 1, 1.0, Letters(text, num_steps))
 
 
+KEY = ModelKey("letters", "1")
 CONFIGURE = Configure(EngineConfig(slots=4))
 
 
@@ -114,6 +121,51 @@ def test_others_are_stepped_while_a_model_is_loaded(tmp_path: Path) -> None:
     assert ready == ["letters", "second", "third"], "one after the other"
     done = [event for message in messages if isinstance(message, Progress) for event in message.events]
     assert [event.outcome for event in done] == [Counted({"a": 1, "b": 1, "c": 1})]
+
+
+def test_what_is_loaded_is_told_where_it_changes(tmp_path: Path) -> None:
+    first, second = write_bundle(tmp_path), write_bundle(tmp_path, "second", alphabet="ab" * 10)
+    empty = write_bundle(tmp_path, "empty", alphabet="")
+    channel: Any = Channel(
+        [CONFIGURE, load(first)], *[()] * 10, [load(second), load(empty), work(1, "abc", 3)], *[()] * 50, [Stop()], kinds=[KIND]
+    )
+    Worker(channel, "cpu", itertools.count(0.0, 0.001).__next__).run()
+    told = [message.model.id if message.model else None for message in channel.loading]
+    assert told[:2] == ["letters", None], "five parts, and another message"
+    assert told[2:4] == ["second", "empty"], "as their kinds are learnt"
+    assert told.count(None) >= 4, "also for each step between two parts"
+    assert [name for name, _ in itertools.groupby(filter(None, told))] == ["letters", "second", "empty", "second", "empty"]
+    assert told[-1] is None
+
+
+def test_long_part_beats_until_its_limit() -> None:
+    beats, clock, came = list[Loading](), Clock(), threading.Semaphore(0)
+
+    def send(message: Loading) -> None:
+        beats.append(message)
+        came.release()
+
+    def num_more() -> int:
+        """How many beats come in a while, after one that may have been under way."""
+        time.sleep(0.05)
+        before = len(beats)
+        time.sleep(0.1)
+        return len(beats) - before
+
+    beat = Beat(send, clock)
+    beat.start(0.005)
+    beat.loading(KEY)
+    assert all(came.acquire(timeout=20) for _ in range(4)), "one at once, three from the thread"
+    clock.now += LIMIT_S
+    assert num_more() == 0, "a part that hangs is silent in the end"
+    beat.loading(KEY)
+    while came.acquire(blocking=False):
+        pass
+    assert came.acquire(timeout=20), "the next part is not"
+    assert all(each == Loading(KEY) for each in beats)
+    beat.loading(None)
+    assert num_more() == 0
+    assert beats[-1] == Loading(None)
 
 
 class Cycle:

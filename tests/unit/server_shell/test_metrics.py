@@ -42,6 +42,8 @@ LABELS = {
     "attnserve_cold_shapes_total": set(MODEL),
     "attnserve_model_ready": set(MODEL),
     "attnserve_model_load_duration_seconds": set(MODEL),
+    "attnserve_workers": {"state"},
+    "attnserve_worker_last_message_age_seconds": {"worker"},
     "attnserve_build_info": {"version", "onnxruntime", "python"},
 }
 """Names and labels that dashboards, alerts and autoscalers rely on: changing one is a breaking change."""
@@ -82,7 +84,33 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.engine("w0", report(StepStats(4, 0.001, is_cold=True), cancelled={"client": 1}))
     metrics.set_model_ready("m", "1", True)
     metrics.model_loaded("m", "1", 1.5)
+    metrics.watch_workers(1, lambda: ["w0"])
+    metrics.worker_heard("w0")
     metrics.build_info("0.1.0", "1.31.1")
+
+
+def test_workers_that_live_and_when_they_spoke(metrics: Metrics, registry: CollectorRegistry) -> None:
+    living = ["worker-0.0", "worker-1.0"]
+
+    def value(name: str, **labels: str) -> float | None:
+        return registry.get_sample_value(f"attnserve_{name}", labels)
+
+    metrics.watch_workers(2, lambda: living)
+    metrics.worker_heard("worker-0.0")
+    time.sleep(0.02)
+    metrics.worker_heard("worker-1.0")
+    first, second = (value("worker_last_message_age_seconds", worker=name) for name in ("worker-0", "worker-1"))
+    assert first is not None
+    assert second is not None
+    assert first - 0.01 > second >= 0
+    metrics.worker_heard("worker-0.0")
+    assert (value("worker_last_message_age_seconds", worker="worker-0") or 0) < first
+    living.remove("worker-0.0")
+    metrics.forget_worker("worker-0.0")
+    assert (value("workers", state="live"), value("workers", state="expected")) == (1, 2)
+    assert value("worker_last_message_age_seconds", worker="worker-0") is None
+    metrics.worker_heard("worker-0.1")
+    assert value("worker_last_message_age_seconds", worker="worker-0") is not None
 
 
 def test_names_and_labels_are_pinned(metrics: Metrics, registry: CollectorRegistry) -> None:

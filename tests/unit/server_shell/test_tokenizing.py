@@ -48,6 +48,20 @@ async def test_long_texts_wait_in_a_bounded_queue() -> None:
     tokenizing.close()
 
 
+async def test_thread_that_is_refused_costs_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    tokenizing, translator = Preparing("tokenizer", "long texts"), Translator()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(threading.Thread, "start", refuse)
+        for _ in range(MAX_PENDING + 1):
+            with pytest.raises(Overloaded, match="no thread for long texts now"):
+                await encode(tokenizing, translator, LONG)
+    assert len((await encode(tokenizing, translator, LONG)).tokens) == len(LONG) + 1
+    tokenizing.close()
+
+
 async def test_short_texts_need_no_place() -> None:
     tokenizing, translator = Preparing("tokenizer", "long texts"), Translator()
     await asyncio.gather(*(encode(tokenizing, translator, "short") for _ in range(MAX_PENDING * 2)))

@@ -2,7 +2,7 @@
 """The front's side of the engine: takes requests, sends them to workers, returns the answers.
 
 Everything here runs on the event loop of the front process and handles envelopes; of a payload it reads only the properties of
-``kinds.py: Payload``. ``admission.py`` refuses and orders requests, ``workers.py`` chooses the worker. ``sharing.py``, a wrapper
+``kinds.py: Payload``. ``admission.py`` refuses and orders requests, ``rows.py`` chooses the worker. ``sharing.py``, a wrapper
 around :meth:`Front.submit`, answers from the cache and coalesces equal requests.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import time
-from collections.abc import Callable
 from typing import Any
 
 from attnserve_server import errors
@@ -20,23 +18,14 @@ from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
 from attnserve_server.engine.front.pool import WorkerPool
-from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
-from attnserve_server.engine.front.workers import Listener, Workers
+from attnserve_server.engine.front.served_models import PATIENCE_S, ModelRegistry, ServedModel
+from attnserve_server.engine.front.workers import Listener, OnState, Workers
 from attnserve_server.engine.link.messages import Progress
 from attnserve_server.kinds import Outcome, Payload
 from attnserve_server.metrics import logs
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
 from attnserve_server.scheduling.queue import QueueConfig
-
-MAX_ATTEMPTS = 2
-PATIENCE_S = 5.0
-"""Time for which a model without a ready worker (one is restarting) still queues requests."""
-
-log = logging.getLogger(__name__)
-
-OnState = Callable[[ServedModel, bool | None], None]
-"""Called with a model and whether it is ready; None if it is no longer served."""
 
 
 class Front:
@@ -64,15 +53,15 @@ class Front:
             self._open(model)
             on_state(model, False)  # a model that is added later is reported once it is ready
 
-    async def start(self, timeout_s: float = 120.0) -> None:
+    async def start(self) -> None:
         """Starts the workers and waits until every worker has warmed or failed to load every model.
 
         A model that no worker could load is reported and no longer served.
 
         Raises:
-            StartupError: no model is left, the workers die, or the timeout expires.
+            StartupError: no model is left, or the workers die.
         """
-        await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost), timeout_s)
+        await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost))
         unloaded = [model for model in self._registry.all() if not model.is_ready]
         if unloaded and len(unloaded) == len(self._registry.all()):
             raise errors.StartupError("; ".join(str(model.load_error()) for model in unloaded))
@@ -115,23 +104,27 @@ class Front:
     async def drain(self, timeout_s: float) -> None:
         """Refuses new requests and waits for admitted ones; cancels the rest after ``timeout_s``."""
         self.is_draining = True
+        self._workers.drain()
         until = time.monotonic() + timeout_s
         while self._jobs and time.monotonic() < until:
+            for model in self.models():
+                if not self._workers.can_serve(model):
+                    self._give_up_all(model, "shutdown", errors.ShuttingDown("the last worker died while the server stopped"))
             await asyncio.sleep(0.005)
         for job in list(self._jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
             self.dispatch(model)
 
-    async def stop(self) -> None:
-        """Ends the workers."""
+    async def stop(self, grace_s: float = 3.0) -> None:
+        """Ends the workers; those that are not gone by themselves after ``grace_s`` are killed."""
         self.is_draining = True
-        await self._workers.stop()
+        await self._workers.stop(grace_s)
 
     @property
     def is_idle(self) -> bool:
         """Whether no request is queued or running, and no worker holds a row."""
-        return not self._jobs and not any(map(len, self._admissions.values())) and not self._workers.num_rows
+        return not self._jobs and not any(map(len, self._admissions.values())) and not self._workers.rows.total
 
     def models(self) -> list[ServedModel]:
         """Returns all models and versions."""
@@ -205,7 +198,7 @@ class Front:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
             elif job.watcher is None or not job.watcher.is_answered(job):
-                worker = self._workers.choose(job)
+                worker = self._workers.rows.choose(job)
                 if worker is None:
                     break
                 admission.take(job)
@@ -221,8 +214,7 @@ class Front:
             job.watcher.ended(job, outcome)
         if job.status == Status.QUEUED:
             self._admissions[job.model.key].remove(job)
-        else:
-            self._workers.give_back(job)
+        self._workers.rows.give_back(job)
         job.status = Status.DONE
 
     def _open(self, model: ServedModel) -> None:
@@ -230,8 +222,7 @@ class Front:
         self._metrics.register_model(model.id, model.version)
 
     def _close(self, model: ServedModel) -> None:
-        for job in self._of(model):
-            self._give_up(job, "unload", model.gone())
+        self._give_up_all(model, "unload", model.gone())
         self._registry.discard(model)
         self._workers.unload(model)
         self._admissions.pop(model.key, None)
@@ -258,6 +249,10 @@ class Front:
         elif not job.tickets:
             self.forget(job)
             self.dispatch(job.model)
+
+    def _give_up_all(self, model: ServedModel, reason: str, error: errors.ServiceError) -> None:
+        for job in self._of(model):
+            self._give_up(job, reason, error)
 
     def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
         """Ends a job, and all its tickets, with an error."""
@@ -286,15 +281,16 @@ class Front:
         else:
             job.deliver(event, time.monotonic())
 
-    def _on_lost(self, worker: str) -> None:
-        """Retries the jobs of a dead worker once, unless part of the answer was already sent."""
-        for job in [each for each in self._jobs.values() if each.worker == worker]:
+    def _on_lost(self, worker: str, was_loading: bool) -> None:
+        """Retries the jobs of a dead worker that may run again, see :meth:`Job.survives`."""
+        held = [job for job in self._jobs.values() if job.worker == worker]
+        for job in held:
             job.worker = None
-            if not job.tickets or job.delivered_at or job.num_attempts >= MAX_ATTEMPTS:
-                self.forget(job)
-                job.fail(errors.WorkerLost("the worker that decoded this request died"))
-            else:
+            if job.survives(is_suspect=not was_loading, was_alone=len(held) == 1):
                 job.status = Status.QUEUED
                 self._admissions[job.model.key].put_back(job)
+            else:
+                self.forget(job)
+                job.fail(errors.WorkerLost("the worker that decoded this request died"))
         for model in self.models():
             self.dispatch(model)

@@ -21,6 +21,10 @@ MAX_MERGED = 2
 """Maximum tokens of a merged stream part; larger parts would make a stream stutter."""
 
 
+MAX_DEATHS = 2
+"""A job with which so many workers have died runs alone from then on; what they all died of dies alone."""
+
+
 class Status(enum.IntEnum):
     """State of a job; the front's accounting holds every job that is not ``DONE``."""
 
@@ -60,7 +64,20 @@ class Job:
     """
 
     __slots__ = (
-        *("_produced", "deadline", "delivered_at", "id", "key", "model", "num_attempts", "queued_at", "status", "terms", "tickets"),
+        *(
+            "_produced",
+            "num_deaths",
+            "deadline",
+            "delivered_at",
+            "id",
+            "key",
+            "model",
+            "num_attempts",
+            "queued_at",
+            "status",
+            "terms",
+            "tickets",
+        ),
         *("watcher", "work", "worker"),
     )
 
@@ -83,8 +100,29 @@ class Job:
         """The latest deadline of all its tickets so far; None if any of them has none."""
         self.worker: str | None = None
         self.num_attempts = 0
+        self.num_deaths = 0
+        """Workers that died while they had it."""
         self.delivered_at: list[float] = []
         self._produced: Part | None = None
+
+    @property
+    def runs_alone(self) -> bool:
+        """Whether a worker may have nothing else beside it: it may be what kills them."""
+        return self.num_deaths >= MAX_DEATHS
+
+    def survives(self, *, is_suspect: bool, was_alone: bool) -> bool:
+        """Whether it runs once more: a worker has died with it.
+
+        It does not where part of it was sent, or nothing waits for it; nor where several workers have died with it and the last one
+        had nothing else. So of what shared those workers, only what killed them fails.
+
+        Args:
+            is_suspect: what the worker died of may have been this job.
+            was_alone: it had no other.
+        """
+        self.num_deaths += is_suspect
+        is_culprit = is_suspect and was_alone and self.runs_alone
+        return bool(self.tickets) and not self.delivered_at and not is_culprit
 
     def attach(self, ticket: Ticket) -> None:
         """Adds a ticket, and delivers to it what the job has already streamed."""

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import itertools
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -25,6 +27,8 @@ MAX_DEATHS_AT_START = 3
 DEATHS_AT_START = "the workers die before they are ready; their log has the reason"
 _MAX_BACKOFF_S = 5.0
 _HEALTHY_S = 10.0
+_KILLED_S = 1.0
+"""Time to wait for a killed process to end; one that waits for a device may take longer."""
 log = logging.getLogger(__name__)
 
 
@@ -53,11 +57,15 @@ class WorkerPool:
         self._environ = {logs.LEVEL_VARIABLE: log_level, logs.FORMAT_VARIABLE: log_format}
         self._kinds = {ITERATIVE.path: ITERATIVE}
         self._decoder = from_worker()
+        self.is_draining = False
+        """Once it is set, no process is started any more."""
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ends: dict[str, FrontEnd] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
-        self._num_lost = 0
+        self._num_lost, self._last_end = 0, ""
+        self._starting = asyncio.Lock()
+        """One at a time, so that none inherits another's socket."""
         self._is_open = asyncio.Event()
         self._on_message: Callable[[str, FromWorker], None] = self._keep
         self._on_lost: Callable[[str], None] = self._forget
@@ -69,14 +77,14 @@ class WorkerPool:
         Raises:
             StartupError: no worker connects in time, or they die; their log has the reason.
         """
-        self._tasks = [asyncio.create_task(self._keep_alive(index)) for index in range(self.num_workers or 1)]
+        self._tasks = [asyncio.create_task(self._supervise(index)) for index in range(self.num_workers or 1)]
         try:
             await asyncio.wait_for(self._is_open.wait(), timeout_s)
         except TimeoutError as error:
             raise StartupError(f"no worker connected within {timeout_s:.0f} s") from error
         hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
         if hello is None:
-            raise StartupError(DEATHS_AT_START)
+            raise StartupError(f"{DEATHS_AT_START}; the last one {self._last_end}")
         self.num_workers = self.num_workers or _auto_workers(hello.device)
         self.device = hello.device
         return hello
@@ -84,7 +92,7 @@ class WorkerPool:
     async def start(self, on_message: Callable[[str, FromWorker], None], on_lost: Callable[[str], None]) -> None:
         """Starts the remaining processes; ``on_message`` and ``on_lost`` are called with the worker's name."""
         self._on_message, self._on_lost = on_message, on_lost
-        self._tasks += [asyncio.create_task(self._keep_alive(index)) for index in range(len(self._tasks), self.num_workers)]
+        self._tasks += [asyncio.create_task(self._supervise(index)) for index in range(len(self._tasks), self.num_workers)]
         early, self._early = self._early, []
         for worker, message in early:
             on_message(worker, message)
@@ -117,22 +125,31 @@ class WorkerPool:
         """Returns the process id of each running worker."""
         return {name: process.pid for name, process in self._processes.items()}
 
+    def kill(self, worker: str) -> None:
+        """Kills a worker that hangs; it is replaced like any worker that dies."""
+        if worker in self._processes:
+            with contextlib.suppress(ProcessLookupError):
+                self._processes[worker].kill()
+
     async def stop(self, grace_s: float = 3.0) -> None:
         """Asks the workers to exit, and kills those that do not within the grace period."""
-        self._is_stopping = True
+        self._is_stopping = self.is_draining = True
         for name in list(self._processes):
             self.send(name, Stop())
-        waiting = [process.wait() for process in self._processes.values()]
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waiting), grace_s)
-        for process in self._processes.values():
-            if process.returncode is None:
-                process.kill()
+        await self._wait_for_ends(grace_s)
+        for name in list(self._processes):
+            self.kill(name)
+        await self._wait_for_ends(_KILLED_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for end in self._ends.values():
-            end.close()
+
+    async def _wait_for_ends(self, timeout_s: float) -> None:
+        waiting = [asyncio.ensure_future(process.wait()) for process in self._processes.values()]
+        if waiting:
+            _, late = await asyncio.wait(waiting, timeout=timeout_s)
+            for each in late:
+                each.cancel()
 
     def _receive(self, worker: str, data: bytes) -> None:
         try:
@@ -140,36 +157,56 @@ class WorkerPool:
         except Exception:
             log.exception("a message of worker %s could not be handled", worker)
 
-    async def _keep_alive(self, index: int) -> None:
-        backoff, number = 0.0, 0
-        while True:
-            name = f"worker-{index}.{number}"
-            started = time.monotonic()
-            self._ends[name], theirs = await FrontEnd.open(functools.partial(self._receive, name))
-            with theirs:
-                process = await asyncio.create_subprocess_exec(
-                    self._python,
-                    "-m",
-                    "attnserve_server.engine.worker",
-                    str(theirs.fileno()),
-                    name,
-                    self._asked_device,
-                    pass_fds=[theirs.fileno()],
-                    start_new_session=True,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    env=os.environ | self._environ,
-                )
-            self._processes[name] = process
-            code = await process.wait()
-            del self._processes[name]
-            self._ends.pop(name).close()
+    async def _supervise(self, index: int) -> None:
+        """Keeps one worker alive: whatever fails is logged, and tried again after a while."""
+        backoff = 0.0
+        for number in itertools.count():
+            name, started = f"worker-{index}.{number}", time.monotonic()
+            try:
+                self._last_end = await self._live(name)
+            except Exception as error:  # noqa: BLE001  descriptors, memory, processes or the interpreter may be back soon
+                self._last_end = f"could not be started: {type(error).__name__}: {error}"
             if self._is_stopping:
                 return
-            log.error("%s (pid %d) ended with code %d; starting another", name, process.pid, code)
-            self._on_lost(name)
+            log.error("%s %s; %s", name, self._last_end, "draining" if self.is_draining else "starting another")
+            try:
+                self._on_lost(name)
+            except Exception:
+                log.exception("the loss of %s could not be handled", name)
             backoff = 0.0 if time.monotonic() - started > _HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
             await asyncio.sleep(backoff)
-            number += 1
+            if self.is_draining:
+                return
+
+    async def _live(self, name: str) -> str:
+        """The life of one process; returns how it ended.
+
+        Raises:
+            OSError, RuntimeError: it could not be started.
+        """
+        end, theirs = await FrontEnd.open(functools.partial(self._receive, name))
+        self._ends[name] = end
+        try:
+            with theirs:  # closed before another process is started
+                process = self._processes[name] = await self._spawn(name, theirs)
+            return f"(pid {process.pid}) ended with code {await process.wait()}"
+        finally:
+            self._ends.pop(name, None)
+            self._processes.pop(name, None)
+            end.close()
+
+    async def _spawn(self, name: str, theirs: socket.socket) -> asyncio.subprocess.Process:
+        """Starts a process that inherits one socket.
+
+        With these arguments the standard library takes ``posix_spawn``. Its other way falls back to ``fork`` where the system
+        refuses a process, and gRPC's fork handlers then stop its threads for good. (Other descriptors are not inheritable anyway.)
+        """
+        arguments = "-m", "attnserve_server.engine.worker", str(theirs.fileno()), name, self._asked_device
+        async with self._starting:
+            theirs.set_inheritable(True)
+            return await asyncio.create_subprocess_exec(
+                *(self._python, *arguments), close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
+            )
 
 
 def _auto_workers(device: str) -> int:

@@ -14,6 +14,8 @@ from attnserve_server.errors import BundleError, ConfigError, ModelNotFound, Mod
 from attnserve_server.kinds import Kind, Payload
 from attnserve_server.request import ModelKey
 
+PATIENCE_S = 5.0
+"""So long a model without workers (one is being restarted) still queues requests."""
 _GENERATIONS = itertools.count()
 _SCORES = {"logits", "log_probs"}
 
@@ -45,6 +47,8 @@ class ServedModel:
         """When the last worker was lost, in seconds of the monotonic clock."""
         self.was_ready = False
         """Whether a worker has ever loaded it."""
+        self.num_deaths = 0
+        """Number of workers that died while loading it since it was last ready."""
         self.broken: dict[str, list[str]] = {}
         """Problems reported by the workers that could not load it, by worker."""
 

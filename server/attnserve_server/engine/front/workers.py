@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front's view of the workers: which models each has loaded, and how many rows each holds.
-
-Each model has its own credit on each worker, 1.25 times its slots, so that a freed slot is filled without a round trip. Models do
-not use each other's credit.
-"""
+"""The front's view of the workers: which models each has loaded or is loading, and which workers hang."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +14,9 @@ from typing import Any
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.job import Job, Status
 from attnserve_server.engine.front.pool import DEATHS_AT_START, MAX_DEATHS_AT_START, WorkerPool
+from attnserve_server.engine.front.rows import Rows
 from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.watch import Watch
 from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,
@@ -25,6 +24,7 @@ from attnserve_server.engine.link.messages import (
     FromWorker,
     Hello,
     Load,
+    Loading,
     Progress,
     Ready,
     Unload,
@@ -35,6 +35,13 @@ from attnserve_server.request import ModelKey
 
 RELOAD_S = 5.0
 """Delay before a worker retries to load a model that failed there, if the model was ever ready on any worker."""
+MAX_DEATHS_LOADING = 2
+"""Number of workers that die in a row while loading a model before the model is set aside."""
+SET_ASIDE_S = 60.0
+"""Delay before a model that was set aside is loaded again, if it was ever ready on any worker: memory may be free by then."""
+SET_ASIDE = f"{MAX_DEATHS_LOADING} workers died while they loaded it"
+OnState = Callable[[ServedModel, bool | None], None]
+"""Called with a model and whether it is ready; None if it is no longer served."""
 log = logging.getLogger(__name__)
 
 
@@ -44,9 +51,9 @@ class Listener:
 
     progress: Callable[[Progress[Any]], None]
     ready: Callable[[ServedModel], None]
-    """A worker has warmed a model and accepts requests for it."""
-    lost: Callable[[str], None]
-    """A worker has died; its requests are lost."""
+    """A worker has warmed a model and accepts requests for it, or is no longer reserved for another job."""
+    lost: Callable[[str, bool], None]
+    """A worker has died and its requests are lost; the flag says whether it died while loading a model."""
 
 
 class Workers:
@@ -66,12 +73,17 @@ class Workers:
         pool: WorkerPool,
         config: EngineConfig,
         metrics: Metrics,
-        on_state: Callable[[ServedModel, bool | None], None],
+        on_state: OnState,
     ) -> None:
         self._registry, self._pool, self._config, self._metrics, self._on_state = registry, pool, config, metrics, on_state
-        self._credit = config.slots + max(2, config.slots // 4)
-        self._rows: dict[tuple[str, ModelKey], int] = {}
+        self.rows = Rows(config.slots, self._on_freed)
         self._names: set[str] = set()
+        self._watch = Watch(config.hang_seconds)
+        self._watching: asyncio.Task[None] | None = None
+        self._loads: dict[str, set[ModelKey]] = defaultdict(set)
+        """What each worker was told to load and has not answered."""
+        self._parts: dict[str, ModelKey] = {}
+        """Of which model a worker runs a part of loading."""
         self._settled = asyncio.Event()
         self._is_started = False
         self._failure: str | None = None
@@ -79,16 +91,18 @@ class Workers:
         self._loaded: dict[ModelKey, ServedModel] = {}
         """Models that workers are loading or have loaded, including those being removed."""
 
-    async def start(self, listener: Listener, timeout_s: float) -> None:
+    async def start(self, listener: Listener) -> None:
         """Starts the processes and waits until each has loaded, or failed to load, every model.
 
         Raises:
-            StartupError: the workers die, or the timeout expires.
+            StartupError: they die.
         """
         self._listener = listener
         self._pool.learn(model.kind for model in self._registry.all())
         await self._pool.start(self._on_message, self._on_lost)
-        await self._wait_for(self._registry.all, timeout_s)
+        self._metrics.watch_workers(self._pool.num_workers, self._pool.pids)
+        self._watching = asyncio.create_task(self._keep_watch(), name="watch")
+        await self._wait_for(self._registry.all)
         self._is_started = True
 
     async def load(self, model: ServedModel, timeout_s: float) -> None:
@@ -101,49 +115,51 @@ class Workers:
         self._pool.learn([model.kind])
         for worker in self._names:
             self._tell(worker, model)
-        await self._wait_for(lambda: [model], timeout_s)
+        try:
+            await asyncio.wait_for(self._wait_for(lambda: [model]), timeout_s)
+        except TimeoutError as error:
+            raise StartupError(f"the workers were not ready after {timeout_s:.0f} s") from error
         if not model.is_ready:
             raise model.load_error()
 
     def unload(self, model: ServedModel) -> None:
-        """Unloads a model from all workers."""
-        for worker in model.ready_workers:
+        """Unloads a model from all workers, also from those that are still loading it."""
+        for worker in self._names:
             self._pool.send(worker, Unload(model.key))
-            self._rows.pop((worker, model.key), None)
+            self._loads[worker].discard(model.key)
+            self.rows.forget(worker, model.key)
         model.ready_workers.clear()
         self._loaded.pop(model.key, None)
 
-    async def _wait_for(self, models: Callable[[], list[ServedModel]], timeout_s: float) -> None:
-        until = time.monotonic() + timeout_s
+    async def _wait_for(self, models: Callable[[], list[ServedModel]]) -> None:
         while not self._failure and not all(self._is_settled(model) for model in models()):
             self._settled.clear()
-            try:
-                await asyncio.wait_for(self._settled.wait(), until - time.monotonic())
-            except TimeoutError as error:
-                raise StartupError(f"the workers were not ready after {timeout_s:.0f} s") from error
+            await self._settled.wait()
         if self._failure:
             raise StartupError(self._failure)
 
     def _is_settled(self, model: ServedModel) -> bool:
         return len(model.ready_workers) + len(model.broken) >= self._pool.num_workers
 
-    async def stop(self) -> None:
-        """Ends the processes."""
-        await self._pool.stop()
+    def drain(self) -> None:
+        """Stops replacing workers that die."""
+        self._pool.is_draining = True
 
-    def choose(self, job: Job) -> str | None:
-        """Returns the worker with the most credit for the job's model; None if no worker is warm or has enough credit."""
-        worker = min(job.model.ready_workers, key=lambda name: self._held(name, job), default=None)
-        if worker is None:
-            return None
-        held = self._held(worker, job)
-        return worker if not held or held + job.work.num_rows <= self._credit else None
+    def can_serve(self, model: ServedModel) -> bool:
+        """Returns whether a worker has warmed a model, or may still do so."""
+        return any(worker not in model.broken for worker in self._pool.pids())
+
+    async def stop(self, grace_s: float) -> None:
+        """Ends the processes."""
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._pool.stop(grace_s)
 
     def send(self, worker: str, job: Job) -> None:
         """Sends a job to a worker."""
         job.worker, job.status = worker, Status.SENT
         job.num_attempts += 1
-        self._rows[worker, job.model.key] = self._held(worker, job) + job.work.num_rows
+        self.rows.take(worker, job)
         self._pool.send(worker, job.work)
 
     def cancel(self, job: Job, reason: str) -> None:
@@ -151,83 +167,104 @@ class Workers:
         if job.worker is not None:
             self._pool.send(job.worker, Cancel(job.model.key, job.id, reason))
 
-    def give_back(self, job: Job) -> None:
-        """Returns the credit of a job that has left its worker."""
-        if job.worker is not None:
-            self._rows[job.worker, job.model.key] -= job.work.num_rows
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows that workers hold."""
-        return sum(self._rows.values())
-
-    def _held(self, worker: str, job: Job) -> int:
-        return self._rows.get((worker, job.model.key), 0)
+    async def _keep_watch(self) -> None:
+        """Kills workers that hang; the pool replaces them."""
+        while True:
+            await asyncio.sleep(self._watch.interval_s)
+            try:
+                living, busy = list(self._pool.pids()), self.rows.busy() | {name for name, loads in self._loads.items() if loads}
+                for worker in self._watch.tick(living, set(living) - self._names, busy):
+                    log.error("%s hangs: it has work and has sent nothing for %g s", worker, self._config.hang_seconds)
+                    self._pool.kill(worker)
+            except Exception:
+                log.exception("the workers could not be watched")
 
     def _on_message(self, worker: str, message: FromWorker) -> None:
+        self._watch.heard(worker)
+        self._metrics.worker_heard(worker)
         if isinstance(message, Progress):
             if ModelKey(message.stats.model, message.stats.version) in self._loaded:
                 self._metrics.engine(worker, message.stats)
             self._listener.progress(message)
+        elif isinstance(message, Loading):
+            self._parts.pop(worker, None)
+            if message.model is not None:
+                self._parts[worker] = message.model
         elif isinstance(message, Hello):
             self._names.add(worker)
             self._pool.send(worker, Configure(self._config))
             for model in self._registry.all():
                 self._tell(worker, model)
-        elif isinstance(message, Ready):
-            self._on_loaded(worker, message)
         else:
-            self._on_broken(worker, message)
+            self._on_loaded(worker, message)
+
+    def _on_loaded(self, worker: str, message: Ready | Broken) -> None:
+        model = self._registry.get(message.model)
+        if model is None or model.generation != message.generation:
+            return  # it was removed in the meantime; if it was added again, the worker has been told
+        self._loads[worker].discard(model.key)
+        if isinstance(message, Ready):
+            self._on_ready(worker, model, message.load_s)
+        else:
+            self._on_broken(worker, model, message.problems)
 
     def _tell(self, worker: str, model: ServedModel) -> None:
-        """Tells a worker to load a model."""
+        """Tells a worker to load a model, unless loading it has killed workers."""
         self._loaded[model.key] = model
-        folder, variant = str(model.bundle.folder), model.variant
-        self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant))
-
-    def _on_loaded(self, worker: str, message: Ready) -> None:
-        model = self._registry.get(message.model)
-        if model is None:  # it was removed in the meantime
-            self._pool.send(worker, Unload(message.model))
+        if model.num_deaths >= MAX_DEATHS_LOADING:
+            self._on_broken(worker, model, [SET_ASIDE], SET_ASIDE_S)
             return
+        self._loads[worker].add(model.key)
+        folder, variant = str(model.bundle.folder), model.variant
+        self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant, model.generation))
+
+    def _on_ready(self, worker: str, model: ServedModel, load_s: float) -> None:
         self._loaded[model.key] = model
         model.ready_workers.add(worker)
-        model.was_ready = True
-        self._metrics.model_loaded(model.id, model.version, message.load_s)
+        model.was_ready, model.num_deaths = True, 0
+        self._metrics.model_loaded(model.id, model.version, load_s)
         self._show(model)
         self._settled.set()
         self._listener.ready(model)
 
-    def _on_broken(self, worker: str, message: Broken) -> None:
-        log.error("%s cannot load %s, version %s: %s", worker, *message.model, "; ".join(message.problems))
-        model = self._registry.get(message.model)
-        if model is None:
-            return
-        model.broken[worker] = message.problems
+    def _on_broken(self, worker: str, model: ServedModel, problems: list[str], reload_s: float | None = None) -> None:
+        log.error("%s cannot load %s, version %s: %s", worker, *model.key, "; ".join(problems))
+        model.broken[worker] = problems
         self._settled.set()
         if model.was_ready:  # it can be loaded in principle: the failure may be temporary, such as lack of memory
-            asyncio.get_running_loop().call_later(RELOAD_S, self._tell_again, worker, model)
+            asyncio.get_running_loop().call_later(reload_s or RELOAD_S, self._tell_again, worker, model)
 
     def _tell_again(self, worker: str, model: ServedModel) -> None:
         if worker in self._names and self._registry.get(model.key) is model:
             model.broken.pop(worker, None)
+            model.num_deaths = min(model.num_deaths, MAX_DEATHS_LOADING - 1)
             self._tell(worker, model)
 
     def _on_lost(self, worker: str) -> None:
         self._metrics.forget_worker(worker)
+        self._watch.forget(worker)
         self._names.discard(worker)
-        self._num_lost += 1
+        self._loads.pop(worker, None)
+        self.rows.forget_worker(worker)
+        part = self._parts.pop(worker, None)
+        if part is None:
+            self._num_lost += 1
+        elif (culprit := self._registry.get(part)) is not None:
+            culprit.num_deaths += 1
         if not self._is_started and self._num_lost >= MAX_DEATHS_AT_START:
             self._failure = self._failure or DEATHS_AT_START
             self._settled.set()
         for model in self._loaded.values():
-            self._rows.pop((worker, model.key), None)
             model.broken.pop(worker, None)
             if worker in model.ready_workers:
                 model.ready_workers.discard(worker)
                 model.lost_at = time.monotonic()
                 self._show(model)
-        self._listener.lost(worker)
+        self._listener.lost(worker, part is not None)
+
+    def _on_freed(self) -> None:
+        for model in self._registry.all():
+            asyncio.get_running_loop().call_soon(self._listener.ready, model)
 
     def _show(self, model: ServedModel) -> None:
         self._metrics.set_model_ready(model.id, model.version, model.is_ready)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import threading
 from collections.abc import Callable
 from typing import cast
 
@@ -57,7 +58,12 @@ class FrontEnd(asyncio.Protocol):
     async def open(cls, on_message: Callable[[bytes], None]) -> tuple[FrontEnd, socket.socket]:
         """Makes a pair: the front's end, and the socket that a worker inherits."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
+        try:
+            _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
         return end, theirs
 
     def send(self, message: bytes) -> None:
@@ -81,7 +87,7 @@ class FrontEnd(asyncio.Protocol):
 
 
 class WorkerEnd:
-    """The worker's end; its calls block.
+    """The worker's end; its calls block. One thread receives; any thread may send.
 
     Args:
         descriptor: file descriptor of the inherited socket.
@@ -89,6 +95,7 @@ class WorkerEnd:
 
     def __init__(self, descriptor: int) -> None:
         self._socket, self._frames = socket.socket(fileno=descriptor), _Frames()
+        self._sending = threading.Lock()
 
     def send(self, message: bytes) -> None:
         """Sends a message; blocks while the socket's buffer is full.
@@ -96,7 +103,8 @@ class WorkerEnd:
         Raises:
             OSError: the front has closed its end.
         """
-        self._socket.sendall(_framed(message))
+        with self._sending:
+            self._socket.sendall(_framed(message))
 
     def receive(self, *, wait: bool) -> list[bytes]:
         """Returns the messages that have arrived.

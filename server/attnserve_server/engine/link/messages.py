@@ -36,6 +36,8 @@ class Load(msgspec.Struct, tag="load", array_like=True, gc=False):
     folder: str
     device: str
     variant: str
+    generation: int
+    """Of the front's entry for the model; answers carry it, for a model may be taken out and come again meanwhile."""
 
 
 class Unload(msgspec.Struct, tag="unload", array_like=True, gc=False):
@@ -65,11 +67,18 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, gc=False):
     """Version of its ONNX Runtime."""
 
 
+class Loading(msgspec.Struct, tag="loading", array_like=True, gc=False):
+    """Reports, repeatedly, that a model is being loaded; None: the worker does something else now."""
+
+    model: ModelKey | None
+
+
 class Ready(msgspec.Struct, tag="ready", array_like=True, gc=False):
     """Reports that a model is loaded and warm."""
 
     model: ModelKey
     load_s: float
+    generation: int
 
 
 class Broken(msgspec.Struct, tag="broken", array_like=True, gc=False):
@@ -78,6 +87,7 @@ class Broken(msgspec.Struct, tag="broken", array_like=True, gc=False):
     model: ModelKey
     problems: list[str]
     """All problems found."""
+    generation: int
 
 
 class Progress(msgspec.Struct, Generic[EventT], tag="progress", array_like=True, gc=False):
@@ -89,7 +99,7 @@ class Progress(msgspec.Struct, Generic[EventT], tag="progress", array_like=True,
 
 
 ToWorker = Configure | Load | Unload | Work[Any] | Cancel | Stop
-FromWorker = Hello | Ready | Broken | Progress[Any]
+FromWorker = Hello | Loading | Ready | Broken | Progress[Any]
 
 ENCODER = msgspec.msgpack.Encoder()
 
@@ -107,7 +117,7 @@ def from_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder
     outcomes, parts = tuple(kind.outcome for kind in known), tuple(kind.part for kind in known if kind.part is not None)
     done: Any = Done[_any_of(outcomes)]  # type: ignore[misc]
     progress: Any = Progress[_any_of((Failed, done, *parts))]  # type: ignore[misc]
-    return msgspec.msgpack.Decoder(_any_of((Hello, Ready, Broken, progress)))
+    return msgspec.msgpack.Decoder(_any_of((Hello, Loading, Ready, Broken, progress)))
 
 
 def _any_of(types: tuple[Any, ...]) -> Any:

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: a worker process, see ``worker.py``."""
 
-from attnserve_server.engine.worker.worker import main
+from attnserve_server.process import ignore_stop_signals
 
 if __name__ == "__main__":
+    ignore_stop_signals()  # before the imports that take long
+    from attnserve_server.engine.worker.worker import main
+
     main()

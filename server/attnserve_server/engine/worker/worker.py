@@ -38,6 +38,7 @@ from attnserve_server.engine.link.messages import (
     Unload,
     to_worker,
 )
+from attnserve_server.engine.worker.beat import Beat
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.session import onnxruntime_version, resolve_device
@@ -47,6 +48,8 @@ from attnserve_server.request import ModelKey, Work
 from attnserve_server.scheduling.time_slices import TimeSlices
 
 _REPORT_S = 0.05
+_BEATS = 5
+"""Number of messages that a long part of loading sends within ``hang_seconds``."""
 _PR_SET_PDEATHSIG = 1
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,7 @@ class Worker:
 
     def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
         self._channel, self._device, self._clock = channel, device, clock
-        self._time_slices = TimeSlices()
+        self._time_slices, self._beat = TimeSlices(), Beat(self._send)
         self._served: dict[ModelKey, Served] = {}
         self._starting: dict[ModelKey, Starting] = {}
         self._kinds = {ITERATIVE.path: ITERATIVE}
@@ -117,9 +120,11 @@ class Worker:
             return
         model, started = self._time_slices.choose(active), self._clock()
         if model == starting:
+            self._beat.loading(model)
             self._start(self._starting[model])
             self._time_slices.charge(model, self._clock() - started)
             return
+        self._beat.loading(None)
         served = self._served[model]
         served.pending += served.engine.step()
         self._time_slices.charge(model, self._clock() - started)
@@ -146,10 +151,12 @@ class Worker:
 
     def _load(self, message: Load) -> None:
         """Queues a model to be started; its kind's messages are decoded from now on."""
+        self._beat.start(self._config.hang_seconds / _BEATS)
+        self._beat.loading(message.model)
         try:
             self._learn(message.kind)
         except Exception as error:  # noqa: BLE001  it is reported
-            self._on_broken(message.model, error)
+            self._on_broken(message, error)
         else:
             self._starting[message.model] = Starting(message, time.monotonic())
 
@@ -166,26 +173,28 @@ class Worker:
         except StopIteration:
             del self._starting[model]
             self._has_changed = True
+            self._beat.loading(None)
             self.serve(model, cast(Engine, starting.engine))
-            self._send(Ready(model, time.monotonic() - starting.started_at))
+            self._send(Ready(model, time.monotonic() - starting.started_at, starting.message.generation))
         except Exception as error:  # noqa: BLE001  it is reported
             del self._starting[model]
             self._has_changed = True
-            self._on_broken(model, error)
+            self._on_broken(starting.message, error)
 
     def _made(self, message: Load) -> Engine:
         kind = self._kinds[message.kind]
         bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
         return make_engine(kind, bundle, self._config)
 
-    def _on_broken(self, model: ModelKey, error: Exception) -> None:
+    def _on_broken(self, message: Load, error: Exception) -> None:
         """Reports a model that cannot be loaded; the others are served."""
         if isinstance(error, BundleError):
             problems = error.problems
         else:
-            log.error("%s, version %s, could not be loaded", *model, exc_info=error)
+            log.error("%s, version %s, could not be loaded", *message.model, exc_info=error)
             problems = [f"{type(error).__name__}: {error}"]
-        self._send(Broken(model, problems))
+        self._beat.loading(None)
+        self._send(Broken(message.model, problems, message.generation))
 
     def _unload(self, model: ModelKey) -> None:
         if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
@@ -209,13 +218,12 @@ class Worker:
 
 
 def main() -> None:
-    """Entry point of the process. It is killed when the front ends, and ignores SIGINT, which the front handles."""
+    """Entry point of the process. It is killed when the front ends; ``__main__.py`` ignores the signals that stop a server."""
     parent = os.getppid()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         return
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
     descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front has closed its end

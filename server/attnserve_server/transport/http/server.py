@@ -73,6 +73,10 @@ class HttpServer:
         logger.info("HTTP listens on %s:%d", self._address[0], port)
         return port
 
+    async def ended(self) -> None:
+        """Returns when it serves no longer, for whatever reason."""
+        await asyncio.wait({self._serving})
+
     async def stop(self) -> None:
         """Stops serving and closes all sockets; does nothing if it is not serving."""
         server, self._server = self._server, None

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The books on rows: how many each worker holds of each model, which worker may be sent a job, and which is kept for one job alone.
+
+Each model has a credit of its own on each worker: its slots and a quarter more, so that a freed slot is filled without a round
+trip. What one model's requests hold is no hindrance to another's. A job that may kill workers runs alone: a worker is reserved for
+it, and gets nothing else from then on until the job is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from attnserve_server.engine.front.job import Job
+from attnserve_server.request import ModelKey
+
+
+class Rows:
+    """Rows by worker and model.
+
+    Args:
+        num_slots: of each model on each worker.
+        on_freed: called when a job may be chosen a worker for that could not be before, because of a reservation.
+    """
+
+    def __init__(self, num_slots: int, on_freed: Callable[[], None]) -> None:
+        self._credit = num_slots + max(2, num_slots // 4)
+        self._rows: dict[tuple[str, ModelKey], int] = {}
+        self._reserved: dict[str, int] = {}
+        """Numbers of jobs, by the workers that are kept for them."""
+        self._on_freed = on_freed
+
+    @property
+    def total(self) -> int:
+        """Rows that workers hold."""
+        return sum(self._rows.values())
+
+    def busy(self) -> set[str]:
+        """Workers that hold rows."""
+        return {worker for (worker, _), rows in self._rows.items() if rows}
+
+    def choose(self, job: Job) -> str | None:
+        """The worker with most credit for the job's model; None where it is not enough, or no worker is warm."""
+        if job.runs_alone:
+            return self._choose_alone(job)
+        ready = job.model.ready_workers
+        if self._reserved:
+            ready = ready - self._reserved.keys()
+        worker = min(ready, key=lambda name: self._rows.get((name, job.model.key), 0), default=None)
+        if worker is None:
+            return None
+        held = self._rows.get((worker, job.model.key), 0)
+        return worker if not held or held + job.work.num_rows <= self._credit else None
+
+    def take(self, worker: str, job: Job) -> None:
+        """A job is sent to a worker."""
+        key = worker, job.model.key
+        self._rows[key] = self._rows.get(key, 0) + job.work.num_rows
+
+    def give_back(self, job: Job) -> None:
+        """A job is done with, whether or not a worker had it."""
+        if job.worker is not None:
+            self._rows[job.worker, job.model.key] -= job.work.num_rows
+        if self._reserved:
+            self._reserved = {worker: number for worker, number in self._reserved.items() if number != job.id}
+            self._on_freed()
+
+    def forget(self, worker: str, model: ModelKey) -> None:
+        """A worker does not have a model any more."""
+        self._rows.pop((worker, model), None)
+
+    def forget_worker(self, worker: str) -> None:
+        """A worker is gone."""
+        self._rows = {key: rows for key, rows in self._rows.items() if key[0] != worker}
+        self._reserved.pop(worker, None)
+
+    def _choose_alone(self, job: Job) -> str | None:
+        """Reserves a worker; returns it once it holds nothing."""
+        ready = job.model.ready_workers
+        worker = next((name for name, number in self._reserved.items() if number == job.id and name in ready), None)
+        if worker is None:
+            worker = min(ready - self._reserved.keys(), key=self._held_by, default=None)
+            if worker is None:
+                return None
+            self._reserved[worker] = job.id
+        return None if self._held_by(worker) else worker
+
+    def _held_by(self, worker: str) -> int:
+        return sum(rows for (name, _), rows in self._rows.items() if name == worker)

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a process arranges with the system: signals, the limit of open files, and the file that says that it is ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import resource
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attnserve_server.errors import StartupError
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+CUT_SHORT = 130
+"""The exit code after a second signal."""
+
+
+def ignore_stop_signals() -> None:
+    """For a worker: terminals and service managers signal a whole group, but the front alone decides when a worker ends."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def stop_event(at_once: Callable[[], None]) -> asyncio.Event:
+    """Returns an event that the first of the stop signals sets.
+
+    A second one ends the process, except SIGHUP, which service managers send right after SIGTERM. A SIGHUP that was ignored when
+    the process began (``nohup``) stays ignored.
+
+    Args:
+        at_once: called before a second signal ends the process.
+    """
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+
+    def on_signal(number: signal.Signals) -> None:
+        if stop.is_set() and number != signal.SIGHUP:
+            at_once()
+            os._exit(CUT_SHORT)
+        stop.set()
+
+    for number in STOP_SIGNALS:
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+def raise_descriptor_limit() -> None:
+    """Raises the soft limit of open files to the hard one: each connection takes one, each worker a few."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):  # macOS has a lower bound of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+class ReadyFile:
+    """A JSON file that is there while the server is ready.
+
+    Args:
+        path: None for no file. One of an earlier process is removed.
+
+    Raises:
+        StartupError: it could not be written.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path, self._is_written = path, False
+        if path is not None:
+            self._replace(path, "")
+            path.unlink()
+
+    def write(self, facts: Mapping[str, Any]) -> None:
+        """Writes it, whole or not at all.
+
+        Raises:
+            StartupError: it could not be written.
+        """
+        if self._path is not None:
+            self._replace(self._path, json.dumps(facts))
+            self._is_written = True
+
+    def remove(self) -> None:
+        """Removes it, if it was written."""
+        if self._path is not None and self._is_written:
+            with contextlib.suppress(OSError):
+                self._path.unlink()
+            self._is_written = False
+
+    def _replace(self, path: Path, text: str) -> None:
+        temporary = path.with_name(f"{path.name}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise StartupError(f"--ready-file {path}: cannot be written: {error.strerror}") from None

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supervisor of the worker processes, whatever the system refuses: with a program that says hello and no more as worker."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.engine.link.messages import Hello
+from attnserve_server.errors import StartupError
+from tests.fakes.workers import write_interpreter
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+class Started:
+    """A pool of one worker, and what was told of it."""
+
+    def __init__(self, interpreter: Path) -> None:
+        self.interpreter = interpreter
+        self.pool = WorkerPool(1, python=write_interpreter(interpreter))
+        self.came: asyncio.Queue[str] = asyncio.Queue()
+        self.lost: list[str] = []
+
+    async def start(self) -> Started:
+        await self.pool.open()
+        await self.pool.start(self.on_message, self.on_lost)
+        assert await self.successor() == "worker-0.0"
+        return self
+
+    def on_message(self, worker: str, message: Any) -> None:
+        assert isinstance(message, Hello)
+        self.came.put_nowait(worker)
+
+    def on_lost(self, worker: str) -> None:
+        self.lost.append(worker)
+
+    def kill(self) -> None:
+        (pid,) = self.pool.pids().values()
+        os.kill(pid, signal.SIGKILL)
+
+    async def successor(self) -> str:
+        """The name of the next worker that says hello."""
+        return await asyncio.wait_for(self.came.get(), 20)
+
+
+@pytest.fixture
+async def started(tmp_path: Path) -> AsyncIterator[Started]:
+    running = await Started(tmp_path / "interpreter").start()
+    yield running
+    await running.pool.stop(0)
+
+
+def raises_once(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, error: BaseException) -> None:
+    original, errors = getattr(place, name), [error]
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(place, name, call)
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error"),
+    [
+        (socket, "socketpair", OSError(errno.EMFILE, "Too many open files")),
+        (asyncio, "create_subprocess_exec", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")),
+        (asyncio, "create_subprocess_exec", FileNotFoundError(errno.ENOENT, "No such file or directory")),
+        (asyncio, "create_subprocess_exec", MemoryError()),
+        (asyncio, "create_subprocess_exec", RuntimeError("can't start new thread")),
+    ],
+    ids=["no descriptors", "no process", "no interpreter", "no memory", "no thread"],
+)
+async def test_worker_is_started_again_whatever_failed(
+    started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: Any, name: str, error: Exception
+) -> None:
+    raises_once(monkeypatch, place, name, error)
+    started.kill()
+    assert await started.successor() == "worker-0.2"
+    assert f"worker-0.1 could not be started: {type(error).__name__}" in caplog.text
+    assert started.lost == ["worker-0.0", "worker-0.1"]
+    assert list(started.pool.pids()) == ["worker-0.2"]
+
+
+async def test_interpreter_that_is_away_for_a_while(started: Started) -> None:
+    away = started.interpreter.with_name("away")
+    started.interpreter.rename(away)
+    started.kill()
+    while len(started.lost) < 3:
+        await asyncio.sleep(0.01)
+    away.rename(started.interpreter)
+    assert await started.successor() == f"worker-0.{len(started.lost)}"
+
+
+async def test_loss_that_cannot_be_handled_ends_no_supervisor(started: Started) -> None:
+    started.lost = Raising()
+    started.kill()
+    assert await started.successor() == "worker-0.1"
+
+
+class Raising(list[str]):
+    """Takes nothing."""
+
+    def append(self, item: str) -> None:
+        raise ValueError("a fault of the books")
+
+
+def num_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_failed_start_leaves_no_descriptor_open(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = num_descriptors()
+    raises_once(monkeypatch, asyncio.get_running_loop(), "create_unix_connection", OSError(errno.ENOMEM, "Cannot allocate memory"))
+    started.kill()
+    await started.successor()
+    assert num_descriptors() == before
+
+
+async def test_each_worker_inherits_its_own_socket_alone(tmp_path: Path) -> None:
+    pool, came = WorkerPool(4, python=write_interpreter(tmp_path / "interpreter")), asyncio.Queue[str]()
+    await pool.open()
+    await pool.start(lambda worker, _: came.put_nowait(worker), lambda _: None)
+    for _ in range(4):
+        await asyncio.wait_for(came.get(), 20)
+    for pid in pool.pids().values():
+        links = [str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir() if int(link.name) > 2]
+        assert len([link for link in links if link.startswith("socket:")]) == 1, links
+    await pool.stop(0)
+
+
+async def test_start_that_never_succeeds_says_why(tmp_path: Path) -> None:
+    pool = WorkerPool(1, python=str(tmp_path / "nothing"))
+    with pytest.raises(StartupError, match="the last one could not be started: FileNotFoundError"):
+        await pool.open()
+    await pool.stop()
+
+
+async def test_no_successor_while_draining(started: Started) -> None:
+    started.pool.is_draining = True
+    started.kill()
+    while not started.lost:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.3)  # longer than the pause before a start
+    assert started.came.empty()
+    assert started.pool.pids() == {}
+
+
+async def test_stopped_worker_does_not_hold_up_the_end(started: Started) -> None:
+    (pid,) = started.pool.pids().values()
+    os.kill(pid, signal.SIGSTOP)
+    await asyncio.wait_for(started.pool.stop(0.05), 5)
+    assert started.pool.pids() == {}
+
+
+AS_USER = ["setpriv", "--reuid=65534", "--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
+"""Root is refused nothing; of what it may, a user who may read the checkout is left."""
+
+
+@pytest.mark.skipif(os.getuid() == 0 and shutil.which(AS_USER[0]) is None, reason="root without setpriv")
+def test_refused_process_does_not_stop_grpc(tmp_path: Path) -> None:
+    """gRPC is imported before the server here, as by the command `attnserve`: its fork handlers are active."""
+    program = [
+        *(AS_USER if os.getuid() == 0 else ()),
+        sys.executable,
+        "-m",
+        "tests.unit.engine.refused_process",
+        write_interpreter(tmp_path / "interpreter"),
+    ]
+    environ = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60, env=environ)
+    assert done.stdout.split() == ["answered", "refused", "answered", "worker-0.2"], done.stderr[-2000:]

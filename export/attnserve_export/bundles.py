@@ -17,8 +17,9 @@ from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export import eight_bits
-from attnserve_export.bundle_writer import write_bundle, write_manifest
+from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.golden import add_golden_answers
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.interface import TranslationModel
@@ -27,7 +28,7 @@ from attnserve_export.recipe import SequenceRecipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
-from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
+from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, trained_in_bundle, training_file
 
 
 def stored_model(recipe: SequenceRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
@@ -91,15 +92,44 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
-    sources = task.parity_sources(data_root, tokenizer)
+    sources, module = task.parity_sources(data_root, tokenizer), cast(TranslationModel, model)
+
+    def complete(folder: Path, full: manifest_pb2.Manifest) -> None:
+        full.parity.CopyFrom(check_parity(folder, full, module, sources))
+        try:
+            add_golden_answers(folder, full, module, task.golden_sources(tokenizer))
+        except ExportError as error:  # a model that was hardly trained, or of another language, can be served without
+            console.print(f"[yellow]{error}: workers will not compare answers[/yellow]")
+
     return write_checked(
         models / recipe.model_id / version,
         manifest,
         graphs,
         {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: training_file(recipe, trained.summary)},
-        lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
+        complete,
         lambda full: task.card(full, trained.summary),
     )
+
+
+def renew_golden_answers(folder: Path) -> Path:
+    """Writes golden answers into a bundle that is there; nothing else of it changes but its manifest.
+
+    Args:
+        folder: the bundle's.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ExportError: too few inputs have an answer to compare with; nothing is written then.
+        FileNotFoundError: there is no bundle, or it does not say how it was trained.
+    """
+    trained, manifest = trained_in_bundle(folder), read_manifest(folder)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
+    model = stored_model(trained.recipe, trained.weights, tokenizer.get_piece_size())
+    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(trained.recipe).golden_sources(tokenizer))
+    write_manifest(folder, manifest)
+    return folder
 
 
 def write_checked(
@@ -107,7 +137,7 @@ def write_checked(
     manifest: manifest_pb2.Manifest,
     graphs: dict[str, onnx.ModelProto],
     files: dict[str, bytes],
-    check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
+    complete: Callable[[Path, manifest_pb2.Manifest], None],
     card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
     """Writes a bundle beside ``destination``, checks it, and only then puts it in the place of what is there.
@@ -117,14 +147,15 @@ def write_checked(
         manifest: without parity report and files.
         graphs: by file name.
         files: further ones.
-        check: compares the written bundle with its module; raises ``ExportError`` where it is another function.
+        complete: compares the written bundle with its module, and adds what that gives to the manifest and the folder; raises
+            ``ExportError`` where it is another function.
         card: the model card of the full manifest.
     """
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
         licence = f"Weights: {manifest.data.terms}\nCode: Apache-2.0.\n".encode()
         full = write_bundle(folder, manifest, graphs, {**files, "LICENSE.txt": licence})
-        full.parity.CopyFrom(check(folder, full))
+        complete(folder, full)
         (folder / "MODEL_CARD.md").write_text(card(full), encoding="utf-8")
         write_manifest(folder, full)
         if destination.exists():

@@ -100,6 +100,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         Flag("Pieces of a stream that come within this time go together; 0 for each by itself"),
     ] = 0.02
     """The first piece never waits."""
+    check_answers: bool = True
+    """Whether a worker compares the golden answers of a bundle before it serves the model."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

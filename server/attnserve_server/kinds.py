@@ -90,6 +90,8 @@ class Kind:
         outcome: what an answer carries, likewise an :class:`Outcome`.
         problems: everything that is wrong with a manifest of its models.
         part: what a stream is made of, likewise a :class:`Part`; None where it has no streams.
+        golden: a function ``(bundle) -> groups`` that reads a bundle's golden answers (``engine/worker/golden.py``), as a
+            path of the same form; empty where this kind has none.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Kind:
     outcome: type[Any]
     problems: Callable[[manifest_pb2.Manifest], list[str]]
     part: type[Any] | None = None
+    golden: str = ""
 
 
 ITERATIVE = Kind(
@@ -109,6 +112,7 @@ ITERATIVE = Kind(
     outcome=SequenceOutcome,
     problems=iterative_problems,
     part=TokensProduced,
+    golden="attnserve_server.engine.worker.iterative.golden:golden_groups",
 )
 """Models that decode step by step, batched in flight."""
 

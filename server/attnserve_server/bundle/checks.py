@@ -14,7 +14,7 @@ _ROUTING = {"request_of_row", "rows_of_request", "place_of_row"}
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
     """The files that a manifest names beside its list of files; an empty name is one that was left out."""
-    named = {manifest.vocabulary.sentencepiece_file}
+    named = {manifest.vocabulary.sentencepiece_file} | ({manifest.golden_file} - {""})
     for variant in manifest.variants:
         named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
     return named

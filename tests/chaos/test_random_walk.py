@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,9 @@ import pytest
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve.v1.translation_pb2 import TranslateStreamRequest, TranslateStreamResponse
 from attnserve_server.tasks.registry import TASKS
+from tests.chaos import walk as walk_module
 from tests.chaos.walk import NUM_CHANNELS, Walk
-from tests.chaos.walk_faults import FAULTS, Clock, LogPipe, Scene
+from tests.chaos.walk_faults import FAULTS, Clock, Fault, LogPipe, Scene
 from tests.chaos.walk_questions import Question, answer_of, asked_alone, content, questions_of
 from tests.e2e.captioning import MODEL, repository
 from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, serve
@@ -49,6 +50,61 @@ def test_task_without_questions_is_seen() -> None:
         questions_of([*TASKS, LETTERS])
     with pytest.raises(KeyError, match="caption"):
         questions_of(TASKS, {"translation": [{"text": "a"}]})
+
+
+# --- What a walk sees ---
+
+
+@pytest.fixture
+async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
+    """The shared server, to which no fault is done."""
+    pipe = LogPipe(tmp_path / "log")
+    scene = Scene(server, pipe, Clock(tmp_path / "clock"), random.Random(1), [])
+    scene.channels = [scene.channel()]
+    scene.known = await asked_alone(scene.channels[0])
+    yield scene
+    await scene.channels[0].close()
+    pipe.close()
+
+
+async def wrong_of(scene: Scene, faults: Mapping[str, Fault], num_requests: int = 10) -> list[str]:
+    walk = Walk(scene, faults, 1)
+    await walk.go(num_requests)
+    return walk.wrong
+
+
+async def test_walk_without_faults_finds_nothing_wrong(scene: Scene) -> None:
+    assert await wrong_of(scene, {}, 100) == []
+
+
+async def test_another_answer_is_seen(scene: Scene) -> None:
+    scene.known = [replace(each, answer=each.answer + b"x") for each in scene.known]
+    assert any("another answer than alone" in each for each in await wrong_of(scene, {}))
+
+
+async def test_status_that_does_not_say_why_is_seen(scene: Scene) -> None:
+    empty = replace(scene.known[0].question, request=type(scene.known[0].question.request)())
+    scene.known = [replace(scene.known[0], question=empty)]
+    assert any("INVALID_ARGUMENT" in each for each in await wrong_of(scene, {}))
+
+
+async def test_silence_is_seen(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(walk_module, "CLIENTS", {silent: 1})
+    monkeypatch.setattr(walk_module, "TIMEOUT_S", 0.0)
+    monkeypatch.setattr(walk_module, "GRACE_S", 0.05)
+    found = await wrong_of(scene, {})
+    assert len(found) == 10
+    assert all("silence for 0 s, during nothing" in each for each in found)
+
+
+async def test_fault_that_is_not_overcome_is_seen(scene: Scene) -> None:
+    async def planted(_: Scene) -> None:
+        raise TimeoutError("no worker")
+
+    assert await wrong_of(scene, {"planted": planted}) == ["planted: TimeoutError('no worker')"]
 
 
 def settled(server: Server) -> Samples:
@@ -166,12 +222,21 @@ def test_ready_file_on_a_full_disk(tmp_path: Path) -> None:
     """A limit of 0 bytes for every file that is written: the error is that of a full disk but for its number."""
     command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--workers", "1"]
     process = subprocess.run(
-        [*command, "--models", str(default_model_alone(tmp_path)), "--ready-file", str(tmp_path / "ready.json")],
+        [
+            "sh",
+            "-c",
+            'ulimit -f 0; exec "$@"',
+            "sh",
+            *command,
+            "--models",
+            str(default_model_alone(tmp_path)),
+            "--ready-file",
+            str(tmp_path / "ready.json"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0)),
     )
     assert process.returncode == 1
     assert "error: " in process.stderr

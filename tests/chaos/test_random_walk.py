@@ -179,13 +179,14 @@ async def walk_through(folder: Path, num_requests: int) -> None:
     async with scene_of(folder, seed) as scene:
         walk = Walk(scene, FAULTS, seed)
         await walk.go(1000)
+        assert walk.wrong == [], walk.summary()
         await asyncio.to_thread(settled, scene.server)
         before = resident(scene.server)
         await walk.go(num_requests - 1000)
+        assert walk.wrong == [], walk.summary()
         await asyncio.to_thread(settled, scene.server)
         after = resident(scene.server)
         print(f"{walk.summary()}; front {before / 1e6:.0f} MB after 1,000 requests, {after / 1e6:.0f} MB at the end")
-        assert walk.wrong == []
         assert scene.server.process.poll() is None
         assert await answer_of(scene.known[0].question, scene.channels[0]) == scene.known[0].answer
         assert after <= MEMORY * before

@@ -24,6 +24,7 @@ from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
+from attnserve_export.parity_sources import Sources
 from attnserve_export.recipe import SequenceRecipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
@@ -92,23 +93,30 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
-    sources, module = task.parity_sources(data_root, tokenizer), cast(TranslationModel, model)
-
-    def complete(folder: Path, full: manifest_pb2.Manifest) -> None:
-        full.parity.CopyFrom(check_parity(folder, full, module, sources))
-        try:
-            add_golden_answers(folder, full, module, task.golden_sources(tokenizer))
-        except ExportError as error:  # a model that was hardly trained, or of another language, can be served without
-            console.print(f"[yellow]{error}: workers will not compare answers[/yellow]")
-
+    sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(
         models / recipe.model_id / version,
         manifest,
         graphs,
         {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: training_file(recipe, trained.summary)},
-        complete,
+        lambda folder, full: complete(folder, full, cast(TranslationModel, model), sources, golden),
         lambda full: task.card(full, trained.summary),
     )
+
+
+def complete(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources, golden: Sources) -> None:
+    """Adds the parity report to the manifest of a written bundle, and golden answers where there are enough.
+
+    A model that was hardly trained, or one of another language, may have too few: it is served without, and a warning is printed.
+
+    Raises:
+        ExportError: parity does not hold.
+    """
+    manifest.parity.CopyFrom(check_parity(folder, manifest, model, sources))
+    try:
+        add_golden_answers(folder, manifest, model, golden)
+    except ExportError as error:
+        Console(stderr=True).print(f"warning: {error}; workers will compare none", style="yellow")
 
 
 def renew_golden_answers(folder: Path) -> Path:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from attnserve.v1 import manifest_pb2
 from attnserve_client.cli.app import build_app
-from attnserve_export import golden
+from attnserve_export import bundles, golden
 from attnserve_export.bundle_writer import read_manifest
 from attnserve_export.bundles import renew_golden_answers, stored_model
 from attnserve_export.exporter import ExportError
@@ -122,6 +122,17 @@ def test_bundle_that_gets_none_is_left_as_it_was(tmp_path: Path, monkeypatch: py
     with pytest.raises(ExportError, match="0 of 0 inputs"):
         renew_golden_answers(folder)
     assert digests(folder) == digests(SMALL)
+
+
+def test_export_of_a_model_with_too_few_is_not_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bundles, "check_parity", lambda *_: manifest_pb2.ParityReport(num_sentences=7))
+    manifest, none = read_manifest(SMALL), sources_of(SMALL, ())
+    manifest.ClearField("golden_file")
+    bundles.complete(SMALL, manifest, module_of(SMALL), none, none)
+    assert (manifest.parity.num_sentences, manifest.golden_file) == (7, "")
+    assert "warning: golden answers: 0 of 0 inputs have stable answers" in capsys.readouterr().err
 
 
 def test_made_up_images_are_small_and_different() -> None:

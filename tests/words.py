@@ -33,8 +33,8 @@ SUGGESTIONS = {
     "dear|dearer|dearest": "expensive, slow",
     "beg[aiu]n again|begins again": "restart",
 }
-ALLOWED = ("people who", "person who", "user who")
-"""Persons, not processes."""
+ALLOWED = ("people who", "person who", "user who", "in front of a house")
+"""Persons and buildings, not processes."""
 EXCLUDED = ("tests/words.py", "tests/contract/test_words.py")
 """The list itself, and its planted hits."""
 

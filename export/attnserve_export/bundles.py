@@ -17,17 +17,19 @@ from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export import eight_bits
-from attnserve_export.bundle_writer import write_bundle, write_manifest
+from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.golden import add_golden_answers
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
+from attnserve_export.parity_sources import Sources
 from attnserve_export.recipe import SequenceRecipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
-from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, training_file
+from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, trained_in_bundle, training_file
 
 
 def stored_model(recipe: SequenceRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
@@ -91,15 +93,51 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
     add_int8_variant(manifest, graphs, architecture.is_bounded)
-    sources = task.parity_sources(data_root, tokenizer)
+    sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(
         models / recipe.model_id / version,
         manifest,
         graphs,
         {TOKENIZER_FILE: trained.tokenizer, TRAINING_FILE: training_file(recipe, trained.summary)},
-        lambda folder, full: check_parity(folder, full, cast(TranslationModel, model), sources),
+        lambda folder, full: complete(folder, full, cast(TranslationModel, model), sources, golden),
         lambda full: task.card(full, trained.summary),
     )
+
+
+def complete(folder: Path, manifest: manifest_pb2.Manifest, model: TranslationModel, sources: Sources, golden: Sources) -> None:
+    """Adds the parity report to the manifest of a written bundle, and golden answers where there are enough.
+
+    A model that was hardly trained, or one of another language, may have too few: it is served without, and a warning is printed.
+
+    Raises:
+        ExportError: parity does not hold.
+    """
+    manifest.parity.CopyFrom(check_parity(folder, manifest, model, sources))
+    try:
+        add_golden_answers(folder, manifest, model, golden)
+    except ExportError as error:
+        Console(stderr=True).print(f"warning: {error}; workers will compare none", style="yellow")
+
+
+def renew_golden_answers(folder: Path) -> Path:
+    """Writes golden answers into a bundle that is there; nothing else of it changes but its manifest.
+
+    Args:
+        folder: the bundle's.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        ExportError: too few inputs have an answer to compare with; nothing is written then.
+        FileNotFoundError: there is no bundle, or it does not say how it was trained.
+    """
+    trained, manifest = trained_in_bundle(folder), read_manifest(folder)
+    tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
+    model = stored_model(trained.recipe, trained.weights, tokenizer.get_piece_size())
+    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(trained.recipe).golden_sources(tokenizer))
+    write_manifest(folder, manifest)
+    return folder
 
 
 def write_checked(
@@ -107,7 +145,7 @@ def write_checked(
     manifest: manifest_pb2.Manifest,
     graphs: dict[str, onnx.ModelProto],
     files: dict[str, bytes],
-    check: Callable[[Path, manifest_pb2.Manifest], manifest_pb2.ParityReport],
+    complete: Callable[[Path, manifest_pb2.Manifest], None],
     card: Callable[[manifest_pb2.Manifest], str],
 ) -> Path:
     """Writes a bundle to a temporary folder, checks it, and then replaces ``destination`` by it.
@@ -117,14 +155,15 @@ def write_checked(
         manifest: without parity report and files.
         graphs: models by file name.
         files: further files: name -> content.
-        check: compares the written bundle with its module; raises ``ExportError`` if they disagree.
+        complete: compares the written bundle with its module, and adds the results to the manifest and the folder; raises
+            ``ExportError`` if they disagree.
         card: makes the model card from the complete manifest.
     """
     with tempfile.TemporaryDirectory(dir=_made(destination.parent)) as temporary:
         folder = Path(temporary) / "bundle"
         licence = f"Weights: {manifest.data.terms}\nCode: Apache-2.0.\n".encode()
         full = write_bundle(folder, manifest, graphs, {**files, "LICENSE.txt": licence})
-        full.parity.CopyFrom(check(folder, full))
+        complete(folder, full)
         (folder / "MODEL_CARD.md").write_text(card(full), encoding="utf-8")
         write_manifest(folder, full)
         if destination.exists():

@@ -109,9 +109,12 @@ def export(
     record: Annotated[
         Path | None, typer.Option(help="Export nothing: write this output of `attnserve evaluate` into the bundle's card.")
     ] = None,
+    golden: Annotated[
+        bool, typer.Option("--golden", help="Export nothing: write golden answers into the bundle that is there.")
+    ] = False,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime and PyTorch disagree."""
-    from attnserve_export.bundles import export_bundle
+    from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation
     from attnserve_export.trained import trained_in_bundle, trained_in_run
@@ -120,6 +123,8 @@ def export(
     try:
         if record is not None:
             typer.echo(record_evaluation(folder, record.read_bytes()))
+        elif golden:
+            typer.echo(renew_golden_answers(folder))
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:

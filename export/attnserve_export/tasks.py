@@ -12,6 +12,7 @@ import sentencepiece
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.caption_card import caption_card
+from attnserve_export.golden_sources import SENTENCES, made_up_images
 from attnserve_export.layers import efficientnet
 from attnserve_export.model_card import model_card
 from attnserve_export.models.show_attend_tell import NUM_CELLS
@@ -25,6 +26,7 @@ MAX_BEAM_SIZE = 8
 MAX_CAPTION_TOKENS = 40
 NUM_PARITY_SENTENCES = 200
 NUM_PARITY_PHOTOS = 100
+NUM_MADE_UP_IMAGES = 100
 
 
 class Task(Protocol):
@@ -43,6 +45,10 @@ class Task(Protocol):
         Raises:
             FileNotFoundError: the data sets are missing.
         """
+        ...
+
+    def golden_sources(self, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
+        """What golden answers are chosen from; none where nothing was made up for the language."""
         ...
 
     def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
@@ -73,6 +79,11 @@ class Translation:
         val = read_pairs(data_root, "val", self._recipe.data.source_language, self._recipe.data.target_language)
         texts = [[*tokenizer.encode(source), END_ID] for source, _ in val[:NUM_PARITY_SENTENCES]]
         return TextSources(texts, tokenizer.get_piece_size())
+
+    def golden_sources(self, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
+        """Sentences of the source language."""
+        sentences = SENTENCES.get(self._recipe.data.source_language, ())
+        return TextSources([[*tokenizer.encode(text), END_ID] for text in sentences], tokenizer.get_piece_size())
 
     def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
         """See :class:`Task`."""
@@ -105,6 +116,10 @@ class Caption:
         held = set(hold_back(range(6000), self._recipe.data.held_back, self._recipe.seed)[1][:NUM_PARITY_PHOTOS])
         photos = [np.asarray(photo) for index, photo in enumerate(read_pixels(data_root, "train")) if index in held]
         return ImageSources(photos, NUM_CELLS)
+
+    def golden_sources(self, tokenizer: sentencepiece.SentencePieceProcessor) -> Sources:
+        """Fields of colour."""
+        return ImageSources(made_up_images(NUM_MADE_UP_IMAGES, efficientnet.IMAGE_SIZE, efficientnet.IMAGE_SIZE), NUM_CELLS)
 
     def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
         """See :class:`Task`."""

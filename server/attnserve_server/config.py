@@ -102,6 +102,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """The first piece of a stream is sent at once."""
     hang_seconds: Annotated[float, msgspec.Meta(ge=0.2, le=86_400)] = 10.0
     """A worker that has work or loads a model, and makes no progress for this time, is replaced."""
+    check_answers: bool = True
+    """Whether a worker compares the golden answers of a bundle before it serves the model."""
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -90,6 +90,8 @@ class Kind:
         outcome: content of an answer: likewise an :class:`Outcome`.
         problems: returns all problems of a model's manifest.
         part: part of a stream: likewise a :class:`Part`; None if the kind does not stream.
+        golden: import path of a function ``(bundle) -> groups`` that reads a bundle's golden answers
+            (``engine/worker/golden.py``); empty if the kind has none.
     """
 
     name: str
@@ -99,6 +101,7 @@ class Kind:
     outcome: type[Any]
     problems: Callable[[manifest_pb2.Manifest], list[str]]
     part: type[Any] | None = None
+    golden: str = ""
 
 
 ITERATIVE = Kind(
@@ -109,6 +112,7 @@ ITERATIVE = Kind(
     outcome=SequenceOutcome,
     problems=iterative_problems,
     part=TokensProduced,
+    golden="attnserve_server.engine.worker.iterative.golden:golden_groups",
 )
 """Iterative models: they decode step by step, with in-flight batching."""
 

@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,10 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *flags: str) -> Iterator[Server]:
+def serve(folder: Path, *flags: str, output: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Starts a server on free ports of the loopback, yields it once ready, and ends it.
+
+    Its output goes to ``output``, a descriptor, or else to a file in ``folder``; ``environment`` is added to its own.
 
     It serves only the default model, so that it starts faster, unless the flags name a repository.
     """
@@ -116,9 +118,11 @@ def serve(folder: Path, *flags: str) -> Iterator[Server]:
     ready, log = folder / "ready.json", folder / "server.log"
     ready.unlink(missing_ok=True)
     command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready), *flags]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")} | dict(environment or {})
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdout=output or file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
+        )
     try:
         until = time.monotonic() + 60
         while not ready.exists():

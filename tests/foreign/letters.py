@@ -6,6 +6,7 @@ A worker process finds the kind by its dotted path; nothing here is registered a
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import time
@@ -19,6 +20,7 @@ import msgspec
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.config import EngineConfig
+from attnserve_server.engine.worker.golden import Golden
 from attnserve_server.errors import BundleError, InvalidRequest
 from attnserve_server.kinds import Kind
 from attnserve_server.request import Done, Failed, Work
@@ -65,7 +67,27 @@ def problems(manifest: manifest_pb2.Manifest) -> list[str]:
     return [] if manifest.architecture == "abacus" else [f"architecture {manifest.architecture!r} counts no letters"]
 
 
-KIND = Kind("letters", "tests.foreign.letters:KIND", "tests.foreign.letters:make_engine", Letters, Counted, problems)
+def golden_groups(bundle: Bundle) -> list[list[Golden]]:
+    """The file is a list of [text, rows, counts]; each is a group of its own."""
+    return [
+        [Golden(f"input {number}", Letters(text, num_rows=rows), functools.partial(difference, counts))]
+        for number, (text, rows, counts) in enumerate(json.loads(bundle.read(bundle.manifest.golden_file)), 1)
+    ]
+
+
+def difference(counts: dict[str, int], outcome: Counted) -> str:
+    return "" if outcome.counts == counts else f"expected {counts}, got {outcome.counts}"
+
+
+KIND = Kind(
+    name="letters",
+    path="tests.foreign.letters:KIND",
+    engine="tests.foreign.letters:make_engine",
+    payload=Letters,
+    outcome=Counted,
+    problems=problems,
+    golden="tests.foreign.letters:golden_groups",
+)
 
 
 @dataclass
@@ -170,13 +192,19 @@ SPEC = TaskSpec(
 
 
 def write_bundle(
-    models: Path, model_id: str = MODEL_ID, version: str = "1", alphabet: str = "abc", architecture: str = "abacus"
+    models: Path,
+    model_id: str = MODEL_ID,
+    version: str = "1",
+    alphabet: str = "abc",
+    architecture: str = "abacus",
+    golden: str = "",
 ) -> Path:
-    """Writes a bundle of the task."""
+    """Writes a bundle of the task; ``golden`` is the content of its golden answers, if it has any."""
     folder = models / model_id / version
     folder.mkdir(parents=True)
-    (folder / "alphabet.txt").write_text(alphabet)
-    digest = hashlib.sha256(alphabet.encode()).hexdigest()
+    files = {"alphabet.txt": alphabet, **({"golden.json": golden} if golden else {})}
+    for name, text in files.items():
+        (folder / name).write_text(text)
     manifest = {
         "format_version": 1,
         "model_id": model_id,
@@ -184,7 +212,11 @@ def write_bundle(
         "task": TASK,
         "architecture": architecture,
         "variants": [{"name": "plain", "device": "DEVICE_CPU"}],
-        "files": [{"name": "alphabet.txt", "sha256": digest, "num_bytes": len(alphabet)}],
+        "files": [
+            {"name": name, "sha256": hashlib.sha256(text.encode()).hexdigest(), "num_bytes": len(text)}
+            for name, text in files.items()
+        ],
+        "golden_file": "golden.json" if golden else "",
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return folder

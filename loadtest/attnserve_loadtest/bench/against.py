@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import shutil
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -145,7 +147,7 @@ def measure_pair(
         grpc.RpcError: a request failed.
     """
     pairs = []
-    with _alone(bundle) as models, _both(trees, models) as servers, quiet():
+    with alone(bundle) as models, _both(trees, models) as servers, quiet():
         addresses = [address_of(server) for server in servers]
         for point, address in itertools.product(points, addresses):
             _ask(address, point, itertools.islice(itertools.cycle(texts), WARM_UP))
@@ -178,11 +180,20 @@ def _ask(address: str, point: Point, texts: Iterator[str]) -> float:
 
 
 @contextlib.contextmanager
-def _alone(bundle: Path) -> Iterator[Path]:
-    """A model repository with this bundle's model only, so that servers start quickly."""
+def alone(bundle: Path) -> Iterator[Path]:
+    """A model repository with this bundle's model only, so that servers start quickly.
+
+    It is a copy without golden answers: servers of older trees refuse a manifest that names them.
+    """
     with tempfile.TemporaryDirectory(prefix="attnserve-models-") as name:
-        model = bundle.resolve().parent
-        Path(name, model.name).symlink_to(model, target_is_directory=True)
+        folder = Path(name, bundle.resolve().parent.name, bundle.name)
+        if bundle.is_dir():
+            shutil.copytree(bundle, folder)
+            manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if golden := manifest.pop("golden_file", ""):
+                (folder / golden).unlink()
+                manifest["files"] = [file for file in manifest["files"] if file["name"] != golden]
+                (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         yield Path(name)
 
 

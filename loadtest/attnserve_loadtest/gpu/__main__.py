@@ -7,6 +7,7 @@ Exit code 0 if all checks passed or were skipped, 1 if one failed or was cut sho
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -65,6 +66,8 @@ def main() -> int:
         for check in CHECKS
         if not arguments.only or check.name in (FIRST, *arguments.only)
     ]
+    if arguments.without_values:
+        os.environ["ATTNSERVE_ENGINE_CHECK_ANSWERS"] = "false"  # of the server that is started: its golden answers are values too
     end_on_sigterm()
     results = run_checks(checks, arguments.out.resolve(), settings, arguments.budget_seconds)
     print(*table(results), sep="\n")

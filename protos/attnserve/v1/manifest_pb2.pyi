@@ -50,7 +50,7 @@ SCOPE_REQUEST: Scope
 SCOPE_HYPOTHESIS: Scope
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity", "image")
+    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity", "image", "golden_file")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -69,6 +69,7 @@ class Manifest(_message.Message):
     QUALITY_FIELD_NUMBER: _ClassVar[int]
     PARITY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
+    GOLDEN_FILE_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_id: str
     version: str
@@ -87,7 +88,8 @@ class Manifest(_message.Message):
     quality: _containers.RepeatedCompositeFieldContainer[Quality]
     parity: ParityReport
     image: ImageInput
-    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ..., image: _Optional[_Union[ImageInput, _Mapping]] = ...) -> None: ...
+    golden_file: str
+    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ..., image: _Optional[_Union[ImageInput, _Mapping]] = ..., golden_file: _Optional[str] = ...) -> None: ...
 
 class Paper(_message.Message):
     __slots__ = ("title", "authors", "year", "url")
@@ -306,3 +308,41 @@ class ParityCase(_message.Message):
     position: int
     max_abs_difference: float
     def __init__(self, graph: _Optional[str] = ..., rows: _Optional[int] = ..., source_tokens: _Optional[int] = ..., position: _Optional[int] = ..., max_abs_difference: _Optional[float] = ...) -> None: ...
+
+class GoldenAnswers(_message.Message):
+    __slots__ = ("inputs", "tolerances")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCES_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[GoldenInput]
+    tolerances: _containers.RepeatedCompositeFieldContainer[GoldenTolerance]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[GoldenInput, _Mapping]]] = ..., tolerances: _Optional[_Iterable[_Union[GoldenTolerance, _Mapping]]] = ...) -> None: ...
+
+class GoldenInput(_message.Message):
+    __slots__ = ("tokens", "image", "answers")
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    IMAGE_FIELD_NUMBER: _ClassVar[int]
+    ANSWERS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    image: bytes
+    answers: _containers.RepeatedCompositeFieldContainer[GoldenAnswer]
+    def __init__(self, tokens: _Optional[_Iterable[int]] = ..., image: _Optional[bytes] = ..., answers: _Optional[_Iterable[_Union[GoldenAnswer, _Mapping]]] = ...) -> None: ...
+
+class GoldenAnswer(_message.Message):
+    __slots__ = ("beam_size", "max_tokens", "tokens", "score")
+    BEAM_SIZE_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    beam_size: int
+    max_tokens: int
+    tokens: _containers.RepeatedScalarFieldContainer[int]
+    score: float
+    def __init__(self, beam_size: _Optional[int] = ..., max_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[int]] = ..., score: _Optional[float] = ...) -> None: ...
+
+class GoldenTolerance(_message.Message):
+    __slots__ = ("variant", "score")
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    variant: str
+    score: float
+    def __init__(self, variant: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...

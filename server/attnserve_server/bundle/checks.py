@@ -14,7 +14,7 @@ _INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
     """Returns the files that a manifest names outside its list of files; an empty name is a missing one."""
-    named = {manifest.vocabulary.sentencepiece_file}
+    named = {manifest.vocabulary.sentencepiece_file} | ({manifest.golden_file} - {""})
     for variant in manifest.variants:
         named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
     return named

@@ -113,10 +113,10 @@ async def test_loss_that_cannot_be_handled_ends_no_supervisor(started: Started) 
 
 
 class Raising(list[str]):
-    """Takes nothing."""
+    """Accepts no item."""
 
     def append(self, item: str) -> None:
-        raise ValueError("a fault of the books")
+        raise ValueError("planted")
 
 
 def num_descriptors() -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import json
 import threading
 import time
 import weakref
@@ -34,10 +35,10 @@ from attnserve_server.engine.worker.beat import LIMIT_S, Beat
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE
-from attnserve_server.request import Done, ModelKey, Terms, Work
+from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
 from tests.fakes.channel import Channel
 from tests.fakes.clock import Clock
-from tests.foreign.letters import KIND, Counted, Letters, write_bundle
+from tests.foreign.letters import KIND, Abacus, Counted, Letters, write_bundle
 
 
 def said(*groups: Sequence[Any]) -> list[Any]:
@@ -166,6 +167,56 @@ def test_long_part_beats_until_its_limit() -> None:
     beat.loading(None)
     assert num_more() == 0
     assert beats[-1] == Loading(None)
+
+
+def golden(*answers: tuple[str, int, dict[str, int]]) -> str:
+    return json.dumps(answers)
+
+
+def test_model_that_answers_wrongly_is_refused_and_others_are_served(tmp_path: Path) -> None:
+    right = write_bundle(tmp_path, golden=golden(("abba", 1, {"a": 2, "b": 2}), ("c", 2, {"c": 1})))
+    wrong = write_bundle(tmp_path, "wrong", golden=golden(("abba", 1, {"a": 2, "b": 2}), ("cc", 2, {"c": 1})))
+    messages = said([CONFIGURE, load(wrong), load(right)], [], [], [work(1, "abba")], [Stop()])
+    broken = next(message for message in messages if isinstance(message, Broken))
+    assert broken.model == ModelKey("wrong", "1")
+    assert broken.problems == ["variant plain, golden input 2: expected {'c': 1}, got {'c': 2}"]
+    assert [message.model.id for message in messages if isinstance(message, Ready)] == ["letters"]
+    progress = [message for message in messages if isinstance(message, Progress)]
+    assert [event.outcome for each in progress for event in each.events] == [Counted({"a": 2, "b": 2})]
+    assert sum(len(each.stats.steps) for each in progress) == 1, "no metric counts the comparison"
+
+
+def test_golden_question_of_more_rows_than_slots_is_not_asked(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, golden=golden(("abba", 5, {"a": 99})))
+    assert isinstance(said([CONFIGURE, load(folder)], [Stop()])[-1], Ready)
+    assert isinstance(said([Configure(EngineConfig(slots=5)), load(folder)], [Stop()])[-1], Broken)
+
+
+def test_golden_answers_are_not_compared_where_the_setting_says_so(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path, golden=golden(("abba", 1, {"a": 99})))
+    assert isinstance(said([Configure(EngineConfig(check_answers=False)), load(folder)], [Stop()])[-1], Ready)
+
+
+def test_golden_question_without_an_answer_is_a_wrong_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_bundle(tmp_path, golden=golden(("a", 1, {"a": 1}), ("b", 1, {"b": 1})))
+    events = [[Failed(0, "EXECUTION_FAILED", "planted")], []]
+
+    def step(abacus: Abacus) -> list[Any]:
+        abacus.running.clear()
+        return events.pop(0)
+
+    monkeypatch.setattr(Abacus, "step", step)
+    (broken,) = (each for each in said([CONFIGURE, load(folder)], [Stop()]) if isinstance(each, Broken))
+    assert broken.problems == [
+        "variant plain, golden input 1: no answer (EXECUTION_FAILED: planted)",
+        "variant plain, golden input 2: no answer",
+    ]
+
+
+def test_bundle_without_golden_answers_is_served_and_the_log_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert isinstance(said([CONFIGURE, load(write_bundle(tmp_path))], [Stop()])[-1], Ready)
+    assert "letters, version 1, has no golden answers: it is served without a comparison" in caplog.messages
 
 
 class Cycle:

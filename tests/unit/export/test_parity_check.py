@@ -161,12 +161,12 @@ def test_failed_check_leaves_what_was_there(made: Made, tmp_path: Path) -> None:
     destination.mkdir(parents=True)
     (destination / "old").write_bytes(b"old")
 
-    def check(folder: Path, manifest: manifest_pb2.Manifest) -> manifest_pb2.ParityReport:
+    def complete(folder: Path, manifest: manifest_pb2.Manifest) -> None:
         assert (folder / "manifest.json").exists()
         raise ExportError("parity: planted")
 
     with pytest.raises(ExportError, match="planted"):
-        bundles.write_checked(destination, made.manifest, made.graphs, {}, check, lambda _: "card")
+        bundles.write_checked(destination, made.manifest, made.graphs, {}, complete, lambda _: "card")
     assert [path.name for path in destination.iterdir()] == ["old"]
     assert [path.name for path in destination.parent.iterdir()] == ["1"]
 
@@ -181,7 +181,7 @@ def test_checked_bundle_takes_the_place_of_the_old_one(made: Made, tmp_path: Pat
         made.manifest,
         made.graphs,
         {"tokenizer.model": b"pieces"},
-        lambda *_: report,
+        lambda _, full: full.parity.CopyFrom(report),
         lambda full: f"# {full.model_id}\n",
     )
     assert not (destination / "old").exists()

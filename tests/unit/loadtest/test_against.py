@@ -21,6 +21,8 @@ from attnserve_loadtest.bench import against, against_report, trees
 from attnserve_loadtest.bench.against import POINTS, Bars, Comparison, Cost, order
 from attnserve_loadtest.bench.processor import processor_seconds
 from attnserve_loadtest.bench.trees import Tree, checkout
+from attnserve_server.bundle.loader import load_bundle
+from tests.driving import DEFAULT_BUNDLE
 
 ROOT = Path(__file__).parents[3]
 MAIN = Path("server", "attnserve_server", "__main__.py")
@@ -189,6 +191,17 @@ def test_processor_time_of_a_process_that_is_gone_is_refused() -> None:
         process.wait()
     with pytest.raises(ToolError, match="no processor time"):
         processor_seconds(process.pid)
+
+
+def test_both_trees_serve_a_bundle_that_names_no_golden_answers() -> None:
+    """A manifest of before, but for figures: so a server of an older tree can read it."""
+    with against.alone(DEFAULT_BUNDLE) as models:
+        bundle = load_bundle(models / DEFAULT_BUNDLE.parent.name / DEFAULT_BUNDLE.name)
+    original = load_bundle(DEFAULT_BUNDLE).manifest
+    assert original.golden_file
+    original.files.remove(next(file for file in original.files if file.name == original.golden_file))
+    original.ClearField("golden_file")
+    assert bundle.manifest == original
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from attnserve_loadtest.gpu import __main__ as command
 from attnserve_loadtest.gpu import running
 from attnserve_loadtest.gpu.__main__ import CHECKS, FIRST
 from attnserve_loadtest.gpu.results import (
@@ -32,6 +33,7 @@ from attnserve_loadtest.gpu.results import (
 )
 from attnserve_loadtest.gpu.running import Check, exit_code, run_checks
 from attnserve_loadtest.gpu.table import MOST_COLUMNS, MOST_LINES, table
+from attnserve_server.config import load_config
 from tests.fakes.clock import Clock
 from tests.unit.loadtest import gpu_children
 
@@ -198,3 +200,16 @@ def test_a_machine_without_a_gpu_says_so() -> None:
     done = subprocess.run([sys.executable, "-m", "attnserve_loadtest.gpu"], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("no GPU: this ONNX Runtime has no CUDA provider")
+
+
+@pytest.mark.parametrize(("arguments", "compares"), [((), True), (("--without-values",), False)])
+def test_golden_answers_are_values_too(
+    arguments: tuple[str, ...], compares: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without values, servers that a check starts compare none."""
+    monkeypatch.setenv("ATTNSERVE_ENGINE_CHECK_ANSWERS", "true")
+    for name, value in {"provider_problem": str, "end_on_sigterm": lambda: None, "run_checks": lambda *_: []}.items():
+        monkeypatch.setattr(command, name, value)
+    monkeypatch.setattr(sys, "argv", ["gpu", "--out", str(tmp_path / "report.json"), *arguments])
+    command.main()
+    assert load_config({}, os.environ).engine.check_answers == compares

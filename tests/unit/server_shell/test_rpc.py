@@ -389,15 +389,17 @@ async def _translate(shell: Shell) -> Any:
 # --- With a fake context: cases that gRPC does not produce on demand ---
 
 
-class Aborted(Exception):
+class Aborted(grpc.aio.AbortError):
     pass
 
 
 class Context:
     """The part of ``grpc.aio.ServicerContext`` that the wrapper uses."""
 
-    def __init__(self, remaining_s: float | None = None, write_error: Exception | None = None) -> None:
-        self.remaining_s, self.write_error = remaining_s, write_error
+    def __init__(
+        self, remaining_s: float | None = None, write_error: Exception | None = None, abort_error: Exception | None = None
+    ) -> None:
+        self.remaining_s, self.write_error, self.abort_error = remaining_s, write_error, abort_error
         self.code: grpc.StatusCode | None = None
         self.trailers: tuple[tuple[str, Any], ...] = ()
 
@@ -415,7 +417,7 @@ class Context:
 
     async def abort(self, code: grpc.StatusCode, text: str, trailers: tuple[tuple[str, Any], ...]) -> None:
         self.code, self.trailers = code, trailers
-        raise Aborted(text)
+        raise self.abort_error or Aborted(text)
 
     async def write(self, data: bytes) -> None:
         assert data
@@ -446,6 +448,14 @@ async def test_message_that_cannot_be_sent_means_that_the_client_left(caplog: py
         await method_of(front, recorder, "TranslateStream").unary_stream(StreamRequest(text="a").SerializeToString(), context)
     assert front.tickets[0].cancelled == ["client"]
     assert recorder.counted == [("done", "upper-en-de", "1", "TranslateStream", "CANCELLED")]
+    assert not caplog.records
+
+
+async def test_status_that_cannot_be_sent_means_that_the_client_left(caplog: pytest.LogCaptureFixture) -> None:
+    front, recorder, context = Front(), Recorder(), Context(remaining_s=0.0, abort_error=RuntimeError("batch failed"))
+    with pytest.raises(asyncio.CancelledError):
+        await method_of(front, recorder, "Translate").unary_unary(Request(text="a").SerializeToString(), context)
+    assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert not caplog.records
 
 

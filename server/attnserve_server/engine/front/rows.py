@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The books on rows: how many each worker holds of each model, which worker may be sent a job, and which is kept for one job alone.
+"""Row accounting: how many rows each worker holds of each model, which worker gets a job, and which is reserved for one job.
 
-Each model has a credit of its own on each worker: its slots and a quarter more, so that a freed slot is filled without a round
-trip. What one model's requests hold is no hindrance to another's. A job that may kill workers runs alone: a worker is reserved for
-it, and gets nothing else from then on until the job is done.
+Each model has its own credit on each worker, 1.25 times its slots, so that a freed slot is filled without a round trip. Models do
+not use each other's credit. A job that may kill workers runs alone: a worker is reserved for it and gets no other job until it is
+done.
 """
 
 from __future__ import annotations

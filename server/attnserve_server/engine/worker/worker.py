@@ -38,6 +38,7 @@ from attnserve_server.engine.link.messages import (
     Unload,
     to_worker,
 )
+from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.beat import Beat
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
@@ -166,8 +167,7 @@ class Worker:
         try:
             if starting.engine is None or starting.parts is None:
                 starting.started_at = time.monotonic()
-                starting.engine = self._made(starting.message)
-                starting.parts = starting.engine.starting()
+                starting.engine, starting.parts = self._begun(starting.message)
             else:
                 next(starting.parts)
         except StopIteration:
@@ -181,10 +181,12 @@ class Worker:
             self._has_changed = True
             self._on_broken(starting.message, error)
 
-    def _made(self, message: Load) -> Engine:
+    def _begun(self, message: Load) -> tuple[Engine, Iterator[None]]:
+        """A model's engine, and the parts of its start."""
         kind = self._kinds[message.kind]
         bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
-        return make_engine(kind, bundle, self._config)
+        engine = make_engine(kind, bundle, self._config)
+        return engine, golden.starting(engine, kind, bundle, self._config)
 
     def _on_broken(self, message: Load, error: Exception) -> None:
         """Reports a model that cannot be loaded; the others are served."""

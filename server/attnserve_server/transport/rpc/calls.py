@@ -138,7 +138,12 @@ class _Method:
             error = ServiceError(_INTERNAL_TEXT)
         self._accounts.failed(call, error, status_of(error).name)
         trailers = ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, rich_status(error).SerializeToString()))
-        await context.abort(status_of(error), message_of(error), trailers)
+        try:
+            await context.abort(status_of(error), message_of(error), trailers)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:  # noqa: BLE001  of grpc's internal types: the client left before it could be told
+            raise asyncio.CancelledError from None
         raise AssertionError("abort always raises")
 
 

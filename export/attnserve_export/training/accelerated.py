@@ -52,12 +52,15 @@ class Recorded:
         function: from tensors of fixed shapes on the device to one tensor of figures. It must not wait for the device.
         device: where the tensors that it is given are copied to.
         say: is given the reason if the recording fails.
+        records: whether it is recorded; None: on a GPU only.
     """
 
-    def __init__(self, function: Callable[..., Tensor], device: torch.device, say: Callable[[str], object]) -> None:
+    def __init__(
+        self, function: Callable[..., Tensor], device: torch.device, say: Callable[[str], object], records: bool | None = None
+    ) -> None:
         self._function, self._device, self._say = function, device, say
         self._calls = 0
-        self._is_recordable = device.type == "cuda"
+        self._records = device.type == "cuda" if records is None else records
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: list[Tensor] = []
         self._figures: Tensor | None = None
@@ -65,7 +68,7 @@ class Recorded:
 
     def __call__(self, *inputs: Tensor) -> list[float]:
         """The figures of one update."""
-        if self._is_recordable and self._calls == _EAGER_CALLS:
+        if self._records and self._calls == _EAGER_CALLS:
             self._record(inputs)
         self._calls += 1
         if self._graph is None or self._figures is None:

@@ -167,8 +167,7 @@ class _Cuda:
 @pytest.mark.parametrize("fails", [False, True])
 def test_each_call_makes_one_update_whether_the_recording_succeeds_or_not(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
     cuda, said = _Cuda(monkeypatch, fails=fails), list[str]()
-    recorded = Recorded(cuda.update, CPU, said.append)
-    monkeypatch.setattr(recorded, "_is_recordable", True)
+    recorded = Recorded(cuda.update, CPU, said.append, records=True)
     assert [recorded(torch.tensor([float(number)])) for number in range(7)] == [[0.0], [1.0], [3.0], [6.0], [10.0], [15.0], [21.0]]
     assert cuda.done == 7
     assert [text.split(":")[0] for text in said] == ["the update is not recorded as a CUDA graph"] * fails

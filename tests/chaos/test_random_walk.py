@@ -32,7 +32,7 @@ from tests.e2e.captioning import MODEL, repository
 from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, serve
 from tests.foreign.letters import SPEC as LETTERS
 
-NUM_WORKERS, SETTLED_S, MEMORY = 2, 30.0, 1.05
+NUM_WORKERS, SETTLED_S, MEMORY = 2, 90.0, 1.05
 GAUGES = (("attnserve_slots", {"state": "used"}), ("attnserve_queue_length", {}))
 """What is zero when nothing is asked."""
 NUM_LAST = 20
@@ -136,7 +136,8 @@ async def scene_of(folder: Path, seed: int) -> AsyncIterator[Scene]:
     models = str(repository(folder, MODEL, "transformer-en-de"))
     flags = ("--models", models, "--workers", str(NUM_WORKERS))
     try:
-        with serve(folder, *flags, output=pipe.writing, environment=clock.environment) as server:
+        environment = {**clock.environment, "ATTNSERVE_ENGINE_HANG_SECONDS": "2"}
+        with serve(folder, *flags, output=pipe.writing, environment=environment) as server:
             scene = Scene(server, pipe, clock, random.Random(seed), [])
             scene.channels = [scene.channel() for _ in range(NUM_CHANNELS)]
             scene.known = await asked_alone(scene.channels[0])

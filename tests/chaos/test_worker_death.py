@@ -169,7 +169,7 @@ def test_stopped_worker_is_replaced_and_its_requests_are_answered(tmp_path: Path
         unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(8)]
         assert [texts(future.result(timeout=60)) for future in unary] == [beams] * 8
         assert stopped not in server.children()
-        assert "hangs: it has work and has said nothing for 2 s" in server.log.read_text()
+        assert "hangs: it has work and has sent nothing for 2 s" in server.log.read_text()
 
 
 def test_workers_do_not_outlive_the_front(server: Server) -> None:

@@ -75,7 +75,7 @@ async def test_worker_that_hangs_is_replaced(tmp_path: Path, caplog: pytest.LogC
         assert await asyncio.wait_for(count(app, "abba"), 60) == {"a": 2, "b": 2}
         assert list(app.pool.pids()) == ["worker-0.1"]
         assert await metric_of_workers(app) == (1, 1)
-    assert f"worker-0.0 hangs: it has work and has said nothing for {HANG_S:g} s" in caplog.text
+    assert f"worker-0.0 hangs: it has work and has sent nothing for {HANG_S:g} s" in caplog.text
 
 
 async def metric_of_workers(app: App) -> tuple[float, float]:

@@ -141,6 +141,19 @@ async def test_model_whose_load_killed_two_workers_is_loaded_again_after_a_while
     assert told(bench, "worker-0.5") == ["model-0"], "one more death sets it aside again"
 
 
+async def test_queued_requests_of_a_model_end_when_its_last_worker_cannot_load_it(bench: Bench) -> None:
+    bench.lose()
+    ticket = bench.ask()
+    other = bench.ask(model=1)
+    bench.pool.workers = (NEXT,)
+    bench.pool.say(NEXT, Hello("cpu", "1.31.1"))
+    assert not ticket.is_done, "the worker may still load it"
+    bench.pool.say(NEXT, Broken(bench.models[0].key, ["no memory"], bench.models[0].generation))
+    with pytest.raises(errors.ModelNotReady):
+        await ticket.result()
+    assert not other.is_done
+
+
 async def test_load_that_succeeds_clears_a_model(bench: Bench) -> None:
     bench.lose()
     for number in (1, 3, 5):

@@ -61,7 +61,7 @@ class Front:
         Raises:
             StartupError: no model is left, or the workers die.
         """
-        await self._workers.start(Listener(self._on_progress, self.dispatch, self._on_lost))
+        await self._workers.start(Listener(self._on_progress, self.dispatch, self._end_queued, self._on_lost))
         unloaded = [model for model in self._registry.all() if not model.is_ready]
         if unloaded and len(unloaded) == len(self._registry.all()):
             raise errors.StartupError("; ".join(str(model.load_error()) for model in unloaded))
@@ -253,6 +253,9 @@ class Front:
     def _give_up_all(self, model: ServedModel, reason: str, error: errors.ServiceError) -> None:
         for job in self._of(model):
             self._give_up(job, reason, error)
+
+    def _end_queued(self, model: ServedModel) -> None:
+        self._give_up_all(model, "unload", errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0))
 
     def _give_up(self, job: Job, reason: str, error: errors.ServiceError) -> None:
         """Ends a job, and all its tickets, with an error."""

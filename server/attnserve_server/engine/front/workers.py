@@ -52,6 +52,8 @@ class Listener:
     progress: Callable[[Progress[Any]], None]
     ready: Callable[[ServedModel], None]
     """A worker has warmed a model and accepts requests for it, or is no longer reserved for another job."""
+    unserved: Callable[[ServedModel], None]
+    """No worker has the model, and none is going to have it soon."""
     lost: Callable[[str, bool], None]
     """A worker has died and its requests are lost; the flag says whether it died while loading a model."""
 
@@ -231,6 +233,8 @@ class Workers:
         log.error("%s cannot load %s, version %s: %s", worker, *model.key, "; ".join(problems))
         model.broken[worker] = problems
         self._settled.set()
+        if not self.can_serve(model):
+            self._listener.unserved(model)
         if model.was_ready:  # it can be loaded in principle: the failure may be temporary, such as lack of memory
             asyncio.get_running_loop().call_later(reload_s or RELOAD_S, self._tell_again, worker, model)
 

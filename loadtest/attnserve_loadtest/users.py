@@ -82,11 +82,19 @@ class LoadUser(User):
         self._open.join(timeout=_TIMEOUT_S)
 
     def ask(self, item: Any, scheduled: float) -> None:
-        """Sends one request; its latency counts from ``scheduled``, by ``time.perf_counter``."""
+        """Sends one request, waits for its end and records the result.
+
+        Args:
+            item: one of :meth:`items`.
+            scheduled: when it was to be sent, in seconds of ``time.perf_counter``; its latency counts from then.
+
+        Raises:
+            StopUser: the call was cancelled, because the test is over.
+        """
         raise NotImplementedError
 
     def note(self, name: str, seconds: float) -> None:
-        """Records a success."""
+        """Reports a success to Locust under ``name``; ``seconds`` is its latency."""
         self.environment.events.request.fire(
             request_type="grpc", name=name, response_time=1e3 * seconds, response_length=0, exception=None, context={}
         )
@@ -96,8 +104,11 @@ class LoadUser(User):
 
         Args:
             name: of the event.
-            scheduled: when it was to be sent.
-            send: sends it; returns the server's own time in seconds.
+            scheduled: as in :meth:`ask`.
+            send: sends it and waits for the end of the answer; returns the server's own time in seconds, or raises RpcError.
+
+        Raises:
+            StopUser: as :meth:`ask`; any other RpcError is recorded as an error.
         """
         began = time.perf_counter()
         try:
@@ -131,7 +142,7 @@ class TranslationUser(LoadUser):
         self._stub = translation_pb2_grpc.TranslationServiceStub(channel_to(self.address))
 
     def items(self, options: Any) -> list[str]:
-        """Sentences."""
+        """Sentences: the lines of ``options.texts``, or the project's own."""
         return texts.sentences(Path(options.texts) if options.texts else None)
 
 
@@ -139,7 +150,7 @@ class TranslateUser(TranslationUser):
     """Requests unary translations."""
 
     def ask(self, item: str, scheduled: float) -> None:
-        """See :class:`LoadUser`."""
+        """See :meth:`LoadUser.ask`."""
         request = translation_pb2.TranslateRequest(text=item, model=self._model, options=self._decode)
         self.call(UNARY, scheduled, lambda: self._stub.Translate(request, timeout=_TIMEOUT_S).timings.total_seconds)
 
@@ -148,7 +159,7 @@ class TranslateStreamUser(TranslationUser):
     """Requests streamed translations."""
 
     def ask(self, item: str, scheduled: float) -> None:
-        """See :class:`LoadUser`."""
+        """See :meth:`LoadUser.ask`; also records the time from ``scheduled`` to the first piece, and each time between pieces."""
         request = translation_pb2.TranslateStreamRequest(text=item, model=self._model, options=self._decode)
 
         def send() -> float:
@@ -189,7 +200,7 @@ class CaptionUser(LoadUser):
         return image_files(options.images)
 
     def ask(self, item: bytes, scheduled: float) -> None:
-        """See :class:`LoadUser`."""
+        """See :meth:`LoadUser.ask`."""
         request = caption_pb2.CaptionRequest(image=item, model=self._model, options=self._decode)
         self.call(CAPTION, scheduled, lambda: self._stub.Caption(request, timeout=_TIMEOUT_S).timings.total_seconds)
 

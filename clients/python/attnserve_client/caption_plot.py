@@ -51,7 +51,18 @@ def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[
 
 
 def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
-    """Returns a figure of captions, one below the other."""
+    """Draws captions, one below the other: the text, then the photo, and the photo weighted by the attention of each word.
+
+    Args:
+        stories: as in :func:`save_stories`; at least one.
+
+    Returns:
+        The figure, at most six pictures wide.
+
+    Raises:
+        ValueError: a caption has no single attention map.
+        OSError: an image cannot be opened.
+    """
     tiles = [_tiles(caption, image) for caption, image in stories]
     heights = [_TILE_IN * each[0][1].shape[0] / each[0][1].shape[1] for each in tiles]
     rows = [math.ceil(len(each) / _COLUMNS) for each in tiles]
@@ -77,7 +88,9 @@ def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
 
 
 def _tiles(caption: Caption, image: bytes) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Returns the photo, and the photo weighted by each word's map, with their words."""
+    """Returns pairs of word and picture, uint8 (height, width, 3): the photo with an empty word, then the photo weighted by the
+    map of each word. The longer side is at most ``_TILE_PIXELS``.
+    """
     file = Image.open(io.BytesIO(image))
     file.draft("RGB", (2 * _TILE_PIXELS, 2 * _TILE_PIXELS))
     photo = ImageOps.exif_transpose(file).convert("RGB")

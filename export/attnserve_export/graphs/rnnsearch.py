@@ -43,7 +43,7 @@ class EncodeGraph(nn.Module):
         self.model = model
 
     def forward(self, source: Tensor, source_length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns memory (B, L, 2 n) and key (B, L, n'), zero after a source's end, and state (B, n)."""
+        """Returns memory (B, L, 2 d_encoder) and key (B, L, d_alignment), zero after a source's end, and state (B, d_decoder)."""
         model = self.model
         out, last = onnx_recurrent(
             [model.reader, model.backward_reader], model.embed(source).transpose(0, 1), source_length, "bidirectional"
@@ -78,7 +78,19 @@ class StepGraph(nn.Module):
     def forward(
         self, token: Tensor, source_length: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, state: Tensor
     ) -> tuple[Tensor, ...]:
-        """Takes memory (R, capacity, 2 n), key (R, capacity, n') and state (S, n); returns the outputs in the order of the spec."""
+        """Runs the step on a whole batch.
+
+        Args:
+            token: last token of each row, int64 (S).
+            source_length: int32 (R).
+            request_of_row: int64 (S); None if each row has its own request (S = R).
+            memory: (R, capacity, 2 d_encoder).
+            key: (R, capacity, d_alignment).
+            state: (S, d_decoder).
+
+        Returns:
+            The outputs in the order of the spec: scores, attention (S, capacity), next state (S, d_decoder).
+        """
         model, capacity = self.model, memory.shape[1]
         if not self.is_fixed:
             reach = int(((source_length.max() + (BLOCK - 1)) & -BLOCK).item())  # the next multiple of a power of two
@@ -162,7 +174,18 @@ def _attention(model: RnnSearch) -> manifest_pb2.AttentionOutput:
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Restores the module's parameters from a graph: see :class:`StepGraph`, ``additive_attention`` and ``onnx_recurrent``."""
+    """Recovers the parameters of :class:`RnnSearch` from the constants of a bundle's graphs, which hold some in another form.
+
+    Args:
+        stored: constants of all graphs by name.
+
+    Returns:
+        ``stored`` and what differs in it: ``align_score`` (doubled by ``additive_attention``), the encoder's biases (in ONNX's
+        order of gates, see ``onnx_recurrent``), ``token_gates`` and ``deep`` (cut and joined by :class:`StepGraph`).
+
+    Raises:
+        KeyError, ValueError: a constant is missing.
+    """
     d_deep = len(stored["deep_state"])
     token_gates, of_token = stored["of_token.weight"].split([len(stored["of_token.weight"]) - d_deep, d_deep])
     token_bias, deep_bias = stored["of_token.bias"].split([len(token_gates), d_deep])

@@ -103,7 +103,18 @@ def _step(model: Seq2Seq, states: list[manifest_pb2.State], group: int) -> Graph
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Restores the module's parameters from a graph: see :class:`StepGraph` and ``onnx_recurrent``."""
+    """Recovers the parameters of :class:`Seq2Seq` from the constants of a bundle's graphs, which hold some in another form.
+
+    Args:
+        stored: constants of all graphs by name.
+
+    Returns:
+        ``stored`` and what differs in it: the biases of the encoder (in ONNX's order of gates, see ``onnx_recurrent``), and the
+        input weights of the decoder's first layer, which :class:`StepGraph` names ``of_token``.
+
+    Raises:
+        KeyError, ValueError: a constant is missing.
+    """
     readers = sorted({name.rpartition(".")[0] for name in stored if name.startswith("reader.")})
     first = {"writer.0.weight_ih_l0": stored["of_token.weight"], "writer.0.bias_ih_l0": stored["of_token.bias"]}
     return stored | stored_biases(stored, readers) | first

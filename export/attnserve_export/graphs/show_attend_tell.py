@@ -40,7 +40,7 @@ class EncodeGraph(nn.Module):
         self.register_buffer("mean_of", torch.full((1, 1, NUM_CELLS), 1 / NUM_CELLS))
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Returns memory (B, L, D), key (B, L, A), hidden and cell (B, n)."""
+        """Returns memory (B, NUM_CELLS, D), D the trunk's width; key (B, NUM_CELLS, d_alignment); hidden and cell (B, d_hidden)."""
         source = self.model.source(self.model.encode(image))
         mean = (self.mean_of @ source.memory).squeeze(
             1
@@ -67,7 +67,19 @@ class StepGraph(nn.Module):
     def forward(
         self, token: Tensor, request_of_row: Tensor | None, memory: Tensor, key: Tensor, hidden: Tensor, cell: Tensor
     ) -> tuple[Tensor, ...]:
-        """Takes memory (R, L, D), key (R, L, A), hidden and cell (S, n); returns the outputs in the order of the spec."""
+        """Runs the step on a whole batch.
+
+        Args:
+            token: last token of each row, int64 (S).
+            request_of_row: int64 (S); None if each row has its own request (S = R).
+            memory: (R, NUM_CELLS, D).
+            key: (R, NUM_CELLS, d_alignment).
+            hidden: (S, d_hidden).
+            cell: (S, d_hidden).
+
+        Returns:
+            The outputs in the order of the spec: scores, attention (S, NUM_CELLS), next hidden state and next cell (S, d_hidden).
+        """
         model = self.model
         if request_of_row is not None:
             memory, key = memory.index_select(0, request_of_row), key.index_select(0, request_of_row)
@@ -134,7 +146,18 @@ def _step(model: ShowAttendTell, states: list[manifest_pb2.State], group: int) -
 
 
 def _restore(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Restores the module's parameters from a graph: see :class:`StepGraph` and ``additive_attention``."""
+    """Recovers the parameters of :class:`ShowAttendTell` from the constants of a bundle's graphs, which hold some in another form.
+
+    Args:
+        stored: constants of all graphs by name; the function adds to it.
+
+    Returns:
+        ``stored`` with ``align_score`` (doubled by ``additive_attention``), and ``token_gates`` and ``deep_token`` (joined as
+        ``of_token`` by :class:`StepGraph`).
+
+    Raises:
+        KeyError, ValueError: a constant is missing.
+    """
     (doubled,) = (value for name, value in stored.items() if name.startswith("unsqueeze") and value.shape[1:] == (1,))
     stored["align_score"] = doubled[:, 0] / 2
     gates = 4 * stored["state_gates.weight"].shape[1]

@@ -15,18 +15,27 @@ import torch
 from attnserve_export.recipe.base import RecipeError
 
 LOCK = "run.lock"
-"""Of a run's folder: the process that trains in it holds it."""
+"""Name of the lock file in a run's folder; the process that trains the run holds the lock."""
 
 
 def save_atomically(value: Any, path: Path) -> None:
-    """Saves a value for ``torch.load``."""
+    """Writes a value for ``torch.load``; replaces the file atomically, by way of ``path`` with the suffix ``.tmp``.
+
+    Raises:
+        OSError: the file cannot be written, or its folder does not exist.
+    """
     temporary = path.with_suffix(".tmp")
     torch.save(value, temporary)
     temporary.replace(path)
 
 
 def write_json(content: Mapping[str, Any], path: Path) -> None:
-    """Writes one JSON object."""
+    """Writes a JSON object, indented, in UTF-8; replaces the file atomically, by way of ``path`` with the suffix ``.tmp``.
+
+    Raises:
+        TypeError: JSON has no form of a value in ``content``.
+        OSError: the file cannot be written, or its folder does not exist.
+    """
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     temporary.replace(path)

@@ -26,7 +26,17 @@ BLOCK = 20
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A measurement: its name, how it decodes, and the ratio that it must reach."""
+    """A measurement of both sides with the same settings.
+
+    Attributes:
+        name: title in reports.
+        variant: of the bundle; the peer computes in the same precision.
+        beam_size: 1 for greedy search.
+        bar: least median of the ratio that passes.
+        stretch: median that is aimed at; reported only.
+        is_single: whether sentences are translated one at a time.
+        workers: number of processes or replicas of each side.
+    """
 
     name: str
     variant: str
@@ -59,16 +69,17 @@ class Sentences:
 
 @dataclass(frozen=True, slots=True)
 class PointResult:
-    """The result of a point.
+    """The result of a point. Of each side the setting with the least median time counts.
 
     Attributes:
-        point: what was measured.
-        ratio: the peer's time over ours.
-        ours: our best setting, in words, and its tokens per second, the median.
-        peer: the same of the peer.
-        seconds: duration of each round, by setting.
-        identical: share of sentences whose answers are the same.
-        bleu: lower-case BLEU of ours and of the peer; empty without references.
+        point: the measured point.
+        ratio: CTranslate2's time divided by this engine's within each round: median, least and greatest. Above 1 this engine is
+            faster.
+        ours: name of this engine's best setting, and its target tokens, end symbols included, per second of the median round.
+        peer: the same of CTranslate2.
+        seconds: duration of each round, by name of the setting, for all settings.
+        identical: share, 0 to 1, of the sentences for which both best settings return equal tokens.
+        bleu: lower-case BLEU, 0 to 100, by "ours" and "peer"; empty without references.
     """
 
     point: Point
@@ -86,10 +97,10 @@ def measure(
     """Measures a point.
 
     Args:
-        point: what.
-        folders: of the bundle, and of the converted model.
-        bundle: the bundle.
-        sentences: to be translated.
+        point: what to measure.
+        folders: folder of the bundle, and folder of the model that was converted for CTranslate2.
+        bundle: the bundle, for its vocabulary.
+        sentences: the sentences to translate; at ``is_single``, every fifth of them (``SINGLE_SHARE``) is timed.
         num_rounds: interleaved rounds; one more, before them, warms up.
         note: called after every run, for progress.
     """

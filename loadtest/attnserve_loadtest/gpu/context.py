@@ -69,7 +69,7 @@ class Context:
         self.models, self.report = Path(self.models), Path(self.report)
 
     def bundles(self) -> list[tuple[Path, list[str]]]:
-        """Each bundle with its CUDA variants, the default model's first."""
+        """Returns the folder of each bundle and the names of its CUDA variants; the default model's first, then by path."""
         found = []
         for path in sorted(find_bundles(self.models), key=lambda path: (path.parent.name != DEFAULT_MODEL, path)):
             manifest = load_bundle(path).manifest
@@ -105,7 +105,13 @@ class Context:
         return self.engines[key]
 
     def in_time(self, items: Iterable[T], figures: dict[str, Any], label: Callable[[T], str] = str) -> Iterator[T]:
-        """The items for which time is left; the labels of the others are noted in ``figures[CUT]``."""
+        """Yields items while at least the share ``_MARGIN`` of the check's time limit is left; all items without a deadline.
+
+        Args:
+            items: what the check measures, in order.
+            figures: the labels of the items that were left out are appended to ``figures[CUT]`` when the iteration ends.
+            label: returns an item's label.
+        """
         limit = self.deadline - self._began
         cut = list[str]()
         for item in items:
@@ -122,7 +128,10 @@ class Context:
 
 
 def options_for(bundle: Bundle, beam_size: int, max_tokens: int = 128) -> DecodeOptions:
-    """Options within the model's limits, as the front sets them: the engine does not check."""
+    """Returns decode options with ``max_tokens``, but at most the model's ``max_target_tokens``.
+
+    The engine checks no options, so ``beam_size`` must be one that the model allows: it is not limited here.
+    """
     return DecodeOptions(beam_size=beam_size, max_tokens=min(max_tokens, bundle.manifest.limits.max_target_tokens))
 
 
@@ -143,9 +152,9 @@ def translate(
     """The best hypothesis of each source.
 
     Args:
-        engine: without work.
+        engine: started, without work.
         sources: the requests' sources.
-        options: of all requests, or in turn.
+        options: of all requests; of several options, source i takes number i modulo their count.
         joining: number of sources that arrive before each step; 0 for all at once.
 
     Raises:

@@ -24,7 +24,7 @@ from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 
 MAX_CANDIDATES_PER_BEAM = 2
 Candidates = tuple[list[int], list[float]]
-"""Tokens and their log-probabilities, best first."""
+"""Tokens and their log-probabilities: best first, or in the order of the draws."""
 Coverage = Callable[["Path"], npt.NDArray[np.float64]]
 """Returns the total attention of a hypothesis on each source token: (num_source,)."""
 
@@ -114,7 +114,11 @@ class Search(abc.ABC):
         self._finish(Path(tokens, total), FinishReason.STOP)
 
     def candidates(self, index: int, logits: Row, log_probs: Row) -> Candidates:
-        """Returns the candidates of one live hypothesis, from all scores of its row (V,)."""
+        """Returns the next tokens to consider for ``live[index]``, each with its own log-probability (not the path's sum).
+
+        Within the prefix, returns the forced token alone. After it, applies the rules to ``log_probs`` (V,), the log-softmax of
+        ``logits`` (V,), and returns the best ``num_candidates`` tokens (fewer if the rules forbid the others) or the drawn ones.
+        """
         tokens, prefix = self.live[index].tokens, self._options.prefix
         if len(tokens) < len(prefix):
             forced = prefix[len(tokens)]

@@ -69,19 +69,26 @@ class Memory(Protocol):
         ...
 
     def source_size(self, longest: int) -> int:
-        """Returns the length to which a group of sources is padded."""
+        """Returns the number of tokens to which each source of a group is padded for the encoder.
+
+        Args:
+            longest: number of tokens of the group's longest source, with its end symbol.
+
+        Returns:
+            ``longest`` on the CPU; on CUDA the capacity of the axis "source", for which the encoder's outputs are allocated.
+        """
         ...
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
-        """Runs the encoder."""
+        """Runs the encode graph; ``feeds`` are its inputs by name, the group of sources on their first axis."""
         ...
 
     def key(self, rows: int, requests: int) -> Key:
-        """Returns the key of the binding for this number of rows and requests."""
+        """Returns the key of the binding for this number of live rows and requests; the key's numbers may be larger (CUDA)."""
         ...
 
     def bind(self, step: StepSession, key: Key) -> Binding:
-        """Makes a binding; the runner caches it."""
+        """Binds a step graph to the buffers, for the rows, requests and buffer parity of ``key``; the runner caches the binding."""
         ...
 
     def warm_rows(self) -> Iterable[int]:
@@ -138,7 +145,7 @@ class Sizes:
         return [int(axis) if axis.isdigit() else self.axis(axis) for axis in tensor.axes[1:]]
 
     def axis(self, name: str) -> int:
-        """Returns the capacity of a named axis."""
+        """Returns the capacity of a named axis: a state's growing axis or "source"; any other name is the vocabulary's axis."""
         return self._capacity.get(name, self._vocabulary)
 
 

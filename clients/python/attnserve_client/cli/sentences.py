@@ -49,7 +49,8 @@ def read_split(client: Client, data: Path | None, split: str, model: str, limit:
     """Reads a split of Multi30k in the languages of a model's manifest; of the server's default model if ``model`` is empty.
 
     Raises:
-        ToolError: the data set is missing.
+        ToolError: the data set or the split is missing, or its files are not parallel.
+        AttnserveError: the server does not answer, or has no such model.
     """
     if data is None:
         raise ToolError("name the folder of data sets with --data or ATTNSERVE_DATA")
@@ -69,7 +70,21 @@ def read_split(client: Client, data: Path | None, split: str, model: str, limit:
 def translated(
     client: Client, sources: list[str], model: str, max_in_flight: int, keywords: RequestKeywords
 ) -> list[Translation | None]:
-    """Translates all lines with a progress bar; a blank line gives None."""
+    """Translates lines with a progress bar.
+
+    Args:
+        client: connection to the server.
+        sources: the lines.
+        model: id; empty for the server's default.
+        max_in_flight: maximum number of requests that run at once.
+        keywords: options of every request.
+
+    Returns:
+        One answer for each line, in order; None for a blank line, which is not sent.
+
+    Raises:
+        AttnserveError: the first error in order, with the line's number as its note; the other requests are cancelled.
+    """
     lines = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
     answers: list[Translation | None] = []
     with contextlib.closing(lines), output.progress(f"translating {model}".strip(), len(sources)) as advance:
@@ -80,5 +95,5 @@ def translated(
 
 
 def texts_of(answers: list[Translation | None]) -> list[str]:
-    """Returns the best answers' texts."""
+    """Returns the text of each answer's best hypothesis; an empty text for None."""
     return [answer.text if answer is not None else "" for answer in answers]

@@ -150,7 +150,15 @@ class CaptionTrainer:
         self._console.print(" ".join(f"{key} {value}" for key, value in line.items()))
 
     def one_update(self, batch: _Batch, total: int) -> tuple[float, int]:
-        """Makes one step of the optimizer; returns the negative log-likelihood in nats, and its number of tokens."""
+        """Makes one step of the optimizer, at a rate that rises linearly and falls as a cosine.
+
+        Args:
+            batch: the captions.
+            total: number of updates of the whole run, at which the rate is 0.
+
+        Returns:
+            Negative log-likelihood and number of tokens, as :meth:`loss_of`.
+        """
         self.update += 1
         options = self.recipe.optimizer
         rise, fall = self.update / options.warmup_updates, (self.update - options.warmup_updates) / (total - options.warmup_updates)
@@ -164,7 +172,16 @@ class CaptionTrainer:
         return nll, num_tokens
 
     def loss_of(self, batch: _Batch) -> tuple[Tensor, float, int]:
-        """Returns the loss of equation 14, or of section 4.1; the negative log-likelihood in nats; and the number of tokens."""
+        """Computes the loss of one batch; moves the baseline of section 4.1 if the attention's locations were drawn.
+
+        The loss is that of Xu et al. 2015, equation 14, with label smoothing: the mean over the target tokens, plus the doubly
+        stochastic term, a mean over the captions. Hard attention draws locations in a share ``_DRAWN_SHARE`` of the batches; for
+        these the REINFORCE and the entropy term of section 4.1 are added.
+
+        Returns:
+            The loss, a scalar with gradient; the sum of the negative log-likelihood over the batch in nats, without smoothing; and
+            the number of target tokens, with end symbols and without padding.
+        """
         terms, given, wanted = self.recipe.attention, batch.tgt[:, :-1], batch.tgt[:, 1:]
         source = self.model.source(self.model.annotate(self._features_of(batch.photos, batch.views)))
         is_drawn = (
@@ -211,7 +228,7 @@ class CaptionTrainer:
     def select(self) -> dict[str, Any]:
         """Keeps the weights of the epoch with the best BLEU-4 on the held-back photos, with beam search.
 
-        Only the five best epochs by greedy search are evaluated.
+        Only the five best epochs by greedy search are evaluated. Writes ``best.pt`` and ``summary.json``; returns the summary.
         """
         log = self._log
         likely = sorted(log, key=lambda line: -line["held_back_bleu_greedy"])[:5]
@@ -272,7 +289,7 @@ class CaptionTrainer:
 
 
 def bleu(captions: list[str], photos: Sequence[Photo]) -> float:
-    """Returns corpus BLEU-4 (Papineni et al. 2002) of one caption a photo against its references, by words."""
+    """Returns corpus BLEU-4, 0 to 100 (Papineni et al. 2002), by words: ``captions[i]`` against the captions of ``photos[i]``."""
     count = max(len(photo.captions) for photo in photos)
     references = [[photo.captions[k if k < len(photo.captions) else 0] for photo in photos] for k in range(count)]
     return sacrebleu.corpus_bleu(captions, references, tokenize="none", force=True).score

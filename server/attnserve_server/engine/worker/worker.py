@@ -162,7 +162,7 @@ class Worker:
             self._starting[message.model] = Starting(message, time.monotonic())
 
     def _start(self, starting: Starting) -> None:
-        """Runs one part of starting a model."""
+        """Runs one part of starting a model; reports :class:`Ready` after the last one, or :class:`Broken` if it raised."""
         model = starting.message.model
         try:
             if starting.engine is None or starting.parts is None:
@@ -182,7 +182,16 @@ class Worker:
             self._on_broken(starting.message, error)
 
     def _begun(self, message: Load) -> tuple[Engine, Iterator[None]]:
-        """A model's engine, and the parts of its start."""
+        """Makes a model's engine.
+
+        Returns:
+            The engine, and an iterator that starts it: each item is one part of loading the graphs, of the warm-up or of the
+            comparison of golden answers. The iterator raises BundleError if an answer differs.
+
+        Raises:
+            BundleError: the bundle cannot be read, or has problems.
+            ImportError: the function that makes the kind's engine does not exist.
+        """
         kind = self._kinds[message.kind]
         bundle = load_bundle(Path(message.folder), message.device, message.variant, kind.problems)
         engine = make_engine(kind, bundle, self._config)
@@ -204,7 +213,11 @@ class Worker:
             self._has_changed = True
 
     def _learn(self, path: str) -> None:
-        """Decodes the messages of a kind from now on."""
+        """Imports a kind by its path, and adds its messages to those that the worker decodes.
+
+        Raises:
+            ImportError: the path does not exist.
+        """
         if path not in self._kinds:
             self._kinds[path] = imported(path)
             self._decoder = to_worker(self._kinds.values())

@@ -151,7 +151,7 @@ class RunningBatch:
         return ready
 
     def hypotheses(self, sequence: Decoding) -> list[Hypothesis]:
-        """Returns the answer of a finished search."""
+        """Returns the hypotheses of a finished search, best first, at most ``num_hypotheses``."""
         results = []
         for found in sequence.search.results():
             weights = None
@@ -168,7 +168,11 @@ class RunningBatch:
         return not sequence.keeps_attention and self._unknown_id in tokens and self._unknown_id not in self._symbols.banned
 
     def copied_from(self, sequence: Decoding, path: Path, start: int) -> dict[int, int]:
-        """Maps the index, counted from ``start``, of each unknown symbol to the source token that it attended to most."""
+        """Finds for each unknown symbol in ``path.tokens[start:]`` the source token with most attention, the one to copy.
+
+        Returns:
+            Index in that slice -> index in the source's tokens; empty if no attention was kept, or the source is an image.
+        """
         num_source = len(sequence.payload.tokens) - 1  # the end symbol has no characters
         unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
         if not unknown or num_source < 1 or not sequence.keeps_attention:

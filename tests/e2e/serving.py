@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -113,6 +114,8 @@ def serve(folder: Path, *flags: str, output: int | None = None, environment: Map
     It serves only the default model, so that it starts faster, unless the flags name a repository.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup; servers would inherit it, and ignore SIGHUP too
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if "--models" not in flags:
         flags = (*flags, "--models", str(default_model_alone(folder)))
     ready, log = folder / "ready.json", folder / "server.log"

@@ -99,9 +99,11 @@ def test_a_planted_fault_is_seen(
 ) -> None:
     setting, change = FAULTS[fault]
     sampling, rules = SETTINGS[setting]
-    make_stream, draw = search.Stream, search.draw
+    make_stream, draw = search.UniformGenerator, search.draw
     monkeypatch.setattr(search, "draw", lambda row, how, uniforms: draw(row, change(how), uniforms))
-    monkeypatch.setattr(search, "Stream", lambda seed, number: make_stream(change(replace(sampling, seed=seed)).seed, number))
+    monkeypatch.setattr(
+        search, "UniformGenerator", lambda seed, number: make_stream(change(replace(sampling, seed=seed)).seed, number)
+    )
     tokens = drawn(engine, source, setting)
     assert p_value(tokens, distribution(log_probs(rules), sampling)) < MOST_P_OF_A_FAULT
 

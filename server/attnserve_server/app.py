@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 from collections.abc import Iterable
@@ -30,6 +31,7 @@ from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
 from attnserve_server.transport.http.server import HttpServer
+from attnserve_server.transport.http.watchdog import Watchdog, end_process
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
 
@@ -101,6 +103,7 @@ class App:
         """
         raise_descriptor_limit()
         ready = ReadyFile(ready_file)
+        watchdog = Watchdog(functools.partial(end_process, ready.remove))
         stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")
         try:
             await _first_of(asyncio.create_task(self.start(), name="start"), stop)
@@ -109,6 +112,7 @@ class App:
                 await self.stop_what_started()
                 return
             quiet_collector()
+            watchdog.start(self.http.listeners)
             pids = self.pool.pids()
             ready.write({"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": pids})
             await _first_of(asyncio.create_task(self.http.ended(), name="http"), stop)
@@ -117,6 +121,7 @@ class App:
                 await self.stop_what_started()
             raise
         finally:
+            watchdog.stop()
             ready.remove()
         if not stop.done():
             log.critical("the HTTP server has ended: nothing shows whether this process serves")

@@ -6,6 +6,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
+import urllib.error
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -162,3 +165,27 @@ async def test_server_without_http_drains_and_ends(models: Path, monkeypatch: py
         await asyncio.wait_for(serving, 20)
     assert not ready.exists()
     assert app.pool.pids() == {}
+
+
+@pytest.mark.load
+async def test_server_whose_event_loop_is_stuck_fails_its_health_check(models: Path, tmp_path: Path) -> None:
+    write_bundle(models)
+    app, ready = made_app(models), tmp_path / "ready.json"
+    serving = asyncio.create_task(app.run(ready))
+    await until(ready.exists)
+
+    def status_soon() -> int:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{app.http_port}/healthz", timeout=20) as response:
+                return int(response.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    assert await asyncio.to_thread(status_soon) == 200
+    answer = asyncio.create_task(asyncio.to_thread(status_soon))
+    await asyncio.sleep(0)
+    time.sleep(5)  # noqa: ASYNC251  the fault
+    assert await answer == 503
+    assert await asyncio.to_thread(status_soon) == 200
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.wait_for(serving, 20)

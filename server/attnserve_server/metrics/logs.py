@@ -15,6 +15,8 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from attnserve_server.metrics.log_writer import WriterThread
+
 request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="-")
 """Id of the request that the current task handles."""
 
@@ -66,8 +68,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    """Configures all logs to go to one stream, as ``text`` or ``json``; replaces earlier handlers.
+
+    Args:
+        log_format: ``text`` or ``json``.
+        level: the least level that is logged.
+        stream: it is written by the logging thread itself; None for standard error, which a thread of its own writes.
+    """
+    handler = _standard_error() if stream is None else logging.StreamHandler(stream)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
     root = logging.getLogger()
@@ -75,3 +83,8 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _standard_error() -> logging.Handler:
+    """Returns the handler of standard error; one that does nothing if the process was started without it."""
+    return logging.NullHandler() if sys.__stderr__ is None else WriterThread(sys.__stderr__.fileno())

@@ -16,6 +16,7 @@ from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.liveness import Liveness
+from attnserve_server.metrics.log_writer import report_drops_to
 from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
@@ -210,6 +211,8 @@ class Metrics:
         )
         self._cache_bytes = self._gauge("cache_bytes", "Size of the answer cache in bytes.", ())
         self._cache_entries = self._gauge("cache_entries", "Answers in the cache.", ())
+        dropped = self._counter("log_lines_dropped", "Log lines of the front that its output did not take in time.", ())
+        report_drops_to(dropped.inc)
         # It is part of the public surface but has no series: no worker measures it yet.
         self._gauge("device_memory_bytes", "Memory that the workers use on a device, in bytes.", ("device",))
         self._build_info = Info("attnserve_build", "Versions of server, ONNX Runtime and Python.", registry=self._registry)

@@ -3,14 +3,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import logging
+import os
+import re
+import threading
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from attnserve_server.metrics import logs
+from attnserve_server.metrics.log_writer import WriterThread
+from attnserve_server.metrics.prometheus import Metrics
 
 logger = logging.getLogger("attnserve_server.test")
 
@@ -74,3 +81,61 @@ def test_lines_of_one_request() -> None:
         logger.warning("its own")
     logger.warning("nobody's")
     assert [line.split(" [")[1] for line in stream.getvalue().splitlines()] == ["id-2] its own", "-] nobody's"]
+
+
+class Pipe:
+    """The output of a log: a pipe of one page, and a handler whose lines take 5 KB at most."""
+
+    def __init__(self) -> None:
+        self.reading, self.writing = os.pipe()
+        fcntl.fcntl(self.writing, fcntl.F_SETPIPE_SZ, 4096)
+        self.handler = WriterThread(self.writing, max_bytes=5_000)
+        self.handler.setFormatter(logging.Formatter("%(message)s"))
+        root = logging.getLogger()
+        root.handlers[:] = [self.handler]
+        root.setLevel("INFO")
+
+    def read_until(self, pattern: str) -> str:
+        text = ""
+        while not re.search(pattern, text):
+            text += os.read(self.reading, 65536).decode()
+        return text
+
+
+def dropped(registry: CollectorRegistry) -> float:
+    return registry.get_sample_value("attnserve_log_lines_dropped_total") or 0.0
+
+
+def test_output_that_is_not_read_stops_no_thread_and_its_missing_lines_are_counted() -> None:
+    registry, pipe = CollectorRegistry(), Pipe()
+    Metrics(registry)
+    logger.info("first")
+    assert pipe.read_until("first\n") == "first\n"
+    writes = threading.Thread(target=lambda: [logger.info("%04d %s", n, "x" * 94) for n in range(1000)], daemon=True)
+    writes.start()
+    writes.join(20)
+    assert not writes.is_alive()
+    num_dropped = int(dropped(registry))
+    assert 800 < num_dropped < 1000
+    text = pipe.read_until(r"dropped.*\n")
+    assert f"{num_dropped} log lines were dropped" in text
+    assert [int(line[:4]) for line in text.splitlines()[:-1]] == list(range(1000 - num_dropped))
+    logger.info("last")
+    assert pipe.read_until("last\n") == "last\n"
+
+
+def test_lines_that_the_output_refuses_are_counted() -> None:
+    registry, pipe = CollectorRegistry(), Pipe()
+    Metrics(registry)
+    os.close(pipe.reading)
+    logger.info("to a closed pipe")
+    pipe.handler.flush()
+    assert dropped(registry) == 1
+
+
+def test_end_of_the_process_waits_a_while_for_the_output() -> None:
+    pipe = Pipe()
+    for number in range(20):
+        logger.info("line %d", number)
+    pipe.handler.flush()
+    assert os.read(pipe.reading, 65536).decode().count("line") == 20

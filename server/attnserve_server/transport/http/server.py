@@ -18,10 +18,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from attnserve_server.errors import StartupError
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.transport.http.health import Health, HealthPage
 from attnserve_server.transport.http.metrics import MetricsPage
+from attnserve_server.transport.listen import addresses_of, bound_socket, cannot_listen
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class HttpServer:
     """Serves a registry and a health check.
 
     Args:
-        host: address to bind.
+        host: name or address to bind; all addresses that it resolves to.
         port: 0 for a free one.
         exposition: content of ``/metrics``.
         health: state for ``/healthz``, shown as 200 or 503.
@@ -50,6 +50,7 @@ class HttpServer:
         self._address, self._idle_s = (host, port), idle_s
         self._exposition, self._health = exposition, health
         self._server: _Server | None = None
+        self.listeners: list[socket.socket] = []
 
     @property
     def num_connections(self) -> int:
@@ -62,15 +63,14 @@ class HttpServer:
         Raises:
             StartupError: the address cannot be bound.
         """
-        listener = self._bind()
-        port = int(listener.getsockname()[1])
+        self.listeners = await self._bind()
+        port = int(self.listeners[0].getsockname()[1])
         self._metrics = MetricsPage(self._exposition)
         self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health)), self._idle_s))
-        self._serving = asyncio.create_task(self._server.serve([listener]), name="http")
+        self._serving = asyncio.create_task(self._server.serve(self.listeners), name="http")
         await asyncio.wait({self._serving, self._server.is_listening}, return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
             await self._serving
-        logger.info("HTTP listens on %s:%d", self._address[0], port)
         return port
 
     async def ended(self) -> None:
@@ -83,23 +83,30 @@ class HttpServer:
         if server is None:
             return
         server.end()
-        await self._serving
+        try:
+            await self._serving
+        finally:
+            for listener in self.listeners:
+                listener.close()
         for connection in list(server.server_state.connections):  # those with unread answers
             connection.transport.abort()
         self._metrics.close()
 
-    def _bind(self) -> socket.socket:
-        family = socket.AF_INET6 if ":" in self._address[0] else socket.AF_INET
-        # With protocol 0, asyncio does not recognize TCP and leaves Nagle's algorithm on.
-        listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(self._address)
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise StartupError(f"HTTP cannot listen on {':'.join(map(str, self._address))}: {error.strerror or error}") from error
-        return listener
+    async def _bind(self) -> list[socket.socket]:
+        """Returns a listening socket for each address of the host, all with one port."""
+        host, port = self._address
+        addresses, listeners = await addresses_of(host, port, "HTTP"), list[socket.socket]()
+        for address in addresses:
+            try:
+                listeners.append(bound_socket(address, port))
+                listeners[-1].listen(BACKLOG)
+            except OSError as error:
+                for listener in listeners:
+                    listener.close()
+                raise cannot_listen("HTTP", address.at(port), error) from error
+            port = int(listeners[0].getsockname()[1])
+        logger.info("HTTP listens on %s", ", ".join(address.at(port) for address in addresses))
+        return listeners
 
 
 class _Server(uvicorn.Server):

@@ -16,6 +16,7 @@ from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
+from attnserve_server.transport.listen import addresses_of
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
@@ -60,14 +61,16 @@ class GrpcServer:
         if self._config.reflection:
             names = [*(service.full_name for service, _ in SERVICERS), HEALTH.full_name]
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
-        address = _address(self._config.host, self._config.port)
-        try:
-            port = server.add_insecure_port(address)
-        except RuntimeError as error:
-            raise StartupError(f"gRPC cannot listen on {address}; is another server there?") from error
+        host, port = self._config.host, self._config.port
+        addresses = await addresses_of(host, port, "gRPC")
+        for address in addresses:  # the first one chooses a free port for all
+            try:
+                port = server.add_insecure_port(address.at(port))
+            except RuntimeError as error:
+                raise StartupError(f"gRPC cannot listen on {address.at(port)}; is another server there?") from error
         await server.start()
         self._server = server
-        logger.info("gRPC listens on %s", _address(self._config.host, port))
+        logger.info("gRPC listens on %s", ", ".join(address.at(port) for address in addresses))
         return port
 
     async def stop(self, grace_s: float) -> None:
@@ -80,10 +83,6 @@ class GrpcServer:
         plane, is_stopping = self._plane, lambda: self._plane.is_draining
         handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
-
-
-def _address(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _options(config: GrpcConfig) -> list[tuple[str, int]]:

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from attnserve_client.cli import output
+from attnserve_client.cli.options import address_option
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_loadtest import hot_path
@@ -25,7 +26,9 @@ SHAPES = {path.stem: path for path in (HERE / "shapes").glob("*.py") if path.ste
 
 
 def loadtest(
-    address: Annotated[str, typer.Option(metavar="HOST:PORT", help="A running server; else one is started.")] = "",
+    address: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="A running server; else one is started.", callback=address_option)
+    ] = "",
     metrics_url: Annotated[str, typer.Option(metavar="URL", help="Metrics of the server at --address.")] = "",
     users: Annotated[int, typer.Option(min=1, help="Users at once.")] = 16,
     rate: Annotated[

@@ -5,6 +5,8 @@ import os
 
 # Read when gRPC is imported: its fork handlers stop its threads, and cannot start them again where the system refuses any.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# Read when ONNX Runtime is imported: it would write a device id and an event store into HOME, and send usage data.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 

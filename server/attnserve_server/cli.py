@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,8 +16,11 @@ from rich.markup import escape
 
 from attnserve_server.app import App
 from attnserve_server.config import Flag, Setting, from_flags, load_config, settings, to_toml
+from attnserve_server.environment import service_links
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.logs import configure_logging
+
+log = logging.getLogger(__name__)
 
 _ORDER = (
     "grpc_port", "http_port", "host", "models", "device", "variant", "workers", "slots", "queue_limit", "ageing_seconds",
@@ -39,6 +43,9 @@ def serve(
             typer.echo(to_toml(effective), nl=False)
             return
         configure_logging(effective.log_format, effective.log_level)
+        links = service_links(os.environ)
+        if links:
+            log.debug("no settings, but Kubernetes service links: %s", ", ".join(links))
         asyncio.run(App(effective).run(ready_file))
     except StartupError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)

@@ -18,11 +18,9 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
 
-PREFIX = "ATTNSERVE_"
-FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
-"""Variables with our prefix that belong to other commands."""
 DEFAULTS_FILE = "defaults.toml"
 """Name of the file in a model repository that sets its default models."""
 
@@ -180,14 +178,14 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
 
     Args:
         flags: values nested by section; None for an absent flag.
-        environ: the environment; only variables with the prefix are read.
+        environ: the environment; only variables with the prefix are read, and an empty one is as none.
         file: a TOML file.
 
     Raises:
         ConfigError: a key is unknown, or a value cannot be parsed or is out of range; names the key and its source.
     """
     sources = [(str(file), _read_toml(file))] if file is not None else []
-    sources += [(variable, _nested(key, value)) for variable, key, value in _from_environment(environ)]
+    sources += [(variable, _nested(key, value)) for variable, key, value in given_settings(environ, variables())]
     sources.append(("flags", _given(flags)))
     merged: dict[str, Any] = {}
     for origin, values in sources:
@@ -224,15 +222,6 @@ def to_toml(config: ServerConfig) -> str:
 def variables() -> dict[str, str]:
     """Returns all environment variables of settings, with their keys."""
     return {PREFIX + key.upper().replace(".", "_"): key for key, *_ in settings()}
-
-
-def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
-    known = variables()
-    given = sorted(name for name in environ if name.startswith(PREFIX) and name not in FOREIGN_VARIABLES)
-    for name in given:
-        if name not in known:
-            raise ConfigError(f"{name}: no such setting; the known variables are {', '.join(sorted(known))}")
-        yield name, known[name], environ[name]
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

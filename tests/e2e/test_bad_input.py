@@ -17,6 +17,8 @@ GOOD = SENTENCES[0]
 BAD: dict[str, tuple[str, str, DecodeOptions | None]] = {
     "empty": ("text", "", None),
     "white-space": ("text", " \t\n\u3000 ", None),
+    "invisible": ("text", "\u200b\ufeff\x01\u2060\u00ad\ufe0f", None),
+    "empty-to-the-tokenizer": ("text", "\u2581\ufffd", None),
     "megabyte": ("text", "dog " * 250_000, None),
     "beam": ("options.beam_size", GOOD, DecodeOptions(beam_size=10_000)),
     "no-beam": ("options.beam_size", GOOD, DecodeOptions(beam_size=0)),
@@ -33,6 +35,8 @@ BAD: dict[str, tuple[str, str, DecodeOptions | None]] = {
     "temperature-tiny": ("options.sampling.temperature", GOOD, DecodeOptions(sampling=SamplingOptions(temperature=1e-40))),
     "sampling-a-beam": ("options.sampling", GOOD, DecodeOptions(sampling=SamplingOptions(), beam_size=2)),
     "prefix-invisible": ("options.prefix", GOOD, DecodeOptions(prefix="\u200b")),
+    "prefix-empty-to-the-tokenizer": ("options.prefix", GOOD, DecodeOptions(prefix="\u2581")),
+    "prefix-joiner": ("options.prefix", GOOD, DecodeOptions(prefix="\u2060")),
     "prefix-unknown": ("options.prefix", GOOD, DecodeOptions(prefix="Ein 🎸")),
     "prefix-as-long-as-the-answer": ("options.prefix", GOOD, DecodeOptions(prefix="Ein Hund", max_tokens=2)),
     "prefix-megabyte": ("options.prefix", GOOD, DecodeOptions(prefix="Hund " * 200_000)),

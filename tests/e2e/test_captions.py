@@ -114,6 +114,14 @@ def test_words_that_no_caption_has(channel: grpc.Channel, kind: str) -> None:
     assert "zeppelin" in text
 
 
+@both
+@pytest.mark.parametrize("prefix", ["\u200b", "\u2060\ufe0f", "\u2581"])
+def test_prefix_of_a_caption_without_characters(channel: grpc.Channel, kind: str, prefix: str) -> None:
+    code, field, text = refused(channel, kind=kind, options=DecodeOptions(prefix=prefix))
+    assert (code, field) == (grpc.StatusCode.INVALID_ARGUMENT, "options.prefix")
+    assert "only white space" in text
+
+
 def truncated() -> bytes:
     return PHOTO[: len(PHOTO) // 3]
 

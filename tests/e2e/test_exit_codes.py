@@ -99,6 +99,14 @@ def test_server_that_cannot_start_ends_with_one(tmp_path: Path) -> None:
     assert done.stderr.startswith(f"error: models: no bundle in {tmp_path}")
 
 
+def test_service_links_of_kubernetes_do_not_stop_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTNSERVE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("ATTNSERVE_GRPC_PORT", "tcp://10.0.0.1:8001")
+    done = command("serve", "--models", str(tmp_path), "--log-level", "debug")
+    assert "no settings, but Kubernetes service links: ATTNSERVE_GRPC_PORT, ATTNSERVE_SERVICE_HOST" in done.stderr
+    assert f"error: models: no bundle in {tmp_path}" in done.stderr, "the start goes on"
+
+
 def test_ready_file_that_cannot_be_written_ends_with_one_before_anything_is_loaded(tmp_path: Path) -> None:
     missing = tmp_path / "nowhere" / "ready.json"
     done = command("serve", "--models", str(tmp_path), "--ready-file", str(missing))

@@ -65,13 +65,32 @@ def test_stream(channel: grpc.Channel, options: DecodeOptions) -> None:
 
 
 @searches
-@pytest.mark.parametrize("text", [SENTENCES[0], "  " + SENTENCES[1] + "\n\n", "Dr. Smith smiles.", "a", "🐕", "\ufeff"])
+@pytest.mark.parametrize("text", [SENTENCES[0], "  " + SENTENCES[1] + "\n\n", "Dr. Smith smiles.", "a", "🐕"])
 def test_one_sentence_is_the_unsplit_answer(channel: grpc.Channel, options: DecodeOptions, text: str) -> None:
     options = with_attention(options, decoding_pb2.ATTENTION_DETAIL_ALL)
     whole, plain = split(channel, text, options), ask(channel, text, options)
     for answer in (whole, plain):
         answer.ClearField("timings")
     assert whole == plain
+
+
+@both
+def test_sentence_in_which_the_tokenizer_finds_nothing_is_passed_through(channel: grpc.Channel, kind: str) -> None:
+    first, second = (ask(channel, each).hypotheses[0].text for each in SENTENCES[:2])
+    for hidden in ("\u200b", "\u2060", "\ufe0f", "\ufffd", "\u2581"):
+        text = f"{SENTENCES[0]}\n\n{hidden}\n\n{SENTENCES[1]}"
+        assert texts(split(channel, text, kind=kind)) == [f"{first}\n\n{hidden}\n\n{second}"]
+    alone = split(channel, f"\ufffd\n\n{SENTENCES[0]}", kind=kind)
+    assert texts(alone) == [f"\ufffd\n\n{first}"]
+    assert alone.source_pieces[0].begin == 3
+    with pytest.raises(grpc.RpcError) as raised:
+        split(channel, "\ufffd\n\n\u2581\n\n\ufffd", kind=kind)
+    assert (raised.value.code(), details(raised.value).fields) == (grpc.StatusCode.INVALID_ARGUMENT, ("text",))
+
+
+@both
+def test_text_on_which_the_splitter_panicked_is_answered(channel: grpc.Channel, kind: str) -> None:
+    assert split(channel, "A\n\nB\u2028.\n", kind=kind).hypotheses[0].text
 
 
 @pytest.mark.parametrize("detail", [decoding_pb2.ATTENTION_DETAIL_MEAN, decoding_pb2.ATTENTION_DETAIL_ALL])

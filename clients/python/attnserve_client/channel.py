@@ -19,6 +19,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 2_000),
 )
 
+_SCHEMES = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds")
+"""Schemes of gRPC's own targets, which are passed on."""
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 
 
@@ -31,3 +33,26 @@ def metadata_of(client_id: str) -> tuple[tuple[str, str], ...]:
     if client_id and not _SANE_ID.fullmatch(client_id):
         raise ValueError(f"client_id must be 1 to 128 visible ASCII characters, not {client_id!r}")
     return (("x-client-id", client_id),) if client_id else ()
+
+
+def checked_address(address: str) -> str:
+    """Returns an address that gRPC takes literally: ``host:port``, or a target with one of gRPC's schemes (``unix:/path``).
+
+    gRPC itself takes a port modulo 65536, and port 443 where none is given.
+
+    Raises:
+        ValueError: the address has another form; the text says what is wrong.
+    """
+    scheme, has_scheme, rest = address.partition("://")
+    if address.partition(":")[0] in _SCHEMES:
+        return address
+    if has_scheme:
+        raise ValueError(f"the address must be host:port, without {scheme}://: {rest.rstrip('/')!r} instead of {address!r}")
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or any(letter.isspace() or letter in "/,@?#" for letter in host):
+        raise ValueError(f"the address must be host:port, such as {DEFAULT_ADDRESS}, not {address!r}")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"the address must be host:port, an IPv6 host in brackets ([::1]:8001), not {address!r}")
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65_535):
+        raise ValueError(f"the port of an address must be a number from 1 to 65535, not {port!r} as in {address!r}")
+    return address

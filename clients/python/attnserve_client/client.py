@@ -33,7 +33,7 @@ class Client(SyncConnection):
     its running calls.
 
     Args:
-        address: the server's ``host:port``.
+        address: the server's ``host:port``, or a target of gRPC such as ``unix:/path``.
         credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
         retries: number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none.
@@ -41,7 +41,7 @@ class Client(SyncConnection):
             clients; without an id, each connection counts as one client.
 
     Raises:
-        ValueError: ``client_id`` is invalid.
+        ValueError: ``address`` or ``client_id`` is invalid.
     """
 
     def translate(

@@ -15,7 +15,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from attnserve.v1 import model_pb2
 from attnserve_client import convert, health, methods
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, metadata_of
+from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of
 from attnserve_client.errors import AttnserveError
 from attnserve_client.methods import ResponseT
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
@@ -37,7 +37,7 @@ class SyncConnection:
         retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         client_id: str = "",
     ) -> None:
-        self.address, metadata = address, metadata_of(client_id)
+        self.address, metadata = checked_address(address), metadata_of(client_id)
         if credentials is None:
             self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:

@@ -13,6 +13,7 @@ import msgspec
 
 from attnserve_server.errors import InvalidRequest, SequenceTooLong
 from attnserve_server.request import MAX_PRIORITY, MIN_PRIORITY, AttentionDetail, DecodeOptions, Sampling
+from attnserve_server.tasks.characters import has_visible
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.joining import Tokenized
 from attnserve_server.tasks.sentences import Sentence
@@ -62,25 +63,30 @@ def check_text(text: str, max_chars: int) -> str:
     """Checks and returns the text.
 
     Raises:
-        InvalidRequest: it is empty, only white space, or longer than the server's limit.
+        InvalidRequest: it has no visible character, or is longer than the server's limit.
     """
     if len(text) > max_chars:
         raise InvalidRequest(f"text must have at most {max_chars} characters; it has {len(text)}", field="text")
-    if not text or text.isspace():
-        raise InvalidRequest("text must not be empty or only white space", field="text")
+    if not has_visible(text):
+        raise no_text()
     return text
+
+
+def no_text() -> InvalidRequest:
+    """Returns the error for a text in which nothing is left to translate."""
+    return InvalidRequest("text must not be empty, or only white space and invisible characters", field="text")
 
 
 def check_prefix(prefix: str, max_chars: int, beside: str = " beside this text") -> str:
     """Checks and returns the prefix, which may be empty.
 
     Raises:
-        InvalidRequest: it is only white space, or longer than the server's limit minus the text.
+        InvalidRequest: it has only invisible characters, or is longer than the server's limit minus the text.
     """
     if len(prefix) > max_chars:
         raise _refused("prefix", f"must have at most {max_chars} characters{beside}; it has {len(prefix)}")
-    if prefix.isspace():
-        raise _refused("prefix", "must not be only white space; leave it empty for none")
+    if prefix and not has_visible(prefix):
+        raise _refused("prefix", "must not be only white space and invisible characters; leave it empty for none")
     return prefix
 
 

@@ -7,6 +7,13 @@ from dataclasses import dataclass
 
 import sentencex
 
+from attnserve_server.tasks.characters import has_visible
+
+_LINE_ENDS = "\x85\u2028\u2029"
+_SPACES = "\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
+_ASCII_SPACE = str.maketrans(_LINE_ENDS + _SPACES, "\n" * len(_LINE_ENDS) + " " * len(_SPACES))
+"""White space of more than one byte, for which the library panics after a single letter ("B\u2028.")."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
@@ -28,13 +35,23 @@ def split(text: str, language: str) -> list[Sentence]:
         language: BCP 47 code; selects the rules for abbreviations.
     """
     sentences: list[Sentence] = []
-    end = 0
-    segments: list[str] = sentencex.segment(language.split("-")[0].lower(), text)  # pyright: ignore[reportAttributeAccessIssue]
-    for segment in segments:
+    end, plain = 0, text.translate(_ASCII_SPACE)  # the same indices
+    for segment in _segments(plain, language):
         core = segment.strip()
-        if not any(character.isprintable() and not character.isspace() for character in core):
+        if not has_visible(core):
             continue
-        begin = text.index(core, end)  # segments are slices of the text, in order
-        sentences.append(Sentence(core, begin, text[end:begin] if sentences else ""))
+        begin = plain.index(core, end)  # segments are slices of the text, in order
+        sentences.append(Sentence(text[begin : begin + len(core)], begin, text[end:begin] if sentences else ""))
         end = begin + len(core)
     return sentences if len(sentences) > 1 else [Sentence(text)]
+
+
+def _segments(text: str, language: str) -> list[str]:
+    """Returns the library's segments; the text as one if the library panics, which is no ``Exception``."""
+    try:
+        found: list[str] = sentencex.segment(language.split("-")[0].lower(), text)  # pyright: ignore[reportAttributeAccessIssue]
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        return [text]
+    return found

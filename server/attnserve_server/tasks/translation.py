@@ -75,11 +75,7 @@ class TranslationWork:
 
     def prepare(self, asked: AskedTranslation, checked: DecodeOptions, model: Model, limits: Limits) -> TextPrepared:
         """See :class:`Task`."""
-        if asked.is_split:
-            split = options.check_sentences(model.task.split(asked.text))
-            parts = [Part(model.task.encode(each.text), each.begin, each.gap) for each in split]
-        else:
-            parts = [Part(model.task.encode(asked.text))]
+        parts = _parts(asked, model)
         if asked.options.prefix:
             checked = options.with_prefix(checked, model.task.encode_prefix(asked.options.prefix), model)
         joining.check_attention(parts, checked, model)
@@ -94,3 +90,23 @@ class TranslationWork:
     def stream(self, prepared: TextPrepared) -> TextStream:
         """See :class:`Task`."""
         return TextStream(prepared)
+
+
+def _parts(asked: AskedTranslation, model: Model) -> list[Part]:
+    """Tokenizes the text or its sentences; a sentence in which the tokenizer finds nothing belongs to the gap before the next one.
+
+    Raises:
+        InvalidRequest: there are too many sentences, or the tokenizer finds nothing in any.
+    """
+    split = options.check_sentences(model.task.split(asked.text)) if asked.is_split else [Sentence(asked.text)]
+    parts, gap = list[Part](), ""
+    for sentence in split:
+        source, gap = model.task.encode(sentence.text), gap + sentence.gap
+        if len(source.tokens) == 1:  # the end symbol
+            gap += sentence.text
+        else:
+            parts.append(Part(source, sentence.begin, gap))
+            gap = ""
+    if not parts:
+        raise options.no_text()
+    return parts

@@ -25,6 +25,7 @@ from attnserve_server.config import (
     to_toml,
     variables,
 )
+from attnserve_server.environment import service_links
 from attnserve_server.errors import ConfigError
 
 
@@ -72,18 +73,58 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def test_other_variables_are_left_alone() -> None:
-    environ = {"ATTNSERVE_DATA": "/data", "ATTNSERVE_ADDRESS": "host:1", "PATH": "/bin", "attnserve_grpc_port": "x"}
+    environ = {
+        "ATTNSERVE_DATA": "/data",
+        "ATTNSERVE_RUNS": "/runs",
+        "ATTNSERVE_ADDRESS": "host:1",
+        "PATH": "/bin",
+        "attnserve_grpc_port": "x",
+    }
     assert load_config({}, environ) == ServerConfig()
+
+
+def test_service_links_of_kubernetes_are_no_settings() -> None:
+    """All variables of two services, one of two named ports, as the kubelet makes them; the first three were refused."""
+    links = {
+        "ATTNSERVE_SERVICE_HOST": "10.0.0.1",
+        "ATTNSERVE_PORT": "tcp://10.0.0.1:8001",
+        "ATTNSERVE_GRPC_PORT": "tcp://10.0.0.2:8001",
+        "ATTNSERVE_SERVICE_PORT": "8001",
+        "ATTNSERVE_SERVICE_PORT_GRPC": "8001",
+        "ATTNSERVE_SERVICE_PORT_HTTP_METRICS": "8002",
+        "ATTNSERVE_PORT_8001_TCP": "tcp://10.0.0.1:8001",
+        "ATTNSERVE_PORT_8001_TCP_PROTO": "tcp",
+        "ATTNSERVE_PORT_8001_TCP_PORT": "8001",
+        "ATTNSERVE_PORT_8001_TCP_ADDR": "10.0.0.1",
+        "ATTNSERVE_GRPC_SERVICE_HOST": "fd00::1",
+        "ATTNSERVE_GRPC_SERVICE_PORT": "8001",
+        "ATTNSERVE_GRPC_PORT_53_UDP": "udp://[fd00::1]:53",
+        "ATTNSERVE_GRPC_PORT_53_UDP_ADDR": "fd00::1",
+    }
+    assert load_config({}, links) == ServerConfig()
+    assert service_links({**links, "ATTNSERVE_HTTP_PORT": "8002"}) == sorted(links)
+    config = load_config({}, {**links, "ATTNSERVE_HTTP_PORT": "8003"})
+    assert config.http.port == 8003
+
+
+@pytest.mark.parametrize("value", ["1", "0.0.0.0", "tcp", "words", "true"])
+def test_no_setting_is_taken_for_a_service_link(value: str) -> None:
+    assert service_links(dict.fromkeys(variables(), value)) == []
+
+
+def test_empty_variable_is_as_none(tmp_path: Path) -> None:
+    file = file_of(tmp_path, 'models = "here"\n[grpc]\nport = 1\n')
+    empty = dict.fromkeys(variables(), "")
+    assert load_config({}, empty) == ServerConfig()
+    assert load_config({}, empty, file) == load_config({}, {}, file)
 
 
 @pytest.mark.parametrize(
     ("name", "value", "key"),
     [
         ("ATTNSERVE_GRPC_PORT", "80a", "grpc.port"),
-        ("ATTNSERVE_GRPC_PORT", "", "grpc.port"),
         ("ATTNSERVE_GRPC_PORT", "65536", "grpc.port"),
         ("ATTNSERVE_HTTP_PORT", "-1", "http.port"),
-        ("ATTNSERVE_GRPC_HOST", "", "grpc.host"),
         ("ATTNSERVE_GRPC_REFLECTION", "perhaps", "grpc.reflection"),
         ("ATTNSERVE_ENGINE_SLOTS", "0", "engine.slots"),
         ("ATTNSERVE_ENGINE_SLOTS", "1.5", "engine.slots"),
@@ -95,6 +136,12 @@ def test_other_variables_are_left_alone() -> None:
         ("ATTNSERVE_GRPC_PROT", "1", "ATTNSERVE_GRPC_PROT"),
         ("ATTNSERVE_GRPC", "1", "ATTNSERVE_GRPC"),
         ("ATTNSERVE_", "1", "ATTNSERVE_"),
+        ("ATTNSERVE_GRPC_PROT", "", "ATTNSERVE_GRPC_PROT"),
+        ("ATTNSERVE_SERVICE_HOST", "true", "ATTNSERVE_SERVICE_HOST"),
+        ("ATTNSERVE_PORT", "8001", "ATTNSERVE_PORT"),
+        ("ATTNSERVE_PORT_8001", "tcp://10.0.0.1:8001", "ATTNSERVE_PORT_8001"),
+        ("ATTNSERVE_GRPC_HOST_PORT", "8001", "ATTNSERVE_GRPC_HOST_PORT"),
+        ("ATTNSERVE_GRPC_PORT", "http://10.0.0.1:8001", "grpc.port"),
     ],
 )
 def test_bad_variables_are_refused_by_name(name: str, value: str, key: str) -> None:

@@ -191,14 +191,27 @@ def test_prefix() -> None:
         assert raised.value.field == "options.prefix"
 
 
-@pytest.mark.parametrize("prefix", [" ", "\n\t", "\u3000", "x" * 11])
+INVISIBLE = [
+    "\u200b",
+    "\ufeff",
+    "\x00\x01\x7f\x85",
+    "\u2060",
+    "\u00ad",
+    "\ufe0f",
+    "\U000e0100",
+    "\u200e\u2028 \u3164",
+    "\u200d\u034f",
+]
+
+
+@pytest.mark.parametrize("prefix", [" ", "\n\t", "\u3000", "x" * 11, *INVISIBLE])
 def test_bad_prefixes(prefix: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check_prefix(prefix, 10)
     assert raised.value.field == "options.prefix"
 
 
-@pytest.mark.parametrize("prefix", ["", "x", " x ", "x" * 10])
+@pytest.mark.parametrize("prefix", ["", "x", " x ", "x" * 10, "\u200bx\ufe0f", "\u0301", "\ue000"])
 def test_good_prefixes(prefix: str) -> None:
     assert check_prefix(prefix, 10) == prefix
 
@@ -228,13 +241,13 @@ def test_attention_of_a_model_without_it_is_refused(detail: str) -> None:
     assert convert(model, return_attention="ATTENTION_DETAIL_NONE").attention is AttentionDetail.NONE
 
 
-@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u00a0\u2003", "x" * 11, " " * 11])
+@pytest.mark.parametrize("text", ["", " ", "\n\t ", "\u00a0\u2003", "x" * 11, " " * 11, *INVISIBLE])
 def test_bad_texts(text: str) -> None:
     with pytest.raises(InvalidRequest) as raised:
         check_text(text, 10)
     assert raised.value.field == "text"
 
 
-@pytest.mark.parametrize("text", ["x", "x" * 10, "\0", "a\0b\x1b", "\u200b", "🐶" * 10])
+@pytest.mark.parametrize("text", ["x", "x" * 10, "\0x", "a\0b\x1b", "\u200b.", "🐶" * 10])
 def test_good_texts(text: str) -> None:
     assert check_text(text, 10) == text

@@ -12,10 +12,27 @@ from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
 
+from attnserve_client.channel import checked_address
 from attnserve_client.options import DecodeKeywords, DecodeOptions
 
+
+def address_option(text: str) -> str:
+    """Returns the value of an option that is an address; an empty default passes.
+
+    Raises:
+        BadParameter: the value is no address; see ``checked_address``.
+    """
+    try:
+        return checked_address(text) if text else text
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 Address = Annotated[
-    str, typer.Option("--address", envvar="ATTNSERVE_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.")
+    str,
+    typer.Option(
+        "--address", envvar="ATTNSERVE_ADDRESS", metavar="HOST:PORT", help="The server's gRPC address.", callback=address_option
+    ),
 ]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.001, metavar="SECONDS", help="For each answer, including retries.")]
 ModelId = Annotated[str, typer.Option("--model", metavar="ID", help="Model id; default: the server's default model.")]

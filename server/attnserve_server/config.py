@@ -232,7 +232,14 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
     for name in given:
         if name not in known:
             raise ConfigError(f"{name}: no such setting; the known variables are {', '.join(sorted(known))}")
+        if not _is_utf8(environ[name]):
+            raise ConfigError(f"{name}: its value is not UTF-8")
         yield name, known[name], environ[name]
+
+
+def _is_utf8(value: str) -> bool:
+    """Whether a value of the environment, where other bytes are surrogates, is text."""
+    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -240,7 +247,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and deep nesting
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
 
 

@@ -94,11 +94,16 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
     wanted = manifest_pb2.DEVICE_CUDA if device == "cuda" else manifest_pb2.DEVICE_CPU
     fitting = [each for each in manifest.variants if each.device == wanted and variant in ("auto", each.name)]
     if not fitting:
-        known = ", ".join(f"{each.name} ({manifest_pb2.Device.Name(each.device)})" for each in manifest.variants)
+        known = ", ".join(f"{each.name} ({_device(each.device)})" for each in manifest.variants)
         problems.append(f"no variant {variant!r} for {device}; there are {known or 'none'}")
     if problems:
         raise BundleError(str(folder), problems)
     return Bundle(folder, manifest, fitting[0])
+
+
+def _device(number: int) -> str:
+    """The name of a device; for a number that this server does not know, the number."""
+    return manifest_pb2.Device.Name(number) if number in manifest_pb2.Device.values() else str(number)
 
 
 def _identity_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[str]:

@@ -33,16 +33,6 @@ def test_only_the_loader_makes_a_bundle_and_one_module_opens_each_sort_of_file()
     assert calls(SERVER) == PLACES
 
 
-def test_tokenizer_is_given_bytes_of_a_bundle() -> None:
-    source = (SERVER / "tasks" / "text.py").read_text(encoding="utf-8")
-    (call,) = [
-        each
-        for each in ast.walk(ast.parse(source))
-        if isinstance(each, ast.Call) and "SentencePieceProcessor" in ast.unparse(each.func)
-    ]
-    assert ast.unparse(call) == "sentencepiece.SentencePieceProcessor(model_proto=bundle.read(vocabulary.sentencepiece_file))"
-
-
 @pytest.mark.parametrize("name", PLACES)
 def test_planted_call_is_seen(tmp_path: Path, name: str) -> None:
     (tmp_path / "other.py").write_text(f"x = module.{name}(1)\n", encoding="utf-8")

@@ -39,7 +39,7 @@ def task() -> TranslationTask:
 
 @pytest.mark.parametrize("pieces", [b"", b"no model", b"\x0a\x00"])
 def test_file_that_is_no_sentencepiece_model_is_refused(pieces: bytes) -> None:
-    with pytest.raises(BundleError, match="pieces.model is not a SentencePiece model: "):
+    with pytest.raises(BundleError, match=r"pieces\.model is not a SentencePiece model: "):
         task_of(pieces)
 
 

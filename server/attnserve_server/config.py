@@ -232,14 +232,9 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
     for name in given:
         if name not in known:
             raise ConfigError(f"{name}: no such setting; the known variables are {', '.join(sorted(known))}")
-        if not _is_utf8(environ[name]):
+        if environ[name].encode(errors="ignore").decode() != environ[name]:  # bytes that are not UTF-8 are surrogates
             raise ConfigError(f"{name}: its value is not UTF-8")
         yield name, known[name], environ[name]
-
-
-def _is_utf8(value: str) -> bool:
-    """Whether a value of the environment, where other bytes are surrogates, is text."""
-    return not any("\ud800" <= each <= "\udfff" for each in value)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

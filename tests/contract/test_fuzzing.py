@@ -30,10 +30,11 @@ def test_planted_fault_is_found_and_reduced() -> None:
 
 def test_planted_fault_of_a_json_value_is_found() -> None:
     def check(data: bytes) -> None:
-        assert json.loads(data)["a"][0]["b"] != 2**32
+        assert str(2**32).encode() not in data
+        json.loads(data)
 
     with pytest.raises(AssertionError):
-        campaign(json_mutated([b'{"a": [{"b": 1}]}'], 1).filter(lambda data: b'{"a": [{"b":' in data), check, 20, QUICK)
+        campaign(json_mutated([b'{"a": [{"b": 1}]}'], 1), check, 20, QUICK)
 
 
 def test_campaign_ends_in_time_and_counts_examples() -> None:

@@ -24,6 +24,9 @@ FIELDS = "fields"
 LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
 """Environment variables that pass the log settings to a worker process."""
 
+_OWN = "attnserve_server"
+"""Parent of the loggers of this package."""
+
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 
 
@@ -66,7 +69,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers."""
+    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers.
+
+    ``debug`` is a level of the server's own loggers only: Pillow's debug records have the metadata of clients' images.
+    """
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
@@ -74,4 +80,6 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
-    root.setLevel(level.upper())
+    own = logging.getLogger(_OWN)
+    own.setLevel(level.upper())
+    root.setLevel(max(own.level, logging.INFO))

@@ -18,10 +18,12 @@ logger = logging.getLogger("attnserve_server.test")
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    own = logging.getLogger("attnserve_server")
+    handlers, level, own_level = list(root.handlers), root.level, own.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    own.setLevel(own_level)
 
 
 @pytest.fixture
@@ -74,3 +76,14 @@ def test_lines_of_one_request() -> None:
         logger.warning("its own")
     logger.warning("nobody's")
     assert [line.split(" [")[1] for line in stream.getvalue().splitlines()] == ["id-2] its own", "-] nobody's"]
+
+
+def test_libraries_log_no_debug_records() -> None:
+    """Pillow's have the metadata of a client's image."""
+    stream = io.StringIO()
+    logs.configure_logging("text", "debug", stream)
+    logging.getLogger("PIL.TiffImagePlugin").debug("tag: Artist, value: name")
+    logging.getLogger("attnserve_server.test").debug("own record")
+    logging.getLogger("PIL.TiffImagePlugin").info("version")
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["DEBUG", "INFO"]
+    assert "Artist" not in stream.getvalue()

@@ -18,7 +18,7 @@ def outside_problems(folder: Path) -> list[str]:
     """Returns a problem for each link out of the folder, and for a manifest that is no regular file; opens nothing."""
     root, problems = folder.resolve(), list[str]()
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() and not _is_within(path, root):
+        if path.is_symlink() and not is_within(path, root):
             problems.append(f"{path.relative_to(folder).as_posix()} is a link out of the bundle")
     manifest = folder / MANIFEST
     if not problems and manifest.exists() and not manifest.is_file():
@@ -50,7 +50,8 @@ def _external_problems(graph: str, data: bytes, listed: set[str]) -> Iterator[st
         yield f"{graph}: its external data {name!r} is not a listed file"
 
 
-def _is_within(path: Path, root: Path) -> bool:
+def is_within(path: Path, root: Path) -> bool:
+    """Whether a path, all links followed, exists in a folder, whose own path has no links."""
     try:
         return path.resolve(strict=True).is_relative_to(root)
     except (OSError, RuntimeError):  # it leads nowhere, or to itself

@@ -12,7 +12,8 @@ from google.protobuf import json_format
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.checks import iterative_problems
-from attnserve_server.bundle.files import file_problems, outside_problems
+from attnserve_server.bundle.files import file_problems, is_within, outside_problems
+from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSION = 1
@@ -50,10 +51,13 @@ def find_bundles(models: Path) -> list[Path]:
     """Returns the folders ``<models>/<id>/<version>`` that contain a manifest, sorted.
 
     Raises:
-        ConfigError: ``models`` is not a folder, or contains no bundle.
+        ConfigError: ``models`` is not a folder, contains no bundle, or its ``defaults.toml`` is a link out of it.
     """
     if not models.is_dir():
         raise ConfigError(f"models: {models} is not a folder")
+    defaults = models / DEFAULTS_FILE
+    if defaults.is_symlink() and not is_within(defaults, models.resolve()):
+        raise ConfigError(f"models: {defaults} is a link out of the repository")
     found = sorted(path.parent for path in models.glob("*/*/manifest.json"))
     if not found:
         raise ConfigError(f"models: no bundle in {models} (looked for <model id>/<version>/manifest.json)")

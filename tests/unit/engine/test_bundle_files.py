@@ -16,8 +16,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from attnserve_server.bundle.graphs import external_files
-from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.errors import BundleError
+from attnserve_server.bundle.loader import find_bundles, load_bundle
+from attnserve_server.errors import BundleError, ConfigError
 from tests.driving import ALL_BUNDLES
 from tests.fakes.bundles import sound_bundle, write_manifest
 
@@ -179,6 +179,18 @@ def test_link_within_the_bundle_and_link_to_the_bundle_are_followed(folder: Path
     linked.mkdir()
     (linked / "a-model").symlink_to(folder.parent)
     assert load_bundle(linked / "a-model" / "2").read("weights.bin") == b"weights"
+
+
+def test_defaults_that_are_a_link_out_of_the_repository_are_refused(folder: Path, secret: Path) -> None:
+    models = folder.parents[1]
+    (models / "defaults.toml").symlink_to(secret)
+    with opened_files() as found, pytest.raises(ConfigError, match="is a link out of the repository"):
+        find_bundles(models)
+    assert found == []
+    (models / "defaults.toml").unlink()
+    (models / "other.toml").write_text("")
+    (models / "defaults.toml").symlink_to("other.toml")
+    assert find_bundles(models) == [folder]
 
 
 @pytest.mark.timeout(20)

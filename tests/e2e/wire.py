@@ -112,7 +112,7 @@ def _field(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 
 def messages(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Message]:
-    """Messages with any of their fields set; nested ones to a depth of three."""
+    """Messages with some of their fields set, mostly two at most beside text or image; nested ones to a depth of three."""
     kind = message_factory.GetMessageClass(descriptor)
     fields = [field for field in descriptor.fields if depth < 3 or field.type != FieldDescriptor.TYPE_MESSAGE]
 
@@ -122,10 +122,10 @@ def messages(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Messag
     values = {
         field.name: st.lists(_field(field, depth), max_size=3) if field.is_repeated else _field(field, depth) for field in fields
     }
-    content = [field.name for field in fields if field.name in ("text", "image")]
-    required = {name: values.pop(name) for name in content}
-    few = st.fixed_dictionaries(required, optional=values)
-    return few.map(make)
+    content = {name: values.pop(name) for name in ("text", "image") if name in values}
+    few = st.lists(st.sampled_from(sorted(values)), max_size=2, unique=True) if values else st.just([])
+    chosen = st.one_of(few, few, st.sets(st.sampled_from(sorted(values))).map(sorted) if values else few)
+    return chosen.flatmap(lambda names: st.fixed_dictionaries(content | {name: values[name] for name in names})).map(make)
 
 
 def requests_of(rpc: Rpc) -> st.SearchStrategy[list[bytes]]:

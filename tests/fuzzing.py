@@ -2,8 +2,8 @@
 """Fuzz campaigns of hypothesis with a time limit, inputs that are kept in ``tests/corpus``, and mutations of them.
 
 A campaign runs rounds of examples, each with the next seed, until its time is spent; it ends with the least input that fails.
-Variables: ``FUZZ_SEED`` is the first round's seed (else 0), ``FUZZ_SCALE`` multiplies the time. After a failure, add the least input
-to the corpus: all its files are tested in ``make test``, and campaigns mutate them.
+Variables: ``ATTNSERVE_TEST_SEED`` is the first round's seed (else 0), ``ATTNSERVE_TEST_TIMES`` multiplies the time. After a failure, add
+the least input to the corpus: all its files are tested in ``make test``, and campaigns mutate them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-SEED, SCALE = int(os.environ.get("FUZZ_SEED", "0")), float(os.environ.get("FUZZ_SCALE", "1"))
+SEED, SCALE = int(os.environ.get("ATTNSERVE_TEST_SEED", "0")), float(os.environ.get("ATTNSERVE_TEST_TIMES", "1"))
 ROUND = 100
 """Examples of a round at most."""
 QUICK, LONG = 1.0, 10.0

@@ -2,7 +2,8 @@
 """Fuzz campaigns of hypothesis with a time limit, inputs that are kept in ``tests/corpus``, and mutations of them.
 
 A campaign runs rounds of examples, each with the next seed, until its time is spent; it ends with the least input that fails.
-Variables: ``ATTNSERVE_TEST_SEED`` is the first round's seed (else 0), ``ATTNSERVE_TEST_TIMES`` multiplies the time. After a failure, add
+Variables: ``ATTNSERVE_TEST_SEED`` is the first round's seed (else 0, or a random one of a long campaign), which is printed;
+``ATTNSERVE_TEST_TIMES`` multiplies the time. After a failure, add
 the least input to the corpus: all its files are tested in ``make test``, and campaigns mutate them.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +23,7 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 CORPUS = Path(__file__).resolve().parent / "corpus"
-SEED, SCALE = int(os.environ.get("ATTNSERVE_TEST_SEED", "0")), float(os.environ.get("ATTNSERVE_TEST_TIMES", "1"))
+SCALE = float(os.environ.get("ATTNSERVE_TEST_TIMES") or 1)
 ROUND = 100
 """Examples of a round at most."""
 QUICK, LONG = 1.0, 10.0
@@ -43,13 +45,20 @@ def corpus(surface: str) -> dict[str, bytes]:
     return found
 
 
+def first_seed(scale: float) -> int:
+    """The seed of a campaign's first round."""
+    given = os.environ.get("ATTNSERVE_TEST_SEED")
+    return int(given) if given else random.SystemRandom().randrange(10**9) if scale == LONG else 0
+
+
 def campaign(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], seconds: float, scale: float) -> int:
     """Checks examples until the time is spent; returns their number.
 
     Raises:
         AssertionError: too few examples were checked; or what the check raises of the least input.
     """
-    until, count, number, offset = time.monotonic() + seconds * scale * SCALE, 0, 0, 1_000_000 if scale == LONG else 0
+    until, count, number, first = time.monotonic() + seconds * scale * SCALE, 0, 0, first_seed(scale)
+    print(f"\nATTNSERVE_TEST_SEED={first}")
 
     def example(value: Any) -> None:
         nonlocal count
@@ -67,9 +76,9 @@ def campaign(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], sec
             print_blob=False,
             suppress_health_check=list(HealthCheck),
         )
-        seed(SEED + offset + number)(limits(given(strategy)(example)))()
+        seed(first + number)(limits(given(strategy)(example)))()
         number += 1
-    print(f"\n{count} examples in {number} rounds from seed {SEED + offset}")
+    print(f"{count} examples in {number} rounds")
     assert count >= 5
     return count
 

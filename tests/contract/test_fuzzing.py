@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from tests import fuzzing
-from tests.fuzzing import CORPUS, QUICK, campaign, corpus, edited, json_mutated, mutated
+from tests.fuzzing import CORPUS, LONG, QUICK, campaign, corpus, edited, json_mutated, mutated
 
 SURFACES = ("config", "golden", "image", "manifest", "wire")
 
@@ -51,11 +51,14 @@ def test_campaign_that_checks_too_little_fails() -> None:
 def test_seed_of_a_campaign_selects_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     def first(seed: int) -> list[bytes]:
         found: list[bytes] = []
-        monkeypatch.setattr(fuzzing, "SEED", seed)
+        monkeypatch.setenv("ATTNSERVE_TEST_SEED", str(seed))
         campaign(mutated([b"some bytes"]), found.append, 0.3, QUICK)
         return found[:5]
 
     assert first(1) == first(1) != first(2)
+    monkeypatch.delenv("ATTNSERVE_TEST_SEED")
+    assert fuzzing.first_seed(QUICK) == fuzzing.first_seed(QUICK) == 0
+    assert fuzzing.first_seed(LONG) != fuzzing.first_seed(LONG)
 
 
 @pytest.mark.parametrize("kind", fuzzing.EDITS)

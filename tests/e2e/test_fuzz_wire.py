@@ -7,6 +7,8 @@ A service that the server lists by reflection is included by itself. The corpus 
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,7 +23,7 @@ from attnserve_server.tasks.registry import TASKS
 from tests.e2e.captioning import serve_captions
 from tests.e2e.serving import SENTENCES, Server, ask, eventually, texts
 from tests.e2e.wire import Rpc, ended, requests_of, rpcs
-from tests.fuzzing import campaign, corpus, scales
+from tests.fuzzing import campaign, corpus, mutated, scales
 
 KEPT = corpus("wire")
 CALL_S = 60.0
@@ -35,6 +37,8 @@ EXPECTED = {
 }
 REFLECTION = "/grpc.reflection."
 """The library's own service: gRPC parses its messages, and answers other bytes with UNKNOWN and the name of its exception."""
+KNOWN = (" grpc._cython.cygrpc ", " Exception in ASGI application")
+"""Records of errors of the two expected failures below."""
 identifiers = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=140).map(str.strip).filter(bool)
 metadata = st.dictionaries(st.sampled_from(["x-request-id", "x-client-id"]), identifiers, max_size=2).map(
     lambda given: tuple(given.items())
@@ -75,7 +79,7 @@ def unharmed(server: Server, channel: grpc.Channel) -> None:
     eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "all slots free")
     log = server.log.read_text(errors="replace")
     unexpected = [line for line in log.splitlines() if " ERROR " in line or " CRITICAL " in line]
-    assert [line for line in unexpected if " grpc" not in line] == []
+    assert [line for line in unexpected if not any(known in line for known in KNOWN)] == []
 
 
 def test_every_service_of_a_task_is_fuzzed(all_rpcs: list[Rpc]) -> None:
@@ -108,6 +112,54 @@ def test_reflection_of_bytes_that_are_no_message_is_refused(channel: grpc.Channe
     assert code is grpc.StatusCode.INVALID_ARGUMENT, said
 
 
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64"
+"""Of HTTP/2, with a frame of settings."""
+PINGS = b"\x00\x00\x08\x06\x00\x00\x00\x00\x00" + bytes(8)
+PAGE = b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+POST = b"POST /healthz HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n"
+
+
+def exchange(port: int, data: bytes, wait_s: float = CALL_S) -> bytes:
+    """Sends bytes over a new connection, waits for an answer, ends the sending side, and reads until the server closes it."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=wait_s) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(data)
+        with contextlib.suppress(TimeoutError):
+            received = connection.recv(65536)
+        connection.settimeout(CALL_S)
+        connection.shutdown(socket.SHUT_WR)
+        while part := connection.recv(65536):
+            received += part
+    return received
+
+
+@pytest.mark.xfail(
+    reason="uvicorn answers 400 and then passes the application's answer to a connection that must close", strict=True
+)
+def test_broken_chunk_on_the_http_port_makes_no_traceback(server: Server) -> None:
+    before = server.log.read_text().count("Traceback")
+    answer = exchange(server.http_port, b"POST / HTTP/1.1\r\nHost:a\r\nTransfer-Encoding:chunked\r\n\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert exchange(server.http_port, PAGE).startswith(b"HTTP/1.1 200")
+    assert server.log.read_text().count("Traceback") == before
+
+
+@scales
+@pytest.mark.timeout(900)
+def test_random_bytes_on_both_ports(server: Server, channel: grpc.Channel, scale: float) -> None:
+    assert exchange(server.http_port, PAGE).startswith(b"HTTP/1.1 200")
+    assert exchange(server.grpc_port, PREFACE)[3:4] == b"\x04", "the server sends its settings"
+    bodies = mutated([PREFACE, PREFACE + PINGS * 3, PAGE, POST, PAGE * 2]) | st.binary(max_size=60)
+
+    def check(given: tuple[bool, bytes]) -> None:
+        is_http, data = given
+        answer = exchange(server.http_port if is_http else server.grpc_port, data, wait_s=0.02)
+        assert not (is_http and answer.startswith(b"HTTP/1.1 500")), answer
+
+    campaign(st.tuples(st.booleans(), bodies), check, 4, scale)
+    unharmed(server, channel)
+
+
 @scales
 @pytest.mark.timeout(900)
 def test_random_requests_to_all_services(server: Server, channel: grpc.Channel, all_rpcs: list[Rpc], scale: float) -> None:
@@ -121,7 +173,7 @@ def test_random_requests_to_all_services(server: Server, channel: grpc.Channel, 
             counts[rpc.path.rpartition("/")[2], finish(rpc, call).name] += 1
         assert time.monotonic() - began < CALL_S
 
-    campaign(st.lists(calls, min_size=1, max_size=GROUP), check, 24, scale)
+    campaign(st.lists(calls, min_size=1, max_size=GROUP), check, 22, scale)
     print(dict(counts))
     for rpc in all_rpcs:
         reached = {code for name, code in counts if name == rpc.path.rpartition("/")[2]}

@@ -232,8 +232,6 @@ def _from_environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str, st
     for name in given:
         if name not in known:
             raise ConfigError(f"{name}: no such setting; the known variables are {', '.join(sorted(known))}")
-        if environ[name].encode(errors="ignore").decode() != environ[name]:  # bytes that are not UTF-8 are surrogates
-            raise ConfigError(f"{name}: its value is not UTF-8")
         yield name, known[name], environ[name]
 
 
@@ -278,6 +276,8 @@ def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
         return msgspec.convert(values, ServerConfig, strict=False)
     except msgspec.ValidationError as error:
         raise _explained(error, origin) from None
+    except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
+        raise ConfigError(f"a value from {origin} is not UTF-8") from None
 
 
 def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:

@@ -24,9 +24,6 @@ FIELDS = "fields"
 LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
 """Environment variables that pass the log settings to a worker process."""
 
-_OWN = "attnserve_server"
-"""Parent of the loggers of this package."""
-
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
 
 
@@ -69,17 +66,14 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(log_format: str, level: str, stream: TextIO | None = None) -> None:
-    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers.
-
-    ``debug`` is a level of the server's own loggers only: Pillow's debug records have the metadata of clients' images.
-    """
+    """Configures all logs to go to one stream (default: standard error), as ``text`` or ``json``; replaces earlier handlers."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
     root = logging.getLogger()
+    own_level = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger("PIL").setLevel(max(own_level, logging.INFO))  # its debug records have the metadata of clients' images
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)
-    own = logging.getLogger(_OWN)
-    own.setLevel(level.upper())
-    root.setLevel(max(own.level, logging.INFO))
+    root.setLevel(level.upper())

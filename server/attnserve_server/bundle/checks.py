@@ -14,7 +14,12 @@ _INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
     """Returns the files that a manifest names outside its list of files; an empty name is a missing one."""
-    named = {manifest.vocabulary.sentencepiece_file} | ({manifest.golden_file} - {""})
+    return graph_files(manifest) | {manifest.vocabulary.sentencepiece_file} | ({manifest.golden_file} - {""})
+
+
+def graph_files(manifest: manifest_pb2.Manifest) -> set[str]:
+    """Returns the ONNX files of all variants; an empty name is a missing one."""
+    named: set[str] = set()
     for variant in manifest.variants:
         named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
     return named

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,9 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.bundle.checks import iterative_problems, named_files
+from attnserve_server.bundle.checks import iterative_problems
+from attnserve_server.bundle.files import file_problems, is_within, outside_problems
+from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSION = 1
@@ -50,10 +51,13 @@ def find_bundles(models: Path) -> list[Path]:
     """Returns the folders ``<models>/<id>/<version>`` that contain a manifest, sorted.
 
     Raises:
-        ConfigError: ``models`` is not a folder, or contains no bundle.
+        ConfigError: ``models`` is not a folder, contains no bundle, or its ``defaults.toml`` is a link out of it.
     """
     if not models.is_dir():
         raise ConfigError(f"models: {models} is not a folder")
+    defaults = models / DEFAULTS_FILE
+    if defaults.is_symlink() and not is_within(defaults, models.resolve()):
+        raise ConfigError(f"models: {defaults} is a link out of the repository")
     found = sorted(path.parent for path in models.glob("*/*/manifest.json"))
     if not found:
         raise ConfigError(f"models: no bundle in {models} (looked for <model id>/<version>/manifest.json)")
@@ -69,6 +73,9 @@ def default_models() -> Path:
 def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check: Check = iterative_problems) -> Bundle:
     """Reads and checks one bundle.
 
+    Nothing outside the bundle's folder is read, and no file but the manifest is parsed before its SHA-256 was compared. The folder
+    itself may be a link.
+
     Args:
         folder: ``<id>/<version>``.
         device: "cpu" or "cuda"; chooses among the variants.
@@ -78,6 +85,8 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
     Raises:
         BundleError: the bundle is invalid; lists all problems.
     """
+    if problems := outside_problems(folder):
+        raise BundleError(str(folder), problems)
     try:
         text = (folder / "manifest.json").read_text(encoding="utf-8")
         manifest = json_format.Parse(text, manifest_pb2.Manifest())
@@ -85,35 +94,26 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
         raise BundleError(str(folder), [f"manifest.json: {error}"]) from error
     if manifest.format_version != FORMAT_VERSION:
         raise BundleError(str(folder), [f"format version {manifest.format_version}; this server reads {FORMAT_VERSION}"])
-    problems = [*_identity_problems(folder, manifest), *_file_problems(folder, manifest), *check(manifest)]
+    problems = [*_identity_problems(folder, manifest), *file_problems(folder, manifest), *check(manifest)]
     wanted = manifest_pb2.DEVICE_CUDA if device == "cuda" else manifest_pb2.DEVICE_CPU
     fitting = [each for each in manifest.variants if each.device == wanted and variant in ("auto", each.name)]
     if not fitting:
-        known = ", ".join(f"{each.name} ({manifest_pb2.Device.Name(each.device)})" for each in manifest.variants)
+        known = ", ".join(f"{each.name} ({_device(each.device)})" for each in manifest.variants)
         problems.append(f"no variant {variant!r} for {device}; there are {known or 'none'}")
     if problems:
         raise BundleError(str(folder), problems)
     return Bundle(folder, manifest, fitting[0])
 
 
+def _device(number: int) -> str:
+    """The name of a device; for a number that this server does not know, the number."""
+    return manifest_pb2.Device.Name(number) if number in manifest_pb2.Device.values() else str(number)
+
+
 def _identity_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[str]:
     problems = []
     if (manifest.model_id, manifest.version) != (folder.parent.name, folder.name):
         problems.append(f"manifest says {manifest.model_id}/{manifest.version}, the folders {folder.parent.name}/{folder.name}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", manifest.model_id) or not manifest.version.isdigit():
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,63}", manifest.model_id) or not re.fullmatch(r"[0-9]+", manifest.version):
         problems.append("model_id must be lower case letters, digits, dots and dashes; version a decimal number")
-    return problems
-
-
-def _file_problems(folder: Path, manifest: manifest_pb2.Manifest) -> list[str]:
-    problems = []
-    listed = {file.name: file for file in manifest.files}
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {"manifest.json"}
-    problems += [f"{name} is not listed" for name in sorted(present - set(listed))]
-    for name, file in sorted(listed.items()):
-        if name not in present:
-            problems.append(f"{name} is missing")
-        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != file.sha256:
-            problems.append(f"{name} is not the file that was listed (SHA-256 differs)")
-    problems += [f"{name} is named but not listed" for name in sorted(named_files(manifest) - {""} - set(listed))]
     return problems

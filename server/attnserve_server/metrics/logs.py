@@ -79,6 +79,8 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     handler.addFilter(RequestIdFilter())
     handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
     root = logging.getLogger()
+    own_level = logging.getLevelNamesMapping()[level.upper()]
+    logging.getLogger("PIL").setLevel(max(own_level, logging.INFO))  # its debug records have the metadata of clients' images
     for old in list(root.handlers):
         root.removeHandler(old)
     root.addHandler(handler)

@@ -164,8 +164,8 @@ def with_prefix(options: DecodeOptions, prefix: Prefix, model: Model) -> DecodeO
     if not model.gives_scores:
         raise _needs_scores("prefix", model)
     if prefix.unknown:
-        shown = ", ".join(repr(each) for each in prefix.unknown[:5])
-        raise _refused("prefix", f"has characters that the vocabulary of {model.id} lacks: {shown}")
+        shown = ", ".join(map(str, prefix.unknown[:5]))  # positions, since texts of a client are in no message
+        raise _refused("prefix", f"has characters that the vocabulary of {model.id} lacks, at {shown} (counted from 0)")
     if not prefix.tokens:
         raise _refused("prefix", "is only white space to this model's tokenizer; leave it empty for none")
     if len(prefix.tokens) >= options.max_tokens:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import sentencepiece
 
 from attnserve_server.bundle.loader import Bundle
+from attnserve_server.errors import BundleError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """A forced beginning of an answer: target tokens without an end symbol, and the substrings outside the vocabulary."""
+    """A forced beginning of an answer: target tokens without an end symbol, and where substrings outside the vocabulary begin."""
 
     tokens: list[int]
-    unknown: list[str]
+    unknown: list[int]
+    """Indices of characters (code points)."""
 
 
 class StreamRenderer:
@@ -67,7 +69,7 @@ class TextTask:
 
     def __init__(self, bundle: Bundle) -> None:
         vocabulary = bundle.manifest.vocabulary
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=bundle.read(vocabulary.sentencepiece_file))
+        self._processor = _processor(bundle, vocabulary.sentencepiece_file)
         self._end_id, self._unknown_id = vocabulary.end_id, vocabulary.unknown_id
         ids = range(self._processor.get_piece_size())
         self._bytes = {each: int(self._processor.id_to_piece(each)[1:-1], 16) for each in ids if self._processor.is_byte(each)}
@@ -75,7 +77,9 @@ class TextTask:
     def encode_prefix(self, text: str) -> Prefix:
         """Tokenizes the forced beginning of an answer."""
         found = self._processor.encode(text, return_type="proto").pieces
-        unknown = [piece.surface.strip() or piece.piece for piece in found if piece.id == self._unknown_id]
+        data = text.encode()  # SentencePiece counts bytes here
+        begins = [piece.begin + len(piece.surface) - len(piece.surface.lstrip()) for piece in found if piece.id == self._unknown_id]
+        unknown = [len(data[:begin].decode(errors="ignore")) for begin in begins]
         return Prefix([piece.id for piece in found], unknown)
 
     def render(
@@ -132,6 +136,17 @@ class TextTask:
     def stream(self, source: Sequence[Span] = ()) -> StreamRenderer:
         """Makes a renderer for one streamed answer to a source."""
         return StreamRenderer(self, source)
+
+
+def _processor(bundle: Bundle, name: str) -> sentencepiece.SentencePieceProcessor:
+    data = bundle.read(name)
+    try:
+        if data:  # an empty model is accepted, and fails when it is used
+            return sentencepiece.SentencePieceProcessor(model_proto=data)
+        problem = "it is empty"
+    except RuntimeError as error:
+        problem = str(error)
+    raise BundleError(str(bundle.folder), [f"{name} is not a SentencePiece model: {problem}"])
 
 
 def begins_word(pieces: Sequence[Span], index: int) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.iterative.factory import make_engine
+from attnserve_server.engine.worker.iterative.golden import golden_groups
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.runner import IterativeRunner, StepInputs
 from attnserve_server.kinds import ITERATIVE
@@ -129,6 +131,20 @@ def test_image_of_another_size_cannot_be_read(tmp_path: Path) -> None:
     image = base64.b64encode(zlib.compress(bytes(12))).decode()
     change(folder, lambda content: content["inputs"][0].update(image=image))
     assert problems_of(folder) == ["golden.json: an image has 12 bytes of pixels, not 150528"]
+
+
+@pytest.mark.parametrize("compressed", [zlib.compress(bytes(64 << 20)), zlib.compress(bytes(150528))[:-4]], ids=["bomb", "cut"])
+def test_image_that_is_too_large_or_cut_is_not_decompressed_further(tmp_path: Path, compressed: bytes) -> None:
+    folder = copied(CAPTION_BUNDLE, tmp_path)
+    change(folder, lambda content: content["inputs"][0].update(image=base64.b64encode(compressed).decode()))
+    bundle = load_bundle(folder)
+    tracemalloc.start()
+    try:
+        with pytest.raises(BundleError, match=r"an image has (at least 150529|150528) bytes of pixels, not 150528"):
+            golden_groups(bundle)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_golden_file_that_is_missing_or_not_listed(tmp_path: Path) -> None:

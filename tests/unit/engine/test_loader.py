@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,56 +14,12 @@ from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import find_bundles, load_bundle
 from attnserve_server.errors import BundleError, ConfigError
 from attnserve_server.tasks.registry import TaskTable
-
-FILES = {"encode.onnx": b"encode", "step.onnx": b"step", "pieces.model": b"pieces", "weights.bin": b"weights"}
-FLOAT32, INT64 = "DATA_TYPE_FLOAT32", "DATA_TYPE_INT64"
-
-
-def tensor(name: str, dtype: str, *axes: str) -> dict[str, Any]:
-    return {"name": name, "dtype": dtype, "axes": list(axes)}
-
-
-def sound_manifest() -> dict[str, Any]:
-    """A manifest as JSON, of a model with one state."""
-    cache = tensor("cache", FLOAT32, "row", "target", "4")
-    memory = tensor("memory", FLOAT32, "request", "source", "4")
-    step_inputs = [tensor("token", INT64, "row"), tensor("request_of_row", INT64, "row"), cache, memory]
-    step_outputs = [tensor("logits", FLOAT32, "row", "10"), tensor("next", FLOAT32, "row", "target", "4")]
-    return {
-        "format_version": 1,
-        "model_id": "a-model",
-        "version": "2",
-        "task": "TASK_TRANSLATION",
-        "limits": {"max_source_tokens": 15, "max_target_tokens": 16, "max_beam_size": 4},
-        "vocabulary": {"sentencepiece_file": "pieces.model", "size": 10, "begin_id": 2, "end_id": 3},
-        "states": [
-            {"name": "cache", "scope": "SCOPE_HYPOTHESIS", "axes": cache["axes"], "step_output": "next", "growing_axis": "target", "capacity": 16},
-            {"name": "memory", "scope": "SCOPE_REQUEST", "axes": memory["axes"], "encode_output": "read", "growing_axis": "source", "capacity": 16},
-        ],
-        "variants": [
-            {
-                "name": "fp32",
-                "device": "DEVICE_CPU",
-                "encode": {
-                    "file": "encode.onnx",
-                    "inputs": [tensor("source", INT64, "request", "source")],
-                    "outputs": [tensor("read", FLOAT32, "request", "source", "4")],
-                },
-                "steps": [{"graph": {"file": "step.onnx", "inputs": step_inputs, "outputs": step_outputs}}],
-            }
-        ],
-        "files": [{"name": name, "sha256": hashlib.sha256(data).hexdigest(), "num_bytes": len(data)} for name, data in FILES.items()],
-    }  # fmt: skip
+from tests.fakes.bundles import sound_bundle, sound_manifest
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    folder = tmp_path / "a-model" / "2"
-    folder.mkdir(parents=True)
-    for name, data in FILES.items():
-        (folder / name).write_bytes(data)
-    write(folder, sound_manifest())
-    return folder
+    return sound_bundle(tmp_path)
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:

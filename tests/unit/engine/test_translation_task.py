@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attnserve_server.bundle.loader import Bundle
+from attnserve_server.errors import BundleError
 from attnserve_server.tasks.text import Span, begins_word
 from attnserve_server.tasks.translation import TranslationTask
 from tests.fakes.runner import manifest
@@ -34,6 +35,12 @@ def task_of(pieces: bytes) -> TranslationTask:
 @functools.cache
 def task() -> TranslationTask:
     return task_of(common.sentencepiece_model())
+
+
+@pytest.mark.parametrize("pieces", [b"", b"no model", b"\x0a\x00"])
+def test_file_that_is_no_sentencepiece_model_is_refused(pieces: bytes) -> None:
+    with pytest.raises(BundleError, match=r"pieces\.model is not a SentencePiece model: "):
+        task_of(pieces)
 
 
 @functools.cache
@@ -314,5 +321,6 @@ def test_prefix() -> None:
     assert (prefix.tokens, prefix.unknown) == (ids("A dog"), [])
     assert task().render(prefix.tokens)[0] == "A dog"
     assert task().encode_prefix(" \n").tokens == []
-    assert task().encode_prefix("A 😀😀 and 中").unknown == ["😀😀", "中"]
+    assert task().encode_prefix("A 😀😀 and 中").unknown == [2, 9]
+    assert task().encode_prefix("  中é").unknown[0] == 2
     assert task().encode_prefix("½").unknown

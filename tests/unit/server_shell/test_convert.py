@@ -183,8 +183,8 @@ def test_prefix() -> None:
     for prefix, words in [
         (Prefix([4, 5, 6], []), "must have fewer pieces than max_tokens \\(3\\); it has 3"),
         (Prefix([], []), "only white space"),
-        (Prefix([4, 1], ["😀"]), "lacks: '😀'"),
-        (Prefix([1] * 9, list("αβγδεζηθι")), "lacks: 'α', 'β', 'γ', 'δ', 'ε'$"),
+        (Prefix([4, 1], [3]), "lacks, at 3 \\(counted from 0\\)$"),
+        (Prefix([1] * 9, [*range(9)]), "lacks, at 0, 1, 2, 3, 4 \\("),
     ]:
         with pytest.raises(InvalidRequest, match=words) as raised:
             with_prefix(options, prefix, letters_model())

@@ -44,6 +44,21 @@ def configured(log_format: str) -> io.StringIO:
     return stream
 
 
+@pytest.mark.parametrize(("level", "found"), [("debug", ["DEBUG", "INFO"]), ("info", ["INFO"]), ("warning", [])])
+def test_pillow_logs_no_debug_records(level: str, found: list[str]) -> None:
+    """They have the metadata of a client's image."""
+    stream, pillow = io.StringIO(), logging.getLogger("PIL.TiffImagePlugin")
+    try:
+        logs.configure_logging("text", level, stream)
+        pillow.debug("tag: Artist, value: name")
+        logger.debug("own record")
+        pillow.info("version")
+    finally:
+        logging.getLogger("PIL").setLevel(logging.NOTSET)
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == found
+    assert "Artist" not in stream.getvalue()
+
+
 @pytest.mark.usefixtures("_bound")
 def test_json_lines() -> None:
     stream = configured("json")

@@ -55,9 +55,11 @@ def _source(manifest: manifest_pb2.Manifest, number: int, asked: manifest_pb2.Go
     if not asked.image:
         return list(asked.tokens)
     image = manifest.image
-    pixels, size = zlib.decompress(asked.image), 3 * image.height * image.width
-    if len(pixels) != size:
-        raise ValueError(f"an image has {len(pixels)} bytes of pixels, not {size}")
+    size, decompressor = 3 * image.height * image.width, zlib.decompressobj()
+    pixels = decompressor.decompress(asked.image, size + 1)  # a byte more shows that there are too many
+    if len(pixels) != size or not decompressor.eof:
+        more = "at least " if len(pixels) > size else ""
+        raise ValueError(f"an image has {more}{len(pixels)} bytes of pixels, not {size}")
     return ImageSource(pixels, image.grid_height * image.grid_width)
 
 

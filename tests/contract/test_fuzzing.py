@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fuzz campaigns find planted faults, reduce them, and end in time; the corpus has small text files for every surface."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+from hypothesis import strategies as st
+
+from tests import fuzzing
+from tests.fuzzing import CORPUS, LONG, QUICK, campaign, corpus, edited, json_mutated, mutated
+
+SURFACES = ("config", "golden", "image", "manifest", "wire")
+
+
+def test_planted_fault_is_found_and_reduced() -> None:
+    failing: list[bytes] = []
+
+    def check(data: bytes) -> None:
+        if b"\xff" in data:
+            failing.append(data)
+            raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        campaign(mutated([b"a" * 50]), check, 20, QUICK)
+    assert len(failing[-1]) <= 51
+
+
+def test_planted_fault_of_a_json_value_is_found() -> None:
+    def check(data: bytes) -> None:
+        assert str(2**32).encode() not in data
+        json.loads(data)
+
+    with pytest.raises(AssertionError):
+        campaign(json_mutated([b'{"a": [{"b": 1}]}'], 1), check, 20, QUICK)
+
+
+def test_campaign_ends_in_time_and_counts_examples() -> None:
+    began, checked = time.monotonic(), list[int]()
+    assert campaign(st.integers(), checked.append, 0.3, QUICK) == len(checked) >= 5
+    assert 0.3 <= time.monotonic() - began < 30
+
+
+def test_campaign_that_checks_too_little_fails() -> None:
+    with pytest.raises(AssertionError):
+        campaign(st.integers(), lambda _: time.sleep(0.2), 0.3, QUICK)
+
+
+def test_seed_of_a_campaign_selects_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    def first(seed: int) -> list[bytes]:
+        found: list[bytes] = []
+        monkeypatch.setenv("ATTNSERVE_TEST_SEED", str(seed))
+        campaign(mutated([b"some bytes"]), found.append, 0.3, QUICK)
+        return found[:5]
+
+    assert first(1) == first(1) != first(2)
+    monkeypatch.delenv("ATTNSERVE_TEST_SEED")
+    assert fuzzing.first_seed(QUICK) == fuzzing.first_seed(QUICK) == 0
+    assert fuzzing.first_seed(LONG) != fuzzing.first_seed(LONG)
+
+
+@pytest.mark.parametrize("kind", fuzzing.EDITS)
+def test_edit_changes_bytes_at_its_place(kind: str) -> None:
+    assert (
+        edited(b"abcdef", kind, 2, 2, b"XY")
+        == {
+            "set": b"abXYef",
+            "flip": b"abgdef",
+            "cut": b"abef",
+            "insert": b"abXYcdef",
+            "repeat": b"abcdcdef",
+            "end": b"ab",
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize("surface", SURFACES)
+def test_corpus_is_small_text(surface: str) -> None:
+    assert corpus(surface)
+    for path in (CORPUS / surface).iterdir():
+        assert path.read_text(encoding="utf-8").isascii() or path.name == "other-digit.json"
+        assert path.stat().st_size <= 8192, path
+
+
+def test_every_surface_of_the_corpus_is_tested() -> None:
+    assert sorted(path.name for path in CORPUS.iterdir()) == sorted(SURFACES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.errors import AttnserveError, ModelNotFound, ServerUnreachable, ToolError
 from attnserve_client.types import Answer, Delta
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -32,6 +33,45 @@ def report(error: Exception) -> None:
     message = " ".join(str(error).split())
     line = Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim"))
     Console(stderr=True, soft_wrap=True).print(line)
+
+
+def input_lines() -> Iterable[str]:
+    """Returns the lines of standard input; what is not valid in its encoding becomes lone surrogates, which no call sends."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
+class Failures:
+    """Reports and counts the errors of a command's items; the error of an only item is raised.
+
+    Args:
+        is_single: whether the command has one item.
+    """
+
+    def __init__(self, *, is_single: bool) -> None:
+        self._is_single, self._num = is_single, 0
+
+    def report(self, error: AttnserveError) -> None:
+        """Reports the error of one item.
+
+        Raises:
+            AttnserveError: ``error``, if it concerns all items: no server or model, or a wrong option.
+        """
+        is_of_all = isinstance(error, ServerUnreachable | ModelNotFound) or (error.field or "").startswith("options.")
+        if self._is_single or is_of_all:
+            raise error
+        self._num += 1
+        report(error)
+
+    def end(self, num_items: int, what: str) -> None:
+        """Ends the command.
+
+        Raises:
+            ToolError: an item failed; ``what`` is the end of the message.
+        """
+        if self._num:
+            raise ToolError(f"{self._num} of {num_items} {what}")
 
 
 def json_of(value: Any) -> Any:
@@ -100,6 +140,14 @@ def print_answer(
     else:
         for rank, hypothesis in enumerate(answer.hypotheses, 1):
             print(f"{prefix}{rank}\t{hypothesis.score:.4f}\t{hypothesis.text}", flush=True)
+
+
+def print_failed(error: AttnserveError, *, as_json: bool) -> None:
+    """Prints what stands in the place of an answer: an empty line, or a JSON object with the error."""
+    if as_json:
+        print_json({"error": {"message": error.message, "code": error.code, "reason": error.reason, "field": error.field}})
+    else:
+        print(flush=True)
 
 
 def print_stream(

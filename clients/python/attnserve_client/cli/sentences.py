@@ -12,7 +12,7 @@ import typer
 
 from attnserve_client.cli import output
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
+from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.evaluation import read_lines
 from attnserve_client.lines import translate_lines
 from attnserve_client.options import RequestKeywords
@@ -69,11 +69,17 @@ def read_split(client: Client, data: Path | None, split: str, model: str, limit:
 def translated(
     client: Client, sources: list[str], model: str, max_in_flight: int, keywords: RequestKeywords
 ) -> list[Translation | None]:
-    """Translates all lines with a progress bar; a blank line gives None."""
+    """Translates all lines with a progress bar; a blank line gives None.
+
+    Raises:
+        AttnserveError: the first error in order: scores of a part of the lines would mislead.
+    """
     lines = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
     answers: list[Translation | None] = []
     with contextlib.closing(lines), output.progress(f"translating {model}".strip(), len(sources)) as advance:
         for answer in lines:
+            if isinstance(answer, AttnserveError):
+                raise answer
             answers.append(answer)
             advance()
     return answers

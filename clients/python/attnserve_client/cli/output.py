@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from attnserve_client.cli import streams
 from attnserve_client.errors import AttnserveError, ModelNotFound, ServerUnreachable, ToolError
 from attnserve_client.types import Answer, Delta
 
@@ -32,14 +32,10 @@ def report(error: Exception) -> None:
         context += [f"request {error.request_id}"] if error.request_id else []
     message = " ".join(str(error).split())
     line = Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim"))
-    Console(stderr=True, soft_wrap=True).print(line)
-
-
-def input_lines() -> Iterable[str]:
-    """Returns the lines of standard input; what is not valid in its encoding becomes lone surrogates, which no call sends."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
-    return sys.stdin
+    try:
+        Console(stderr=True, soft_wrap=True).print(line)
+    except OSError:  # standard error is full or gone; the exit code remains
+        streams.abandon(sys.stderr)
 
 
 class Failures:
@@ -81,8 +77,9 @@ def json_of(value: Any) -> Any:
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Prints one JSON value on standard output, on one line unless ``indent`` is given."""
-    print(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain), flush=True)
+    """Prints one JSON value on standard output, on one line unless ``indent`` is given; in ASCII unless the encoding is UTF-8."""
+    is_utf_8 = (sys.stdout.encoding or "").lower().replace("_", "-") in ("utf-8", "utf8")
+    print(json.dumps(value, ensure_ascii=not is_utf_8, indent=indent, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import attention as attention_output
-from attnserve_client.cli import output
+from attnserve_client.cli import output, streams
 from attnserve_client.cli.options import Address, AsJson, MaxInFlight, ModelId, Timeout, takes_keywords
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError
@@ -54,7 +54,7 @@ def translate(
         raise typer.BadParameter("a stream has no attention", param_hint="--stream")
     keywords["return_attention"] = attention is not None or show_attention
     num_hypotheses = keywords.get("num_hypotheses") or 1
-    lines: Iterable[str] = output.input_lines() if reads_lines else texts or ()
+    lines: Iterable[str] = streams.input_lines() if reads_lines else texts or ()
     is_single = not reads_lines and len(texts or ()) == 1
     output_of = _Output(output.Failures(is_single=is_single), num_hypotheses, as_json, attention, show_attention)
     unit = "line" if reads_lines else "" if is_single else "text"

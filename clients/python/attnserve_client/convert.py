@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
-from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.errors import AttnserveError, ClientClosed, InvalidRequest
 from attnserve_client.options import Asked
 from attnserve_client.types import (
     Caption,
@@ -146,10 +146,10 @@ def caption_event_from_proto(message: caption_pb2.CaptionStreamResponse) -> Capt
 
 
 def value_of_outcome(outcome: _M | AttnserveError, make: Callable[[_M], _V], is_raising: bool) -> _V | AttnserveError:
-    """Returns the value or the error of one of many calls; raises the error if ``is_raising``."""
+    """Returns the value or the error of one of many calls; raises the error if ``is_raising``, or if the client is closed."""
     if not isinstance(outcome, AttnserveError):
         return make(outcome)
-    if is_raising:
+    if is_raising or isinstance(outcome, ClientClosed):
         raise outcome
     return outcome
 

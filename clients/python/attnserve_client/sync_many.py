@@ -36,9 +36,15 @@ def many(
     A request is taken from ``requests`` only when a call can start, and its deadline starts then. An error among the requests is
     yielded in its place.
     """
+    invoke = functools.partial(calls.unary_callable(method).future, metadata=calls.metadata)
+
+    def start(request: RequestT, timeout: float | None) -> Any:
+        calls.check_open()
+        return invoke(request, timeout=timeout)
+
     pipeline: _Pipeline[RequestT, ResponseT] = _Pipeline(
         requests,
-        start=functools.partial(calls.unary_callable(method).future, metadata=calls.metadata),
+        start=start,
         new_attempts=lambda: calls.attempts(timeout),
         address=calls.address,
         window=OrderedWindow(max_in_flight),
@@ -92,7 +98,8 @@ class _Pipeline(Generic[RequestT, ResponseT]):
     def cancel(self) -> None:
         """Cancels all running calls."""
         for call in self._open.values():
-            call.future.cancel()
+            if call.future is not None:  # the client was closed before the first attempt
+                call.future.cancel()
 
     def _fill(self) -> bool:
         """Starts calls while there is room; ends early, and returns True, if an error is in a request's place."""

@@ -24,6 +24,7 @@ from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.errors import BundleError, StartupError
+from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, stop_event
@@ -78,11 +79,12 @@ class App:
         self.grpc_port = await self.grpc.start()
         await self.front.start()
         log.info(
-            "ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s",
+            "ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s; %s",
             self.grpc_port,
             self.http_port,
             self.pool.num_workers,
             hello.device,
+            summary(usable_cpus(), usable_memory()),
         )
 
     async def drain_and_stop(self) -> None:

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 from attnserve.v1.decoding_pb2 import DecodeOptions
+from attnserve_server.machine import summary, usable_cpus, usable_memory
 from tests.e2e.captioning import caption
 from tests.e2e.serving import (
     LONG_TEXT,
@@ -349,3 +350,7 @@ def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
         assert server.scrape().total("attnserve_requests_rejected_total", reason="overloaded") == len(refused)
         assert texts(ask(channel, LONG_TEXT)) == expected
         server.assert_unharmed()
+
+
+def test_line_of_the_start_names_what_limits_the_machine(server: Server) -> None:
+    assert f"1 worker(s) on cpu; {summary(usable_cpus(), usable_memory())}" in server.log.read_text(encoding="utf-8")

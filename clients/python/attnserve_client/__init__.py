@@ -12,6 +12,7 @@ from attnserve_client.client import Client
 from attnserve_client.errors import (
     AttnserveError,
     Cancelled,
+    ClientClosed,
     DeadlineExceeded,
     DeadlineUnreachable,
     ExecutionFailed,
@@ -53,6 +54,7 @@ __all__ = [
     "AsyncClient",
     "AttnserveError",
     "Cancelled",
+    "ClientClosed",
     "Caption",
     "CaptionDelta",
     "Client",

@@ -34,6 +34,7 @@ class AioCalls(Calls):
         """
         attempts, invoke = self.attempts(timeout, policy), self.unary_callable(method)
         while True:
+            self.check_open()
             try:
                 response: ResponseT = await invoke(request, timeout=attempts.remaining_s(), metadata=self.metadata)
                 return response
@@ -51,6 +52,7 @@ class AioCalls(Calls):
         """
         attempts, invoke = self.attempts(timeout), self.stream_callable(method)
         while True:
+            self.check_open()
             call, has_arrived = invoke(request, timeout=attempts.remaining_s(), metadata=self.metadata), False
             try:
                 async for response in call:

@@ -46,7 +46,8 @@ class AioConnection:
         self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     async def close(self) -> None:
-        """Cancels the running calls and closes the connection."""
+        """Cancels the running calls and closes the connection; later calls raise ``ClientClosed``."""
+        self._calls.is_closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attnserve_client.errors import ClientClosed
 from attnserve_client.methods import Method, RequestT, ResponseT
 from attnserve_client.retry import Attempts, RetryPolicy
 
@@ -33,6 +34,17 @@ class Calls:
         self._channel, self._policy, self._timeout_s = channel, policy, timeout_s
         self.address, self.metadata = address, tuple(metadata)
         self._callables: dict[str, Any] = {}
+        self.is_closed = False
+        """Whether the caller has closed the channel."""
+
+    def check_open(self) -> None:
+        """Checks before each attempt that the channel is open; gRPC raises other errors, one on each kind of channel.
+
+        Raises:
+            ClientClosed: it is not.
+        """
+        if self.is_closed:
+            raise ClientClosed("the client is closed")
 
     def attempts(self, timeout: float | None, policy: RetryPolicy | None = None) -> Attempts:
         """Starts the clock of one call."""

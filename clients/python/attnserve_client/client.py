@@ -144,7 +144,7 @@ class Client(SyncConnection):
         """
         wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
-        requests = (convert.translate_request(kind, text, model, version, wanted) for text in texts)
+        requests = convert.requests_of(lambda text: convert.translate_request(kind, text, model, version, wanted), texts)
         outcomes = many(self._calls, methods.TRANSLATE, requests, timeout, max_in_flight)
         return values(outcomes, convert.translation_from_proto, raising)
 
@@ -204,8 +204,8 @@ class Client(SyncConnection):
     ) -> Generator[Caption | AttnserveError]:
         """Describes many images concurrently over one connection; returns an iterator over captions or errors, in their order.
 
-        A file is read only when a call can start, so there may be any number; its ``timeout`` starts then. Closing the iterator
-        cancels the running calls.
+        A file is read only when a call can start, so there may be any number; its ``timeout`` starts then. A file that cannot be
+        read gives an ``InvalidRequest`` in its position. Closing the iterator cancels the running calls.
 
         Args:
             images: as for ``caption``.
@@ -215,11 +215,8 @@ class Client(SyncConnection):
             options: how to decode.
             timeout: seconds for all attempts of one image.
             keywords: single options, which override ``options``; also ``priority``.
-
-        Raises:
-            OSError: while iterating: a file cannot be read.
         """
         wanted, kind = asked(options, keywords), caption_pb2.CaptionRequest
-        requests = (convert.caption_request(kind, image, model, version, wanted) for image in images)
+        requests = convert.requests_of(lambda image: convert.caption_request(kind, image, model, version, wanted), images)
         outcomes = many(self._calls, methods.CAPTION, requests, timeout, max_in_flight)
         return values(outcomes, convert.caption_from_proto, is_raising=False)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
-from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.errors import AttnserveError, ClientClosed, InvalidRequest
 from attnserve_client.options import Asked
 from attnserve_client.types import (
     Caption,
@@ -40,6 +40,7 @@ ImageFile = bytes | str | os.PathLike[str]
 _E = TypeVar("_E", bound=enum.StrEnum)
 _M = TypeVar("_M", bound=Message)
 _V = TypeVar("_V")
+_I = TypeVar("_I")
 _C = TypeVar("_C", caption_pb2.CaptionRequest, caption_pb2.CaptionStreamRequest)
 _R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
 
@@ -53,7 +54,7 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
     try:
         request = kind(text=text, model=model, version=version, options=asked.options)
     except ValueError as error:
-        raise InvalidRequest(f"the text cannot be sent: {error}", field="text") from error
+        raise InvalidRequest(f"the text is not valid Unicode: {error}", field="text") from error
     _set_fields(request, asked)
     return request
 
@@ -69,6 +70,24 @@ def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, 
     request = kind(image=data, model=model, version=version, options=asked.options)
     _set_fields(request, asked)
     return request
+
+
+def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:
+    """Yields a request for each item; an error in the place of an item that cannot be read or sent.
+
+    Args:
+        make: makes one request, and raises an ``AttnserveError`` or an ``OSError``.
+        items: texts or images.
+    """
+    for item in items:
+        request: _M | AttnserveError
+        try:
+            request = make(item)
+        except AttnserveError as error:
+            request = error
+        except OSError as error:
+            request = InvalidRequest(f"cannot read {item}: {error.strerror or error}", field="image")
+        yield request
 
 
 def _set_fields(request: Message, asked: Asked) -> None:
@@ -127,10 +146,10 @@ def caption_event_from_proto(message: caption_pb2.CaptionStreamResponse) -> Capt
 
 
 def value_of_outcome(outcome: _M | AttnserveError, make: Callable[[_M], _V], is_raising: bool) -> _V | AttnserveError:
-    """Returns the value or the error of one of many calls; raises the error if ``is_raising``."""
+    """Returns the value or the error of one of many calls; raises the error if ``is_raising``, or if the client is closed."""
     if not isinstance(outcome, AttnserveError):
         return make(outcome)
-    if is_raising:
+    if is_raising or isinstance(outcome, ClientClosed):
         raise outcome
     return outcome
 

@@ -97,6 +97,12 @@ class Cancelled(AttnserveError):
     default_code = "CANCELLED"
 
 
+class ClientClosed(AttnserveError):
+    """The client was closed before the call."""
+
+    default_code = "CANCELLED"
+
+
 class ExecutionFailed(AttnserveError):
     """The server failed internally; its log has the details under ``request_id``."""
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,13 +38,23 @@ def read_lines(path: Path, limit: int | None = None) -> list[str]:
         limit: maximum number of lines; None for all.
 
     Raises:
-        ToolError: the file cannot be read.
+        ToolError: the file cannot be read, or a line is not UTF-8.
     """
     try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            return [line.strip() for line, _ in zip(file, range(limit), strict=False)] if limit else [line.strip() for line in file]
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        with (
+            gzip.open(path, "rt", encoding="utf-8", errors="surrogateescape")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8", errors="surrogateescape") as file
+        ):
+            lines = [line.strip() for line in itertools.islice(file, limit)]
+    except (OSError, EOFError) as error:
         raise ToolError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines, 1):
+        try:
+            line.encode()
+        except UnicodeEncodeError as error:
+            raise ToolError(f"cannot read {path}: line {number} is not UTF-8") from error
+    return lines
 
 
 def score(hypotheses: Sequence[str], references: Sequence[str]) -> Scores:

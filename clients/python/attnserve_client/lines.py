@@ -22,11 +22,10 @@ def translate_lines(
     max_in_flight: int = 64,
     unit: str = "line",
     **keywords: Unpack[RequestKeywords],
-) -> Generator[Translation | None, None, None]:
-    """Yields a translation for every line, in order; None for a blank line, which is not sent.
+) -> Generator[Translation | AttnserveError | None, None, None]:
+    """Yields a translation or an error for every line, in order; None for a blank line, which is not sent.
 
-    Raises:
-        AttnserveError: the first error in order; its note is ``unit`` and the line's number, unless ``unit`` is empty.
+    The note of an error is ``unit`` and the line's number, unless ``unit`` is empty.
     """
     num_blank_before: deque[int] = deque([0])  # blank lines before each running text; the last entry is still being counted
 
@@ -46,9 +45,7 @@ def translate_lines(
             num_blank = num_blank_before.popleft()
             yield from [None] * num_blank
             number += num_blank + 1
-            if isinstance(answer, AttnserveError):
-                if unit:
-                    answer.add_note(f"{unit} {number}")
-                raise answer
+            if isinstance(answer, AttnserveError) and unit:
+                answer.add_note(f"{unit} {number}")
             yield answer
     yield from [None] * num_blank_before.popleft()

@@ -35,6 +35,7 @@ class SyncCalls(Calls):
         """
         attempts, invoke = self.attempts(timeout, policy), self.unary_callable(method)
         while True:
+            self.check_open()
             try:
                 response: ResponseT = invoke(request, timeout=attempts.remaining_s(), metadata=self.metadata)
                 return response
@@ -50,6 +51,7 @@ class SyncCalls(Calls):
         """
         attempts, invoke = self.attempts(timeout), self.stream_callable(method)
         while True:
+            self.check_open()
             call, has_arrived = invoke(request, timeout=attempts.remaining_s(), metadata=self.metadata), False
             try:
                 for response in call:

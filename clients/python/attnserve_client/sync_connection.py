@@ -45,7 +45,8 @@ class SyncConnection:
         self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     def close(self) -> None:
-        """Cancels the running calls and closes the connection."""
+        """Cancels the running calls and closes the connection; later calls raise ``ClientClosed``."""
+        self._calls.is_closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:

@@ -25,15 +25,26 @@ from attnserve_client.window import OrderedWindow
 
 
 def many(
-    calls: SyncCalls, method: Method[RequestT, ResponseT], requests: Iterable[RequestT], timeout: float | None, max_in_flight: int
+    calls: SyncCalls,
+    method: Method[RequestT, ResponseT],
+    requests: Iterable[RequestT | AttnserveError],
+    timeout: float | None,
+    max_in_flight: int,
 ) -> Generator[ResponseT | AttnserveError]:
     """Yields each request's answer or error, in the requests' order; closing the generator cancels the running calls.
 
-    A request is taken from ``requests`` only when a call can start, and its deadline starts then.
+    A request is taken from ``requests`` only when a call can start, and its deadline starts then. An error among the requests is
+    yielded in its place.
     """
+    invoke = functools.partial(calls.unary_callable(method).future, metadata=calls.metadata)
+
+    def start(request: RequestT, timeout: float | None) -> Any:
+        calls.check_open()
+        return invoke(request, timeout=timeout)
+
     pipeline: _Pipeline[RequestT, ResponseT] = _Pipeline(
         requests,
-        start=functools.partial(calls.unary_callable(method).future, metadata=calls.metadata),
+        start=start,
         new_attempts=lambda: calls.attempts(timeout),
         address=calls.address,
         window=OrderedWindow(max_in_flight),
@@ -61,14 +72,14 @@ class _Pipeline(Generic[RequestT, ResponseT]):
 
     def __init__(
         self,
-        requests: Iterable[RequestT],
+        requests: Iterable[RequestT | AttnserveError],
         *,
         start: Callable[..., Any],
         new_attempts: Callable[[], Attempts],
         address: str,
         window: OrderedWindow[ResponseT | AttnserveError],
     ) -> None:
-        self._requests: Iterator[RequestT] = iter(requests)
+        self._requests: Iterator[RequestT | AttnserveError] = iter(requests)
         self._start, self._new_attempts, self._address, self._window = start, new_attempts, address, window
         self._open: dict[int, _Open[RequestT]] = {}
         self._finished: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -78,7 +89,8 @@ class _Pipeline(Generic[RequestT, ResponseT]):
         """Yields outcomes in order. Available outcomes are yielded before the next request is taken, which may block."""
         while True:
             yield from self._window.take_ready()
-            self._fill()
+            if self._fill():
+                continue
             if self._window.is_empty():
                 return
             self._wait()
@@ -86,17 +98,23 @@ class _Pipeline(Generic[RequestT, ResponseT]):
     def cancel(self) -> None:
         """Cancels all running calls."""
         for call in self._open.values():
-            call.future.cancel()
+            if call.future is not None:  # the client was closed before the first attempt
+                call.future.cancel()
 
-    def _fill(self) -> None:
+    def _fill(self) -> bool:
+        """Starts calls while there is room; ends early, and returns True, if an error is in a request's place."""
         while self._window.has_room():
             try:
                 request = next(self._requests)
             except StopIteration:
-                return
+                return False
             index = self._window.start()
+            if isinstance(request, AttnserveError):
+                self._window.finish(index, request)
+                return True
             self._open[index] = _Open(request, self._new_attempts())
             self._attempt(index)
+        return False
 
     def _attempt(self, index: int) -> None:
         call = self._open[index]

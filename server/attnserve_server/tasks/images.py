@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from dataclasses import dataclass
 
@@ -12,8 +13,15 @@ from PIL import ExifTags, Image
 
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import ImageSource
+from attnserve_server.tasks import png
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+_BEGINS = {
+    "JPEG": re.compile(rb"\xff\xd8\xff"),
+    "PNG": re.compile(re.escape(png.SIGNATURE)),
+    "WebP": re.compile(rb"RIFF.{4}WEBP", re.DOTALL),
+}
+"""How files of a format begin."""
 MIN_SIDE = 16
 """Minimum width and height in pixels."""
 _FIELD = "image"
@@ -29,6 +37,8 @@ _TURNS = {
 """Transposition that makes an image upright, by EXIF orientation."""
 _LYING = (5, 6, 7, 8)
 """Orientations that swap width and height."""
+_JPEG_END = b"\xff\xd9"
+_NOISE = b"\x55" * 64
 _DRAFT = 2
 """A JPEG is decoded at a reduced scale of at least this many times the model's width and height."""
 
@@ -60,12 +70,30 @@ def read_picture(data: bytes, limits: ImageLimits, size: tuple[int, int], num_ce
         num_cells: number of cells of the model's grid.
 
     Raises:
-        InvalidRequest: the file is empty, too large, too small, of another format, animated, or broken.
+        InvalidRequest: the file is empty, too large, too small, of another format, animated, or broken. A JPEG file that lacks
+            only its end marker is not broken.
     """
     if not data:
         raise _refused("must not be empty")
     if len(data) > limits.max_bytes:
         raise _refused(f"must have at most {limits.max_bytes:,} bytes; it has {len(data):,}")
+    if not _lacks_end(data):
+        return _read(data, limits, size, num_cells)
+    # Pillow accepts such a file by chance. If all pixels are there, what follows them changes nothing.
+    picture, other = (_read(data.rstrip(b"\xff") + rest + _JPEG_END, limits, size, num_cells) for rest in (b"", _NOISE))
+    if picture != other:
+        raise _refused("cannot be decoded: the JPEG file is cut off")
+    return picture
+
+
+def _lacks_end(data: bytes) -> bool:
+    """Whether a JPEG file has no end marker after its last scan, in whose data the markers' bytes cannot occur."""
+    scan = data.rfind(b"\xff\xda")
+    return _BEGINS["JPEG"].match(data) is not None and scan >= 0 and data.find(_JPEG_END, scan) < 0
+
+
+def _read(data: bytes, limits: ImageLimits, size: tuple[int, int], num_cells: int) -> Picture:
+    """See :func:`read_picture`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about unusual files; only whether it decodes them matters
         image = _opened(data)
@@ -74,6 +102,8 @@ def read_picture(data: bytes, limits: ImageLimits, size: tuple[int, int], num_ce
         try:
             image.draft("RGB", (_DRAFT * size[0], _DRAFT * size[1]))  # decodes a large JPEG at a reduced scale
             image.load()
+            if image.format == "PNG":
+                png.scale_transparency(image, data)
             colours = _coloured(image)
             width_height = (size[1], size[0]) if orientation in _LYING else size
             scaled = colours.resize(width_height, Image.Resampling.BICUBIC)
@@ -86,12 +116,15 @@ def read_picture(data: bytes, limits: ImageLimits, size: tuple[int, int], num_ce
 
 def _opened(data: bytes) -> Image.Image:
     """Reads the header."""
+    kind = next((name for name, begin in _BEGINS.items() if begin.match(data)), None)
+    if kind is None:
+        raise _refused("is not a JPEG, PNG or WebP file: it does not begin as one")
     try:
-        return Image.open(io.BytesIO(data), formats=FORMATS)
+        return Image.open(io.BytesIO(png.without_metadata(data) if kind == "PNG" else data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise _refused("has far too many pixels") from error
     except Exception as error:  # as above
-        raise _refused("is not a JPEG, PNG or WebP file, or its header is broken") from error
+        raise _refused(f"begins as a {kind} file, but its header cannot be read") from error
 
 
 def _checked_shape(image: Image.Image, limits: ImageLimits) -> tuple[int, int]:
@@ -118,7 +151,9 @@ def _orientation(image: Image.Image) -> int:
 def _coloured(image: Image.Image) -> Image.Image:
     """Converts an image to RGB with 8 bits per channel."""
     if image.mode.startswith("I"):  # 16 bits of grey
-        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+        samples = np.asarray(image).astype(np.int64)
+        grey = (samples >> 8).clip(0, 255)
+        return Image.fromarray(np.where(samples == image.info.get("transparency", -1), 255, grey).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         with_alpha = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), with_alpha).convert("RGB")

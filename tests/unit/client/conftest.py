@@ -58,8 +58,11 @@ class BlockingAsyncClient:
         finally:
             self._runner.run(events.aclose())
 
-    def close(self) -> None:
+    def close_client(self) -> None:
         self._runner.run(self._client.close())
+
+    def close(self) -> None:
+        self.close_client()
         self._runner.close()
 
 

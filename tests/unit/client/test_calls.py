@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -14,6 +16,8 @@ import pytest
 
 from attnserve.v1 import decoding_pb2
 from attnserve_client import (
+    Client,
+    ClientClosed,
     DeadlineExceeded,
     DecodeOptions,
     FinishReason,
@@ -340,3 +344,26 @@ def test_wait_ready_for_a_server_that_comes_later(make_client: Any, unused_port:
     timer.join()
     wait_until(lambda: bool(late))
     late[0].stop()
+
+
+AFTER_CLOSE: dict[str, Callable[[Any], Any]] = {
+    "translate": lambda client: client.translate("a"),
+    "translate_stream": lambda client: list(client.translate_stream("a")),
+    "translate_many": lambda client: list(client.translate_many(["a"])),
+    "translate_many, errors returned": lambda client: list(client.translate_many(itertools.repeat("a"), on_error="return")),
+    "caption": lambda client: client.caption(b"x"),
+    "caption_stream": lambda client: list(client.caption_stream(b"x")),
+    "caption_many": lambda client: list(client.caption_many([b"x"])),
+    "list_models": lambda client: client.list_models(),
+    "get_model": lambda client: client.get_model("m"),
+    "is_healthy": lambda client: client.is_healthy(),
+    "wait_ready": lambda client: client.wait_ready(1),
+}
+
+
+@pytest.mark.parametrize("name", AFTER_CLOSE)
+def test_call_after_close_of_either_kind(client: Any, name: str) -> None:
+    client.translate("a")
+    client.close() if isinstance(client, Client) else client.close_client()
+    with pytest.raises(ClientClosed, match="the client is closed"):
+        AFTER_CLOSE[name](client)

@@ -70,6 +70,16 @@ def test_many(client: Any) -> None:
     assert isinstance(answers[2], AttnserveError)
 
 
+def test_file_that_cannot_be_read_is_an_error_in_its_place(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    images = [tmp_path / "a.png", tmp_path / "gone.png", str(tmp_path), b"xx"]
+    answers = list(client.caption_many(images))
+    assert [each.text if isinstance(each, Caption) else each.field for each in answers] == [
+        "a picture of 1 bytes", "image", "image", "a picture of 2 bytes",
+    ]  # fmt: skip
+    assert "gone.png: No such file" in str(answers[1])
+
+
 def test_words_and_their_maps(client: Any) -> None:
     caption = client.caption(file_of(), return_attention=True)
     maps = caption.word_maps()
@@ -183,6 +193,11 @@ def test_command(server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixtu
     shown = capsys.readouterr()
     assert shown.out.splitlines() == [f"{folder / name}\ta picture of {size} bytes" for name, size in (("a.png", 1), ("b.JPG", 2))]
     assert "bad.webp" in shown.err
+    photos = [str(folder / name) for name in ("a.png", "b.JPG")]
+    assert main(["caption", *photos, str(folder / "bad.webp"), photos[0], *common, "--stream"]) == 1
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 3
+    assert "1 of 4 images could not be described" in shown.err
     assert main(["caption", str(folder / "bad.webp"), *common]) == 1
     assert "image is bad" in capsys.readouterr().err
     assert main(["caption", str(folder / "a.png"), *common, "--stream", "--json"]) == 0

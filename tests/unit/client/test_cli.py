@@ -117,8 +117,53 @@ def test_error_of_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
     server.translation.before = lambda request, context: TOO_LONG.abort(context) if request.text == "bad" else None
     assert main(["translate"]) == 1
     captured = capsys.readouterr()
-    assert captured.out == "FINE\n\n"
-    assert captured.err == "error: too many pieces (line 3, field text, request r-1)\n"
+    assert captured.out == "FINE\n\n\nFINE\n", "its line is empty"
+    assert captured.err == (
+        "error: too many pieces (line 3, field text, request r-1)\nerror: 1 of 4 lines could not be translated\n"
+    )
+    assert main(["translate", "fine", "bad", "fine", "--json"]) == 1
+    first, second, third = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["text"] == third["text"] == "FINE"
+    assert second == {
+        "error": {"message": "too many\npieces", "code": "INVALID_ARGUMENT", "reason": "SEQUENCE_TOO_LONG", "field": "text"}
+    }
+
+
+@pytest.mark.parametrize("flags", [[], ["--stream"]], ids=["whole", "stream"])
+def test_line_that_is_not_utf_8_costs_no_other(server: FakeServer, flags: list[str]) -> None:
+    program = [sys.executable, "-m", "attnserve_client.cli", "translate", *flags]
+    done = subprocess.run(program, input=b"a dog\n\xff\xfe\ntwo cats\n", capture_output=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (1, b"DOG A\n\nCATS TWO\n")
+    assert done.stderr.count(b"\n") == 2
+    assert b"error: the text is not valid Unicode" in done.stderr
+    assert b"(line 2, field text)" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (Failure(grpc.StatusCode.NOT_FOUND, "no model", "MODEL_NOT_FOUND", "model"), "no model (line 1"),
+        (Failure(grpc.StatusCode.INVALID_ARGUMENT, "wrong", "INVALID_REQUEST", "options.beam_size"), "wrong (line 1"),
+    ],
+)
+def test_error_of_all_lines_ends_the_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: FakeServer, failure: Failure, words: str
+) -> None:
+    feed(monkeypatch, "one\ntwo\nthree\n")
+    server.translation.before = lambda request, context: failure.abort(context)
+    assert main(["translate"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert words in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_evaluation_names_the_line_that_is_not_utf_8(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    source, reference = tmp_path / "s", tmp_path / "r"
+    source.write_bytes(b"one\ntw\xff\n")
+    reference.write_bytes(b"one\ntwo\n")
+    assert main(["evaluate", "translation", "--source", str(source), "--reference", str(reference)]) == 1
+    assert "s: line 2 is not UTF-8" in capsys.readouterr().err.replace("\n", "")
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,31 @@ def test_errors_are_returned_in_their_places(client: Any, server: FakeServer) ->
     assert answers[5].reason == "EXECUTION_FAILED"
 
 
+@pytest.mark.parametrize("max_in_flight", [1, 2, 64])
+def test_text_that_cannot_be_sent_is_an_error_in_its_place(client: Any, server: FakeServer, max_in_flight: int) -> None:
+    texts = ["\udcff", "a", "\ud800", "\udcff", "b", "\udcff"]
+    answers = list(client.translate_many(texts, on_error="return", max_in_flight=max_in_flight))
+    assert [answer.text if isinstance(answer, Translation) else answer.field for answer in answers] == [
+        "text", "A", "text", "text", "B", "text",
+    ]  # fmt: skip
+    iterator = client.translate_many(["a", "\udcff", "b"], max_in_flight=max_in_flight)
+    assert next(iterator).text == "A"
+    with pytest.raises(InvalidRequest, match="not valid Unicode"):
+        next(iterator)
+
+
+def test_error_in_its_place_is_handed_out_before_more_is_drawn(client: Any) -> None:
+    drawn: list[str] = []
+
+    def draw() -> Iterator[str]:
+        for text in ("\udcff", "a", "\udcff"):
+            drawn.append(text)
+            yield text
+
+    for index, _ in enumerate(client.translate_many(draw(), on_error="return", max_in_flight=1)):
+        assert len(drawn) == index + 1
+
+
 def test_closing_early_cancels(client: Any, server: FakeServer) -> None:
     gate, num_ended = threading.Event(), threading.Semaphore(0)
 

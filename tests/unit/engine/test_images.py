@@ -134,6 +134,19 @@ def test_photos_with_more_pictures_in_them_are_photos(photo: Image.Image) -> Non
     assert np.abs(pixels(read(data)) - expected(photo)).mean() < 6.0
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("name", ["astronaut", "dog", "coffee", "rocket"])
+def test_jpeg_that_lacks_only_its_end_marker_is_read_as_the_whole_one(name: str, progressive: bool) -> None:
+    """Browsers show such files too: all pixels are there."""
+    data = encoded(Image.open(FOLDER / f"{name}.jpg"), "JPEG", quality=95, progressive=progressive)
+    assert data.endswith(b"\xff\xd9")
+    whole = read(data)
+    assert read(data[:-2]) == read(data[:-1]) == read(data + b"more") == whole
+    for missing in (len(data) // 200, len(data) // 20, len(data) // 3):
+        with pytest.raises(InvalidRequest, match="cannot be decoded"):
+            read(data[:-missing])
+
+
 def png_of(width: int, height: int) -> bytes:
     """A few bytes whose header claims a picture of this size."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -151,10 +164,16 @@ def frames(kind: str) -> bytes:
 BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (lambda: b"", "must not be empty"),
     "text": (lambda: b"A dog runs across the grass.\n" * 100, "not a JPEG, PNG or WebP"),
-    "half a header": (lambda: PHOTO.read_bytes()[:10], "not a JPEG, PNG or WebP"),
+    "half a header": (lambda: PHOTO.read_bytes()[:10], "begins as a JPEG file, but its header cannot be read"),
+    "signature of a PNG": (lambda: b"\x89PNG\r\n\x1a\n", "begins as a PNG file, but its header cannot be read"),
+    "name of a WebP": (lambda: b"RIFF\n\0\0\0WEBPVP8 ", "begins as a WebP file, but its header cannot be read"),
+    "a JPEG after a line": (lambda: b"\n" + PHOTO.read_bytes(), "not a JPEG, PNG or WebP file: it does not begin as one"),
     "truncated JPEG": (lambda: PHOTO.read_bytes()[:8_000], "cannot be decoded"),
     "truncated PNG": (lambda: encoded(Image.open(PHOTO), "PNG")[:-5_000], "cannot be decoded"),
-    "truncated WebP": (lambda: encoded(Image.open(PHOTO), "WEBP")[:-5_000], "broken|cannot be decoded"),
+    "truncated WebP": (
+        lambda: encoded(Image.open(PHOTO), "WEBP")[:-5_000],
+        "begins as a WebP file, but its header cannot be read|cannot be decoded",
+    ),
     "GIF": (lambda: encoded(Image.new("RGB", (64, 64)), "GIF"), "not a JPEG, PNG or WebP"),
     "TIFF": (lambda: encoded(Image.new("RGB", (64, 64)), "TIFF"), "not a JPEG, PNG or WebP"),
     "one pixel": (lambda: encoded(Image.new("RGB", (1, 1)), "PNG"), f"at least {MIN_SIDE} pixels in each direction; it has 1 x 1"),

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from attnserve_client import __version__
-from attnserve_client.cli import caption, evaluate, models, output, plugins, translate
+from attnserve_client.cli import caption, evaluate, models, output, plugins, streams, translate
 from attnserve_client.errors import AttnserveError, ToolError
 
 
@@ -33,9 +33,11 @@ def build_app() -> typer.Typer:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code; an error of a server or tool is one line on standard error."""
+    streams.prepare()
     command = get_command(build_app())
     try:
-        command.main(args=None if args is None else list(args), prog_name="attnserve", standalone_mode=True)
+        with streams.checked():
+            command.main(args=None if args is None else list(args), prog_name="attnserve", standalone_mode=True)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except (AttnserveError, ToolError) as error:

@@ -14,7 +14,7 @@ from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
 from attnserve_client.cli import output
 from attnserve_client.cli.options import Address, AsJson, ImagesInFlight, ModelId, Timeout, takes_keywords
 from attnserve_client.client import Client
-from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.errors import AttnserveError, InvalidRequest, ToolError
 from attnserve_client.options import CaptionKeywords
 from attnserve_client.types import Caption
 
@@ -47,32 +47,38 @@ def caption(
         raise typer.BadParameter(f"supports at most {_MOST_DRAWN} images, and no --stream", param_hint="--attention")
     keywords["return_attention"] = attention is not None
     num_hypotheses = keywords.get("num_hypotheses") or 1
+    is_single = len(paths) == 1 and images[0].is_file()
+    failures, drawn = output.Failures(is_single=is_single), list[tuple[Caption, Path]]()
     with Client(address, timeout=timeout) as client:
         if stream:
             for path in paths:
-                events = client.caption_stream(read_image(path), model=model, **keywords)
-                output.print_stream(events, as_json=as_json, context={"image": str(path)})
-            return
-        is_single, num_failed = len(paths) == 1 and images[0].is_file(), 0
-        drawn: list[tuple[Caption, Path]] = []
-        answers = client.caption_many(_contents(paths), model=model, max_in_flight=max_in_flight, **keywords)
-        with contextlib.closing(answers), output.progress("describing", len(paths), is_wanted=not is_single) as advance:
-            for path, answer in zip(paths, answers, strict=True):
-                advance()
-                if isinstance(answer, AttnserveError):
-                    answer.add_note(str(path))
-                    if is_single:
-                        raise answer
-                    num_failed += 1
-                    output.report(answer)
-                    continue
-                name = "" if is_single else f"{path}\t"
-                output.print_answer(answer, num_hypotheses, as_json=as_json, prefix=name, context={"image": str(path)})
-                drawn.append((answer, path))
+                with _reported(failures, path):
+                    events = client.caption_stream(read_image(path), model=model, **keywords)
+                    output.print_stream(events, as_json=as_json, context={"image": str(path)})
+        else:
+            answers = client.caption_many(paths, model=model, max_in_flight=max_in_flight, **keywords)
+            with contextlib.closing(answers), output.progress("describing", len(paths), is_wanted=not is_single) as advance:
+                for path, answer in zip(paths, answers, strict=True):
+                    advance()
+                    with _reported(failures, path):
+                        if isinstance(answer, AttnserveError):
+                            raise answer
+                        name = "" if is_single else f"{path}\t"
+                        output.print_answer(answer, num_hypotheses, as_json=as_json, prefix=name, context={"image": str(path)})
+                        drawn.append((answer, path))
     if attention is not None and drawn:
         _draw(attention, drawn)
-    if num_failed:
-        raise ToolError(f"{num_failed} of {len(paths)} images could not be described")
+    failures.end(len(paths), "images could not be described")
+
+
+@contextlib.contextmanager
+def _reported(failures: output.Failures, path: Path) -> Iterator[None]:
+    """Reports the error of one photo."""
+    try:
+        yield
+    except AttnserveError as error:
+        error.add_note(str(path))
+        failures.report(error)
 
 
 def find_images(paths: Sequence[Path]) -> list[Path]:
@@ -95,21 +101,16 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _contents(paths: Sequence[Path]) -> Iterator[bytes]:
-    for path in paths:
-        yield read_image(path)
-
-
 def read_image(path: Path) -> bytes:
     """Returns a file's bytes.
 
     Raises:
-        ToolError: it cannot be read.
+        InvalidRequest: it cannot be read.
     """
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ToolError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InvalidRequest(f"cannot read {path}: {error.strerror or error}", field="image") from error
 
 
 def _draw(file: Path, answers: Sequence[tuple[Caption, Path]]) -> None:

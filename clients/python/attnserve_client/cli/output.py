@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.cli import streams
+from attnserve_client.errors import AttnserveError, ModelNotFound, ServerUnreachable, ToolError
 from attnserve_client.types import Answer, Delta
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -31,7 +32,42 @@ def report(error: Exception) -> None:
         context += [f"request {error.request_id}"] if error.request_id else []
     message = " ".join(str(error).split())
     line = Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim"))
-    Console(stderr=True, soft_wrap=True).print(line)
+    try:
+        Console(stderr=True, soft_wrap=True).print(line)
+    except OSError:  # standard error is full or gone; the exit code remains
+        streams.abandon(sys.stderr)
+
+
+class Failures:
+    """Reports and counts the errors of a command's items; the error of an only item is raised.
+
+    Args:
+        is_single: whether the command has one item.
+    """
+
+    def __init__(self, *, is_single: bool) -> None:
+        self._is_single, self._num = is_single, 0
+
+    def report(self, error: AttnserveError) -> None:
+        """Reports the error of one item.
+
+        Raises:
+            AttnserveError: ``error``, if it concerns all items: no server or model, or a wrong option.
+        """
+        is_of_all = isinstance(error, ServerUnreachable | ModelNotFound) or (error.field or "").startswith("options.")
+        if self._is_single or is_of_all:
+            raise error
+        self._num += 1
+        report(error)
+
+    def end(self, num_items: int, what: str) -> None:
+        """Ends the command.
+
+        Raises:
+            ToolError: an item failed; ``what`` is the end of the message.
+        """
+        if self._num:
+            raise ToolError(f"{self._num} of {num_items} {what}")
 
 
 def json_of(value: Any) -> Any:
@@ -41,8 +77,9 @@ def json_of(value: Any) -> Any:
 
 
 def print_json(value: Any, *, indent: int | None = None) -> None:
-    """Prints one JSON value on standard output, on one line unless ``indent`` is given."""
-    print(json.dumps(value, ensure_ascii=False, indent=indent, default=_plain), flush=True)
+    """Prints one JSON value on standard output, on one line unless ``indent`` is given; in ASCII unless the encoding is UTF-8."""
+    is_utf_8 = (sys.stdout.encoding or "").lower().replace("_", "-") in ("utf-8", "utf8")
+    print(json.dumps(value, ensure_ascii=not is_utf_8, indent=indent, default=_plain), flush=True)
 
 
 def _plain(value: Any) -> Any:
@@ -100,6 +137,14 @@ def print_answer(
     else:
         for rank, hypothesis in enumerate(answer.hypotheses, 1):
             print(f"{prefix}{rank}\t{hypothesis.score:.4f}\t{hypothesis.text}", flush=True)
+
+
+def print_failed(error: AttnserveError, *, as_json: bool) -> None:
+    """Prints what stands in the place of an answer: an empty line, or a JSON object with the error."""
+    if as_json:
+        print_json({"error": {"message": error.message, "code": error.code, "reason": error.reason, "field": error.field}})
+    else:
+        print(flush=True)
 
 
 def print_stream(

@@ -12,7 +12,7 @@ import typer
 
 from attnserve_client.cli import output
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
+from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.evaluation import read_lines
 from attnserve_client.lines import translate_lines
 from attnserve_client.options import RequestKeywords
@@ -83,12 +83,15 @@ def translated(
         One answer for each line, in order; None for a blank line, which is not sent.
 
     Raises:
-        AttnserveError: the first error in order, with the line's number as its note; the other requests are cancelled.
+        AttnserveError: the first error in order, with the line's number as its note; the other requests are cancelled, since scores of a
+            part of the lines would mislead.
     """
     lines = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
     answers: list[Translation | None] = []
     with contextlib.closing(lines), output.progress(f"translating {model}".strip(), len(sources)) as advance:
         for answer in lines:
+            if isinstance(answer, AttnserveError):
+                raise answer
             answers.append(answer)
             advance()
     return answers

@@ -21,6 +21,7 @@ from attnserve_server.engine.link.channel import FrontEnd
 from attnserve_server.engine.link.messages import ENCODER, FromWorker, Hello, Stop, ToWorker, from_worker
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE, Kind
+from attnserve_server.machine import usable_cpus
 from attnserve_server.metrics import logs
 
 MAX_DEATHS_AT_START = 3
@@ -85,7 +86,7 @@ class WorkerPool:
         hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
         if hello is None:
             raise StartupError(f"{DEATHS_AT_START}; the last one {self._last_end}")
-        self.num_workers = self.num_workers or _auto_workers(hello.device)
+        self.num_workers = self.num_workers or auto_workers(hello.device)
         self.device = hello.device
         return hello
 
@@ -209,6 +210,6 @@ class WorkerPool:
             )
 
 
-def _auto_workers(device: str) -> int:
-    """Returns the default number of workers: one on a GPU, else one per usable core."""
-    return 1 if device == "cuda" else max(1, len(os.sched_getaffinity(0)))
+def auto_workers(device: str) -> int:
+    """Returns the default number of workers: one on a GPU, else one per whole processor that this process may use."""
+    return 1 if device == "cuda" else max(1, int(usable_cpus().value))

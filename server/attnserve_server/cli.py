@@ -14,9 +14,10 @@ import typer
 from rich.markup import escape
 
 from attnserve_server.app import App
-from attnserve_server.config import Flag, Setting, from_flags, load_config, settings, to_toml
+from attnserve_server.config import Setting, from_flags, load_config, settings, to_toml
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.logs import configure_logging
+from attnserve_server.setting_types import Flag
 
 _ORDER = (
     "grpc_port", "http_port", "host", "models", "device", "variant", "workers", "slots", "queue_limit", "ageing_seconds",

@@ -38,6 +38,7 @@ LABELS = {
     "attnserve_refusal_duration_seconds": {*MODEL, "reason"},
     "attnserve_cache_requests_total": {*MODEL, "result"},
     "attnserve_cache_bytes": set(),
+    "attnserve_log_lines_dropped_total": set(),
     "attnserve_cache_entries": set(),
     "attnserve_cold_shapes_total": set(MODEL),
     "attnserve_model_ready": set(MODEL),

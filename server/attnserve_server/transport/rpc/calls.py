@@ -22,7 +22,7 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
 from attnserve_server.dataplane.call import Call
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ServiceError
+from attnserve_server.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServiceError
 from attnserve_server.metrics import logs
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
@@ -33,9 +33,14 @@ REQUEST_ID_KEY = "x-request-id"
 CLIENT_ID_KEY = "x-client-id"
 """Metadata key of a client's own id, by which all its connections count as one client."""
 
+MESSAGE_S = 120.0
+"""Longest time from the arrival of a call to that of its message."""
+
 logger = logging.getLogger(__name__)
 
 _VALID_ID = re.compile(r"[!-~]{1,128}")
+_CANCELLATION_S = 0.01
+"""A cancellation arrives within this time after the end of the messages that it causes."""
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
 
@@ -73,8 +78,9 @@ def _snake_case(name: str) -> str:
 
 
 def _handler(method: MethodDescriptor, wrapped: _Method) -> grpc.RpcMethodHandler[bytes, bytes]:
-    # Without (de)serializers grpc passes bytes, so that an invalid request gets our status, not grpc's.
-    make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+    # Without (de)serializers grpc passes bytes, so that an invalid request gets our status, not grpc's. All requests are streams to
+    # grpc, because grpc.aio never ends a unary call that comes without a message.
+    make = grpc.stream_stream_rpc_method_handler if method.server_streaming else grpc.stream_unary_rpc_method_handler
     return make(wrapped.run_stream if method.server_streaming else wrapped.run_unary)
 
 
@@ -93,26 +99,35 @@ class _Method:
         self._function = function
         self._accounts = Accounts(method.name, recorder, is_stopping)
 
-    async def run_unary(self, data: bytes, context: Any) -> bytes:
+    async def run_unary(self, requests: object, context: Any) -> bytes:
         """Answers a unary RPC."""
+        del requests
+        data = await _read(context)
 
         async def answer(call: Call) -> bytes:
-            response = await cast(UnaryMethod, self._function)(parse_request(self._message_class, data), call)
+            response = await cast(UnaryMethod, self._function)(self._parsed(data), call)
             return response.SerializeToString()
 
         return cast(bytes, await self._run(context, answer))
 
-    async def run_stream(self, data: bytes, context: Any) -> None:
+    async def run_stream(self, requests: object, context: Any) -> None:
         """Answers a server-streaming RPC."""
+        del requests
+        data = await _read(context)
 
         async def answer(call: Call) -> None:
-            request = parse_request(self._message_class, data)
+            request = self._parsed(data)
             found = cast(StreamMethod, self._function)(request, call)
             async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
                 async for response in responses:
                     await _write(context, response.SerializeToString())
 
         await self._run(context, answer)
+
+    def _parsed(self, data: bytes | None) -> message.Message:
+        if data is None:
+            raise InvalidRequest("the call has no message; one is needed")
+        return parse_request(self._message_class, data)
 
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
         call = _begin(context)
@@ -145,6 +160,19 @@ class _Method:
         except Exception:  # noqa: BLE001  of grpc's internal types: the client left before it could be told
             raise asyncio.CancelledError from None
         raise AssertionError("abort always raises")
+
+
+async def _read(context: Any) -> bytes | None:
+    """Returns the message of a call; None if there is none, or it does not arrive in time."""
+    try:
+        async with asyncio.timeout(MESSAGE_S):
+            data = await context.read()
+    except TimeoutError:
+        return None
+    if data is not grpc.aio.EOF:
+        return cast(bytes, data)
+    await asyncio.sleep(_CANCELLATION_S)  # where the call was cancelled instead, this raises
+    return None
 
 
 async def _write(context: Any, data: bytes) -> None:

@@ -10,15 +10,16 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
+from attnserve_server.transport.rpc.arguments import channel_arguments
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
+from attnserve_server.transport.rpc.reflection import enable_reflection
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
@@ -56,11 +57,10 @@ class GrpcServer:
         Raises:
             StartupError: the address cannot be bound.
         """
-        server = grpc.aio.server(options=_options(self._config))
+        server = grpc.aio.server(options=channel_arguments(self._config))
         server.add_generic_rpc_handlers(self._handlers())
         if self._config.reflection:
-            names = [*(service.full_name for service, _ in SERVICERS), HEALTH.full_name]
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+            enable_reflection([*(service.full_name for service, _ in SERVICERS), HEALTH.full_name], server)
         host, port = self._config.host, self._config.port
         addresses = await addresses_of(host, port, "gRPC")
         for address in addresses:  # the first one chooses a free port for all
@@ -83,17 +83,3 @@ class GrpcServer:
         plane, is_stopping = self._plane, lambda: self._plane.is_draining
         handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
-
-
-def _options(config: GrpcConfig) -> list[tuple[str, int]]:
-    """Returns gRPC's settings; without SO_REUSEPORT a second server on the port is an error instead of sharing its connections."""
-    ping_ms = int(config.min_ping_interval_seconds * 1000)
-    return [
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        ("grpc.keepalive_time_ms", int(config.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_seconds * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_ms),
-    ]

@@ -45,6 +45,12 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Clients that ping more often without sending data are disconnected."""
     max_idle_seconds: PositiveSeconds = 300.0
     """Connections without a request for this time are closed; clients open them again when they need them."""
+    max_unread_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 512 * 1024 * 1024
+    """Answers that clients have not read yet; further ones are refused."""
+    max_client_unread_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 64 * 1024 * 1024
+    """The same, of one client. An answer may be larger if it is the client's only one."""
+    stall_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 30.0
+    """Connections on which an answer waits and that take nothing for this time are closed."""
     reflection: bool = True
     """Whether the reflection service runs, by which clients list the services."""
 

@@ -22,8 +22,9 @@ from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
-from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.server import MODEL, TRANSLATION, GrpcServer
+from attnserve_server.transport.rpc.unread import Unread
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.fakes.dataplane import END, Front, Recorder, letters_model
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
@@ -431,7 +432,7 @@ class Context:
 def method_of(front: Front, recorder: Recorder, name: str) -> Any:
     service = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
     servicer = TranslationServicer(DataPlane(front, recorder, Limits(100, ImageLimits(100, 100))))
-    handler: Any = service_handler(service, servicer, recorder, lambda: False)
+    handler: Any = service_handler(service, servicer, recorder, Setup(lambda: False, Unread(GrpcConfig())))
     return handler.service(SimpleNamespace(method=f"/attnserve.v1.TranslationService/{name}"))
 
 

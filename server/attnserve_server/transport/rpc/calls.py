@@ -14,7 +14,7 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 from google.protobuf import message, message_factory
@@ -26,6 +26,7 @@ from attnserve_server.errors import Cancelled, DeadlineExceeded, InvalidRequest,
 from attnserve_server.metrics import logs
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
+from attnserve_server.transport.rpc.unread import Unread
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id: optional in requests, always present in trailers."""
@@ -53,8 +54,20 @@ class _ClientGone(Exception):
     """A message could not be written because the client has disconnected."""
 
 
+class Setup(NamedTuple):
+    """What all services of a server share.
+
+    Attributes:
+        is_stopping: whether the server is stopping and cancels RPCs itself.
+        unread: counts the answers under way.
+    """
+
+    is_stopping: Callable[[], bool]
+    unread: Unread
+
+
 def service_handler(
-    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, setup: Setup
 ) -> grpc.GenericRpcHandler:
     """Returns the handler of a whole service.
 
@@ -63,13 +76,13 @@ def service_handler(
         servicer: has one method per RPC, in snake case ("TranslateStream": ``translate_stream``); missing ones are answered with
             UNIMPLEMENTED.
         recorder: counts requests; None for a service whose calls are neither counted nor logged, such as probes.
-        is_stopping: whether the server is stopping and cancels RPCs itself.
+        setup: what all services of the server share.
     """
     handlers = {}
     for method in service.methods:
         function = getattr(servicer, _snake_case(method.name), None)
         if function is not None:
-            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping))
+            handlers[method.name] = _handler(method, _Method(method, function, recorder, setup))
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
@@ -92,12 +105,13 @@ class _Method:
         method: MethodDescriptor,
         function: Callable[..., Any],
         recorder: RequestRecorder | None,
-        is_stopping: Callable[[], bool],
+        setup: Setup,
     ) -> None:
         self._name = method.name
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
-        self._accounts = Accounts(method.name, recorder, is_stopping)
+        self._accounts = Accounts(method.name, recorder, setup.is_stopping)
+        self._unread = setup.unread
 
     async def run_unary(self, requests: object, context: Any) -> bytes:
         """Answers a unary RPC."""
@@ -106,7 +120,10 @@ class _Method:
 
         async def answer(call: Call) -> bytes:
             response = await cast(UnaryMethod, self._function)(self._parsed(data), call)
-            return response.SerializeToString()
+            encoded = response.SerializeToString()
+            sent = self._unread.begin(call.client, context.peer(), len(encoded))
+            cast(asyncio.Task[Any], asyncio.current_task()).add_done_callback(lambda _: sent())  # grpc sends within this task
+            return encoded
 
         return cast(bytes, await self._run(context, answer))
 
@@ -116,11 +133,14 @@ class _Method:
         data = await _read(context)
 
         async def answer(call: Call) -> None:
-            request = self._parsed(data)
+            request, peer = self._parsed(data), context.peer()
             found = cast(StreamMethod, self._function)(request, call)
             async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
                 async for response in responses:
-                    await _write(context, response.SerializeToString())
+                    encoded = response.SerializeToString()
+                    del response  # it may be as large, and the client may be slow
+                    with self._unread.during(call.client, peer, len(encoded)):
+                        await _write(context, encoded)
 
         await self._run(context, answer)
 
@@ -147,7 +167,7 @@ class _Method:
                 raise
             error = Cancelled("the request was cancelled on the server")
         except ServiceError as raised:
-            error = raised
+            error = raised.with_traceback(None)  # its frames hold the answer, and are in a cycle with it
         except Exception:
             logger.exception("%s failed", self._name)
             error = ServiceError(_INTERNAL_TEXT)

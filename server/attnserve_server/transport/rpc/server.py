@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -17,9 +18,10 @@ from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
 from attnserve_server.transport.rpc.arguments import channel_arguments
-from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.reflection import enable_reflection
+from attnserve_server.transport.rpc.unread import Unread
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
@@ -50,6 +52,7 @@ class GrpcServer:
     def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
+        self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
 
     async def start(self) -> int:
         """Binds and serves; returns the port.
@@ -70,6 +73,7 @@ class GrpcServer:
                 raise StartupError(f"gRPC cannot listen on {address.at(port)}; is another server there?") from error
         await server.start()
         self._server = server
+        self._watching = asyncio.create_task(self._unread.watch(), name="unread answers")
         logger.info("gRPC listens on %s", ", ".join(address.at(port) for address in addresses))
         return port
 
@@ -78,8 +82,9 @@ class GrpcServer:
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)
+            self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, is_stopping = self._plane, lambda: self._plane.is_draining
-        handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
-        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread)
+        handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
+        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup))

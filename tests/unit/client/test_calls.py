@@ -340,3 +340,20 @@ def test_wait_ready_for_a_server_that_comes_later(make_client: Any, unused_port:
     timer.join()
     wait_until(lambda: bool(late))
     late[0].stop()
+
+
+WEIGHTS = [0.5] * 5_000_000
+"""20 MB."""
+
+
+@pytest.mark.parametrize("timeout", [1e8, 9e9, 1e12, 1e300, math.inf])
+def test_long_timeout_does_not_expire_at_once(client: Any, timeout: float) -> None:
+    assert client.translate("a dog", timeout=timeout).text == "DOG A"
+    assert list(client.translate_stream("a dog", timeout=timeout))
+
+
+def test_answer_above_the_default_limit_of_grpc_arrives(client: Any, server: FakeServer) -> None:
+    server.translation.alter = lambda response: response.hypotheses[0].attention.add(
+        num_target=5_000, num_source=1_000, weights=WEIGHTS
+    )
+    assert client.translate("a dog").text == "DOG A"

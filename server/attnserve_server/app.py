@@ -27,7 +27,7 @@ from attnserve_server.errors import BundleError, StartupError
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.process import ReadyFile, raise_descriptor_limit, stop_event
+from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, stop_event
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -104,6 +104,7 @@ class App:
             RuntimeError: HTTP was served no longer; what was admitted has been answered.
         """
         raise_descriptor_limit()
+        return_memory()
         ready = ReadyFile(ready_file)
         watchdog = Watchdog(functools.partial(end_process, ready.remove))
         stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")

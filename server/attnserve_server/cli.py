@@ -15,10 +15,11 @@ import typer
 from rich.markup import escape
 
 from attnserve_server.app import App
-from attnserve_server.config import Flag, Setting, from_flags, load_config, settings, to_toml
+from attnserve_server.config import Setting, from_flags, load_config, settings, to_toml
 from attnserve_server.environment import service_links
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.logs import configure_logging
+from attnserve_server.setting_types import Flag
 
 log = logging.getLogger(__name__)
 

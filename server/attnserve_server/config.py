@@ -12,7 +12,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
@@ -20,32 +20,10 @@ import msgspec
 
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
+from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
 
 DEFAULTS_FILE = "defaults.toml"
 """Name of the file in a model repository that sets its default models."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Gives a setting a flag of `attnserve serve`.
-
-    Attributes:
-        help: description of the setting, without a period; empty for a list of its allowed values.
-        name: with underscores; empty for the field's name. One flag sets all settings with its name.
-        default: the default as the help shows it; empty for the field's value.
-    """
-
-    help: str = ""
-    name: str = ""
-    default: str = ""
-
-
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-CountOrAuto = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-PositiveSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86_400)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -63,6 +41,14 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Time without an answer to a ping after which the connection is closed."""
     min_ping_interval_seconds: PositiveSeconds = 10.0
     """Clients that ping more often without sending data are disconnected."""
+    max_idle_seconds: PositiveSeconds = 300.0
+    """Connections without a request for this time are closed; clients open them again when they need them."""
+    max_unread_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 512 * 1024 * 1024
+    """Answers that clients have not read yet; further ones are refused."""
+    max_client_unread_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 64 * 1024 * 1024
+    """The same, of one client. An answer may be larger if it is the client's only one."""
+    stall_seconds: Annotated[float, msgspec.Meta(ge=0.1, le=86_400)] = 30.0
+    """Connections on which an answer waits and that take nothing for this time are closed."""
     reflection: bool = True
     """Whether the reflection service runs, by which clients list the services."""
 

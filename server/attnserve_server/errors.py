@@ -83,6 +83,12 @@ class Overloaded(ServiceError):
     is_refusal = True
 
 
+class AnswersUnread(ServiceError):
+    """Too many bytes of answers wait until the client, or all clients, read them."""
+
+    code, reason = ErrorCode.OVERLOADED, "ANSWERS_UNREAD"
+
+
 class DeadlineExceeded(ServiceError):
     """The client's deadline passed, in the queue or in the batch."""
 

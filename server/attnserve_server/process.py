@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -16,6 +17,7 @@ from typing import Any
 from attnserve_server.errors import StartupError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+_M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 256 * 1024
 CUT_SHORT = 130
 """The exit code after a second signal."""
 
@@ -54,6 +56,16 @@ def raise_descriptor_limit() -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):  # macOS has a lower bound of its own
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def return_memory() -> None:
+    """Lets the C library return large blocks to the system as soon as they are freed.
+
+    By default glibc raises the size from which a block has its own mapping each time that such a block is freed, up to 32 MiB; the
+    memory of large answers then stays with the process, in fragments.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MAPPED_BYTES)
 
 
 class ReadyFile:

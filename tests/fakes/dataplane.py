@@ -248,6 +248,7 @@ class Recorder:
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []
         self.refusals: list[tuple[str, str, str]] = []
+        self.num_unread_bytes = 0
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
@@ -262,6 +263,9 @@ class Recorder:
 
     def image_prepared(self, model: str, version: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
+
+    def answers_under_way(self, num_bytes: int) -> None:
+        self.num_unread_bytes = num_bytes
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
         self.counted.append(("cancelled", model, version, reason))

@@ -7,11 +7,13 @@ import re
 
 DEFAULT_ADDRESS = "127.0.0.1:8001"
 DEFAULT_TIMEOUT_S = 30.0
-MAX_MESSAGE_BYTES = 16 * 1024 * 1024
+MAX_REQUEST_BYTES = 16 * 1024 * 1024
+UNLIMITED = -1
 
 CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_REQUEST_BYTES),
+    # Answers with attention are large (8 MB for 127 pieces with a beam of 8); a limit would refuse them after all the work.
+    ("grpc.max_receive_message_length", UNLIMITED),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     # Short reconnect back-off: a retry has no effect while the channel itself still waits to reconnect.

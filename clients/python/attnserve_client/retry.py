@@ -75,6 +75,10 @@ def policy_of(retries: int | RetryPolicy) -> RetryPolicy:
     return retries if isinstance(retries, RetryPolicy) else RetryPolicy(retries=retries)
 
 
+MAX_TIMEOUT_S = 1e8
+"""Three years, the longest timeout that gRPC sends; above some 9e9 s its own arithmetic overflows, and the call expires at once."""
+
+
 class Attempts:
     """The attempts of one call, which share its deadline; the clock starts at construction.
 
@@ -100,7 +104,7 @@ class Attempts:
 
     def remaining_s(self) -> float | None:
         """Returns the remaining seconds, at least 0; None without a deadline."""
-        return None if math.isinf(self._deadline) else max(0.0, self._deadline - self._clock())
+        return None if math.isinf(self._deadline) else min(max(0.0, self._deadline - self._clock()), MAX_TIMEOUT_S)
 
     def delay_or_raise(self, error: AttnserveError) -> float:
         """Counts a failed attempt; returns the seconds to wait before the next one, or raises ``error`` if there is none.

@@ -44,6 +44,10 @@ class RequestRecorder(Protocol):
         """Counts one request that was cancelled before it reached the front, by "client", "deadline" or "shutdown"."""
         ...
 
+    def answers_under_way(self, num_bytes: int) -> None:
+        """Sets the size of all answers that clients have not read yet."""
+        ...
+
 
 class Accounts:
     """Records how the requests of one method end.

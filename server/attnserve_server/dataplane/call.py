@@ -73,8 +73,9 @@ class Call:
         return self._tickets[-1]
 
     def cancel(self, reason: str) -> None:
-        """Cancels all tickets that have no answer yet."""
-        for ticket in self._tickets:
+        """Cancels all tickets that have no answer yet, and drops all: answers are large, and grpc keeps a call in cycles."""
+        tickets, self._tickets = self._tickets, []
+        for ticket in tickets:
             ticket.cancel(reason)
 
     @property

@@ -117,6 +117,10 @@ class Metrics:
         self._cache_bytes.set(num_bytes)
         self._cache_entries.set(num_entries)
 
+    def answers_under_way(self, num_bytes: int) -> None:
+        """Sets the size of the answers that clients have not read yet."""
+        self._unread_bytes.set(num_bytes)
+
     def set_model_ready(self, model: str, version: str, is_ready: bool) -> None:
         """Sets whether a model is ready."""
         self._model_ready.labels(model, version).set(is_ready)
@@ -211,6 +215,7 @@ class Metrics:
         )
         self._cache_bytes = self._gauge("cache_bytes", "Size of the answer cache in bytes.", ())
         self._cache_entries = self._gauge("cache_entries", "Answers in the cache.", ())
+        self._unread_bytes = self._gauge("unread_answers_bytes", "Size of the answers that clients have not read yet.", ())
         dropped = self._counter("log_lines_dropped", "Log lines of the front that its output did not take in time.", ())
         report_drops_to(dropped.inc)
         # It is part of the public surface but has no series: no worker measures it yet.

@@ -367,3 +367,20 @@ def test_call_after_close_of_either_kind(client: Any, name: str) -> None:
     client.close() if isinstance(client, Client) else client.close_client()
     with pytest.raises(ClientClosed, match="the client is closed"):
         AFTER_CLOSE[name](client)
+
+
+WEIGHTS = [0.5] * 5_000_000
+"""20 MB."""
+
+
+@pytest.mark.parametrize("timeout", [1e8, 9e9, 1e12, 1e300, math.inf])
+def test_long_timeout_does_not_expire_at_once(client: Any, timeout: float) -> None:
+    assert client.translate("a dog", timeout=timeout).text == "DOG A"
+    assert list(client.translate_stream("a dog", timeout=timeout))
+
+
+def test_answer_above_the_default_limit_of_grpc_arrives(client: Any, server: FakeServer) -> None:
+    server.translation.alter = lambda response: response.hypotheses[0].attention.add(
+        num_target=5_000, num_source=1_000, weights=WEIGHTS
+    )
+    assert client.translate("a dog").text == "DOG A"

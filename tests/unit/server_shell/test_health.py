@@ -124,6 +124,7 @@ async def test_reflection(shell: Shell) -> None:
         "attnserve.v1.ModelService",
         "attnserve.v1.TranslationService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     ]
 

@@ -38,6 +38,8 @@ LABELS = {
     "attnserve_refusal_duration_seconds": {*MODEL, "reason"},
     "attnserve_cache_requests_total": {*MODEL, "result"},
     "attnserve_cache_bytes": set(),
+    "attnserve_unread_answers_bytes": set(),
+    "attnserve_log_lines_dropped_total": set(),
     "attnserve_cache_entries": set(),
     "attnserve_cold_shapes_total": set(MODEL),
     "attnserve_model_ready": set(MODEL),
@@ -83,6 +85,7 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.answered(answered(inter_token_s=[0.1]))
     metrics.engine("w0", report(StepStats(4, 0.001, is_cold=True), cancelled={"client": 1}))
     metrics.set_model_ready("m", "1", True)
+    metrics.answers_under_way(10)
     metrics.model_loaded("m", "1", 1.5)
     metrics.watch_workers(1, lambda: ["w0"])
     metrics.worker_heard("w0")

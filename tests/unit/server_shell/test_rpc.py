@@ -22,8 +22,9 @@ from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
-from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.server import MODEL, TRANSLATION, GrpcServer
+from attnserve_server.transport.rpc.unread import Unread
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
 from tests.fakes.dataplane import END, Front, Recorder, letters_model
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
@@ -419,6 +420,9 @@ class Context:
         self.code, self.trailers = code, trailers
         raise self.abort_error or Aborted(text)
 
+    async def read(self) -> bytes:
+        return Request(text="a").SerializeToString()
+
     async def write(self, data: bytes) -> None:
         assert data
         if self.write_error is not None:
@@ -428,14 +432,14 @@ class Context:
 def method_of(front: Front, recorder: Recorder, name: str) -> Any:
     service = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
     servicer = TranslationServicer(DataPlane(front, recorder, Limits(100, ImageLimits(100, 100))))
-    handler: Any = service_handler(service, servicer, recorder, lambda: False)
+    handler: Any = service_handler(service, servicer, recorder, Setup(lambda: False, Unread(GrpcConfig())))
     return handler.service(SimpleNamespace(method=f"/attnserve.v1.TranslationService/{name}"))
 
 
 async def test_deadline_that_has_passed_already() -> None:
     front, recorder, context = Front(), Recorder(), Context(remaining_s=0.0)
     with pytest.raises(Aborted):
-        await method_of(front, recorder, "Translate").unary_unary(Request(text="a").SerializeToString(), context)
+        await method_of(front, recorder, "Translate").stream_unary(None, context)
     assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert dict(context.trailers)["x-request-id"] == "made-up"
     assert not front.tickets
@@ -445,7 +449,7 @@ async def test_deadline_that_has_passed_already() -> None:
 async def test_message_that_cannot_be_sent_means_that_the_client_left(caplog: pytest.LogCaptureFixture) -> None:
     front, recorder, context = Front(), Recorder(), Context(write_error=RuntimeError("batch failed"))
     with pytest.raises(asyncio.CancelledError):
-        await method_of(front, recorder, "TranslateStream").unary_stream(StreamRequest(text="a").SerializeToString(), context)
+        await method_of(front, recorder, "TranslateStream").stream_stream(None, context)
     assert front.tickets[0].cancelled == ["client"]
     assert recorder.counted == [("done", "upper-en-de", "1", "TranslateStream", "CANCELLED")]
     assert not caplog.records
@@ -454,7 +458,7 @@ async def test_message_that_cannot_be_sent_means_that_the_client_left(caplog: py
 async def test_status_that_cannot_be_sent_means_that_the_client_left(caplog: pytest.LogCaptureFixture) -> None:
     front, recorder, context = Front(), Recorder(), Context(remaining_s=0.0, abort_error=RuntimeError("batch failed"))
     with pytest.raises(asyncio.CancelledError):
-        await method_of(front, recorder, "Translate").unary_unary(Request(text="a").SerializeToString(), context)
+        await method_of(front, recorder, "Translate").stream_unary(None, context)
     assert context.code is grpc.StatusCode.DEADLINE_EXCEEDED
     assert not caplog.records
 

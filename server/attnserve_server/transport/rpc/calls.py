@@ -14,7 +14,7 @@ import logging
 import re
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import grpc
 from google.protobuf import message, message_factory
@@ -22,10 +22,11 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
 from attnserve_server.dataplane.call import Call
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ServiceError
+from attnserve_server.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServiceError
 from attnserve_server.metrics import logs
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
+from attnserve_server.transport.rpc.unread import Unread
 
 REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id: optional in requests, always present in trailers."""
@@ -33,9 +34,14 @@ REQUEST_ID_KEY = "x-request-id"
 CLIENT_ID_KEY = "x-client-id"
 """Metadata key of a client's own id, by which all its connections count as one client."""
 
+MESSAGE_S = 120.0
+"""Longest time from the arrival of a call to that of its message."""
+
 logger = logging.getLogger(__name__)
 
 _VALID_ID = re.compile(r"[!-~]{1,128}")
+_CANCELLATION_S = 0.01
+"""A cancellation arrives within this time after the end of the messages that it causes."""
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
 
@@ -48,8 +54,20 @@ class _ClientGone(Exception):
     """A message could not be written because the client has disconnected."""
 
 
+class Setup(NamedTuple):
+    """What all services of a server share.
+
+    Attributes:
+        is_stopping: whether the server is stopping and cancels RPCs itself.
+        unread: counts the answers under way.
+    """
+
+    is_stopping: Callable[[], bool]
+    unread: Unread
+
+
 def service_handler(
-    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, setup: Setup
 ) -> grpc.GenericRpcHandler:
     """Returns the handler of a whole service.
 
@@ -58,13 +76,13 @@ def service_handler(
         servicer: has one method per RPC, in snake case ("TranslateStream": ``translate_stream``); missing ones are answered with
             UNIMPLEMENTED.
         recorder: counts requests; None for a service whose calls are neither counted nor logged, such as probes.
-        is_stopping: whether the server is stopping and cancels RPCs itself.
+        setup: what all services of the server share.
     """
     handlers = {}
     for method in service.methods:
         function = getattr(servicer, _snake_case(method.name), None)
         if function is not None:
-            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping))
+            handlers[method.name] = _handler(method, _Method(method, function, recorder, setup))
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
@@ -73,8 +91,9 @@ def _snake_case(name: str) -> str:
 
 
 def _handler(method: MethodDescriptor, wrapped: _Method) -> grpc.RpcMethodHandler[bytes, bytes]:
-    # Without (de)serializers grpc passes bytes, so that an invalid request gets our status, not grpc's.
-    make = grpc.unary_stream_rpc_method_handler if method.server_streaming else grpc.unary_unary_rpc_method_handler
+    # Without (de)serializers grpc passes bytes, so that an invalid request gets our status, not grpc's. All requests are streams to
+    # grpc, because grpc.aio never ends a unary call that comes without a message.
+    make = grpc.stream_stream_rpc_method_handler if method.server_streaming else grpc.stream_unary_rpc_method_handler
     return make(wrapped.run_stream if method.server_streaming else wrapped.run_unary)
 
 
@@ -86,33 +105,49 @@ class _Method:
         method: MethodDescriptor,
         function: Callable[..., Any],
         recorder: RequestRecorder | None,
-        is_stopping: Callable[[], bool],
+        setup: Setup,
     ) -> None:
         self._name = method.name
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
-        self._accounts = Accounts(method.name, recorder, is_stopping)
+        self._accounts = Accounts(method.name, recorder, setup.is_stopping)
+        self._unread = setup.unread
 
-    async def run_unary(self, data: bytes, context: Any) -> bytes:
+    async def run_unary(self, requests: object, context: Any) -> bytes:
         """Answers a unary RPC."""
+        del requests
+        data = await _read(context)
 
         async def answer(call: Call) -> bytes:
-            response = await cast(UnaryMethod, self._function)(parse_request(self._message_class, data), call)
-            return response.SerializeToString()
+            response = await cast(UnaryMethod, self._function)(self._parsed(data), call)
+            encoded = response.SerializeToString()
+            sent = self._unread.begin(call.client, context.peer(), len(encoded))
+            cast(asyncio.Task[Any], asyncio.current_task()).add_done_callback(lambda _: sent())  # grpc sends within this task
+            return encoded
 
         return cast(bytes, await self._run(context, answer))
 
-    async def run_stream(self, data: bytes, context: Any) -> None:
+    async def run_stream(self, requests: object, context: Any) -> None:
         """Answers a server-streaming RPC."""
+        del requests
+        data = await _read(context)
 
         async def answer(call: Call) -> None:
-            request = parse_request(self._message_class, data)
+            request, peer = self._parsed(data), context.peer()
             found = cast(StreamMethod, self._function)(request, call)
             async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
                 async for response in responses:
-                    await _write(context, response.SerializeToString())
+                    encoded = response.SerializeToString()
+                    del response  # it may be as large, and the client may be slow
+                    with self._unread.during(call.client, peer, len(encoded)):
+                        await _write(context, encoded)
 
         await self._run(context, answer)
+
+    def _parsed(self, data: bytes | None) -> message.Message:
+        if data is None:
+            raise InvalidRequest("the call has no message; one is needed")
+        return parse_request(self._message_class, data)
 
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
         call = _begin(context)
@@ -132,7 +167,7 @@ class _Method:
                 raise
             error = Cancelled("the request was cancelled on the server")
         except ServiceError as raised:
-            error = raised
+            error = raised.with_traceback(None)  # its frames hold the answer, and are in a cycle with it
         except Exception:
             logger.exception("%s failed", self._name)
             error = ServiceError(_INTERNAL_TEXT)
@@ -145,6 +180,19 @@ class _Method:
         except Exception:  # noqa: BLE001  of grpc's internal types: the client left before it could be told
             raise asyncio.CancelledError from None
         raise AssertionError("abort always raises")
+
+
+async def _read(context: Any) -> bytes | None:
+    """Returns the message of a call; None if there is none, or it does not arrive in time."""
+    try:
+        async with asyncio.timeout(MESSAGE_S):
+            data = await context.read()
+    except TimeoutError:
+        return None
+    if data is not grpc.aio.EOF:
+        return cast(bytes, data)
+    await asyncio.sleep(_CANCELLATION_S)  # where the call was cancelled instead, this raises
+    return None
 
 
 async def _write(context: Any, data: bytes) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,15 +11,17 @@ from typing import Any
 import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection
 
 from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
-from attnserve_server.transport.rpc.calls import service_handler
+from attnserve_server.transport.rpc.arguments import channel_arguments
+from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
+from attnserve_server.transport.rpc.reflection import enable_reflection
+from attnserve_server.transport.rpc.unread import Unread
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
@@ -49,6 +52,7 @@ class GrpcServer:
     def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
+        self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
 
     async def start(self) -> int:
         """Binds and serves; returns the port.
@@ -56,11 +60,10 @@ class GrpcServer:
         Raises:
             StartupError: the address cannot be bound.
         """
-        server = grpc.aio.server(options=_options(self._config))
+        server = grpc.aio.server(options=channel_arguments(self._config))
         server.add_generic_rpc_handlers(self._handlers())
         if self._config.reflection:
-            names = [*(service.full_name for service, _ in SERVICERS), HEALTH.full_name]
-            reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
+            enable_reflection([*(service.full_name for service, _ in SERVICERS), HEALTH.full_name], server)
         host, port = self._config.host, self._config.port
         addresses = await addresses_of(host, port, "gRPC")
         for address in addresses:  # the first one chooses a free port for all
@@ -70,6 +73,7 @@ class GrpcServer:
                 raise StartupError(f"gRPC cannot listen on {address.at(port)}; is another server there?") from error
         await server.start()
         self._server = server
+        self._watching = asyncio.create_task(self._unread.watch(), name="unread answers")
         logger.info("gRPC listens on %s", ", ".join(address.at(port) for address in addresses))
         return port
 
@@ -78,22 +82,9 @@ class GrpcServer:
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)
+            self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, is_stopping = self._plane, lambda: self._plane.is_draining
-        handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
-        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
-
-
-def _options(config: GrpcConfig) -> list[tuple[str, int]]:
-    """Returns gRPC's settings; without SO_REUSEPORT a second server on the port is an error instead of sharing its connections."""
-    ping_ms = int(config.min_ping_interval_seconds * 1000)
-    return [
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_message_bytes),
-        ("grpc.max_concurrent_streams", config.max_concurrent_streams),
-        ("grpc.keepalive_time_ms", int(config.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", int(config.keepalive_timeout_seconds * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", ping_ms),
-    ]
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread)
+        handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
+        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup))

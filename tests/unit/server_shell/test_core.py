@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What gRPC core would do by itself: calls without a message, idle connections, both versions of reflection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import grpc.aio
+import pytest
+from google.protobuf import descriptor_pb2
+from grpc_reflection.v1alpha import reflection_pb2
+
+from attnserve.v1 import translation_pb2
+from attnserve_server.transport.rpc import calls
+from tests.unit.server_shell.conftest import Shell, ShellFactory, until
+
+SERVICE = "/attnserve.v1.TranslationService/"
+METHODS = ["Translate", "TranslateStream"]
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """The messages of a call that has none."""
+    return
+    yield b""
+
+
+async def never() -> AsyncIterator[bytes]:
+    """The messages of a call whose first one never comes."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+async def error_of(shell: Shell, method: str, messages: AsyncIterator[bytes]) -> grpc.aio.AioRpcError:
+    call = shell.channel.stream_stream(SERVICE + method)(messages)
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await asyncio.wait_for(anext(aiter(call)), 10)
+    return raised.value
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_call_without_a_message_is_refused(shell: Shell, method: str) -> None:
+    error = await error_of(shell, method, nothing())
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "the call has no message; one is needed"
+    await until(lambda: [each[-1] for each in shell.recorder.counted if each[0] == "done"] == ["INVALID_ARGUMENT"])
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_call_whose_message_does_not_arrive_is_refused(shell: Shell, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls, "MESSAGE_S", 0.2)
+    assert (await error_of(shell, method, never())).code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_call_that_is_cancelled_before_its_message_is_no_error(shell: Shell, method: str) -> None:
+    cancelled = [shell.channel.stream_stream(SERVICE + method)(never()) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    for call in cancelled:
+        call.cancel()
+    error = await error_of(shell, method, nothing())
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    await until(lambda: [each[-1] for each in shell.recorder.counted if each[0] == "done"] == ["INVALID_ARGUMENT"])
+
+
+async def test_idle_connection_is_closed_and_opened_again_for_the_next_call(make_shell: ShellFactory) -> None:
+    shell = await make_shell(max_idle_seconds=0.2)
+    assert (await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))).hypotheses
+    state = shell.channel.get_state()
+    assert state is grpc.ChannelConnectivity.READY
+    async with asyncio.timeout(20):
+        await shell.channel.wait_for_state_change(state)
+    assert (await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))).hypotheses
+
+
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+async def test_both_versions_of_reflection_list_and_describe_all_services(shell: Shell, version: str) -> None:
+    ask = shell.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+
+    async def answers(*requests: reflection_pb2.ServerReflectionRequest) -> list[reflection_pb2.ServerReflectionResponse]:
+        async def sent() -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+            for request in requests:
+                yield request
+
+        return [answer async for answer in ask(sent(), timeout=20)]
+
+    (listed,) = await answers(reflection_pb2.ServerReflectionRequest(list_services=""))
+    names = [service.name for service in listed.list_services_response.service]
+    assert {f"grpc.reflection.{each}.ServerReflection" for each in ("v1", "v1alpha")} <= set(names)
+    described = await answers(*(reflection_pb2.ServerReflectionRequest(file_containing_symbol=name) for name in names))
+    for name, answer in zip(names, described, strict=True):
+        file = descriptor_pb2.FileDescriptorProto.FromString(answer.file_descriptor_response.file_descriptor_proto[0])
+        assert name in [f"{file.package}.{service.name}" for service in file.service]

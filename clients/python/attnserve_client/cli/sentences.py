@@ -83,8 +83,8 @@ def translated(
         One answer for each line, in order; None for a blank line, which is not sent.
 
     Raises:
-        AttnserveError: the first error in order, with the line's number as its note; the other requests are cancelled, since scores of a
-            part of the lines would mislead.
+        AttnserveError: the first error in order, with the line's number as its note; the other requests are cancelled,
+            since scores of a part of the lines would mislead.
     """
     lines = translate_lines(client, sources, model=model, max_in_flight=max_in_flight, **keywords)
     answers: list[Translation | None] = []

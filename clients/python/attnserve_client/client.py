@@ -36,7 +36,8 @@ class Client(SyncConnection):
         address: the server's ``host:port``, or a target of gRPC such as ``unix:/path``.
         credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
-        retries: number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none.
+        retries: maximum number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none. By default
+            a call is retried while its timeout allows.
         client_id: identity of this client, 1 to 128 visible ASCII characters. The server divides its capacity fairly between
             clients; without an id, each connection counts as one client.
 

@@ -67,6 +67,15 @@ def test_beams_are_those_of_the_search(width: int, ties: bool) -> None:
     assert num_moved > 10
 
 
+def test_beams_over_a_vocabulary_smaller_than_twice_their_width() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(30):
+        totals = -np.sort(rng.random((3, 8)))
+        tokens = np.argsort(rng.random((3, 8, 12)), axis=2)  # the end symbol is one of them
+        log_probs = -np.sort(rng.random((3, 8, 12)))
+        check(advance_beams(totals, tokens, log_probs, END), totals, tokens, log_probs)
+
+
 def test_a_wrong_order_is_seen() -> None:
     rng = np.random.default_rng(0)
     totals = -rng.random((3, 4))

@@ -132,13 +132,13 @@ def advance_beams(totals: Floats, tokens: Ints, log_probs: Floats, end_id: int) 
 
     Args:
         totals: sums of log-probabilities of the live hypotheses (n, K).
-        tokens: candidates of each, best first (n, K, 2K); ties by lower token.
-        log_probs: their log-probabilities (n, K, 2K), all finite.
+        tokens: candidates of each, best first (n, K, C), C the smaller of 2K and the vocabulary; ties by lower token.
+        log_probs: their log-probabilities (n, K, C), all finite.
         end_id: the symbol that ends a hypothesis.
     """
     size, width, num_candidates = log_probs.shape
-    sums = (totals[:, :, None] + log_probs).reshape(size, -1)  # (n, K * 2K)
-    best = np.argsort(-sums, axis=1, kind="stable")[:, :num_candidates]  # (n, 2K)
+    sums = (totals[:, :, None] + log_probs).reshape(size, -1)  # (n, K * C)
+    best = np.argsort(-sums, axis=1, kind="stable")[:, : 2 * width]  # (n, 2K)
     parents, best_tokens = best // num_candidates, np.take_along_axis(tokens.reshape(size, -1), best, 1)
     best_sums = np.take_along_axis(sums, best, 1)
     ends = best_tokens == end_id

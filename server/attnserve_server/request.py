@@ -85,6 +85,8 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     """From MIN_PRIORITY to MAX_PRIORITY, higher is sooner."""
     client: str = ""
     """Client of the request, for fair queueing."""
+    part: str = ""
+    """Part of the client, which divides the client's share."""
 
 
 PayloadT = TypeVar("PayloadT")

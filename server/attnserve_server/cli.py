@@ -14,13 +14,15 @@ import typer
 from rich.markup import escape
 
 from attnserve_server.app import App
-from attnserve_server.config import Flag, Setting, from_flags, load_config, settings, to_toml
+from attnserve_server.config import Setting, from_flags, load_config, settings, to_toml
+from attnserve_server.config_fields import Flag
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.logs import configure_logging
 
 _ORDER = (
     "grpc_port", "http_port", "host", "models", "device", "variant", "workers", "slots", "queue_limit", "ageing_seconds",
     "stream_interval_seconds", "cache_bytes", "max_beam_size", "max_source_tokens", "drain_seconds", "log_level", "log_format",
+    "tls_cert", "tls_key", "tls_client_ca", "tokens",
 )  # fmt: skip
 """Flags that the help lists first; others follow in the order of the configuration."""
 

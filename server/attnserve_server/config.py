@@ -12,42 +12,21 @@ import json
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from attnserve_server.config_fields import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
+from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.errors import ConfigError
 
 PREFIX = "ATTNSERVE_"
-FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_ADDRESS"})
+FOREIGN_VARIABLES = frozenset(f"ATTNSERVE_{name}" for name in ("DATA", "ADDRESS", "CA", "CERT", "KEY", "TOKEN_FILE"))
 """Variables with our prefix that belong to other commands."""
 DEFAULTS_FILE = "defaults.toml"
 """Name of the file in a model repository that sets its default models."""
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Gives a setting a flag of `attnserve serve`.
-
-    Attributes:
-        help: description of the setting, without a period; empty for a list of its allowed values.
-        name: with underscores; empty for the field's name. One flag sets all settings with its name.
-        default: the default as the help shows it; empty for the field's value.
-    """
-
-    help: str = ""
-    name: str = ""
-    default: str = ""
-
-
-Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=1_000_000)]
-CountOrAuto = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Seconds = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
-PositiveSeconds = Annotated[float, msgspec.Meta(ge=0.001, le=86_400)]
-Name = Annotated[str, msgspec.Meta(min_length=1)]
 
 
 class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -74,6 +53,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     host: Annotated[Name, Flag()] = "127.0.0.1"
     port: Annotated[Port, Flag("Port of /metrics and /healthz, 0 for a free one", "http_port")] = 8002
+    plain_port: Annotated[int, msgspec.Meta(ge=-1, le=65535)] = -1
+    """A second port with the same pages and without TLS, for probes and scrapes; 0 for a free one, -1 for none."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,7 +67,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     slots: Annotated[Count, Flag("Rows that a worker decodes at once, per model")] = 32
     """Per model and worker."""
     queue_limit: Annotated[Count, Flag("Requests that may wait, per model")] = 512
-    """Further requests are refused. One client may fill four fifths of the queue."""
+    """Further requests are refused. One connection or client id may fill four fifths of the queue, one client eight ninths."""
     ageing_seconds: Annotated[PositiveSeconds, Flag("Wait after which a request's priority rises by one")] = 1.0
     """Only the wait as the client's next request counts."""
     max_beam_size: Annotated[Count, Flag("Largest beam that is accepted")] = 8
@@ -143,6 +124,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
+    tls: TlsConfig = TlsConfig()
+    tokens: TokensConfig = TokensConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 
 

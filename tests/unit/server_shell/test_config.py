@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from attnserve_server import cli
 from attnserve_server.config import (
     DefaultModelsConfig,
-    Flag,
     ServerConfig,
     from_flags,
     load_config,
@@ -25,6 +24,7 @@ from attnserve_server.config import (
     to_toml,
     variables,
 )
+from attnserve_server.config_fields import Flag
 from attnserve_server.errors import ConfigError
 
 

@@ -24,6 +24,7 @@ from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
 from attnserve_server.dataplane.call import Call
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ServiceError
 from attnserve_server.metrics import logs
+from attnserve_server.transport.rpc.access import Access, host_of, scope_of
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 
@@ -31,7 +32,7 @@ REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id: optional in requests, always present in trailers."""
 
 CLIENT_ID_KEY = "x-client-id"
-"""Metadata key of a client's own id, by which all its connections count as one client."""
+"""Metadata key of a client's own id, by which it divides its share of the queue."""
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,11 @@ class _ClientGone(Exception):
 
 
 def service_handler(
-    service: ServiceDescriptor, servicer: object, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]
+    service: ServiceDescriptor,
+    servicer: object,
+    recorder: RequestRecorder | None,
+    is_stopping: Callable[[], bool],
+    access: Access | None = None,
 ) -> grpc.GenericRpcHandler:
     """Returns the handler of a whole service.
 
@@ -59,12 +64,13 @@ def service_handler(
             UNIMPLEMENTED.
         recorder: counts requests; None for a service whose calls are neither counted nor logged, such as probes.
         is_stopping: whether the server is stopping and cancels RPCs itself.
+        access: refuses calls; None for a service that all may call, such as probes.
     """
     handlers = {}
     for method in service.methods:
         function = getattr(servicer, _snake_case(method.name), None)
         if function is not None:
-            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping))
+            handlers[method.name] = _handler(method, _Method(method, function, recorder, is_stopping, access))
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
 
 
@@ -87,8 +93,10 @@ class _Method:
         function: Callable[..., Any],
         recorder: RequestRecorder | None,
         is_stopping: Callable[[], bool],
+        access: Access | None,
     ) -> None:
         self._name = method.name
+        self._access, self._scope = access, scope_of(method)
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
         self._accounts = Accounts(method.name, recorder, is_stopping)
@@ -115,11 +123,14 @@ class _Method:
         await self._run(context, answer)
 
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
-        call = _begin(context)
+        metadata = context.invocation_metadata() or ()
+        call = _begin(context, metadata)
         error: ServiceError
         try:
             if call.is_past_deadline():
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
+            if self._access is not None:
+                self._access.check(call, context, metadata, self._scope)
             response = await answer(call)
             self._accounts.answered(call)
             return response
@@ -159,11 +170,11 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _begin(context: Any) -> Call:
+def _begin(context: Any, metadata: Any) -> Call:
     """Makes the call: request id (set for this task's logs and the trailers), client and deadline."""
-    remaining_s, metadata = context.time_remaining(), context.invocation_metadata() or ()
+    remaining_s, peer = context.time_remaining(), context.peer()
     request_id = _valid_id(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
-    call = Call(request_id, _valid_id(metadata, CLIENT_ID_KEY) or context.peer())
+    call = Call(request_id, host_of(peer), part=_valid_id(metadata, CLIENT_ID_KEY) or peer)
     call.deadline = None if remaining_s is None else call.received_at + remaining_s
     logs.request_id.set(call.request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))

@@ -16,6 +16,7 @@ from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
 from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
+from attnserve_server.transport.rpc.access import Access
 from attnserve_server.transport.rpc.calls import service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
@@ -43,9 +44,19 @@ class GrpcServer:
         plane: handles the requests.
         board: states for ``grpc.health.v1``.
         config: address and limits.
+        credentials: for TLS; None for plain connections.
+        access: names the client of each call, and refuses some.
     """
 
-    def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        board: HealthBoard,
+        config: GrpcConfig,
+        credentials: Any = None,
+        access: Access | None = None,
+    ) -> None:
+        self._credentials, self._access = credentials, access or Access()
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
 
@@ -62,13 +73,18 @@ class GrpcServer:
             reflection.enable_server_reflection([*names, reflection.SERVICE_NAME], server)
         address = _address(self._config.host, self._config.port)
         try:
-            port = server.add_insecure_port(address)
+            port = self._add_port(server, address)
         except RuntimeError as error:
             raise StartupError(f"gRPC cannot listen on {address}; is another server there?") from error
         await server.start()
         self._server = server
         logger.info("gRPC listens on %s", _address(self._config.host, port))
         return port
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._credentials)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first."""
@@ -78,7 +94,8 @@ class GrpcServer:
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         plane, is_stopping = self._plane, lambda: self._plane.is_draining
-        handlers = [service_handler(service, make(plane), plane.recorder, is_stopping) for service, make in SERVICERS]
+        access = self._access
+        handlers = [service_handler(service, make(plane), plane.recorder, is_stopping, access) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, is_stopping))
 
 

@@ -12,22 +12,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import attention as attention_output
 from attnserve_client.cli import output
-from attnserve_client.cli.options import Address, AsJson, MaxInFlight, ModelId, Timeout, takes_keywords
-from attnserve_client.client import Client
+from attnserve_client.cli.options import AsJson, MaxInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.lines import translate_lines
 from attnserve_client.options import RequestKeywords
 
 
+@takes_server
 @takes_keywords()
 def translate(
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="[TEXT]...", help="Texts, translated separately. None, or -: lines of standard input."),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     model: ModelId = "",
     *,
     keywords: RequestKeywords,
@@ -49,7 +50,7 @@ def translate(
     keywords["return_attention"] = returns_attention = attention is not None or show_attention
     num_hypotheses = keywords.get("num_hypotheses") or 1
     lines: Iterable[str] = sys.stdin if reads_lines else texts or ()
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         if stream:
             for text in (line.strip() for line in lines):
                 events = client.translate_stream(text, model=model, **keywords) if text else ()

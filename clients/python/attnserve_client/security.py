@@ -45,23 +45,34 @@ def tls_credentials(
         OSError: a file cannot be read.
         ValueError: a file is not PEM, only one of ``cert`` and ``key`` is given, or they do not belong together.
     """
+    tls_context(ca, cert, key)  # gRPC would report faults only when it connects, and not name the file
+    roots, own_key, own_chain = (None if file is None else Path(file).read_bytes() for file in (ca, key, cert))
+    return grpc.ssl_channel_credentials(roots, own_key, own_chain)
+
+
+def tls_context(ca: str | Path | None = None, cert: str | Path | None = None, key: str | Path | None = None) -> ssl.SSLContext:
+    """Returns a context for HTTP over TLS; see :func:`tls_credentials`. Without ``ca`` it trusts the system's CAs.
+
+    Raises:
+        OSError: as :func:`tls_credentials`.
+        ValueError: as :func:`tls_credentials`.
+    """
     if (cert is None) != (key is None):
         raise ValueError("a client certificate and its key must be given together")
-    roots = None if ca is None else Path(ca).read_bytes()
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # only to check the files: gRPC reports faults when it connects
-    if roots is not None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if ca is None:
+        context.load_default_certs()
+    else:
         try:
-            context.load_verify_locations(cadata=roots.decode("ascii"))
-        except (ssl.SSLError, UnicodeDecodeError, ValueError):
+            context.load_verify_locations(cadata=Path(ca).read_bytes().decode("ascii"))
+        except (ssl.SSLError, ValueError):
             raise ValueError(f"{ca}: no certificates in PEM form") from None
-    if cert is None or key is None:
-        return grpc.ssl_channel_credentials(roots)
-    own_key, own_chain = Path(key).read_bytes(), Path(cert).read_bytes()
-    try:
-        context.load_cert_chain(cert, key, password=lambda: "")
-    except (ssl.SSLError, ValueError):
-        raise ValueError(f"{cert} and {key} are not a certificate and its key in PEM form") from None
-    return grpc.ssl_channel_credentials(roots, own_key, own_chain)
+    if cert is not None and key is not None:
+        try:
+            context.load_cert_chain(cert, key, password=lambda: "")  # never asks at a terminal
+        except (ssl.SSLError, ValueError):
+            raise ValueError(f"{cert} and {key} are not a certificate and its key in PEM form") from None
+    return context
 
 
 def read_token(file: str | Path) -> str:
@@ -98,6 +109,11 @@ class Security:
         """Returns the files that the environment names; see :data:`VARIABLES`."""
         return cls(**{field: environ.get(variable, "") for field, variable in VARIABLES.items()})
 
+    @property
+    def has_tls(self) -> bool:
+        """Whether connections use TLS."""
+        return bool(self.ca or self.cert or self.key)
+
     def credentials(self) -> grpc.ChannelCredentials | None:
         """Returns credentials for TLS; None for a plain connection.
 
@@ -105,9 +121,16 @@ class Security:
             OSError: as :func:`tls_credentials`.
             ValueError: as :func:`tls_credentials`.
         """
-        if not (self.ca or self.cert or self.key):
-            return None
-        return tls_credentials(self.ca or None, self.cert or None, self.key or None)
+        return tls_credentials(self.ca or None, self.cert or None, self.key or None) if self.has_tls else None
+
+    def context(self) -> ssl.SSLContext | None:
+        """Returns a context for HTTP over TLS; None for a plain connection.
+
+        Raises:
+            OSError: as :func:`tls_credentials`.
+            ValueError: as :func:`tls_credentials`.
+        """
+        return tls_context(self.ca or None, self.cert or None, self.key or None) if self.has_tls else None
 
     def token(self) -> str:
         """Returns the token; empty for none.

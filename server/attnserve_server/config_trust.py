@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of the configuration that say whom the server trusts; see ``docs/security.md``."""
+"""Sections of the configuration for TLS and tokens; see ``docs/security.md``."""
 
 from __future__ import annotations
 

@@ -88,6 +88,10 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     part: str = ""
     """Part of the client, which divides the client's share."""
 
+    def without_deadline(self) -> Terms:
+        """Returns the same terms with no deadline."""
+        return msgspec.structs.replace(self, deadline=None)
+
 
 PayloadT = TypeVar("PayloadT")
 OutcomeT = TypeVar("OutcomeT")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who waits in a fair queue: clients, their parts, and the virtual time by which each group of them is served."""
+"""The members of a fair queue: clients, their parts, and the virtual time by which each group of them is served."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS and mTLS of gRPC: who connects, and certificates that are replaced while the server runs."""
+"""TLS and mTLS of gRPC: which connections are refused, and certificates that are replaced while the server runs."""
 
 from __future__ import annotations
 

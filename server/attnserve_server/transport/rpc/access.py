@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who makes a call, and whether it is permitted. ``calls.py`` asks before it parses the request.
+"""The client of a call, and whether the call is permitted. ``calls.py`` asks before it parses the request.
 
 The client of a call, to which the fair queue gives its share, is the name of its token; without tokens, the identity in its
 certificate; without that, the host of its connection. The client's own id (``x-client-id``), or else its connection, only divides

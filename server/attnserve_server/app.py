@@ -59,6 +59,7 @@ class App:
         collectors = CollectorRegistry()
         metrics = Metrics(collectors)
         self.trust = Trust(config.tls, config.tokens, metrics.trust)
+        self.trust.warn_about(config.grpc.host)
         paths, defaults = find_bundles(self._repository), self._defaults()
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import ipaddress
 import logging
 import ssl
 from pathlib import Path
@@ -77,6 +78,11 @@ class Trust:
         """Returns HTTP's context; None for plain connections."""
         return None if self._certificates is None else CurrentContext(self._certificates)
 
+    def warn_about(self, host: str) -> None:
+        """Logs a warning if tokens would cross the network in plain text to this host."""
+        if self._tokens is not None and self._certificates is None and not _is_loopback(host):
+            logger.warning("tokens are used without TLS on %s: the network can read them", host)
+
     def start(self) -> None:
         """Begins to look at the files, on the running event loop."""
         if self._certificates is not None or self._tokens is not None:
@@ -108,3 +114,10 @@ class Trust:
     def _show_expiry(self, certificates: Certificates) -> None:
         for certificate, timestamp_s in certificates.expiry.items():
             self._recorder.set_expiry(certificate, timestamp_s)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

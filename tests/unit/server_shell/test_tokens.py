@@ -254,6 +254,21 @@ def test_faults_are_named_by_line(tmp_path: Path) -> None:
     assert "secret" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("host", "is_warned"),
+    [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("::", True), ("a.example.org", True)],
+)
+def test_tokens_that_the_network_can_read_are_warned_about(
+    tmp_path: Path, host: str, is_warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "tokens"
+    file.write_text(token_line("alice", "t1"), encoding="utf-8")
+    Trust(TlsConfig(), TokensConfig(), TrustRecorder()).warn_about(host)
+    assert caplog.text == ""
+    Trust(TlsConfig(), TokensConfig(file=str(file)), TrustRecorder()).warn_about(host)
+    assert ("tokens are used without TLS" in caplog.text) == is_warned
+
+
 # --- Rates and peers ---
 
 

@@ -176,11 +176,10 @@ class _Connection(H11Protocol):
 
 def _config(routes: Starlette, idle_s: float, tls: ssl.SSLContext | None) -> uvicorn.Config:
     """Returns Uvicorn's settings: it logs only errors, and uses no environment variables and no lifespan events."""
-    return uvicorn.Config(
+    config = uvicorn.Config(
         routes,
         http=cast(Any, functools.partial(_Connection, idle_s)),  # called like the class
         ws="none",
-        ssl_context_factory=None if tls is None else lambda config, default: tls,
         lifespan="off",
         interface="asgi3",
         log_config=None,
@@ -193,6 +192,9 @@ def _config(routes: Starlette, idle_s: float, tls: ssl.SSLContext | None) -> uvi
         timeout_keep_alive=int(idle_s),
         timeout_graceful_shutdown=GRACE_S,
     )
+    config.load()
+    config.ssl = tls  # Uvicorn itself makes a context from files only
+    return config
 
 
 def _routes(metrics: MetricsPage, health: HealthPage) -> Starlette:

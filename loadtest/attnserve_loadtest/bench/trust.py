@@ -2,8 +2,8 @@
 """``python -m attnserve_loadtest.bench.trust``: processor time of the front for a call, with TLS, client certificates and tokens.
 
 Servers with an answer cache answer the same texts, so a call costs little but its transport. All servers run at the same time and
-are asked in turns; the figure is the median over rounds of the difference to the plain server. A new connection is measured
-apart: its handshake is the cost of TLS that a call on an open connection does not have.
+are asked in turns; the figure is the median over rounds, with quartiles, of the difference to the plain server. A new connection is
+measured apart: its handshake is the cost of TLS that a call on an open connection does not have.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def front_seconds(server: DemoServer) -> float:
 
 
 def trust(
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 9,
-    calls: Annotated[int, typer.Option(min=NUM_TEXTS, help="Calls on an open connection, in each round.")] = 2000,
+    rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 21,
+    calls: Annotated[int, typer.Option(min=NUM_TEXTS, help="Calls on an open connection, in each round.")] = 4000,
     connections: Annotated[int, typer.Option(min=10, help="New connections with one call each, in each round.")] = 100,
 ) -> None:
     """Print the processor time of a call and of a connection, in microseconds, and its difference to the plain server."""
@@ -132,11 +132,11 @@ def check_seconds(num_checks: int = 20_000) -> float:
 
 
 def _print(values: Mapping[str, list[float]]) -> None:
-    print(f"{'':32}{'µs':>8}{'more than plain, µs (least, most)':>40}")
+    print(f"{'':32}{'µs':>8}{'more than plain, µs (quartiles)':>40}")
     for key, seconds in values.items():
         base = values[f"{PLAIN}, {key.rpartition(', ')[2]}"]
-        more = sorted(1e6 * (own - plain) for own, plain in zip(seconds, base, strict=True))
-        spread = f"{statistics.median(more):8.0f} ({more[0]:.0f}, {more[-1]:.0f})"
+        low, middle, high = statistics.quantiles((1e6 * (own - plain) for own, plain in zip(seconds, base, strict=True)), n=4)
+        spread = f"{middle:8.0f} ({low:.0f}, {high:.0f})"
         print(f"{key:32}{1e6 * statistics.median(seconds):8.0f}{spread:>40}")
 
 

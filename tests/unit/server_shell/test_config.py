@@ -13,6 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from attnserve_client import security
 from attnserve_server import cli
 from attnserve_server.config import (
     DefaultModelsConfig,
@@ -73,6 +74,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def test_other_variables_are_left_alone() -> None:
     environ = {"ATTNSERVE_DATA": "/data", "ATTNSERVE_ADDRESS": "host:1", "PATH": "/bin", "attnserve_grpc_port": "x"}
+    environ |= dict.fromkeys(security.VARIABLES.values(), "/file")
     assert load_config({}, environ) == ServerConfig()
 
 

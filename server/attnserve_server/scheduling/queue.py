@@ -192,6 +192,7 @@ class FairQueue(Generic[T]):
         if not client.parts:
             del self._clients[client.name]
             self._time.leave(client.name, client.tag)
+            client.time.reset()  # outdated heap entries keep the client
         if not self._clients:
             self._time.reset()
 

@@ -325,6 +325,18 @@ def test_clients_that_left_are_forgotten(clock: Clock) -> None:
     assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100
 
 
+def test_parts_that_left_are_forgotten(clock: Clock) -> None:
+    fair = make(clock, limit=10)
+    add(fair, 0, "one", -2, part="stays")
+    for number in range(1, 10_000):
+        add(fair, number, "one", 2, cost=1.0 + number % 3, part=f"part {number}")
+        assert take(fair) == number
+    most = num_kept(make(clock, limit=10)) + 3 * clients.MAX_REMEMBERED
+    assert num_kept(fair) < most + 100
+    take(fair)
+    assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100
+
+
 # --- Cost ahead ---
 
 

@@ -20,13 +20,18 @@ from attnserve_client.errors import (
     ModelNotFound,
     ModelNotReady,
     Overloaded,
+    PermissionDenied,
+    RateLimited,
     SequenceTooLong,
     ServerUnreachable,
     ShuttingDown,
+    TlsFailed,
+    Unauthenticated,
     WorkerLost,
 )
 from attnserve_client.options import DecodeOptions
 from attnserve_client.retry import RetryPolicy
+from attnserve_client.security import tls_credentials
 from attnserve_client.types import (
     Caption,
     CaptionDelta,
@@ -72,7 +77,9 @@ __all__ = [
     "ModelNotReady",
     "ModelState",
     "Overloaded",
+    "PermissionDenied",
     "Piece",
+    "RateLimited",
     "RetryPolicy",
     "ScoreNormalization",
     "SequenceTooLong",
@@ -80,8 +87,11 @@ __all__ = [
     "ShuttingDown",
     "Task",
     "Timings",
+    "TlsFailed",
     "Translation",
     "TranslationDelta",
+    "Unauthenticated",
     "WordMap",
     "WorkerLost",
+    "tls_credentials",
 ]

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from attnserve_client.aio_client import AsyncClient
 from attnserve_client.client import Client
 from attnserve_client.errors import (
+    AnswersUnread,
     AttnserveError,
     Cancelled,
     ClientClosed,
@@ -56,6 +57,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "AnswersUnread",
     "AsyncClient",
     "AttnserveError",
     "Cancelled",

@@ -103,6 +103,12 @@ class Overloaded(AttnserveError):
     default_code = "RESOURCE_EXHAUSTED"
 
 
+class AnswersUnread(AttnserveError):
+    """The client, or all clients, have left too many answers unread; this one was given up after the work."""
+
+    default_code = "RESOURCE_EXHAUSTED"
+
+
 class DeadlineExceeded(AttnserveError):
     """The timeout passed, on either side."""
 
@@ -146,6 +152,7 @@ BY_REASON: dict[str, type[AttnserveError]] = {
     "WORKER_LOST": WorkerLost,
     "OVERLOADED": Overloaded,
     "RATE_LIMITED": RateLimited,
+    "ANSWERS_UNREAD": AnswersUnread,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "DEADLINE_UNREACHABLE": DeadlineUnreachable,
     "CANCELLED": Cancelled,

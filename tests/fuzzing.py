@@ -26,6 +26,8 @@ CORPUS = Path(__file__).resolve().parent / "corpus"
 SCALE = float(os.environ.get("ATTNSERVE_TEST_TIMES") or 1)
 ROUND = 100
 """Examples of a round at most."""
+ENOUGH = 200
+"""Examples from which on shares of them are checked; a busy machine checks fewer in a campaign's time."""
 QUICK, LONG = 1.0, 10.0
 """Factors of a campaign's time: all campaigns take a minute in `make test-load`, and ten more minutes in `make test-all`."""
 

@@ -55,6 +55,11 @@ class Outcome(Protocol):
         """Tokens of the best answer, for metrics."""
         ...
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of its large parts, such as attention."""
+        ...
+
     def as_part(self, request_id: int) -> Part | None:
         """Returns the whole outcome as one part of a stream; None if this kind does not stream."""
         ...

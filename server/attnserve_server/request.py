@@ -220,6 +220,11 @@ class SequenceOutcome(msgspec.Struct, tag="sequence", array_like=True, omit_defa
         """Tokens of the best hypothesis, the end symbol included."""
         return len(self.hypotheses[0].tokens)
 
+    @property
+    def num_bytes(self) -> int:
+        """Size of the attention."""
+        return sum(len(each.attention.data) for each in self.hypotheses if each.attention is not None)
+
     def as_part(self, request_id: int) -> TokensProduced:
         """Returns the best hypothesis as one part of a stream."""
         return TokensProduced(request_id, self.hypotheses[0].tokens, self.hypotheses[0].copied_from)

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import socket
+import struct
 import threading
 import time
 from collections import Counter
@@ -116,6 +117,48 @@ def test_answers_that_are_not_read_are_bounded(tmp_path: Path, kind: str, num_ca
             call.cancel()
         eventually(lambda: unread(server) == 0 and resident(server) < 150, "the memory is returned", 5, 0.1)
         server.assert_unharmed()
+
+
+def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    """One HTTP/2 frame (RFC 9113, section 4.1)."""
+    return struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) + struct.pack(">I", stream) + payload
+
+
+def header(name: str, value: str) -> bytes:
+    """One header field, literal and not indexed (RFC 7541, section 6.2.2)."""
+    return b"".join([b"\x00", bytes([len(name)]), name.encode(), bytes([len(value)]), value.encode()])
+
+
+def streams_without_a_window(server: Server, num_streams: int) -> socket.socket:
+    """Asks for streams of which not even the first part can be sent: the window of each is 0."""
+    method, request = PATHS[STREAM]
+    path = f"/attnserve.v1.TranslationService/{method}"
+    fields = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": "x",
+        "te": "trailers",
+        "content-type": "application/grpc",
+    }
+    headers = b"".join(header(name, value) for name, value in fields.items())
+    data = request(**LARGE).SerializeToString()
+    message = b"\x00" + struct.pack(">I", len(data)) + data
+    calls = [frame(1, 4, number, headers) + frame(0, 1, number, message) for number in range(1, 2 * num_streams, 2)]
+    connection = socket.create_connection(("127.0.0.1", server.grpc_port))
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(4, 0, 0, struct.pack(">HI", 4, 0)) + b"".join(calls))
+    return connection
+
+
+@pytest.mark.load
+@pytest.mark.long
+def test_answers_are_bounded_also_where_the_parts_before_them_are_not_read(tmp_path: Path) -> None:
+    limit = {"ATTNSERVE_GRPC_MAX_CLIENT_UNREAD_BYTES": str(9 * MIB)}
+    with serve(tmp_path, *ONE, environment=limit) as server, streams_without_a_window(server, 8):
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") > 0, "they are decoded", 20, 0.05)
+        eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "they are answered", 60, 0.1)
+        assert 7 < unread(server) <= 9
+        assert resident(server) < 130
 
 
 @pytest.mark.load

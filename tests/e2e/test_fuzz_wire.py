@@ -23,7 +23,7 @@ from attnserve_server.tasks.registry import TASKS
 from tests.e2e.captioning import serve_captions
 from tests.e2e.serving import SENTENCES, Server, ask, eventually, texts
 from tests.e2e.wire import Rpc, ended, requests_of, rpcs
-from tests.fuzzing import campaign, corpus, mutated, scales
+from tests.fuzzing import ENOUGH, campaign, corpus, mutated, scales
 
 KEPT = corpus("wire")
 CALL_S = 60.0
@@ -174,9 +174,9 @@ def test_random_requests_to_all_services(server: Server, channel: grpc.Channel, 
             counts[rpc.path.rpartition("/")[2], finish(rpc, call).name] += 1
         assert time.monotonic() - began < CALL_S
 
-    campaign(st.lists(calls, min_size=1, max_size=GROUP), check, 22, scale)
+    num_groups = campaign(st.lists(calls, min_size=1, max_size=GROUP), check, 22, scale)
     print(dict(counts))
-    for rpc in all_rpcs:
+    for rpc in all_rpcs if num_groups >= ENOUGH else ():
         reached = {code for name, code in counts if name == rpc.path.rpartition("/")[2]}
         assert reached, rpc.path
         assert "OK" in reached or "CANCELLED" in reached or not rpc.path.startswith("/attnserve"), (rpc.path, reached)

@@ -148,6 +148,7 @@ class Ticket:
         self.cancelled: list[str] = []
         self.cancelled_event = asyncio.Event()
         self._front = front
+        self.accept: Any = None
 
     async def result(self) -> Done:
         await self._ended()

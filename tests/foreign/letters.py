@@ -59,6 +59,10 @@ class Counted(msgspec.Struct, tag="counted", array_like=True, gc=False):
     def num_generated(self) -> int:
         return len(self.counts)
 
+    @property
+    def num_bytes(self) -> int:
+        return 0
+
     def as_part(self, request_id: int) -> None:
         return None
 

@@ -27,14 +27,14 @@ class RetryPolicy:
     """Exponential back-off with jitter.
 
     Attributes:
-        retries: attempts after the first one; 0 for none.
+        retries: maximum number of attempts after the first one; 0 for none, None for as many as the call's deadline allows.
         initial_backoff_s: wait before the first retry, in seconds.
         multiplier: factor between successive waits.
         max_backoff_s: maximum wait without jitter, in seconds; a delay that the server requests may be longer.
         jitter: share by which a wait is randomly shortened or lengthened, below 1.
     """
 
-    retries: int = 4
+    retries: int | None = None
     initial_backoff_s: float = 0.1
     multiplier: float = 2.0
     max_backoff_s: float = 2.0
@@ -47,7 +47,7 @@ class RetryPolicy:
             ValueError: a value is out of range; the text names it.
         """
         for name in ("retries", "initial_backoff_s", "max_backoff_s"):
-            if getattr(self, name) < 0:
+            if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.multiplier < 1:
             raise ValueError(f"multiplier must be at least 1, not {self.multiplier}")
@@ -62,7 +62,10 @@ class RetryPolicy:
             error: its error.
             draw: a random number in [0, 1).
         """
-        backoff = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** (attempt - 1))
+        try:
+            backoff = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** (attempt - 1))
+        except OverflowError:
+            backoff = self.max_backoff_s
         backoff *= 1 + self.jitter * (2 * draw - 1)
         return max(backoff, (error.retry_after_s or 0.0) * (1 + self.jitter * draw))
 
@@ -124,7 +127,8 @@ class Attempts:
         deadline.
         """
         self._num_failed += 1
-        if self._num_failed > self._policy.retries or not is_retryable(error):
+        has_more = self._policy.retries is None or self._num_failed <= self._policy.retries
+        if not has_more or not is_retryable(error):
             return None
         delay = self._policy.backoff_s(self._num_failed, error, self._draw())
         return delay if self._clock() + delay < self._deadline else None

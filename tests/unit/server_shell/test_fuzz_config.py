@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from attnserve_server import cli
 from attnserve_server.config import ServerConfig, load_config, repository_defaults, settings, to_toml, variables
 from attnserve_server.errors import ConfigError
-from tests.fuzzing import NUMBERS, TEXTS, campaign, corpus, mutated, scales
+from tests.fuzzing import ENOUGH, NUMBERS, TEXTS, campaign, corpus, mutated, scales
 
 FILES = corpus("config")
 SOUND = ("all.toml", "some.toml")
@@ -82,7 +82,7 @@ def test_mutated_file_and_environment_are_read_or_refused(tmp_path: Path, scale:
 
     files = mutated([FILES[name] for name in SOUND], 2) | mutated(list(FILES.values()))
     campaign(st.tuples(files, st.just({})) | st.tuples(st.just(FILES["some.toml"]), environments), check, 4, scale)
-    assert min(accepted) > 0.02 * sum(accepted), accepted
+    assert sum(accepted) < ENOUGH or min(accepted) > 0.02 * sum(accepted), accepted
 
 
 @scales

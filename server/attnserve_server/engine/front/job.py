@@ -188,6 +188,8 @@ class Ticket:
         self.terms, self.received_at = terms, received_at
         self.job: Job | None = None
         """The job that it waits for; None if the answer was cached."""
+        self.accept: Callable[[Done[Any]], object] | None = None
+        """Called with the answer before it is kept; a ServiceError that it raises takes its place."""
         self._on_leave = on_leave
         loop = asyncio.get_running_loop()
         self._answer: asyncio.Future[Done[Any]] = loop.create_future()
@@ -239,6 +241,12 @@ class Ticket:
     def finish(self, answer: Done[Any]) -> None:
         """Ends the ticket with the answer."""
         if not self.is_done:
+            try:
+                if self.accept is not None:
+                    self.accept(answer)
+            except ServiceError as error:
+                self.fail(error.with_traceback(None))  # its frames hold the answer
+                return
             self._answer.set_result(answer)
             self._parts.put_nowait(None)
 

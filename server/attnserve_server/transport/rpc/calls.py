@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import re
 import uuid
@@ -138,12 +139,13 @@ class _Method:
 
         async def answer(call: Call) -> None:
             request, peer = self._parsed(data), context.peer()
+            call.hold = functools.partial(self._unread.begin, call.client, peer)  # a write that waits lets answers wait
             found = cast(StreamMethod, self._function)(request, call)
             async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
                 async for response in responses:
                     encoded = response.SerializeToString()
                     del response  # it may be as large, and the client may be slow
-                    with self._unread.during(call.client, peer, len(encoded)):
+                    with self._unread.during(call.client, peer, max(len(encoded) - call.num_held, 0)):
                         await _write(context, encoded)
 
         await self._run(context, answer)
@@ -156,6 +158,14 @@ class _Method:
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
         metadata = context.invocation_metadata() or ()
         call = _begin(context, metadata)
+        try:
+            return await self._answered(call, context, metadata, answer)
+        finally:
+            call.release()
+
+    async def _answered(
+        self, call: Call, context: Any, metadata: Any, answer: Callable[[Call], Awaitable[bytes | None]]
+    ) -> bytes | None:
         error: ServiceError
         try:
             if call.is_past_deadline():

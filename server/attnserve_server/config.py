@@ -253,11 +253,13 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
     """Validates the values of one source, with defaults for the others; numbers may be strings, as in the environment."""
     try:
-        return msgspec.convert(values, ServerConfig, strict=False)
+        parsed = msgspec.convert(values, ServerConfig, strict=False)
+        to_toml(parsed).encode()  # msgspec encodes only some of the strings
     except msgspec.ValidationError as error:
         raise _explained(error, origin) from None
     except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
         raise ConfigError(f"a value from {origin} is not UTF-8") from None
+    return parsed
 
 
 def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,6 +17,7 @@ from attnserve_client.cli import output
 from attnserve_client.cli.options import address_option
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.security import VARIABLES, Security
 from attnserve_loadtest import hot_path
 from attnserve_loadtest.recording import KINDS
 
@@ -25,11 +27,19 @@ DEFAULT_OBJECTIVES = ("errors<0.1",)
 SHAPES = {path.stem: path for path in (HERE / "shapes").glob("*.py") if path.stem not in ("__init__", "stages")}
 
 
+def _file(name: str, text: str) -> Any:
+    return typer.Option(envvar=VARIABLES[name], metavar="FILE", help=text)
+
+
 def loadtest(
     address: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="A running server; else one is started.", callback=address_option)
     ] = "",
     metrics_url: Annotated[str, typer.Option(metavar="URL", help="Metrics of the server at --address.")] = "",
+    ca: Annotated[str, _file("ca", "CA of the certificate of the server at --address; turns TLS on.")] = "",
+    cert: Annotated[str, _file("cert", "Certificate of the users.")] = "",
+    key: Annotated[str, _file("key", "Private key of --cert.")] = "",
+    token_file: Annotated[str, _file("token_file", "File with the users' token.")] = "",
     users: Annotated[int, typer.Option(min=1, help="Users at once.")] = 16,
     rate: Annotated[
         float, typer.Option(min=0, help="Open loop: requests a second of all users together; 0 for a closed loop.")
@@ -50,6 +60,7 @@ def loadtest(
         raise typer.BadParameter(f"no shape {shape!r}: there are {', '.join(sorted(SHAPES))}")
     if kind not in KINDS:
         raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(KINDS)}")
+    security = Security(ca, cert, key, token_file) if address else Security()
     with _server(address, metrics_url) as (target, metrics):
         files = [str(HERE / "locustfile.py"), *([str(SHAPES[shape])] if shape else [])]
         command = [sys.executable, "-m", "locust", "-f", ",".join(files), "--headless", "--only-summary", "--skip-log"]
@@ -58,11 +69,13 @@ def loadtest(
         command += ["--csv", str(results / "locust"), "--rate", str(rate / users)]
         command += ["--metrics-url", metrics] if metrics else []
         command += ["--processes", str(workers)] if workers else []
+        for name, file in dataclasses.asdict(security).items():
+            command += [f"--{name.replace('_', '-')}", file]
         command += [part for text in slo or DEFAULT_OBJECTIVES for part in ("--slo", text)]
         results.mkdir(parents=True, exist_ok=True)
         code = subprocess.run([*command, *KINDS[kind]], check=False).returncode
         if sweep:
-            hot_path.run(target, results, is_quick=quick)
+            hot_path.run(target, results, is_quick=quick, security=security)
     raise typer.Exit(code)
 
 

@@ -20,9 +20,11 @@ from rich.console import Console
 from rich.table import Table
 
 from attnserve_client.cli import output
+from attnserve_client.cli.server import Server
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
 from attnserve_client.options import AttentionDetail
+from attnserve_client.security import Security
 from attnserve_loadtest import texts
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
 from attnserve_server.profiling.measure import Workload, profile_step
@@ -65,7 +67,7 @@ class Point:
     cross_share: float
 
 
-def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
+def run(address: str, results: Path, *, is_quick: bool = False, security: Security = Security()) -> list[Point]:  # noqa: B008 - frozen
     """Sweeps, prints a table, and writes ``hot-path.json``, ``.csv`` and ``.png``.
 
     Raises:
@@ -75,7 +77,10 @@ def run(address: str, results: Path, *, is_quick: bool = False) -> list[Point]:
     lengths, repetitions, runs = ((4, 32), 4, 20) if is_quick else (SOURCE_PIECES, 20, 100)
     settings: list[Setting] = [(length, attention, beam) for beam in BEAMS for attention in ATTENTION for length in lengths]
     points = []
-    with Client(address) as client, output.progress("attention hot path", (repetitions + 2) * len(settings)) as advance:
+    with (
+        Server(address, security).client() as client,
+        output.progress("attention hot path", (repetitions + 2) * len(settings)) as advance,
+    ):
         served = client.get_model("").manifest
         bundle = load_bundle(_folder_of(served.model_id))
         latencies = _latencies(client, settings, repetitions, advance)

@@ -15,6 +15,7 @@ from locust import events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
+from attnserve_client.security import Security
 from attnserve_loadtest import server_side, slo
 from attnserve_loadtest.recording import RECORDER
 from attnserve_loadtest.report import Comparison, compare, save
@@ -40,6 +41,11 @@ def add_options(parser: Any) -> None:
     group.add_argument("--caption-model", default="", metavar="ID", help="Model id for captions; else the server's default")
     group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
     group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")
+    files = Security.from_environment()
+    group.add_argument("--ca", default=files.ca, metavar="FILE", help="CA of the server's certificate (PEM); turns TLS on")
+    group.add_argument("--cert", default=files.cert, metavar="FILE", help="Certificate of the users (PEM)")
+    group.add_argument("--key", default=files.key, metavar="FILE", help="Private key of --cert (PEM)")
+    group.add_argument("--token-file", default=files.token_file, metavar="FILE", help="File with the users' token")
     group.add_argument("--metrics-url", default="", metavar="URL", help="The server's metrics, for its side of the report")
     group.add_argument("--results", default="", metavar="DIR", help="Where loadtest.json, .csv and .html go")
     group.add_argument(
@@ -78,7 +84,7 @@ def _start(options: Any) -> None:
     _before.clear()
     if options.metrics_url:
         try:
-            _before[options.metrics_url] = server_side.read(options.metrics_url)
+            _before[options.metrics_url] = server_side.read(options.metrics_url, _security(options))
         except OSError as error:
             log.warning("the report will have only the clients' percentiles: %s", error)
 
@@ -86,7 +92,7 @@ def _start(options: Any) -> None:
 def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
     options: Any = environment.parsed_options
     verdicts = slo.judge(objectives, RECORDER)
-    comparisons = _comparisons(options.metrics_url)
+    comparisons = _comparisons(options.metrics_url, _security(options))
     if options.results:
         save(Path(options.results), RECORDER, comparisons, verdicts)
         print(f"report: {Path(options.results, 'loadtest.html')}")
@@ -101,11 +107,15 @@ def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
         environment.process_exit_code = 0
 
 
-def _comparisons(url: str) -> list[Comparison]:
+def _security(options: Any) -> Security:
+    return Security(options.ca, options.cert, options.key, options.token_file)
+
+
+def _comparisons(url: str, security: Security) -> list[Comparison]:
     if url not in _before:
         return []
     try:
-        return compare(RECORDER, _before[url], server_side.read(url))
+        return compare(RECORDER, _before[url], server_side.read(url, security))
     except OSError as error:
         log.warning("the report has only the clients' percentiles: %s", error)
         return []

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import math
-import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from attnserve_client.security import Security
 from attnserve_loadtest.recording import BETWEEN_PIECES, FIRST_PIECE, REQUESTS
 
 METRICS: Mapping[str, tuple[str, dict[str, str]]] = {
@@ -56,17 +56,22 @@ class Reading:
         return sum(each.value for each in self._samples if each.name == name and labels.items() <= each.labels.items())
 
 
-def read(url: str) -> Reading:
+def read(url: str, security: Security = Security()) -> Reading:  # noqa: B008 - frozen
     """Reads a server's metrics.
+
+    Args:
+        url: of the metrics.
+        security: files of TLS, for a URL with ``https``.
 
     Raises:
         OSError: the metrics cannot be read; the message names the address.
     """
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
+        https = urllib.request.HTTPSHandler(context=security.context())
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
         with opener.open(url, timeout=_TIMEOUT_S) as response:
             return Reading(response.read().decode())
-    except (urllib.error.URLError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise OSError(f"no metrics at {url}: {error}") from error
 
 

@@ -24,7 +24,9 @@ from locust import User, task
 from locust.exception import StopUser
 
 from attnserve.v1 import caption_pb2, caption_pb2_grpc, decoding_pb2, translation_pb2, translation_pb2_grpc
+from attnserve_client.security import Security
 from attnserve_loadtest import images, texts
+from attnserve_loadtest.connection import Metadata, blocking_channel
 from attnserve_loadtest.recording import BETWEEN_PIECES, CAPTION, FIRST_PIECE, LATE, OUTSIDE, RECORDER, STREAM, UNARY
 
 grpc_gevent.init_gevent()
@@ -35,14 +37,15 @@ ATTENTION = {
     "all": decoding_pb2.ATTENTION_DETAIL_ALL,
 }
 _TIMEOUT_S = 60.0
-_channels: dict[str, grpc.Channel] = {}
+_channels: dict[tuple[str, Security], tuple[grpc.Channel, Metadata]] = {}
 
 
-def channel_to(address: str) -> grpc.Channel:
-    """The connection that all users of a process share: a server takes each connection for one client in fair queueing."""
-    if address not in _channels:
-        _channels[address] = grpc.insecure_channel(address)
-    return _channels[address]
+def channel_to(address: str, security: Security) -> tuple[grpc.Channel, Metadata]:
+    """The connection that all users of a process share, as a client's do, and the metadata of its calls."""
+    key = address, security
+    if key not in _channels:
+        _channels[key] = blocking_channel(address, security)
+    return _channels[key]
 
 
 class LoadUser(User):
@@ -54,6 +57,8 @@ class LoadUser(User):
         super().__init__(environment)
         options = environment.parsed_options
         self.address = (self.host or options.host or "127.0.0.1:8001").removeprefix("http://")
+        security = Security(options.ca, options.cert, options.key, options.token_file)
+        self._channel, self._metadata = channel_to(self.address, security)
         self._rate, self._think_s, self._model = options.rate, options.think_seconds, options.model
         self._items = _shuffled(self.items(options))
         self._decode = decoding_pb2.DecodeOptions(beam_size=options.beam_size, return_attention=ATTENTION[options.attention])
@@ -92,6 +97,10 @@ class LoadUser(User):
             StopUser: the call was cancelled, because the test is over.
         """
         raise NotImplementedError
+
+    def send(self, method: Callable[..., Any], request: Any) -> Any:
+        """Calls a stub's method with the metadata of all calls."""
+        return method(request, timeout=_TIMEOUT_S, metadata=self._metadata)
 
     def note(self, name: str, seconds: float) -> None:
         """Reports a success to Locust under ``name``; ``seconds`` is its latency."""
@@ -139,7 +148,7 @@ class TranslationUser(LoadUser):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self._stub = translation_pb2_grpc.TranslationServiceStub(channel_to(self.address))
+        self._stub = translation_pb2_grpc.TranslationServiceStub(self._channel)
 
     def items(self, options: Any) -> list[str]:
         """Sentences: the lines of ``options.texts``, or the project's own."""
@@ -152,7 +161,7 @@ class TranslateUser(TranslationUser):
     def ask(self, item: str, scheduled: float) -> None:
         """See :meth:`LoadUser.ask`."""
         request = translation_pb2.TranslateRequest(text=item, model=self._model, options=self._decode)
-        self.call(UNARY, scheduled, lambda: self._stub.Translate(request, timeout=_TIMEOUT_S).timings.total_seconds)
+        self.call(UNARY, scheduled, lambda: self.send(self._stub.Translate, request).timings.total_seconds)
 
 
 class TranslateStreamUser(TranslationUser):
@@ -164,9 +173,7 @@ class TranslateStreamUser(TranslationUser):
 
         def send() -> float:
             latest, server_s = None, None
-            for message in self._stub.TranslateStream(
-                request, timeout=_TIMEOUT_S
-            ):  # read to its end, or the server counts a disconnect
+            for message in self.send(self._stub.TranslateStream, request):  # to its end, or the server counts a disconnect
                 now = time.perf_counter()
                 if message.WhichOneof("event") == "result":
                     server_s = float(message.result.timings.total_seconds)
@@ -192,7 +199,7 @@ class CaptionUser(LoadUser):
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
-        self._stub = caption_pb2_grpc.CaptionServiceStub(channel_to(self.address))
+        self._stub = caption_pb2_grpc.CaptionServiceStub(self._channel)
         self._model = environment.parsed_options.caption_model
 
     def items(self, options: Any) -> list[bytes]:
@@ -202,7 +209,7 @@ class CaptionUser(LoadUser):
     def ask(self, item: bytes, scheduled: float) -> None:
         """See :meth:`LoadUser.ask`."""
         request = caption_pb2.CaptionRequest(image=item, model=self._model, options=self._decode)
-        self.call(CAPTION, scheduled, lambda: self._stub.Caption(request, timeout=_TIMEOUT_S).timings.total_seconds)
+        self.call(CAPTION, scheduled, lambda: self.send(self._stub.Caption, request).timings.total_seconds)
 
 
 USERS = (TranslateUser, TranslateStreamUser, CaptionUser)

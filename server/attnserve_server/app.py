@@ -35,6 +35,7 @@ from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.http.watchdog import Watchdog, end_process
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
+from attnserve_server.transport.trust import Trust
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class App:
 
     def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
         self.config, self._tasks = config, TaskTable(tasks)
-        self.grpc_port = self.http_port = 0
+        self.grpc_port = self.http_port = self.plain_http_port = 0
 
     async def start(self) -> None:
         """Loads the models, opens the ports and starts the workers; returns when every model is warm or reported as broken.
@@ -58,13 +59,15 @@ class App:
             StartupError: no bundle can be served, or an address or a setting cannot be used.
         """
         config, engine = self.config, self.config.engine
+        collectors = CollectorRegistry()
+        metrics = Metrics(collectors)
+        self.trust = Trust(config.tls, config.tokens, metrics.trust)
+        self.trust.warn_about(config.grpc.host)
         paths, defaults = find_bundles(self._repository), self._defaults()
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
         models = await self._load_models(paths, hello.device)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
-        collectors = CollectorRegistry()
-        metrics = Metrics(collectors)
         metrics.build_info(__version__, hello.onnxruntime)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
@@ -73,11 +76,16 @@ class App:
             submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
         self.plane = DataPlane(self.front, metrics, limits, submit)
-        self.grpc = GrpcServer(self.plane, self.board, config.grpc)
-        self.http = HttpServer(config.http.host, config.http.port, Exposition(collectors), self._health)
+        self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
+        pages = Exposition(collectors), self._health
+        self.http = HttpServer(config.http.host, config.http.port, *pages, tls=self.trust.context())
         self.http_port = await self.http.start()
+        if config.http.plain_port >= 0:
+            self.plain_http = HttpServer(config.http.host, config.http.plain_port, *pages)
+            self.plain_http_port = await self.plain_http.start()
         self.grpc_port = await self.grpc.start()
         await self.front.start()
+        self.trust.start()
         log.info(
             "ready: gRPC on port %d, HTTP on port %d, %d worker(s) on %s; %s",
             self.grpc_port,
@@ -94,7 +102,7 @@ class App:
         await self.grpc.stop(1.0)
         self.plane.close()
         await self.front.stop()
-        await self.http.stop()
+        await self._stop_http()
 
     async def run(self, ready_file: Path | None = None) -> None:
         """Serves until SIGTERM, SIGINT, SIGHUP or SIGQUIT: the first one drains, a second one ends the process at once.
@@ -115,9 +123,12 @@ class App:
                 await self.stop_what_started()
                 return
             quiet_collector()
-            watchdog.start(self.http.listeners)
+            watchdog.start([listener for server in self._http_servers() for listener in server.listeners])
             pids = self.pool.pids()
-            ready.write({"grpc_port": self.grpc_port, "http_port": self.http_port, "pid": os.getpid(), "workers": pids})
+            ports = {"grpc_port": self.grpc_port, "http_port": self.http_port}
+            if self.plain_http_port:
+                ports["plain_http_port"] = self.plain_http_port
+            ready.write({**ports, "pid": os.getpid(), "workers": pids})
             await _first_of(asyncio.create_task(self.http.ended(), name="http"), stop)
         except BaseException:
             with contextlib.suppress(Exception):
@@ -147,8 +158,17 @@ class App:
             await self.front.stop(0)
         elif hasattr(self, "pool"):
             await self.pool.stop(0)
-        if hasattr(self, "http"):
-            await self.http.stop()
+        await self._stop_http()
+
+    async def _stop_http(self) -> None:
+        """Closes the ports of HTTP that are open, and looks at no more files."""
+        if hasattr(self, "trust"):
+            await self.trust.stop()
+        for server in self._http_servers():
+            await server.stop()
+
+    def _http_servers(self) -> list[HttpServer]:
+        return [getattr(self, name) for name in ("http", "plain_http") if hasattr(self, name)]
 
     def _health(self) -> tuple[bool, str]:
         return self.board.is_serving, self.board.summary()

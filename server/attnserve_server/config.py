@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
 from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
@@ -58,6 +59,8 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     host: Annotated[Name, Flag()] = "127.0.0.1"
     port: Annotated[Port, Flag("Port of /metrics and /healthz, 0 for a free one", "http_port")] = 8002
+    plain_port: Annotated[int, msgspec.Meta(ge=-1, le=65535)] = -1
+    """A second port with the same pages and without TLS, for probes and scrapes; 0 for a free one, -1 for none."""
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -70,7 +73,7 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     slots: Annotated[Count, Flag("Rows that a worker decodes at once, per model")] = 32
     """Per model and worker."""
     queue_limit: Annotated[Count, Flag("Requests that may wait, per model")] = 512
-    """Further requests are refused. One client may fill four fifths of the queue."""
+    """Further requests are refused. One connection or client id may fill four fifths of the queue, one client eight ninths."""
     ageing_seconds: Annotated[PositiveSeconds, Flag("Wait after which a request's priority rises by one")] = 1.0
     """Only the wait as the client's next request counts."""
     max_beam_size: Annotated[Count, Flag("Largest beam that is accepted")] = 8
@@ -127,6 +130,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
+    tls: TlsConfig = TlsConfig()
+    tokens: TokensConfig = TokensConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 
 
@@ -248,11 +253,13 @@ def _merge(into: dict[str, Any], values: Mapping[str, Any]) -> None:
 def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
     """Validates the values of one source, with defaults for the others; numbers may be strings, as in the environment."""
     try:
-        return msgspec.convert(values, ServerConfig, strict=False)
+        parsed = msgspec.convert(values, ServerConfig, strict=False)
+        to_toml(parsed).encode()  # msgspec encodes only some of the strings
     except msgspec.ValidationError as error:
         raise _explained(error, origin) from None
     except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
         raise ConfigError(f"a value from {origin} is not UTF-8") from None
+    return parsed
 
 
 def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:

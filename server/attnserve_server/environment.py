@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from attnserve_server.errors import ConfigError
 
 PREFIX = "ATTNSERVE_"
-FOREIGN_VARIABLES = frozenset({"ATTNSERVE_DATA", "ATTNSERVE_RUNS", "ATTNSERVE_ADDRESS"})
+FOREIGN_VARIABLES = frozenset(f"{PREFIX}{name}" for name in ("DATA", "RUNS", "ADDRESS", "CA", "CERT", "KEY", "TOKEN_FILE"))
 """Variables with our prefix that belong to other commands."""
 
 _URL, _ADDRESS, _NUMBER = r"(?:tcp|udp|sctp)://\S*", r"[0-9a-fA-F.:]+", r"\d+"

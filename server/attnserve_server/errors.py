@@ -10,6 +10,8 @@ class ErrorCode(enum.Enum):
     """Kind of failure; the transport maps each to one status."""
 
     INVALID_ARGUMENT = "invalid_argument"
+    UNAUTHENTICATED = "unauthenticated"
+    PERMISSION_DENIED = "permission_denied"
     NOT_FOUND = "not_found"
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
@@ -48,6 +50,20 @@ class SequenceTooLong(InvalidRequest):
     """The source has more pieces than the model accepts. Sources are never truncated."""
 
     reason = "SEQUENCE_TOO_LONG"
+
+
+class Unauthenticated(ServiceError):
+    """The request has no token, or one that the server does not know."""
+
+    code, reason = ErrorCode.UNAUTHENTICATED, "UNAUTHENTICATED"
+    is_refusal = True
+
+
+class PermissionDenied(ServiceError):
+    """The request's token does not permit it."""
+
+    code, reason = ErrorCode.PERMISSION_DENIED, "PERMISSION_DENIED"
+    is_refusal = True
 
 
 class ModelNotFound(ServiceError):
@@ -89,6 +105,13 @@ class AnswersUnread(ServiceError):
     code, reason = ErrorCode.OVERLOADED, "ANSWERS_UNREAD"
 
 
+class RateLimited(ServiceError):
+    """The token has used up its calls of this second."""
+
+    code, reason = ErrorCode.OVERLOADED, "RATE_LIMITED"
+    is_refusal = True
+
+
 class DeadlineExceeded(ServiceError):
     """The client's deadline passed, in the queue or in the batch."""
 
@@ -128,3 +151,7 @@ class BundleError(StartupError):
 
 class ConfigError(StartupError):
     """A flag, environment variable or file entry is unknown or invalid."""
+
+
+class TrustError(StartupError):
+    """A file of certificates or tokens cannot be used. The message names the file and says nothing of its content."""

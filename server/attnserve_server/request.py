@@ -85,6 +85,12 @@ class Terms(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc
     """From MIN_PRIORITY to MAX_PRIORITY, higher is sooner."""
     client: str = ""
     """Client of the request, for fair queueing."""
+    part: str = ""
+    """Part of the client, which divides the client's share."""
+
+    def without_deadline(self) -> Terms:
+        """Returns the same terms with no deadline."""
+        return msgspec.structs.replace(self, deadline=None)
 
 
 PayloadT = TypeVar("PayloadT")

@@ -115,6 +115,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
     requests: list[Any] = field(default_factory=list)
     times_left: list[float | None] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
     was_cancelled: threading.Event = field(default_factory=threading.Event)
     num_running: int = 0
     max_running: int = 0
@@ -149,7 +150,9 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
         with self.lock:
             self.requests.append(request)
             self.times_left.append(context.time_remaining())
-            self.clients.append(dict(context.invocation_metadata()).get("x-client-id"))
+            metadata = dict(context.invocation_metadata())
+            self.clients.append(metadata.get("x-client-id"))
+            self.tokens.append(metadata.get("authorization"))
             failure = self.failures.popleft() if self.failures else None
             if failure is None:
                 self.num_running += 1
@@ -236,7 +239,7 @@ def model_of(model_id: str, task: Any = manifest_pb2.TASK_TRANSLATION) -> model_
 class FakeServer:
     """The services on a free port of 127.0.0.1, until ``stop``."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
         self.translation, self.models, self.health = FakeTranslation(), FakeModels(), health.HealthServicer()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(self.translation, self._server)
@@ -244,7 +247,9 @@ class FakeServer:
         caption_pb2_grpc.add_CaptionServiceServicer_to_server(self.captions, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
+        address = f"127.0.0.1:{port}"
+        is_plain = credentials is None
+        self.port = self._server.add_insecure_port(address) if is_plain else self._server.add_secure_port(address, credentials)
         self.address = f"127.0.0.1:{self.port}"
         self._server.start()
 

@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from attnserve_client.aio_client import AsyncClient
 from attnserve_client.client import Client
 from attnserve_client.errors import (
+    AnswersUnread,
     AttnserveError,
     Cancelled,
     ClientClosed,
@@ -20,13 +21,18 @@ from attnserve_client.errors import (
     ModelNotFound,
     ModelNotReady,
     Overloaded,
+    PermissionDenied,
+    RateLimited,
     SequenceTooLong,
     ServerUnreachable,
     ShuttingDown,
+    TlsFailed,
+    Unauthenticated,
     WorkerLost,
 )
 from attnserve_client.options import DecodeOptions
 from attnserve_client.retry import RetryPolicy
+from attnserve_client.security import tls_credentials
 from attnserve_client.types import (
     Caption,
     CaptionDelta,
@@ -51,6 +57,7 @@ except PackageNotFoundError:  # a checkout that is not installed
     __version__ = "0+unknown"
 
 __all__ = [
+    "AnswersUnread",
     "AsyncClient",
     "AttnserveError",
     "Cancelled",
@@ -72,7 +79,9 @@ __all__ = [
     "ModelNotReady",
     "ModelState",
     "Overloaded",
+    "PermissionDenied",
     "Piece",
+    "RateLimited",
     "RetryPolicy",
     "ScoreNormalization",
     "SequenceTooLong",
@@ -80,8 +89,11 @@ __all__ = [
     "ShuttingDown",
     "Task",
     "Timings",
+    "TlsFailed",
     "Translation",
     "TranslationDelta",
+    "Unauthenticated",
     "WordMap",
     "WorkerLost",
+    "tls_credentials",
 ]

@@ -33,15 +33,16 @@ class AsyncClient(AioConnection):
 
     Args:
         address: the server's ``host:port``, or a target of gRPC such as ``unix:/path``.
-        credentials: for TLS, as from ``grpc.ssl_channel_credentials``; None for a plain connection.
+        credentials: for TLS, as from ``tls_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
         retries: maximum number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none. By default
             a call is retried while its timeout allows.
-        client_id: identity of this client, 1 to 128 visible ASCII characters. The server divides its capacity fairly between
-            clients; without an id, each connection counts as one client.
+        client_id: name of this part of the client, 1 to 128 visible ASCII characters. The server divides its capacity fairly
+            between clients (by token, certificate or host), and a client's share between its ids, or else its connections.
+        token: sent with every call, for servers that require one. Without TLS, the network can read it.
 
     Raises:
-        ValueError: ``address`` or ``client_id`` is invalid.
+        ValueError: ``address``, ``client_id`` or ``token`` is invalid.
     """
 
     async def translate(

@@ -37,8 +37,9 @@ class AioConnection:
         timeout: float = DEFAULT_TIMEOUT_S,
         retries: int | RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         client_id: str = "",
+        token: str = "",
     ) -> None:
-        self.address, metadata = checked_address(address), metadata_of(client_id)
+        self.address, metadata = checked_address(address), metadata_of(client_id, token)
         if credentials is None:
             self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:

@@ -24,17 +24,21 @@ CHANNEL_OPTIONS = (
 _SCHEMES = ("dns", "unix", "unix-abstract", "vsock", "ipv4", "ipv6", "xds")
 """Schemes of gRPC's own targets, which are passed on."""
 _SANE_ID = re.compile(r"[!-~]{1,128}")
+_SANE_TOKEN = re.compile(r"[!-~]{1,4096}")
 
 
-def metadata_of(client_id: str) -> tuple[tuple[str, str], ...]:
-    """Returns the metadata of every call of a client; none for the empty id.
+def metadata_of(client_id: str, token: str = "") -> tuple[tuple[str, str], ...]:
+    """Returns the metadata of every call of a client; none for an empty id or token.
 
     Raises:
-        ValueError: the id is invalid.
+        ValueError: the id or the token is invalid.
     """
     if client_id and not _SANE_ID.fullmatch(client_id):
         raise ValueError(f"client_id must be 1 to 128 visible ASCII characters, not {client_id!r}")
-    return (("x-client-id", client_id),) if client_id else ()
+    if token and not _SANE_TOKEN.fullmatch(token):
+        raise ValueError("token must be 1 to 4096 visible ASCII characters")
+    named = (("x-client-id", client_id),) if client_id else ()
+    return (*named, ("authorization", f"Bearer {token}")) if token else named
 
 
 def checked_address(address: str) -> str:

@@ -45,6 +45,18 @@ class SequenceTooLong(InvalidRequest):
     """The source has more pieces than the model accepts."""
 
 
+class Unauthenticated(AttnserveError):
+    """The call has no token, or one that the server does not know."""
+
+    default_code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(AttnserveError):
+    """The token does not permit this call."""
+
+    default_code = "PERMISSION_DENIED"
+
+
 class ModelNotFound(AttnserveError):
     """The server has no such model, or no such version of it."""
 
@@ -75,8 +87,24 @@ class ServerUnreachable(AttnserveError):
     default_code = "UNAVAILABLE"
 
 
+class TlsFailed(ServerUnreachable):
+    """TLS refused the connection; the message names the likely cause. It is not retried."""
+
+
+class RateLimited(AttnserveError):
+    """The token's calls of this second are used up; see ``retry_after_s``."""
+
+    default_code = "RESOURCE_EXHAUSTED"
+
+
 class Overloaded(AttnserveError):
     """The server's queue is full; see ``retry_after_s``."""
+
+    default_code = "RESOURCE_EXHAUSTED"
+
+
+class AnswersUnread(AttnserveError):
+    """The client, or all clients, have left too many answers unread; this one was given up after the work."""
 
     default_code = "RESOURCE_EXHAUSTED"
 
@@ -116,11 +144,15 @@ class ToolError(Exception):
 BY_REASON: dict[str, type[AttnserveError]] = {
     "INVALID_REQUEST": InvalidRequest,
     "SEQUENCE_TOO_LONG": SequenceTooLong,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
     "MODEL_NOT_FOUND": ModelNotFound,
     "MODEL_NOT_READY": ModelNotReady,
     "SHUTTING_DOWN": ShuttingDown,
     "WORKER_LOST": WorkerLost,
     "OVERLOADED": Overloaded,
+    "RATE_LIMITED": RateLimited,
+    "ANSWERS_UNREAD": AnswersUnread,
     "DEADLINE_EXCEEDED": DeadlineExceeded,
     "DEADLINE_UNREACHABLE": DeadlineUnreachable,
     "CANCELLED": Cancelled,
@@ -129,6 +161,15 @@ BY_REASON: dict[str, type[AttnserveError]] = {
 """The class for each reason of the server."""
 
 BY_CODE: dict[str, type[AttnserveError]] = {
-    error.default_code: error for error in (InvalidRequest, ModelNotFound, ServerUnreachable, DeadlineExceeded, Cancelled)
+    error.default_code: error
+    for error in (
+        InvalidRequest,
+        Unauthenticated,
+        PermissionDenied,
+        ModelNotFound,
+        ServerUnreachable,
+        DeadlineExceeded,
+        Cancelled,
+    )
 }
 """The class for a status without a reason. RESOURCE_EXHAUSTED is not here: without a reason the message was too large."""

@@ -9,7 +9,8 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2  # type: ignore[import-untyped]
 from grpc_status import rpc_status
 
-from attnserve_client.errors import BY_CODE, BY_REASON, AttnserveError, ServerUnreachable
+from attnserve_client.errors import BY_CODE, BY_REASON, AttnserveError, ServerUnreachable, TlsFailed
+from attnserve_client.security import closed_cause, tls_cause
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -29,7 +30,7 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
     error_class = BY_REASON.get(reason) or BY_CODE.get(code, AttnserveError)
     message = call.details() or code
     if error_class is ServerUnreachable:
-        message = f"no answer from {address}: {message}"
+        error_class, message = _unreachable(address, message)
     return error_class(
         message,
         code=code,
@@ -38,6 +39,15 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
         field=_field_of(details),
         retry_after_s=_retry_delay_of(details),
     )
+
+
+def _unreachable(address: str, details: str) -> tuple[type[AttnserveError], str]:
+    """Returns the class and the message for a server that did not answer."""
+    cause = tls_cause(details)
+    if cause:
+        return TlsFailed, f"no TLS connection to {address}: {cause} ({details})"
+    cause = closed_cause(details)
+    return ServerUnreachable, f"no answer from {address}: {details}" + (f"; {cause}" if cause else "")
 
 
 def _details_of(call: Any) -> list[Any]:

@@ -24,6 +24,8 @@ import grpc
 from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import ToolError
+from attnserve_client.security import Security
+from attnserve_loadtest.connection import aio_channel
 
 PLAIN = decoding_pb2.DecodeOptions(omit_score=True)
 """As offline: the peer returns no score either."""
@@ -157,7 +159,14 @@ async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int
         return Load(latencies, time.perf_counter() - began)
 
 
-def closed_loop(address: str, texts: Sequence[str], method: str, clients: int, options: decoding_pb2.DecodeOptions = PLAIN) -> Load:
+def closed_loop(
+    address: str,
+    texts: Sequence[str],
+    method: str,
+    clients: int,
+    options: decoding_pb2.DecodeOptions = PLAIN,
+    security: Security = Security(),  # noqa: B008 - frozen
+) -> Load:
     """Sends all texts once from ``clients`` clients; each sends the next text when it has the answer to the last one.
 
     Args:
@@ -166,16 +175,19 @@ def closed_loop(address: str, texts: Sequence[str], method: str, clients: int, o
         method: ``UNARY`` or ``STREAM``.
         clients: requests in flight.
         options: of every request.
+        security: files of TLS and of the token.
 
     Raises:
         grpc.RpcError: a request failed.
+        ToolError: a file cannot be used.
     """
-    return _quietly(_closed_loop(address, _payloads(texts, method, options), method, clients))
+    return _quietly(_closed_loop((address, security), _payloads(texts, method, options), method, clients))
 
 
-async def _closed_loop(address: str, payloads: Sequence[bytes], method: str, clients: int) -> Load:
+async def _closed_loop(server: tuple[str, Security], payloads: Sequence[bytes], method: str, clients: int) -> Load:
     waiting, latencies, first_messages, answers = iter(payloads), list[float](), list[float](), list[bytes]()
-    async with grpc.aio.insecure_channel(address) as channel:
+    opened, metadata = aio_channel(*server)
+    async with opened as channel:
         unary: Any = channel.unary_unary(UNARY)
         stream: Any = channel.unary_stream(STREAM)
 
@@ -183,9 +195,9 @@ async def _closed_loop(address: str, payloads: Sequence[bytes], method: str, cli
             for payload in waiting:
                 began, answer = time.perf_counter(), b""
                 if method == UNARY:
-                    answer = await unary(payload)
+                    answer = await unary(payload, metadata=metadata)
                 else:
-                    async for message in stream(payload):
+                    async for message in stream(payload, metadata=metadata):
                         if not answer:
                             first_messages.append(time.perf_counter() - began)
                         answer = message

@@ -45,7 +45,8 @@ class Call:
 
     Attributes:
         request_id: the client's request id if it sent a valid one, else a new one.
-        client: the client's own id if it sent a valid one, else its connection.
+        client: the name of its token, the identity in its certificate, or its host.
+        part: the client's own id if it sent a valid one, else its connection; divides the client's share of the queue.
         received_at: arrival time, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None if the client set none.
         model: the model that answers, once it is resolved; a label of metrics and log.
@@ -63,12 +64,13 @@ class Call:
         "is_submitted",
         "model",
         "num_held",
+        "part",
         "received_at",
         "request_id",
     )
 
-    def __init__(self, request_id: str, client: str = "", deadline: float | None = None) -> None:
-        self.request_id, self.client, self.deadline = request_id, client, deadline
+    def __init__(self, request_id: str, client: str = "", deadline: float | None = None, part: str = "") -> None:
+        self.request_id, self.client, self.deadline, self.part = request_id, client, deadline, part
         self.received_at = time.monotonic()
         self.model: Model | None = None
         self.is_submitted = False
@@ -80,7 +82,7 @@ class Call:
 
     def terms(self, *, is_streamed: bool, priority: int) -> Terms:
         """Returns the terms of all payloads of this request."""
-        return Terms(self.deadline, is_streamed, priority, self.client)
+        return Terms(self.deadline, is_streamed, priority, self.client, self.part)
 
     def submit(self, submit: Submit, model: Model, payload: Payload, terms: Terms) -> Ticket:
         """Submits a payload, the whole request or one part, to the front; :meth:`cancel` cancels its ticket.

@@ -17,6 +17,7 @@ from prometheus_client.registry import CollectorRegistry
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
+from attnserve_server.metrics.trust import TrustMetrics
 from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, RequestStats
 
@@ -204,6 +205,7 @@ class Metrics:
             "worker_last_message_age_seconds", "Time since the last message of a worker; idle workers send none.", ("worker",)
         )
         self._liveness = Liveness(workers, ages)
+        self.trust = TrustMetrics(self._gauge, self._counter)
         self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Time to load and warm up a model in one worker, in seconds.", LOAD_SECONDS

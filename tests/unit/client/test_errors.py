@@ -17,6 +17,8 @@ from tests.fakes.server import Failure, FakeServer
 
 STATUS_OF = {
     server_errors.ErrorCode.INVALID_ARGUMENT: grpc.StatusCode.INVALID_ARGUMENT,
+    server_errors.ErrorCode.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    server_errors.ErrorCode.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     server_errors.ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     server_errors.ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
     server_errors.ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -59,6 +61,8 @@ def test_subclasses_follow_the_server() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, "ServerUnreachable"),
         (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequest"),
+        (grpc.StatusCode.UNAUTHENTICATED, "Unauthenticated"),
+        (grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"),
         (grpc.StatusCode.UNIMPLEMENTED, "AttnserveError"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "AttnserveError"),
     ],

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from attnserve_server.scheduling import queue
+from attnserve_server.scheduling import clients
 from attnserve_server.scheduling.queue import FairQueue, QueueConfig
 from tests.fakes.clock import Clock
 
@@ -35,8 +35,8 @@ def take(fair: FairQueue[int]) -> int | None:
     return number
 
 
-def add(fair: FairQueue[int], number: int, client: str = "", priority: int = 0, cost: float = 1.0) -> None:
-    fair.add(number, number, client, priority, cost)
+def add(fair: FairQueue[int], number: int, client: str = "", priority: int = 0, cost: float = 1.0, part: str = "") -> None:
+    fair.add(number, number, (client, part), priority, cost)
 
 
 def take_all(fair: FairQueue[int]) -> list[int]:
@@ -202,6 +202,62 @@ def test_request_that_is_put_back_goes_first_and_is_charged_once(clock: Clock) -
     assert take_all(fair) == [9, 2, 3]
 
 
+# --- Parts of a client ---
+
+
+def test_parts_divide_the_share_of_their_client_and_do_not_increase_it(clock: Clock) -> None:
+    fair, names = make(clock, 10_000), {}
+    for number in range(900):
+        client, part = (("many", f"id {number % 7}"), ("many", "id 0"), ("one", ""))[number % 3]
+        names[number] = client
+        add(fair, number, client, part=part)
+    counts = served(fair, names, 300)
+    assert counts["many"] == counts["one"] == 150
+
+
+def test_parts_share_fairly_among_themselves(clock: Clock) -> None:
+    fair, names = make(clock, 10_000), {}
+    for number in range(400):
+        names[number] = "greedy" if number < 300 else "modest"
+        add(fair, number, "one", part=names[number])
+    counts = served(fair, names, 100)
+    assert counts["greedy"] == counts["modest"] == 50
+
+
+def test_a_part_that_returns_earns_no_credit_for_idling(clock: Clock) -> None:
+    fair, names = make(clock, 10_000), {}
+    for number in range(200):
+        names[number] = "steady"
+        add(fair, number, "one", part="steady")
+    served(fair, names, 100)
+    for number in range(200, 260):
+        names[number] = "late"
+        add(fair, number, "one", part="late")
+    counts = served(fair, names, 40)
+    assert counts["late"] == pytest.approx(20, abs=1)
+
+
+def test_parts_above_the_maximum_wait_as_one(clock: Clock) -> None:
+    fair, names = make(clock, 10_000), {}
+    for number in range(20 * clients.MAX_PARTS):
+        names[number] = "told apart" if number % (2 * clients.MAX_PARTS) < clients.MAX_PARTS - 1 else "together"
+        add(fair, number, "one", part=f"id {number % (2 * clients.MAX_PARTS)}")
+    counts = served(fair, names, 5 * clients.MAX_PARTS)
+    assert counts["told apart"] == pytest.approx(5 * (clients.MAX_PARTS - 1), abs=clients.MAX_PARTS)
+    assert len(take_all(fair)) == 15 * clients.MAX_PARTS
+    assert len(fair) == 0
+
+
+def test_many_parts_of_one_client_leave_room_for_others(clock: Clock) -> None:
+    for num_parts, most in ((1, 410), (3, 456), (10_000, 416)):  # eight ninths are 455.1; ids above the maximum wait as one part
+        fair, number = make(clock, limit=512), 0
+        while fair.has_room("noisy", f"id {number % num_parts}"):
+            add(fair, number, "noisy", part=f"id {number % num_parts}")
+            number += 1
+        assert number == most
+        assert fair.has_room("quiet", "")
+
+
 # --- Bounds ---
 
 
@@ -263,7 +319,19 @@ def test_clients_that_left_are_forgotten(clock: Clock) -> None:
     for number in range(1, 20_000):
         add(fair, number, f"client {number}", 2, cost=1.0 + number % 3)
         assert take(fair) == number
-    most = num_kept(make(clock, limit=10)) + 3 * queue.MAX_REMEMBERED  # a client's name and its tag
+    most = num_kept(make(clock, limit=10)) + 3 * clients.MAX_REMEMBERED  # a client's name and its tag
+    assert num_kept(fair) < most + 100
+    take(fair)
+    assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100
+
+
+def test_parts_that_left_are_forgotten(clock: Clock) -> None:
+    fair = make(clock, limit=10)
+    add(fair, 0, "one", -2, part="stays")
+    for number in range(1, 10_000):
+        add(fair, number, "one", 2, cost=1.0 + number % 3, part=f"part {number}")
+        assert take(fair) == number
+    most = num_kept(make(clock, limit=10)) + 3 * clients.MAX_REMEMBERED
     assert num_kept(fair) < most + 100
     take(fair)
     assert num_kept(fair) < num_kept(make(clock, limit=10)) + 100
@@ -274,17 +342,17 @@ def test_clients_that_left_are_forgotten(clock: Clock) -> None:
 
 def test_cost_ahead(clock: Clock) -> None:
     fair = make(clock)
-    assert fair.cost_ahead("a", 0) == 0
+    assert fair.cost_ahead("a", "", 0) == 0
     for number in range(10):
         add(fair, number, "a", cost=3.0)
         add(fair, 100 + number, "b", cost=2.0)
     add(fair, 200, "c", -1, cost=50.0)
-    assert fair.cost_ahead("new", 0) == 0
-    assert fair.cost_ahead("c", 0) == 0
-    assert fair.cost_ahead("a", 0) == 30 + 20
-    assert fair.cost_ahead("b", 0) == 20 + 20
-    assert fair.cost_ahead("a", 1) == 0
-    assert fair.cost_ahead("c", -1) == 50 + 30 + 20
+    assert fair.cost_ahead("new", "", 0) == 0
+    assert fair.cost_ahead("c", "", 0) == 0
+    assert fair.cost_ahead("a", "", 0) == 30 + 20
+    assert fair.cost_ahead("b", "", 0) == 20 + 20
+    assert fair.cost_ahead("a", "", 1) == 0
+    assert fair.cost_ahead("c", "", -1) == 50 + 30 + 20
     assert fair.cost == 100
 
 
@@ -299,41 +367,53 @@ class Naive:
         self.waiting: list[dict] = []
         self.tags: dict[str, float] = {}
         self.virtual = 0.0
+        self.part_tags: dict[tuple[str, str], float] = {}
+        self.part_virtual: dict[str, float] = {}
 
-    def line(self, client: str, priority: int) -> list[dict]:
-        return [each for each in self.waiting if (each["client"], each["priority"]) == (client, priority)]
+    def line(self, one: dict) -> list[dict]:
+        keys = ("client", "part", "priority")
+        return [each for each in self.waiting if all(each[key] == one[key] for key in keys)]
 
-    def add(self, number: int, client: str, priority: int, cost: float) -> None:
+    def add(self, number: int, client: str, part: str, priority: int, cost: float) -> None:
         if not any(each["client"] == client for each in self.waiting):
             self.tags[client] = max(self.virtual, self.tags.get(client, 0.0))
-        entry = {"number": number, "client": client, "priority": priority, "cost": cost, "since": self.clock.now}
+        if not any((each["client"], each["part"]) == (client, part) for each in self.waiting):
+            earlier = self.part_tags.get((client, part), 0.0)
+            self.part_tags[client, part] = max(self.part_virtual.get(client, 0.0), earlier)
+        entry = {"number": number, "client": client, "part": part, "priority": priority, "cost": cost, "since": self.clock.now}
         self.waiting.append(entry)
 
     def first(self) -> int | None:
         best = None
         for order, each in enumerate(self.waiting):
-            if self.line(each["client"], each["priority"])[0] is not each:
+            if self.line(each)[0] is not each:
                 continue
             level = min(2, each["priority"] + int((self.clock.now - each["since"]) / self.ageing_s))
-            rank = (-level, self.tags[each["client"]], order)
+            rank = (-level, self.tags[each["client"]], self.part_tags[each["client"], each["part"]], order)
             if best is None or rank < best[0]:
                 best = rank, each["number"]
         return best[1] if best is not None else None
 
     def remove(self, number: int, *, is_served: bool) -> None:
         (entry,) = (each for each in self.waiting if each["number"] == number)
-        line = self.line(entry["client"], entry["priority"])
+        line, client, part = self.line(entry), entry["client"], (entry["client"], entry["part"])
         if is_served:
-            self.virtual = max(self.virtual, self.tags[entry["client"]])
-            self.tags[entry["client"]] += entry["cost"]
+            self.virtual = max(self.virtual, self.tags[client])
+            self.tags[client] += entry["cost"]
+            self.part_virtual[client] = max(self.part_virtual.get(client, 0.0), self.part_tags[part])
+            self.part_tags[part] += entry["cost"]
         if line[0] is entry and len(line) > 1:
             line[1]["since"] = self.clock.now
         self.waiting.remove(entry)
+        if not any(each["client"] == client for each in self.waiting):
+            self.part_virtual.pop(client, None)
+            self.part_tags = {key: tag for key, tag in self.part_tags.items() if key[0] != client}
         if not self.waiting:
             self.virtual, self.tags = 0.0, {}
 
 
 CLIENTS = st.sampled_from(["", "a", "b", "c"])
+PARTS = st.sampled_from(["", "x", "y"])
 COSTS = st.sampled_from([1.0, 2.0, 7.0, 64.0])
 
 
@@ -349,14 +429,15 @@ class QueueAgainstNaive(RuleBasedStateMachine):
         self.naive = Naive(self.clock, 0.5)
         self.next = 0
 
-    @rule(client=CLIENTS, priority=st.integers(-2, 2), cost=COSTS)
-    def add(self, client: str, priority: int, cost: float) -> None:
-        own = sum(each["client"] == client for each in self.naive.waiting)
+    @rule(client=CLIENTS, part=PARTS, priority=st.integers(-2, 2), cost=COSTS)
+    def add(self, client: str, part: str, priority: int, cost: float) -> None:
+        of_client = sum(each["client"] == client for each in self.naive.waiting)
+        of_part = sum((each["client"], each["part"]) == (client, part) for each in self.naive.waiting)
         free = self.LIMIT - len(self.naive.waiting)
-        assert self.fair.has_room(client) == (free > 0 and own < 4 * free)
-        if self.fair.has_room(client):
-            add(self.fair, self.next, client, priority, cost)
-            self.naive.add(self.next, client, priority, cost)
+        assert self.fair.has_room(client, part) == (free > 0 and of_client < 8 * free and of_part < 4 * free)
+        if self.fair.has_room(client, part):
+            add(self.fair, self.next, client, priority, cost, part)
+            self.naive.add(self.next, client, part, priority, cost)
             self.next += 1
 
     @precondition(lambda self: self.naive.waiting)
@@ -387,10 +468,15 @@ class QueueAgainstNaive(RuleBasedStateMachine):
         for client in ("", "a", "b", "c"):
             assert self.fair.num_waiting(client) == sum(each["client"] == client for each in self.naive.waiting)
             for priority in (-2, 0, 1):
-                costs = Counter[str]()
+                costs, of_parts = Counter[str](), Counter[str]()
                 for each in self.naive.waiting:
-                    costs[each["client"]] += each["cost"] if each["priority"] >= priority else 0
-                assert self.fair.cost_ahead(client, priority) == sum(min(costs[client], cost) for cost in costs.values())
+                    cost = each["cost"] if each["priority"] >= priority else 0
+                    costs[each["client"]] += cost
+                    of_parts[each["part"]] += cost if each["client"] == client else 0
+                for part in ("", "x", "y"):
+                    ahead = sum(min(of_parts[part], cost) for cost in of_parts.values())
+                    others = sum(min(ahead, cost) for name, cost in costs.items() if name != client)
+                    assert self.fair.cost_ahead(client, part, priority) == ahead + others
 
 
 TestQueueAgainstNaive = QueueAgainstNaive.TestCase
@@ -407,9 +493,9 @@ class WrongOrder(QueueAgainstNaive):
 
 def age(machine: QueueAgainstNaive) -> None:
     """A request of a low level rises when another client's request arrives at the next level: the shortest run with a difference."""
-    machine.add("a", -1, 1.0)
+    machine.add("a", "", -1, 1.0)
     machine.wait(4)
-    machine.add("b", 0, 1.0)
+    machine.add("b", "", 0, 1.0)
     machine.both_say_the_same()
 
 

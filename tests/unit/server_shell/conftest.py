@@ -18,6 +18,7 @@ from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
+from attnserve_server.transport.trust import Trust
 from tests.fakes.dataplane import Front, Recorder
 
 
@@ -49,12 +50,13 @@ ShellFactory = Callable[..., Awaitable[Shell]]
 async def make_shell() -> AsyncIterator[ShellFactory]:
     made: list[Shell] = []
 
-    async def make(front: Front | None = None, max_text_chars: int = 10_000, **settings: Any) -> Shell:
+    async def make(front: Front | None = None, max_text_chars: int = 10_000, trust: Trust | None = None, **settings: Any) -> Shell:
         front, recorder = front or Front(), Recorder()
         board = HealthBoard(model.id for model in front.models())
         limits = Limits(max_text_chars, ImageLimits(max_bytes=1_000_000, max_pixels=4_000_000))
         plane = DataPlane(front, recorder, limits)
-        server = GrpcServer(plane, board, GrpcConfig(port=0, **settings))
+        secured = () if trust is None else (trust.credentials(), trust.access)
+        server = GrpcServer(plane, board, GrpcConfig(port=0, **settings), *secured)
         port = await server.start()
         made.append(Shell(front, recorder, board, plane, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
         return made[-1]

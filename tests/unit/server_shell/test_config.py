@@ -13,10 +13,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from attnserve_client import security
 from attnserve_server import cli
 from attnserve_server.config import (
     DefaultModelsConfig,
-    Flag,
     ServerConfig,
     from_flags,
     load_config,
@@ -27,6 +27,7 @@ from attnserve_server.config import (
 )
 from attnserve_server.environment import service_links
 from attnserve_server.errors import ConfigError
+from attnserve_server.setting_types import Flag
 
 
 def file_of(folder: Path, text: str) -> Path:
@@ -80,6 +81,7 @@ def test_other_variables_are_left_alone() -> None:
         "PATH": "/bin",
         "attnserve_grpc_port": "x",
     }
+    environ |= dict.fromkeys(security.VARIABLES.values(), "/file")
     assert load_config({}, environ) == ServerConfig()
 
 

@@ -72,6 +72,12 @@ def test_variable_with_an_odd_value_is_refused(variable: str, value: str) -> Non
         load_config({}, {variable: value})
 
 
+@pytest.mark.parametrize("variable", ["ATTNSERVE_MODELS", "ATTNSERVE_TLS_CERTIFICATE", "ATTNSERVE_TOKENS_FILE"])
+def test_path_that_is_not_utf8_is_refused(variable: str) -> None:
+    with pytest.raises(ConfigError, match=f"^a value from {variable} is not UTF-8$"):
+        load_config({}, {variable: "\udcff"})
+
+
 @scales
 @pytest.mark.timeout(600)
 def test_mutated_file_and_environment_are_read_or_refused(tmp_path: Path, scale: float) -> None:

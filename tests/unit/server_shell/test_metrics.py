@@ -45,6 +45,10 @@ LABELS = {
     "attnserve_model_ready": set(MODEL),
     "attnserve_model_load_duration_seconds": set(MODEL),
     "attnserve_workers": {"state"},
+    "attnserve_certificate_expiry_timestamp_seconds": {"certificate"},
+    "attnserve_reloads_total": {"what"},
+    "attnserve_reload_failures_total": {"what"},
+    "attnserve_tls_handshakes_total": set(),
     "attnserve_worker_last_message_age_seconds": {"worker"},
     "attnserve_build_info": {"version", "onnxruntime", "python"},
 }
@@ -90,6 +94,10 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.watch_workers(1, lambda: ["w0"])
     metrics.worker_heard("w0")
     metrics.build_info("0.1.0", "1.31.1")
+    metrics.trust.set_expiry("server", 1.8e9)
+    metrics.trust.reloaded("tokens")
+    metrics.trust.reload_failed("tokens")
+    metrics.trust.handshake()
 
 
 def test_workers_that_live_and_when_they_spoke(metrics: Metrics, registry: CollectorRegistry) -> None:

@@ -67,7 +67,7 @@ async def test_translate(shell: Shell) -> None:
     assert response.hypotheses[0].text == "ZWEI"
     (ticket,) = shell.front.tickets
     assert ticket.tokens == [*map(ord, "zwei"), END]
-    assert ticket.terms == Terms(client=ticket.terms.client)
+    assert ticket.terms == Terms(client=ticket.terms.client, part=ticket.terms.part)
     assert ticket.options.beam_size == 2
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "Translate", "OK")]
     assert not ticket.cancelled
@@ -107,17 +107,18 @@ async def test_priority(shell: Shell) -> None:
         assert detail(error, error_details_pb2.BadRequest()).field_violations[0].field == "priority"
 
 
-async def test_client(shell: Shell) -> None:
+async def test_client_is_the_host_and_its_own_id_or_connection_divides_it(shell: Shell) -> None:
     for metadata in ((), (("x-client-id", "me-1"),), (("x-client-id", "with space"),), (("x-client-id", "x" * 129),)):
         await shell.translation.Translate(Request(text="a"), metadata=metadata)
-    connection, named, *others = [ticket.terms.client for ticket in shell.front.tickets]
+    connection, named, *others = [ticket.terms.part for ticket in shell.front.tickets]
     assert re.fullmatch(r"ipv4:127\.0\.0\.1:\d+", connection)
     assert named == "me-1"
     assert set(others) == {connection}
     own_connection = [("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{shell.port}", options=own_connection) as channel:
         await channel.unary_unary(TRANSLATE)(Request(text="a").SerializeToString())
-    assert shell.front.tickets[-1].terms.client not in ("", connection)
+    assert shell.front.tickets[-1].terms.part not in ("", connection)
+    assert {ticket.terms.client for ticket in shell.front.tickets} == {"ipv4:127.0.0.1"}
 
 
 def prefixed(prefix: str, **options: Any) -> decoding_pb2.DecodeOptions:

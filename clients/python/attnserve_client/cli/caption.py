@@ -10,10 +10,10 @@ from typing import Annotated
 
 import typer
 
-from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import output
-from attnserve_client.cli.options import Address, AsJson, ImagesInFlight, ModelId, Timeout, takes_keywords
-from attnserve_client.client import Client
+from attnserve_client.cli.options import AsJson, ImagesInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.errors import AttnserveError, InvalidRequest, ToolError
 from attnserve_client.options import CaptionKeywords
 from attnserve_client.types import Caption
@@ -23,10 +23,11 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 _MOST_DRAWN = 20
 
 
+@takes_server
 @takes_keywords()
 def caption(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP files, or folders of them.")],
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     model: ModelId = "",
     *,
     keywords: CaptionKeywords,
@@ -49,7 +50,7 @@ def caption(
     num_hypotheses = keywords.get("num_hypotheses") or 1
     is_single = len(paths) == 1 and images[0].is_file()
     failures, drawn = output.Failures(is_single=is_single), list[tuple[Caption, Path]]()
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         if stream:
             for path in paths:
                 with _reported(failures, path):

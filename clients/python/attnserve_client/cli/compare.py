@@ -14,9 +14,10 @@ import typer
 from numpy.typing import NDArray
 
 from attnserve_client import evaluation, word_alignment
-from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import output, sentences
-from attnserve_client.cli.options import Address, AsJson, MaxInFlight, Timeout, decode_option
+from attnserve_client.cli.options import AsJson, MaxInFlight, Timeout, decode_option
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
 from attnserve_client.errors import InvalidRequest, ToolError
 from attnserve_client.options import AttentionDetail
@@ -38,6 +39,7 @@ _DETAILS: tuple[AttentionDetail, AttentionDetail] = ("all", "mean")
 Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="Also draw the result into a file.")]
 
 
+@takes_server
 def evaluate_lengths(
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "test_2016_flickr",
@@ -47,7 +49,7 @@ def evaluate_lengths(
     beam_size: Annotated[int | None, decode_option("beam_size")] = 5,
     num_bins: Annotated[int, typer.Option("--bins", min=1, metavar="N", help="Number of groups of lengths, of similar size.")] = 7,
     plot: Plot = None,
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     limit: sentences.Limit = None,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 64,
@@ -60,7 +62,7 @@ def evaluate_lengths(
     evaluation.require_sacrebleu()
     if plot is not None:
         _plots(plot)  # fails early if the file cannot be drawn
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         ids = list(dict.fromkeys(models or [each.id for each in client.list_models() if each.task is Task.TRANSLATION]))
         _check_languages(client, ids)
         pairs = sentences.read_split(client, data, split, ids[0], limit)
@@ -113,6 +115,7 @@ def _draw_lengths(path: Path, result: dict[str, Any]) -> None:
         plots.save_length_curves(path, result["words"], result["counts"], curves, metric)
 
 
+@takes_server
 def evaluate_alignment(
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "val",
@@ -124,7 +127,7 @@ def evaluate_alignment(
     texts: Annotated[
         list[str] | None, typer.Option("--text", metavar="TEXT", help="Text to draw; repeatable; default: five built-in texts.")
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     limit: sentences.Limit = None,
     as_json: AsJson = False,
     max_in_flight: MaxInFlight = 16,
@@ -138,7 +141,7 @@ def evaluate_alignment(
     """
     if plot is not None:
         _plots(plot)  # fails early if the file cannot be drawn
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         _check_languages(client, [model, against])
         pairs = sentences.read_split(client, data, split, model, limit)
         counts, num_words, num_sentences = _agreements(client, pairs, (model, against), max_in_flight)

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 
 from attnserve_client import evaluation
-from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import compare, output, photos, sentences
-from attnserve_client.cli.options import SAMPLING, Address, AsJson, ImagesInFlight, MaxInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.options import SAMPLING, AsJson, ImagesInFlight, MaxInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError
 from attnserve_client.options import CaptionKeywords, RequestKeywords
@@ -28,13 +29,14 @@ _FILES = "UTF-8 text, one sentence a line, .gz or plain."
 
 
 @app.command("translation")
+@takes_server
 @takes_keywords(but=("num_hypotheses", "prefix", "priority"))
 def evaluate_translation(
     source: Annotated[Path | None, typer.Option("--source", metavar="FILE", help=f"Source sentences: {_FILES}")] = None,
     reference: Annotated[Path | None, typer.Option("--reference", metavar="FILE", help=f"Reference translations: {_FILES}")] = None,
     data: sentences.DataFolder = None,
     split: sentences.SplitName = "test_2016_flickr",
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     model: ModelId = "",
     *,
     keywords: RequestKeywords,
@@ -54,7 +56,7 @@ def evaluate_translation(
     if source is None and data is None:
         raise typer.BadParameter("give --source and --reference, or the folder of data sets with --data or ATTNSERVE_DATA")
     evaluation.require_sacrebleu()
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         if source is None or reference is None:
             pairs, name = sentences.read_split(client, data, split, model, limit), split
         else:
@@ -83,11 +85,12 @@ def _evaluated(client: Client, pairs: sentences.Pairs, model: str, max_in_flight
 
 
 @app.command("caption")
+@takes_server
 @takes_keywords(but=("num_hypotheses", "coverage_penalty", *SAMPLING, "prefix", "priority"))
 def evaluate_caption(
     data: photos.DataFolder = None,
     split: photos.SplitName = "dev",
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     model: ModelId = "",
     *,
     keywords: CaptionKeywords,
@@ -103,7 +106,7 @@ def evaluate_caption(
     """
     evaluation.require_sacrebleu()
     found = photos.read_split(data, split, limit)
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         start, captions = time.monotonic(), list[Caption]()
         answers = client.caption_many((each.data for each in found), model=model, max_in_flight=max_in_flight, **keywords)
         with contextlib.closing(answers), output.progress(f"describing {split}", len(found)) as advance:

@@ -8,23 +8,23 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from attnserve_client.channel import DEFAULT_ADDRESS
 from attnserve_client.cli import output
-from attnserve_client.cli.options import Address, AsJson
-from attnserve_client.client import Client
+from attnserve_client.cli.options import AsJson
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.types import Model
 
 
-def models(address: Address = DEFAULT_ADDRESS, as_json: AsJson = False) -> None:
+@takes_server
+def models(server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
     """List the models of a server."""
-    with Client(address) as client:
+    with server.client() as client:
         found = client.list_models()
     if as_json:
         output.print_json([output.json_of(model) for model in found])
     elif found:
         Console().print(models_table(found))
     else:
-        Console().print(f"The server at {address} serves no model.")
+        Console().print(f"The server at {server.address} serves no model.")
 
 
 def models_table(found: Sequence[Model]) -> Table:

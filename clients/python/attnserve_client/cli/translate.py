@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S
+from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import attention as attention_output
 from attnserve_client.cli import output, streams
-from attnserve_client.cli.options import Address, AsJson, MaxInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.options import AsJson, MaxInFlight, ModelId, Timeout, takes_keywords
+from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError
 from attnserve_client.lines import translate_lines
@@ -24,13 +25,14 @@ from attnserve_client.options import RequestKeywords
 from attnserve_client.types import Translation
 
 
+@takes_server
 @takes_keywords()
 def translate(
     texts: Annotated[
         list[str] | None,
         typer.Argument(metavar="[TEXT]...", help="Texts, translated separately. None, or -: lines of standard input."),
     ] = None,
-    address: Address = DEFAULT_ADDRESS,
+    server: Server = DEFAULT_SERVER,
     model: ModelId = "",
     *,
     keywords: RequestKeywords,
@@ -58,7 +60,7 @@ def translate(
     is_single = not reads_lines and len(texts or ()) == 1
     output_of = _Output(output.Failures(is_single=is_single), num_hypotheses, as_json, attention, show_attention)
     unit = "line" if reads_lines else "" if is_single else "text"
-    with Client(address, timeout=timeout) as client:
+    with server.client(timeout=timeout) as client:
         if stream:
             num_texts = output_of.streams(client, lines, unit, model, keywords)
         else:

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,11 +14,13 @@ from rich.text import Text
 
 from attnserve_client.cli import output
 from attnserve_client.cli.models import models_table
+from attnserve_client.cli.server import Server
 from attnserve_client.client import Client
 from attnserve_client.demo import metrics
 from attnserve_client.demo.server import SERVER_COMMAND, DemoServer
 from attnserve_client.demo.steps import STEPS, Stage
 from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.security import Security
 
 RESULTS = Path("results")
 
@@ -25,7 +29,8 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
     """Runs the demo.
 
     Args:
-        arguments: passed to the server, in addition to its ports.
+        arguments: ``--ca``, ``--cert``, ``--key`` and ``--token-file`` of the demo's client; others are
+            passed to the server, in addition to its ports.
         command: starts the server.
         results: folder of the images.
 
@@ -33,13 +38,14 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
         0, or 1 after a failure, which is printed with the end of the server's log.
     """
     console = Console(highlight=False)
-    with DemoServer(arguments, command) as server:
+    security, others = _security_of(arguments)
+    with DemoServer(others, command, security=security) as server:
         try:
             with console.status("starting the server"):
                 ports = server.wait_ready()
             address = f"127.0.0.1:{ports.grpc}"
-            console.print(f"server ready: gRPC on {address}, metrics on http://127.0.0.1:{ports.http}/metrics\n")
-            with Client(address) as client:
+            console.print(f"server ready: gRPC on {address}, metrics on {server.scheme}://127.0.0.1:{ports.http}/metrics\n")
+            with Server(address, security).client() as client:
                 _show_models(client, console, results)
             console.print(Rule("metrics", align="left", style="dim"))
             for name, figure in metrics.summary(server.metrics()):
@@ -54,6 +60,16 @@ def run(arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, 
             )
             return 1
     return 0
+
+
+def _security_of(arguments: Sequence[str]) -> tuple[Security, list[str]]:
+    """Returns the client's files, by flag or environment, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    from_environment = dataclasses.asdict(Security.from_environment())
+    for name, value in from_environment.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=value)
+    own, others = parser.parse_known_args(list(arguments))
+    return Security(**vars(own)), others
 
 
 def _show_models(client: Client, console: Console, results: Path) -> None:

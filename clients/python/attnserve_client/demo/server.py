@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from attnserve_client.errors import ToolError
+from attnserve_client.security import Security
 
 SERVER_COMMAND = (sys.executable, "-m", "attnserve_server")
 
@@ -38,12 +39,17 @@ class DemoServer:
         arguments: passed to the server, in addition to its ports.
         command: starts the server.
         environment: of the server's process; None for that of this process.
+        security: how to read its metrics, if ``arguments`` turn TLS on.
     """
 
     def __init__(
-        self, arguments: Sequence[str] = (), command: Sequence[str] = SERVER_COMMAND, environment: Mapping[str, str] | None = None
+        self,
+        arguments: Sequence[str] = (),
+        command: Sequence[str] = SERVER_COMMAND,
+        environment: Mapping[str, str] | None = None,
+        security: Security = Security(),  # noqa: B008 - frozen
     ) -> None:
-        self._environment = environment
+        self._environment, self._security = environment, security
         self._command = [*command, "--grpc-port", "0", "--http-port", "0", *arguments]
         self._folder = tempfile.TemporaryDirectory(prefix="attnserve-demo-")
         self._log, self._ready = Path(self._folder.name, "server.log"), Path(self._folder.name, "ready.json")
@@ -111,12 +117,25 @@ class DemoServer:
             raise ToolError(f"the server stopped with exit code {code}")
 
     def metrics(self) -> str:
-        """Returns the server's metrics in Prometheus' text format."""
+        """Returns the server's metrics in Prometheus' text format.
+
+        Raises:
+            OSError: they cannot be read, or a file of TLS cannot.
+            ToolError: the server is not ready.
+        """
         if self._ports is None:
             raise ToolError("the server is not ready")
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # local address: no proxy
-        with direct.open(f"http://127.0.0.1:{self._ports.http}/metrics", timeout=5) as response:
+        context = self._security.context()
+        direct = urllib.request.build_opener(  # local address: no proxy
+            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
+        )
+        with direct.open(f"{self.scheme}://127.0.0.1:{self._ports.http}/metrics", timeout=5) as response:
             return str(response.read(), "utf-8")
+
+    @property
+    def scheme(self) -> str:
+        """The scheme of the HTTP port's URLs."""
+        return "https" if self._security.has_tls else "http"
 
     def log_tail(self) -> str:
         """Returns the last lines of the server's log."""

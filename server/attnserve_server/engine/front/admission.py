@@ -43,11 +43,11 @@ class Admission:
             DeadlineUnreachable: the deadline is below the estimated time to the answer.
         """
         terms = job.terms
-        if not self._queue.has_room(terms.client):
+        if not self._queue.has_room(terms.client, terms.part):
             raise self._overloaded(terms.client)
         if terms.deadline is not None:
             self._check_deadline(job, terms.deadline)
-        self._queue.add(job.id, job, terms.client, terms.priority, job.work.cost)
+        self._queue.add(job.id, job, (terms.client, terms.part), terms.priority, job.work.cost)
 
     def put_back(self, job: Job) -> None:
         """Queues a job whose worker died, ahead of all others."""
@@ -95,7 +95,7 @@ class Admission:
 
     def _check_deadline(self, job: Job, deadline: float) -> None:
         terms: Terms = job.terms
-        wait_s = TRUST * self._estimator.wait_s(self._queue.cost_ahead(terms.client, terms.priority))
+        wait_s = TRUST * self._estimator.wait_s(self._queue.cost_ahead(terms.client, terms.part, terms.priority))
         needed_s = wait_s + self._service_s(job)
         remaining_s = deadline - self._clock()
         if needed_s > max(remaining_s, 0.0):

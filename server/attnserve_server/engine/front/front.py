@@ -172,7 +172,7 @@ class Front:
         if not model.is_ready and now - model.lost_at > PATIENCE_S:
             raise errors.ModelNotReady(f"{model.id} is not ready", retry_after_s=1.0)
         # Requests with later deadlines may join a shared job, so the front alone enforces deadlines.
-        sent = terms if watcher is None or terms.deadline is None else Terms(None, terms.is_streamed, terms.priority, terms.client)
+        sent = terms if watcher is None or terms.deadline is None else terms.without_deadline()
         num_rows = payload.num_rows
         work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
         job = Job(model, work, terms, now, watcher, key)

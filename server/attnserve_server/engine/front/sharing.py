@@ -162,14 +162,15 @@ class SharedAnswers:
     def _coalesced(self, key: bytes, terms: Terms) -> Job | None:
         """Returns an equal job that a new request can join, or None.
 
-        A queued job accepts only its own client's requests of at most its priority, because others may be served sooner by a job of
-        their own. Such jobs are merged when one of them is dispatched (:meth:`is_answered`).
+        A queued job accepts only requests of its own part of a client, of at most its priority, because others may be served sooner
+        by a job of their own. Such jobs are merged when one of them is dispatched (:meth:`is_answered`).
         """
         job = self._shareable(key, terms.is_streamed, 1)
         if job is None:
             return None
         is_queued = job.num_attempts == 0
-        if is_queued and (job.terms.client != terms.client or job.terms.priority < terms.priority):
+        is_own = (job.terms.client, job.terms.part) == (terms.client, terms.part)
+        if is_queued and (not is_own or job.terms.priority < terms.priority):
             return None
         self._count(job.model, "coalesced")
         return job

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import socket
+import ssl
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -44,10 +45,19 @@ class HttpServer:
         exposition: content of ``/metrics``.
         health: state for ``/healthz``, shown as 200 or 503.
         idle_s: seconds after which a connection with an incomplete request or an unread answer is closed.
+        tls: the context of its connections; None for plain ones.
     """
 
-    def __init__(self, host: str, port: int, exposition: Exposition, health: Health, idle_s: float = IDLE_S) -> None:
-        self._address, self._idle_s = (host, port), idle_s
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        exposition: Exposition,
+        health: Health,
+        idle_s: float = IDLE_S,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._address, self._idle_s, self._tls = (host, port), idle_s, tls
         self._exposition, self._health = exposition, health
         self._server: _Server | None = None
         self.listeners: list[socket.socket] = []
@@ -66,7 +76,7 @@ class HttpServer:
         self.listeners = await self._bind()
         port = int(self.listeners[0].getsockname()[1])
         self._metrics = MetricsPage(self._exposition)
-        self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health)), self._idle_s))
+        self._server = _Server(_config(_routes(self._metrics, HealthPage(self._health)), self._idle_s, self._tls))
         self._serving = asyncio.create_task(self._server.serve(self.listeners), name="http")
         await asyncio.wait({self._serving, self._server.is_listening}, return_when=asyncio.FIRST_COMPLETED)
         if self._serving.done():
@@ -171,9 +181,9 @@ class _Connection(H11Protocol):
             self.transport.abort()
 
 
-def _config(routes: Starlette, idle_s: float) -> uvicorn.Config:
+def _config(routes: Starlette, idle_s: float, tls: ssl.SSLContext | None) -> uvicorn.Config:
     """Returns Uvicorn's settings: it logs only errors, and uses no environment variables and no lifespan events."""
-    return uvicorn.Config(
+    config = uvicorn.Config(
         routes,
         http=cast(Any, functools.partial(_Connection, idle_s)),  # called like the class
         ws="none",
@@ -189,6 +199,9 @@ def _config(routes: Starlette, idle_s: float) -> uvicorn.Config:
         timeout_keep_alive=int(idle_s),
         timeout_graceful_shutdown=GRACE_S,
     )
+    config.load()
+    config.ssl = tls  # Uvicorn itself makes a context from files only
+    return config
 
 
 def _routes(metrics: MetricsPage, health: HealthPage) -> Starlette:

@@ -25,6 +25,7 @@ from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
 from attnserve_server.dataplane.call import Call
 from attnserve_server.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServiceError
 from attnserve_server.metrics import logs
+from attnserve_server.transport.rpc.access import Access, host_of, scope_of
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 from attnserve_server.transport.rpc.unread import Unread
@@ -33,7 +34,7 @@ REQUEST_ID_KEY = "x-request-id"
 """Metadata key of the request id: optional in requests, always present in trailers."""
 
 CLIENT_ID_KEY = "x-client-id"
-"""Metadata key of a client's own id, by which all its connections count as one client."""
+"""Metadata key of a client's own id, by which it divides its share of the queue."""
 
 MESSAGE_S = 120.0
 """Longest time from the arrival of a call to that of its message."""
@@ -56,15 +57,17 @@ class _ClientGone(Exception):
 
 
 class Setup(NamedTuple):
-    """What all services of a server share.
+    """What the services of a server share.
 
     Attributes:
         is_stopping: whether the server is stopping and cancels RPCs itself.
         unread: counts the answers under way.
+        access: refuses calls; None for services that all may call, such as probes.
     """
 
     is_stopping: Callable[[], bool]
     unread: Unread
+    access: Access | None = None
 
 
 def service_handler(
@@ -77,7 +80,7 @@ def service_handler(
         servicer: has one method per RPC, in snake case ("TranslateStream": ``translate_stream``); missing ones are answered with
             UNIMPLEMENTED.
         recorder: counts requests; None for a service whose calls are neither counted nor logged, such as probes.
-        setup: what all services of the server share.
+        setup: what the services of the server share.
     """
     handlers = {}
     for method in service.methods:
@@ -109,6 +112,7 @@ class _Method:
         setup: Setup,
     ) -> None:
         self._name = method.name
+        self._access, self._scope = setup.access, scope_of(method)
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
         self._accounts = Accounts(method.name, recorder, setup.is_stopping)
@@ -152,17 +156,22 @@ class _Method:
         return parse_request(self._message_class, data)
 
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
-        call = _begin(context)
+        metadata = context.invocation_metadata() or ()
+        call = _begin(context, metadata)
         try:
-            return await self._answered(call, context, answer)
+            return await self._answered(call, context, metadata, answer)
         finally:
             call.release()
 
-    async def _answered(self, call: Call, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
+    async def _answered(
+        self, call: Call, context: Any, metadata: Any, answer: Callable[[Call], Awaitable[bytes | None]]
+    ) -> bytes | None:
         error: ServiceError
         try:
             if call.is_past_deadline():
                 raise DeadlineExceeded("the deadline had passed when the request arrived")
+            if self._access is not None:
+                self._access.check(call, context, metadata, self._scope)
             response = await answer(call)
             self._accounts.answered(call)
             return response
@@ -215,11 +224,11 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _begin(context: Any) -> Call:
+def _begin(context: Any, metadata: Any) -> Call:
     """Makes the call: request id (set for this task's logs and the trailers), client and deadline."""
-    remaining_s, metadata = context.time_remaining(), context.invocation_metadata() or ()
+    remaining_s, peer = context.time_remaining(), context.peer()
     request_id = _valid_id(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
-    call = Call(request_id, _valid_id(metadata, CLIENT_ID_KEY) or context.peer())
+    call = Call(request_id, host_of(peer), part=_valid_id(metadata, CLIENT_ID_KEY) or peer)
     call.deadline = None if remaining_s is None else call.received_at + remaining_s
     logs.request_id.set(call.request_id)
     context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))

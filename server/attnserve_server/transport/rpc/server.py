@@ -17,6 +17,7 @@ from attnserve_server.config import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
+from attnserve_server.transport.rpc.access import Access
 from attnserve_server.transport.rpc.arguments import channel_arguments
 from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
@@ -47,9 +48,19 @@ class GrpcServer:
         plane: handles the requests.
         board: states for ``grpc.health.v1``.
         config: address and limits.
+        credentials: for TLS; None for plain connections.
+        access: names the client of each call, and refuses some.
     """
 
-    def __init__(self, plane: DataPlane, board: HealthBoard, config: GrpcConfig) -> None:
+    def __init__(
+        self,
+        plane: DataPlane,
+        board: HealthBoard,
+        config: GrpcConfig,
+        credentials: Any = None,
+        access: Access | None = None,
+    ) -> None:
+        self._credentials, self._access = credentials, access or Access()
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
         self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
@@ -68,7 +79,7 @@ class GrpcServer:
         addresses = await addresses_of(host, port, "gRPC")
         for address in addresses:  # the first one chooses a free port for all
             try:
-                port = server.add_insecure_port(address.at(port))
+                port = self._add_port(server, address.at(port))
             except RuntimeError as error:
                 raise StartupError(f"gRPC cannot listen on {address.at(port)}; is another server there?") from error
         await server.start()
@@ -76,6 +87,11 @@ class GrpcServer:
         self._watching = asyncio.create_task(self._unread.watch(), name="unread answers")
         logger.info("gRPC listens on %s", ", ".join(address.at(port) for address in addresses))
         return port
+
+    def _add_port(self, server: grpc.aio.Server, address: str) -> int:
+        if self._credentials is None:
+            return server.add_insecure_port(address)
+        return server.add_secure_port(address, self._credentials)
 
     async def stop(self, grace_s: float) -> None:
         """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first."""
@@ -85,6 +101,6 @@ class GrpcServer:
             self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread)
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._access)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
-        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup))
+        return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

@@ -126,6 +126,7 @@ def test_log_has_the_failure_under_the_id_of_its_request(server: Server) -> None
                 translation_pb2.TranslateRequest(text=POISON, model=FAULTY), timeout=60, metadata=(("x-request-id", "poison-1"),)
             )
     check(raised.value)
+    eventually(lambda: server.log.read_text().count('"poison-1"') == 2, "both lines, which threads write")
     lines = server.log.read_text().splitlines()
     entries = [json.loads(line) for line in lines if line.startswith("{")]
     assert all("onnxruntime:" in line for line in lines if not line.startswith("{")), "ONNX Runtime's own words, and no others"

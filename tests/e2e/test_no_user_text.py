@@ -159,7 +159,7 @@ def test_mark_of_a_cancelled_and_of_a_late_request_is_in_no_trace(server: Server
             assert check_end(rpc.start(channel, [data], timeout), rpc) in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.OK)
         call = rpc.start(channel, [data], 60.0)
         call.cancel()
-        assert call.code() is grpc.StatusCode.CANCELLED
+        assert call.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.OK)  # OK if the answer was faster
     eventually(lambda: server.scrape().total("attnserve_slots", state="used") == 0, "all slots free")
     assert MARK not in traces(server)
 

@@ -141,7 +141,7 @@ protos-check: $(DEV) ## Lint the protos, and check that the stubs are up to date
 .PHONY: breaking-check
 breaking-check: $(DEV) ## Check that the protos break no client of the last release
 	@$(PY) -m tests.stable $(STABLE)
-	@$(BUF) breaking --against $(STABLE)
+	@if test -d $(STABLE); then $(BUF) breaking --against $(STABLE); fi
 
 .PHONY: client-check
 client-check: $(DEV) ## Check that the blocking client is up to date with the client for asyncio

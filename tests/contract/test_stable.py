@@ -63,9 +63,11 @@ def test_clone_without_history_says_what_to_fetch(
     monkeypatch.setattr(stable, "BEFORE_THE_FIRST_RELEASE", "0" * 40)
     with pytest.raises(LookupError, match="git fetch --unshallow --tags"):
         reference(repository)
-    monkeypatch.setattr(stable, "ROOT", tmp_path)
-    assert stable.main(str(tmp_path / "out")) == 1
-    assert "is not in this repository" in capsys.readouterr().err
+    for root, code in ((repository, 1), (tmp_path, 0)):
+        monkeypatch.setattr(stable, "ROOT", root)
+        assert stable.main(str(tmp_path / "out")) == code, "it is a failure where the history is there"
+        assert "NOT COMPARED" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_reference_of_this_repository_exists() -> None:

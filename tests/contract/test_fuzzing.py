@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests import fuzzing
 from tests.fuzzing import CORPUS, LONG, QUICK, campaign, corpus, edited, json_mutated, mutated
 
-SURFACES = ("config", "golden", "image", "manifest", "wire")
+SURFACES = ("config", "golden", "image", "manifest", "token", "wire")
 
 
 def test_planted_fault_is_found_and_reduced() -> None:

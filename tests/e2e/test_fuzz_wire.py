@@ -40,7 +40,7 @@ REFLECTION = "/grpc.reflection."
 KNOWN = (" grpc._cython.cygrpc ", " Exception in ASGI application")
 """Records of errors of the two expected failures below."""
 identifiers = st.text(st.characters(min_codepoint=32, max_codepoint=126), min_size=1, max_size=140).map(str.strip).filter(bool)
-metadata = st.dictionaries(st.sampled_from(["x-request-id", "x-client-id"]), identifiers, max_size=2).map(
+metadata = st.dictionaries(st.sampled_from(["x-request-id", "x-client-id", "authorization"]), identifiers, max_size=2).map(
     lambda given: tuple(given.items())
 )
 

@@ -33,7 +33,9 @@ def burn(deserialize, data):
     return deserialize(data) if deserialize else data
 
 def planted(make):
-    return lambda behavior, request=None, response=None: make(behavior, functools.partial(burn, request), response)
+    return lambda behavior, request_deserializer=None, response_serializer=None: make(
+        behavior, functools.partial(burn, request_deserializer), response_serializer
+    )
 
 grpc.stream_unary_rpc_method_handler = planted(grpc.stream_unary_rpc_method_handler)
 grpc.stream_stream_rpc_method_handler = planted(grpc.stream_stream_rpc_method_handler)

@@ -81,8 +81,7 @@ class ReadyFile:
     def __init__(self, path: Path | None) -> None:
         self._path, self._is_written = path, False
         if path is not None:
-            self._replace(path, "")
-            path.unlink()
+            self._write(path, None)
 
     def write(self, facts: Mapping[str, Any]) -> None:
         """Writes it, whole or not at all.
@@ -91,7 +90,7 @@ class ReadyFile:
             StartupError: it could not be written.
         """
         if self._path is not None:
-            self._replace(self._path, json.dumps(facts))
+            self._write(self._path, json.dumps(facts))
             self._is_written = True
 
     def remove(self) -> None:
@@ -101,11 +100,16 @@ class ReadyFile:
                 self._path.unlink()
             self._is_written = False
 
-    def _replace(self, path: Path, text: str) -> None:
+    def _write(self, path: Path, text: str | None) -> None:
+        """Writes the file; None: removes it, and checks that one beside it can be written, so that it is never there too early."""
         temporary = path.with_name(f"{path.name}.tmp")
         try:
-            temporary.write_text(text, encoding="utf-8")
-            temporary.replace(path)
+            temporary.write_text(text or "", encoding="utf-8")
+            if text is None:
+                temporary.unlink()
+                path.unlink(missing_ok=True)
+            else:
+                temporary.replace(path)
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()

@@ -51,6 +51,14 @@ def test_ready_file_is_there_from_its_writing_to_its_removal(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ready_file_is_not_there_while_its_folder_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, made = tmp_path / "ready.json", list[Path]()
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda own, target: made.append(target) or replace(own, target))
+    ReadyFile(path)
+    assert made == []
+
+
 def test_ready_file_of_another_process_is_not_removed(tmp_path: Path) -> None:
     path = tmp_path / "ready.json"
     ready = ReadyFile(path)

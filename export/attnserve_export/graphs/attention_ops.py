@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnserve_export.layers.attention import MASKED_SCORE
+from attnserve_export.layers.attention import MASKED_SCORE, merge_heads, split_heads
 
 _OP = "com.microsoft::GroupQueryAttention"
 
@@ -69,12 +69,10 @@ def masked_encode_attention(qkv: Tensor, last: Tensor, num_heads: int) -> Tensor
     Returns:
         (B, L, H*D); rows beyond ``last`` hold nothing of use.
     """
-    batch, length, packed = qkv.shape
-    query, key, value = qkv.view(batch, length, 3, num_heads, packed // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
-    is_hidden = torch.arange(length, dtype=torch.int32) > last[:, None]  # (B, L)
-    scores = (query @ key.transpose(-2, -1)).float() / math.sqrt(query.shape[-1])
-    weights = scores.masked_fill(is_hidden[:, None, None], MASKED_SCORE).softmax(-1).to(qkv.dtype)
-    return (weights @ value).transpose(1, 2).reshape(batch, length, packed // 3)
+    query, key, value = (split_heads(part, num_heads) for part in qkv.chunk(3, -1))
+    scores = (query @ key.transpose(-2, -1)).float() / math.sqrt(query.shape[-1])  # in float32, which holds MASKED_SCORE
+    weights = scores.masked_fill(_is_hidden(qkv.shape[1], last)[:, None, None], MASKED_SCORE).softmax(-1).to(qkv.dtype)
+    return merge_heads(weights @ value)
 
 
 def step_self_attention(qkv: Tensor, key: Tensor, value: Tensor, position: Tensor, num_heads: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,6 +150,10 @@ def cross_weights(query: Tensor, key: Tensor, last: Tensor) -> Tensor:
         (R, H, G, 1, L), zero after ``last``.
     """
     scores = query @ key.unsqueeze(2).transpose(-2, -1) / math.sqrt(key.shape[-1])
-    is_hidden = torch.arange(key.shape[2], dtype=torch.int32) > last[:, None]  # (R, L)
-    weights: Tensor = scores.masked_fill(is_hidden[:, None, None, None], MASKED_SCORE).softmax(-1)
+    weights: Tensor = scores.masked_fill(_is_hidden(key.shape[2], last)[:, None, None, None], MASKED_SCORE).softmax(-1)
     return weights
+
+
+def _is_hidden(length: int, last: Tensor) -> Tensor:
+    """Returns which positions come after each row's last one: bool (rows, length)."""
+    return torch.arange(length, dtype=torch.int32) > last[:, None]

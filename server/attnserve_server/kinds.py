@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.checks import iterative_problems
+from attnserve_server.bundle.single_pass import single_pass_problems
+from attnserve_server.passes import PassOutcome, PassPayload
 from attnserve_server.request import SequenceOutcome, SequencePayload, TokensProduced
 
 
@@ -120,6 +122,17 @@ ITERATIVE = Kind(
     golden="attnserve_server.engine.worker.iterative.golden:golden_groups",
 )
 """Iterative models: they decode step by step, with in-flight batching."""
+
+SINGLE_PASS = Kind(
+    name="single pass",
+    path="attnserve_server.kinds:SINGLE_PASS",
+    engine="attnserve_server.engine.worker.single_pass.factory:make_engine",
+    payload=PassPayload,
+    outcome=PassOutcome,
+    problems=single_pass_problems,
+    golden="attnserve_server.engine.worker.single_pass.golden:golden_groups",
+)
+"""Single-pass models: one run of one graph answers a request, with dynamic batching."""
 
 
 def imported(path: str) -> Any:

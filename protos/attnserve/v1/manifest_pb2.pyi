@@ -12,6 +12,8 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_UNSPECIFIED: _ClassVar[Task]
     TASK_TRANSLATION: _ClassVar[Task]
     TASK_CAPTION: _ClassVar[Task]
+    TASK_SEGMENTATION: _ClassVar[Task]
+    TASK_CLASSIFICATION: _ClassVar[Task]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -33,9 +35,25 @@ class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCOPE_UNSPECIFIED: _ClassVar[Scope]
     SCOPE_REQUEST: _ClassVar[Scope]
     SCOPE_HYPOTHESIS: _ClassVar[Scope]
+
+class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FIT_UNSPECIFIED: _ClassVar[Fit]
+    FIT_STRETCH: _ClassVar[Fit]
+    FIT_PAD: _ClassVar[Fit]
+
+class AttentionRole(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ATTENTION_ROLE_UNSPECIFIED: _ClassVar[AttentionRole]
+    ATTENTION_ROLE_UNARY: _ClassVar[AttentionRole]
+    ATTENTION_ROLE_PAIRWISE: _ClassVar[AttentionRole]
+    ATTENTION_ROLE_CHANNEL: _ClassVar[AttentionRole]
+    ATTENTION_ROLE_SPATIAL: _ClassVar[AttentionRole]
 TASK_UNSPECIFIED: Task
 TASK_TRANSLATION: Task
 TASK_CAPTION: Task
+TASK_SEGMENTATION: Task
+TASK_CLASSIFICATION: Task
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
@@ -48,9 +66,17 @@ DEVICE_CUDA: Device
 SCOPE_UNSPECIFIED: Scope
 SCOPE_REQUEST: Scope
 SCOPE_HYPOTHESIS: Scope
+FIT_UNSPECIFIED: Fit
+FIT_STRETCH: Fit
+FIT_PAD: Fit
+ATTENTION_ROLE_UNSPECIFIED: AttentionRole
+ATTENTION_ROLE_UNARY: AttentionRole
+ATTENTION_ROLE_PAIRWISE: AttentionRole
+ATTENTION_ROLE_CHANNEL: AttentionRole
+ATTENTION_ROLE_SPATIAL: AttentionRole
 
 class Manifest(_message.Message):
-    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity", "image", "golden_file")
+    __slots__ = ("format_version", "model_id", "version", "task", "architecture", "paper", "description", "limits", "vocabulary", "states", "attention", "variants", "files", "producers", "data", "quality", "parity", "image", "golden_file", "requires", "single_pass")
     FORMAT_VERSION_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -70,6 +96,8 @@ class Manifest(_message.Message):
     PARITY_FIELD_NUMBER: _ClassVar[int]
     IMAGE_FIELD_NUMBER: _ClassVar[int]
     GOLDEN_FILE_FIELD_NUMBER: _ClassVar[int]
+    REQUIRES_FIELD_NUMBER: _ClassVar[int]
+    SINGLE_PASS_FIELD_NUMBER: _ClassVar[int]
     format_version: int
     model_id: str
     version: str
@@ -89,7 +117,9 @@ class Manifest(_message.Message):
     parity: ParityReport
     image: ImageInput
     golden_file: str
-    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ..., image: _Optional[_Union[ImageInput, _Mapping]] = ..., golden_file: _Optional[str] = ...) -> None: ...
+    requires: _containers.RepeatedScalarFieldContainer[str]
+    single_pass: SinglePass
+    def __init__(self, format_version: _Optional[int] = ..., model_id: _Optional[str] = ..., version: _Optional[str] = ..., task: _Optional[_Union[Task, str]] = ..., architecture: _Optional[str] = ..., paper: _Optional[_Union[Paper, _Mapping]] = ..., description: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., vocabulary: _Optional[_Union[Vocabulary, _Mapping]] = ..., states: _Optional[_Iterable[_Union[State, _Mapping]]] = ..., attention: _Optional[_Union[AttentionOutput, _Mapping]] = ..., variants: _Optional[_Iterable[_Union[Variant, _Mapping]]] = ..., files: _Optional[_Iterable[_Union[File, _Mapping]]] = ..., producers: _Optional[_Iterable[_Union[Producer, _Mapping]]] = ..., data: _Optional[_Union[Data, _Mapping]] = ..., quality: _Optional[_Iterable[_Union[Quality, _Mapping]]] = ..., parity: _Optional[_Union[ParityReport, _Mapping]] = ..., image: _Optional[_Union[ImageInput, _Mapping]] = ..., golden_file: _Optional[str] = ..., requires: _Optional[_Iterable[str]] = ..., single_pass: _Optional[_Union[SinglePass, _Mapping]] = ...) -> None: ...
 
 class Paper(_message.Message):
     __slots__ = ("title", "authors", "year", "url")
@@ -114,6 +144,54 @@ class ImageInput(_message.Message):
     grid_height: int
     grid_width: int
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., grid_height: _Optional[int] = ..., grid_width: _Optional[int] = ...) -> None: ...
+
+class SinglePass(_message.Message):
+    __slots__ = ("picture", "labels", "attention")
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    picture: PictureInput
+    labels: _containers.RepeatedCompositeFieldContainer[Label]
+    attention: _containers.RepeatedCompositeFieldContainer[PassAttention]
+    def __init__(self, picture: _Optional[_Union[PictureInput, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attention: _Optional[_Iterable[_Union[PassAttention, _Mapping]]] = ...) -> None: ...
+
+class PictureInput(_message.Message):
+    __slots__ = ("sizes", "fit", "cell")
+    SIZES_FIELD_NUMBER: _ClassVar[int]
+    FIT_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    sizes: _containers.RepeatedCompositeFieldContainer[PictureSize]
+    fit: Fit
+    cell: int
+    def __init__(self, sizes: _Optional[_Iterable[_Union[PictureSize, _Mapping]]] = ..., fit: _Optional[_Union[Fit, str]] = ..., cell: _Optional[int] = ...) -> None: ...
+
+class PictureSize(_message.Message):
+    __slots__ = ("width", "height")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ...) -> None: ...
+
+class Label(_message.Message):
+    __slots__ = ("name", "colour")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COLOUR_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    colour: int
+    def __init__(self, name: _Optional[str] = ..., colour: _Optional[int] = ...) -> None: ...
+
+class PassAttention(_message.Message):
+    __slots__ = ("output", "role", "block", "meaning")
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    MEANING_FIELD_NUMBER: _ClassVar[int]
+    output: str
+    role: AttentionRole
+    block: str
+    meaning: str
+    def __init__(self, output: _Optional[str] = ..., role: _Optional[_Union[AttentionRole, str]] = ..., block: _Optional[str] = ..., meaning: _Optional[str] = ...) -> None: ...
 
 class Limits(_message.Message):
     __slots__ = ("max_source_tokens", "max_target_tokens", "max_beam_size")
@@ -212,16 +290,28 @@ class AttentionOutput(_message.Message):
     def __init__(self, output: _Optional[str] = ..., meaning: _Optional[str] = ..., num_layers: _Optional[int] = ..., num_heads: _Optional[int] = ..., mean_layers: _Optional[_Iterable[int]] = ..., mean_heads: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Variant(_message.Message):
-    __slots__ = ("name", "device", "encode", "steps")
+    __slots__ = ("name", "device", "encode", "steps", "passes")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     ENCODE_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
+    PASSES_FIELD_NUMBER: _ClassVar[int]
     name: str
     device: Device
     encode: Graph
     steps: _containers.RepeatedCompositeFieldContainer[StepGraph]
-    def __init__(self, name: _Optional[str] = ..., device: _Optional[_Union[Device, str]] = ..., encode: _Optional[_Union[Graph, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepGraph, _Mapping]]] = ...) -> None: ...
+    passes: _containers.RepeatedCompositeFieldContainer[PassGraph]
+    def __init__(self, name: _Optional[str] = ..., device: _Optional[_Union[Device, str]] = ..., encode: _Optional[_Union[Graph, _Mapping]] = ..., steps: _Optional[_Iterable[_Union[StepGraph, _Mapping]]] = ..., passes: _Optional[_Iterable[_Union[PassGraph, _Mapping]]] = ...) -> None: ...
+
+class PassGraph(_message.Message):
+    __slots__ = ("graph", "gives_attention", "max_batch")
+    GRAPH_FIELD_NUMBER: _ClassVar[int]
+    GIVES_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+    graph: Graph
+    gives_attention: bool
+    max_batch: int
+    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., gives_attention: _Optional[bool] = ..., max_batch: _Optional[int] = ...) -> None: ...
 
 class File(_message.Message):
     __slots__ = ("name", "sha256", "num_bytes")
@@ -346,3 +436,41 @@ class GoldenTolerance(_message.Message):
     variant: str
     score: float
     def __init__(self, variant: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
+
+class GoldenPasses(_message.Message):
+    __slots__ = ("passes", "tolerances")
+    PASSES_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCES_FIELD_NUMBER: _ClassVar[int]
+    passes: _containers.RepeatedCompositeFieldContainer[GoldenPass]
+    tolerances: _containers.RepeatedCompositeFieldContainer[GoldenOutputTolerance]
+    def __init__(self, passes: _Optional[_Iterable[_Union[GoldenPass, _Mapping]]] = ..., tolerances: _Optional[_Iterable[_Union[GoldenOutputTolerance, _Mapping]]] = ...) -> None: ...
+
+class GoldenPass(_message.Message):
+    __slots__ = ("inputs", "outputs")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedCompositeFieldContainer[GoldenTensor]
+    outputs: _containers.RepeatedCompositeFieldContainer[GoldenTensor]
+    def __init__(self, inputs: _Optional[_Iterable[_Union[GoldenTensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[GoldenTensor, _Mapping]]] = ...) -> None: ...
+
+class GoldenTensor(_message.Message):
+    __slots__ = ("name", "shape", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., shape: _Optional[_Iterable[int]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class GoldenOutputTolerance(_message.Message):
+    __slots__ = ("variant", "output", "difference", "share")
+    VARIANT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SHARE_FIELD_NUMBER: _ClassVar[int]
+    variant: str
+    output: str
+    difference: float
+    share: float
+    def __init__(self, variant: _Optional[str] = ..., output: _Optional[str] = ..., difference: _Optional[float] = ..., share: _Optional[float] = ...) -> None: ...

@@ -25,7 +25,7 @@ class Queued:
     """Maximum number of requests in a batch of this key, the same for all of them."""
     deadline: float | None
     queued_at: float
-    dropped: str | None = None
+    dropped: str | None = field(default=None, kw_only=True)
     """Why it is dropped: "client", "deadline" …; None if it is not."""
 
 
@@ -54,6 +54,7 @@ class Window(Generic[EntryT]):
         self._window_s, self._clock = window_s, clock
         self._groups: dict[Hashable, dict[int, EntryT]] = {}
         self._keys: dict[int, Hashable] = {}
+        """By request, in the order in which they came."""
         self._has_dropped = False
         self._first_deadline = math.inf
 
@@ -86,9 +87,8 @@ class Window(Generic[EntryT]):
         """Decides the next run; what it returns is no longer queued."""
         now = self._clock()
         output = WindowOutput[EntryT](drop=self._dropped(now))
-        due = [group for group in self._groups.values() if self._due_at(group) <= now]
-        if due:
-            oldest = min(due, key=lambda group: _first(group).queued_at)  # of equally old ones, the first that was queued
+        oldest = next((group for group in map(self._groups.__getitem__, self._keys.values()) if self._due_at(group) <= now), None)
+        if oldest is not None:
             output.batch = list(islice(oldest.values(), _first(oldest).max_batch))
             self._remove(output.batch)
         return output

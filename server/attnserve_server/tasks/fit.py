@@ -62,7 +62,7 @@ class InputSizes:
 
 
 def nearest(source: int, target: int) -> npt.NDArray[np.intp]:
-    """Returns the index from 0 to ``source - 1`` that is nearest to the centre of each of ``target`` pixels; the upper one of two."""
+    """Returns which of ``source`` pixels is nearest to the centre of each of ``target`` pixels, by index; the higher one of two."""
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 

@@ -45,21 +45,21 @@ class ClassMap:
         return np.ascontiguousarray(rows if height == target[1] else np.take(rows, nearest(height, target[1]), axis=0))
 
     def areas(self, confidence: Bytes) -> list[ClassArea]:
-        """Returns all classes up to the last one that occurs.
+        """Returns all classes up to the last one of the small map.
 
         Args:
             confidence: (height, width) of the small map, the probability of each pixel's class in units of 1/255.
         """
         both = np.empty((*self.small.shape, 2), np.uint8)  # one joint histogram counts faster than two weighted ones
         both[..., 0], both[..., 1] = confidence, self.small
-        joint, length = both.reshape(-1).view("<u2"), _VALUES * _VALUES
+        joint, num_classes = both.reshape(-1).view("<u2"), int(self.small.max()) + 1
         repeats = self._repeats()
-        counts = np.bincount(joint, None if repeats is None else repeats.reshape(-1), length).reshape(_VALUES, _VALUES)
-        pixels, sums = counts.sum(1), counts @ np.arange(_VALUES)
-        last = int(np.flatnonzero(pixels)[-1])
-        total = float(pixels.sum())
-        means = sums[: last + 1] / np.maximum(pixels[: last + 1], 1) / (_VALUES - 1)
-        return [ClassArea(index, float(pixels[index] / total), float(means[index])) for index in range(last + 1)]
+        counts = np.bincount(joint, None if repeats is None else repeats.reshape(-1), num_classes * _VALUES)
+        counts = counts.reshape(num_classes, _VALUES)
+        pixels = counts.sum(1)
+        shares = pixels / pixels.sum()
+        means = counts @ np.arange(_VALUES) / np.maximum(pixels, 1) / (_VALUES - 1)
+        return [ClassArea(*each) for each in zip(range(num_classes), shares.tolist(), means.tolist(), strict=True)]
 
     def _repeats(self) -> npt.NDArray[np.float64] | None:
         """Returns how often each pixel occurs in the scaled map; None if all do equally often."""

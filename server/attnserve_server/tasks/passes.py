@@ -16,11 +16,6 @@ from attnserve_server.passes import PassDone, PassOutcome, PassPayload, PassTens
 from attnserve_server.tasks.images import Picture
 from attnserve_server.tasks.interface import Model
 
-MAX_SIDE = 8192
-"""Largest width and height of an input in pixels."""
-WHITE = 0xFFFFFF
-"""The largest colour."""
-
 
 @dataclass(frozen=True, slots=True)
 class PassPrepared:
@@ -33,7 +28,7 @@ class PassPrepared:
 
 
 def manifest_problems(manifest: manifest_pb2.Manifest, outputs: Sequence[str], roles: Sequence[int]) -> list[str]:
-    """Returns the problems of a single-pass model's manifest that its task has: outputs, roles, sizes and colours.
+    """Returns the problems of a single-pass model's manifest that its task has: outputs and roles.
 
     Args:
         manifest: the manifest.
@@ -48,10 +43,6 @@ def manifest_problems(manifest: manifest_pb2.Manifest, outputs: Sequence[str], r
     problems += [
         f"single_pass.attention: {each.output} has the role {each.role}" for each in declared.attention if each.role not in roles
     ]
-    if not all(0 < side <= MAX_SIDE for size in declared.picture.sizes for side in (size.width, size.height)):
-        problems.append(f"single_pass.picture.sizes: sides must be from 1 to {MAX_SIDE}")
-    if any(label.colour > WHITE for label in declared.labels):
-        problems.append("single_pass.labels: a colour has more than 24 bits")
     return problems
 
 

@@ -30,7 +30,7 @@ from attnserve_server.tasks.passes import (
 )
 
 MAX_QUERIES = 16
-"""Query pixels of a request; a graph has so many places for them."""
+"""Query pixels of a request at most."""
 MAX_CLASSES = 256
 """Classes of a model: an index is one byte."""
 MAX_RAW_PIXELS = 4_000_000
@@ -69,7 +69,7 @@ class SegmentationTask:
     def __init__(self, bundle: Bundle) -> None:
         declared = bundle.manifest.single_pass
         self.sizes, self.cell = InputSizes.of(declared.picture), declared.picture.cell
-        self.num_classes = len(declared.labels)
+        self.num_classes, self.num_queries = len(declared.labels), _num_queries(bundle.variant)
         self.palette = b"".join(label.colour.to_bytes(3, "big") for label in declared.labels)
 
 
@@ -87,10 +87,11 @@ class SegmentationWork:
             raise InvalidRequest(f"format has the unknown value {asked.format}", field="format")
         if asked.return_unary:
             check_attention(model, _UNARY, field="return_unary")
-        if len(asked.queries) > MAX_QUERIES:
-            raise InvalidRequest(f"queries must be at most {MAX_QUERIES}; there are {len(asked.queries)}", field="queries")
         if asked.queries:
             check_attention(model, _PAIRWISE, field="queries")
+        most = model.task.num_queries
+        if len(asked.queries) > most:
+            raise InvalidRequest(f"queries must be at most {most}; there are {len(asked.queries)}", field="queries")
 
     def effort(self, asked: AskedSegmentation) -> None:
         """See :class:`Task`: never inline, because decoding takes milliseconds."""
@@ -104,9 +105,9 @@ class SegmentationWork:
         inputs = {"image": pixels_of(picture)}
         if task.sizes.pads:
             inputs["size"] = _integers(fitted.inside[::-1])
-        if wants_attention and outputs_of(model, _PAIRWISE):
+        if wants_attention and task.num_queries:
             cells = [_cell(query, fitted, task.cell, fitted.size[0]) for query in asked.queries]
-            inputs["query"] = _integers([*cells, *[0] * (MAX_QUERIES - len(cells))])
+            inputs["query"] = _integers([*cells, *[0] * (task.num_queries - len(cells))])
         rows, columns = _grid(fitted.size, task.cell)
         return PassPrepared(model, picture, asked, [PassPayload(inputs, wants_attention, rows * columns)])
 
@@ -183,7 +184,8 @@ def _cell(query: tuple[int, int], fitted: Fitted, cell: int, width: int) -> int:
 
 def _attention(prepared: PassPrepared, outcome: PassOutcome) -> SegmentAttention:
     """Crops the maps to the cells of the picture; those of the padding have the weight 0."""
-    fitted, asked, cell = prepared.picture.fitted, prepared.asked, prepared.model.task.cell
+    fitted, asked, task = prepared.picture.fitted, prepared.asked, prepared.model.task
+    cell = task.cell
     grid, (rows, columns) = _grid(fitted.size, cell), _grid(fitted.inside, cell)
 
     def cropped(name: str, *first: int) -> npt.NDArray[np.float32]:
@@ -196,11 +198,17 @@ def _attention(prepared: PassPrepared, outcome: PassOutcome) -> SegmentAttention
     if asked.return_unary:
         unary = cropped(outputs_of(prepared.model, _UNARY)[0].output)
     if asked.queries:
-        maps = cropped(outputs_of(prepared.model, _PAIRWISE)[0].output, MAX_QUERIES)
+        maps = cropped(outputs_of(prepared.model, _PAIRWISE)[0].output, task.num_queries)
         cells = [_cell(query, fitted, cell, fitted.inside[0]) for query in asked.queries]
         pairwise = [PairwiseMap(*each) for each in zip(asked.queries, cells, maps, strict=False)]
     width, height = (cell * whole / part for whole, part in zip(fitted.original, fitted.inside, strict=True))
     return SegmentAttention(rows, columns, (width, height), unary, pairwise)
+
+
+def _num_queries(variant: manifest_pb2.Variant) -> int:
+    """Returns the places for query pixels in each request of a variant; 0 if no graph has them."""
+    declared = [tensor.axes[1] for each in variant.passes for tensor in each.graph.inputs if tensor.name == "query"]
+    return min([MAX_QUERIES, *(int(axis) for axis in declared if axis.isdecimal())]) if declared else 0
 
 
 def _integers(values: Sequence[int]) -> PassTensor:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from attnserve_client.cli.caption import find_images, read_image
+from attnserve_client.cli.images import find_images, read_image
 
 DEFAULT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "photos"
 SIZES = (

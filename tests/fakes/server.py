@@ -28,7 +28,7 @@ from attnserve.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from tests.fakes.single_pass import FakeClassification, FakeSegmentation
+from tests.fakes.single_pass import FakeClassification, FakeSegmentation, describe_passes
 
 NUM_LAYERS, NUM_HEADS = 2, 3
 
@@ -219,6 +219,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
                 steps = [manifest_pb2.StepGraph(gives_attention=attention is not None)]
                 variants = [manifest_pb2.Variant(name="fp32", steps=steps), manifest_pb2.Variant(name="fp16")]
                 manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention, variants=variants)
+                describe_passes(model, manifest)
                 return model_pb2.GetModelResponse(model=model, manifest=manifest)
         Failure(grpc.StatusCode.NOT_FOUND, f"no model {request.model}", "MODEL_NOT_FOUND", "model").abort(context)
         raise AssertionError

@@ -13,7 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attnserve.v1 import classification_pb2, classification_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
+from attnserve.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    manifest_pb2,
+    model_pb2,
+    segmentation_pb2,
+    segmentation_pb2_grpc,
+)
 
 CLASSES = (("Sky", 0x8080FF), ("Road", 0x804080), ("Tree", 0x808000))
 CELL = 4
@@ -80,6 +87,14 @@ def classify_answer(request: classification_pb2.ClassifyImageRequest) -> classif
         response.attention.add(block="stage2", channels=[1.0, 0.0, 0.5])
     response.timings.total_seconds, response.timings.batch_size = 0.5, 2
     return response
+
+
+def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> None:
+    """Adds to a manifest what a single-pass model declares."""
+    names = {manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES], manifest_pb2.TASK_CLASSIFICATION: CATEGORIES}
+    manifest.single_pass.labels.extend(manifest_pb2.Label(name=name) for name in names.get(model.task, ()))
+    if manifest.single_pass.labels:
+        manifest.variants[0].passes.extend(manifest_pb2.PassGraph(gives_attention=gives) for gives in (False, True))
 
 
 def refuse(request: Any, context: Any) -> None:

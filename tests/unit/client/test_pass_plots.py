@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from attnserve_client.class_map_text import ClassMapText, coarse, letters_of
 from attnserve_client.classification_plot import draw_maps, save_maps
 from attnserve_client.pictures import upright
 from attnserve_client.segmentation_plot import draw_attention, save_attention, save_class_map, save_overlay
@@ -93,3 +95,23 @@ def test_maps_of_blocks(client: Any, tmp_path: Path) -> None:
     size = save_maps(tmp_path / "maps.png", [(answer, WHITE)])
     with Image.open(tmp_path / "maps.png") as image:
         assert np.abs(np.subtract(image.size, size)).max() <= 1
+
+
+def test_a_coarse_map_has_the_most_frequent_class_of_each_cell() -> None:
+    found = np.array([[0, 0, 1, 2], [0, 1, 1, 2]], np.uint8)
+    assert coarse(found, 1, 2).tolist() == [[0, 1]]
+    assert coarse(found, 4, 4).tolist() == [[0, 0, 1, 2], [0, 0, 1, 2], [0, 1, 1, 2], [0, 1, 1, 2]]
+
+
+def test_letters_are_different() -> None:
+    assert letters_of(["Pole", "Road", "Pavement", "Pedestrian", "P", ""]) == ["P", "R", "A", "E", "p", "a"]
+    assert letters_of(["x"] * 70)[-1] == "?"
+
+
+def test_a_class_map_in_the_terminal_has_two_cells_in_each_character(client: Any) -> None:
+    answer = client.segment(file_of(size=(8, 12)))
+    file = io.StringIO()
+    Console(file=file, force_terminal=True, color_system="truecolor", width=80).print(ClassMapText(answer, 4))
+    lines = file.getvalue().splitlines()
+    assert len(lines) == 3  # 4 columns × 12 / 8 / 2
+    assert lines[1].count("38;2;128;128;255") == lines[1].count("48;2;128;64;128") == 4

@@ -6,7 +6,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from attnserve_client.cli import main
 from attnserve_client.confusion import Confusion
 from attnserve_export.training.segmentation import scores
 from tests.fakes.server import FakeServer, model_of
+from tests.labelled import write_camvid, write_cifar10
 from tests.unit.client.pictures import file_of
 
 
@@ -81,23 +81,8 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: FakeServer) ->
         model_of("fake-segments", manifest_pb2.TASK_SEGMENTATION),
         model_of("fake-classes", manifest_pb2.TASK_CLASSIFICATION),
     ]
-    (tmp_path / "camvid").mkdir()
-    with tarfile.open(tmp_path / "camvid" / "val.tar", "w") as tar:
-        for name in ("b", "a"):
-            for path, content in ((f"images/{name}.jpg", file_of(size=(2, 4))), (f"labels/{name}.png", labels_of(LABELS))):
-                member = tarfile.TarInfo(path)
-                member.size = len(content)
-                tar.addfile(member, io.BytesIO(content))
-    (tmp_path / "cifar10").mkdir()
-    files = [file_of(colour, (2, 2)) for colour in ("red", "lime", "lime")]
-    np.savez(
-        tmp_path / "cifar10" / "val.npz",
-        jpeg=np.frombuffer(b"".join(files), np.uint8),
-        offsets=np.cumsum([0, *map(len, files)]),
-        labels=np.array([0, 1, 2], np.uint8),
-        classes=np.array(["cat", "dog", "frog"]),
-        names=np.array(["a.jpg", "b.jpg", "c.jpg"]),
-    )
+    write_camvid(tmp_path, {name: (file_of(size=(2, 4)), labels_of(LABELS)) for name in ("b", "a")})
+    write_cifar10(tmp_path, [file_of(colour, (2, 2)) for colour in ("red", "lime", "lime")], [0, 1, 2])
     return tmp_path
 
 

@@ -17,8 +17,11 @@ from google.protobuf import json_format
 from onnx import TensorProto, helper, numpy_helper
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.engine.front.served_models import ServedModel
+from attnserve_server.kinds import SINGLE_PASS
 from attnserve_server.passes import PassPayload, PassTensor
 from tests.fakes.bundles import FLOAT32, INT64, tensor
+from tests.fakes.models import make_bundle
 
 UINT8 = "DATA_TYPE_UINT8"
 MODEL_ID = "small-passes"
@@ -59,6 +62,12 @@ def pass_manifest(max_batch: int = 4, model_id: str = MODEL_ID) -> dict[str, Any
         "single_pass": single_pass,
         "variants": [{"name": "fp32", "device": "DEVICE_CPU", "passes": [plain, attention]}],
     }
+
+
+def pass_model(max_batch: int = 4, model_id: str = MODEL_ID) -> ServedModel:
+    """A served model whose bundle is only a manifest."""
+    manifest = json_format.ParseDict(pass_manifest(max_batch, model_id), manifest_pb2.Manifest())
+    return ServedModel(make_bundle(manifest), SINGLE_PASS, None, 8, 0)
 
 
 def graph(declared: Mapping[str, Any]) -> onnx.ModelProto:

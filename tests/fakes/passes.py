@@ -106,11 +106,12 @@ def graph(declared: Mapping[str, Any]) -> onnx.ModelProto:
         ]
     nodes = [helper.make_node(op, inputs, [output], name=output, **attributes) for op, inputs, output, attributes in steps]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "pass", _values(declared["inputs"]), _values(declared["outputs"]), weights)
+    made = helper.make_graph(nodes, "pass", values(declared["inputs"]), values(declared["outputs"]), weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def _values(tensors: Sequence[Mapping[str, Any]]) -> list[onnx.ValueInfoProto]:
+def values(tensors: Sequence[Mapping[str, Any]]) -> list[onnx.ValueInfoProto]:
+    """The tensors of a declared graph as ONNX has them."""
     sizes = ([int(axis) if axis.isdigit() else axis for axis in each["axes"]] for each in tensors)
     return [
         helper.make_tensor_value_info(each["name"], _TYPES[each["dtype"]], size) for each, size in zip(tensors, sizes, strict=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The front and single-pass models: what a worker is sent, who is first, and what a model says of itself."""
+"""The front and single-pass models: what a worker is sent, which request is first, and what a model says of itself."""
 
 from __future__ import annotations
 

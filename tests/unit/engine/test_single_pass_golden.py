@@ -18,13 +18,13 @@ from onnx import numpy_helper
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import load_bundle
-from attnserve_server.config import EngineConfig
+from attnserve_server.config import BatchConfig, EngineConfig
 from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.single_pass.factory import make_engine
 from attnserve_server.errors import BundleError
 from attnserve_server.execution.pass_runner import PassRunner
 from attnserve_server.kinds import SINGLE_PASS
-from tests.fakes.passes import ATTENTION, PLAIN, golden_tensor, inputs_of, pass_manifest, seal, write_bundle
+from tests.fakes.passes import ATTENTION, MODEL_ID, PLAIN, golden_tensor, inputs_of, pass_manifest, seal, write_bundle
 
 TOLERANCES = {"classes": (0.0, 0.02), "confidence": (1.0, 0.02), "unary": (1e-5, 0.0), "pairwise": (1e-5, 0.0)}
 """Largest difference, and the share of elements that may differ by more."""
@@ -65,8 +65,8 @@ def changed(folder: Path, change: Callable[[manifest_pb2.GoldenPasses], object])
     write(folder, answers)
 
 
-def start(folder: Path) -> None:
-    bundle, config = load_bundle(folder), EngineConfig()
+def start(folder: Path, window_s: float = 0.0) -> None:
+    bundle, config = load_bundle(folder), EngineConfig(batches={MODEL_ID: BatchConfig(window_seconds=window_s)})
     for _ in golden.starting(make_engine(bundle, config), SINGLE_PASS, bundle, config):
         pass
 
@@ -91,7 +91,7 @@ def test_right_model_is_accepted_and_every_graph_was_asked(tmp_path: Path, monke
     start(right(tmp_path / "b", (("classes", "unary"), ("unary",))))
     assert asked == [(ATTENTION, 2), (PLAIN, 1)], "in one batch, and the first one without attention"
     asked.clear()
-    start(right(tmp_path / "c", (("unary",),)))
+    start(right(tmp_path / "c", (("unary",),)), window_s=0.02)
     assert asked == [(ATTENTION, 1)], "nothing is left to compare without attention"
 
 

@@ -61,8 +61,6 @@ def _picture_problems(picture: manifest_pb2.PictureInput) -> Iterator[str]:
     for index, size in enumerate(picture.sizes):
         if not (1 <= size.width <= MAX_PIXELS and 1 <= size.height <= MAX_PIXELS):
             yield f"single_pass.picture.sizes[{index}]: {size.width}x{size.height} is not between 1x1 and {MAX_PIXELS}x{MAX_PIXELS}"
-        elif picture.cell and (size.width % picture.cell or size.height % picture.cell):
-            yield f"single_pass.picture.sizes[{index}]: {size.width}x{size.height} is no multiple of the cell {picture.cell}"
     for twice in _repeated(f"{size.width}x{size.height}" for size in picture.sizes):
         yield f"single_pass.picture.sizes: {twice} is there twice"
 

@@ -71,7 +71,6 @@ BROKEN = {
     "no sizes": (change("single_pass.picture.sizes", []), f"{FIRST}: input image, and single_pass.picture.sizes is empty"),
     "size of nothing": (change("single_pass.picture.sizes.1.width", 0), "single_pass.picture.sizes[1]: 0x16 is not between 1x1"),
     "huge size": (change("single_pass.picture.sizes.1.width", 9000), "sizes[1]: 9000x16 is not between 1x1 and 8192x8192"),
-    "size and cell": (change("single_pass.picture.sizes.1.width", 9), "single_pass.picture.sizes[1]: 9x16 is no multiple of the cell 4"),
     "size twice": (change("single_pass.picture.sizes.2.height", 16), "single_pass.picture.sizes: 8x16 is there twice"),
     "label without name": (change("single_pass.labels.1.name", ""), "single_pass.labels[1]: no name"),
     "label twice": (change("single_pass.labels.1.name", "sky"), "single_pass.labels: 'sky' is there twice"),

@@ -6,13 +6,13 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.bundle.single_pass import largest_batch
-from attnserve_server.execution.pass_memory import Array, PassMemory, Shapes
+from attnserve_server.execution.pass_memory import PassMemory, Shapes
 from attnserve_server.execution.session import NUMPY_TYPES
 from attnserve_server.passes import PassPayload, PassTensor
 
@@ -56,7 +56,11 @@ class PassRunner:
                 most_of[graph] = max(most_of.get(graph, 0), self.max_batch(wants_attention=wants))
         for index, most in most_of.items():
             for sizes in self._known_sizes(index):
-                shapes, feeds = self._shapes(index, sizes), self._made_up(index, sizes)
+                shapes = self._shapes(index, sizes)
+                feeds = {
+                    tensor.name: _made_up(tensor.name, shape, sizes)
+                    for tensor, shape in zip(self._graphs[index].inputs, shapes, strict=True)
+                }
                 for batch in self._memory.batches(most):
                     self._memory.warm(index, shapes, feeds, batch)
                     yield
@@ -64,16 +68,6 @@ class PassRunner:
     def max_batch(self, *, wants_attention: bool) -> int:
         """Returns the largest batch of requests that want attention, or of those that do not."""
         return largest_batch(self.bundle.variant, wants_attention=wants_attention, asked=self._max_batch)
-
-    def made_up(self, *, wants_attention: bool) -> list[PassPayload]:
-        """Returns a request of each size that is known beforehand: a black picture, and zeros for all else."""
-        graph = self._choose(wants_attention=wants_attention)
-        if graph is None:
-            return []
-        return [
-            PassPayload({name: PassTensor(value.shape, value.tobytes()) for name, value in feeds.items()}, wants_attention)
-            for feeds in (self._made_up(graph, sizes) for sizes in self._known_sizes(graph))
-        ]
 
     def key(self, payload: PassPayload) -> BatchKey:
         """Chooses the graph of a request, the first that gives what it wants, and checks that its inputs fit.
@@ -148,18 +142,12 @@ class PassRunner:
             return []
         return sizes
 
-    def _made_up(self, graph: int, sizes: dict[str, int]) -> dict[str, Array]:
-        """Returns inputs of a request: a black picture that fills the image, and zeros for all else."""
-        tensors = self._graphs[graph].inputs
-        made = {
-            tensor.name: np.zeros(shape, NUMPY_TYPES[tensor.dtype])
-            for tensor, shape in zip(tensors, self._shapes(graph, sizes), strict=True)
-        }
-        if "size" in made and sizes:
-            made["size"][:] = [sizes["height"], sizes["width"]]
-        return made
-
     def _shapes(self, graph: int, sizes: dict[str, int]) -> Shapes:
         return tuple(
             tuple(int(axis) if axis.isdigit() else sizes[axis] for axis in tensor.axes[1:]) for tensor in self._graphs[graph].inputs
         )
+
+
+def _made_up(name: str, shape: tuple[int, ...], sizes: dict[str, int]) -> Any:
+    """Returns a value for the warm-up: a black picture that fills the image, and zeros for all else."""
+    return [sizes["height"], sizes["width"]] if name == "size" and sizes else np.zeros(shape, np.uint8)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.factory import make_pass_runner, make_profiled_runner, make_runner
+from attnserve_server.execution.factory import make_profiled_runner, make_runner
 from attnserve_server.execution.runner import StepInputs
 from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times
 
@@ -115,42 +115,6 @@ def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_run
     seconds = _median(lambda: unprofiled.run(None, feeds), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder))
-        for _ in range(num_runs):
-            session.run(None, feeds)
-        return _added_up(graph.file, seconds, node_times(session))
-
-
-def profile_pass(bundle: Bundle, size: str, batch: int, num_runs: int, *, wants_attention: bool) -> Profile:
-    """Profiles the graph of a single-pass model that the server would choose.
-
-    Args:
-        bundle: of a single-pass model.
-        size: of the input, such as "480x360"; empty for the first.
-        batch: requests of the run.
-        num_runs: number of runs with and without the profiler.
-        wants_attention: whether attention is computed.
-
-    Raises:
-        RuntimeError: no graph gives attention, or the size is none of the manifest's.
-    """
-    runner = make_pass_runner(bundle, batch)
-    for _ in runner.starting():
-        pass
-    known = [f"{each.width}x{each.height}" for each in bundle.manifest.single_pass.picture.sizes]
-    requests = dict(zip(known or [""], runner.made_up(wants_attention=wants_attention), strict=False))
-    payload = requests.get(size) if size else next(iter(requests.values()), None)
-    if payload is None:
-        what = "attention" if wants_attention and not requests else f"input of the size {size!r}"
-        raise RuntimeError(f"{bundle.manifest.model_id} has no {what}; its sizes are {', '.join(known) or 'not declared'}")
-    key = runner.key(payload)
-    seconds = _median(lambda: runner.run(key, [payload] * batch), num_runs)
-    graph = bundle.variant.passes[key.graph].graph
-    with tempfile.TemporaryDirectory() as folder:
-        session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder), has_many_shapes=True)
-        feeds = {
-            tensor.name: np.frombuffer(payload.inputs[tensor.name].data * batch, NUMPY_TYPES[tensor.dtype]).reshape(batch, *shape)
-            for tensor, shape in zip(graph.inputs, key.shapes, strict=True)
-        }
         for _ in range(num_runs):
             session.run(None, feeds)
         return _added_up(graph.file, seconds, node_times(session))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A foreign task over the single-pass engine through the whole server, with a real worker process."""
+"""A foreign task over the single-pass engine in a whole server, with a real worker process; its requests begin at the front."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import onnxruntime
 import pytest
 
 from attnserve_server.app import App
-from attnserve_server.dataplane.call import Call
-from attnserve_server.dataplane.plane import Asked
 from attnserve_server.errors import ConfigError, ExecutionFailed
 from attnserve_server.passes import PassOutcome, PassPayload, PassTensor
+from attnserve_server.request import Terms
 from tests.fakes.passes import MODEL_ID, PLAIN, inputs_of, pass_manifest, payload, write_bundle
 from tests.foreign import letters
 from tests.foreign.asking import count, made_app, metric
@@ -41,9 +40,9 @@ async def app(models: Path) -> AsyncIterator[App]:
 
 
 async def ask(app: App, content: PassPayload) -> PassOutcome:
-    pending = await app.plane.submit(Call("id"), SPEC, Asked(content))
-    answer: PassOutcome = (await pending.answer())[0]
-    return answer
+    model = app.front.resolve("", "", TASK)
+    outcome: PassOutcome = (await app.front.submit(model, content, Terms()).result()).outcome
+    return outcome
 
 
 async def test_requests_are_answered_in_batches_and_measured(app: App, models: Path) -> None:

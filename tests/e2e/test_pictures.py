@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +14,7 @@ import pytest
 from attnserve.v1 import classification_pb2, classification_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from tests.e2e.every_task import serve_every_task
 from tests.e2e.serving import SENTENCES, Server, ask, details, eventually, texts
-from tests.fuzzing import EDITS, corpus, edited
+from tests.fuzzing import corpus, randomly_edited
 from tests.photos import PHOTOS, variations
 
 NUM_FILES, AT_ONCE = 2_000, 8
@@ -103,12 +102,9 @@ def test_bad_classification_is_refused(channel: grpc.Channel) -> None:
 @pytest.mark.load
 @pytest.mark.timeout(600)
 def test_mutated_files_are_answered_or_refused(server: Server, channel: grpc.Channel) -> None:
-    rng, images, waiting, ends = random.Random(0), list(corpus("image").values()), deque[Any](), Counter[grpc.StatusCode]()
+    images, waiting, ends = list(corpus("image").values()), deque[Any](), Counter[grpc.StatusCode]()
     for number in range(NUM_FILES):
-        data = rng.choice(images)
-        for _ in range(rng.randint(1, 3)):
-            data = edited(data, rng.choice(EDITS), rng.randrange(2**16), rng.randint(1, 64), rng.randbytes(rng.randint(1, 8)))
-        waiting.append((segment if number % 2 else classify)(channel, data))
+        waiting.append((segment if number % 2 else classify)(channel, randomly_edited(images, number)))
         while len(waiting) >= AT_ONCE or (waiting and number == NUM_FILES - 1):
             ends[waiting.popleft().code()] += 1
     assert set(ends) == {grpc.StatusCode.OK, grpc.StatusCode.INVALID_ARGUMENT}, ends

@@ -75,6 +75,8 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
     parity, counts = manifest.parity, measured["classes"]
     worst = max((case.max_abs_difference for case in parity.cases), default=0.0)
     mates = measured["batch_mates"]
+    different = counts["fp32"]["different"]
+    class_text = f"{different:,} have another class, each at a near-tie" if different else "all have the same class"
     mate_text = (
         "bit-identical probabilities"
         if not mates["max_difference"]
@@ -85,7 +87,7 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
         "",
         f"fp32, both graphs, {len(parity.cases)} batches of different numbers and sizes of pictures, padded with noise: largest "
         f"difference of a probability or an attention weight {worst:.2g} (allowed: {parity.tolerance:g}). Of "
-        f"{counts['fp32']['compared']:,} {compared}, {counts['fp32']['different']:,} have another class, each at a near-tie.",
+        f"{counts['fp32']['compared']:,} {compared}, {class_text}.",
     ]
     lines += [
         f"{each.variant}, on ONNX Runtime's CPU provider, which computes part of it in 32 bits: largest difference "

@@ -54,7 +54,7 @@ def segmentation_card(
         _ious("trained weights", summary["classes"], summary["val_ious"]),
         "",
         "Published on CamVid's test split, with larger images or networks: SegNet 60.1, BiSeNet 68.7. Here it is val, one stretch "
-        "of a drive that is also in the training split.",
+        "of a drive that is also in the training split; the frames that selected the epoch lie on both sides of it.",
         "",
         *cleaned_lines("Mean IoU", summary["val_miou"], summary["val_miou_cleaned"], 1),
         *confusion_lines(summary["classes"], measured["val"]["confusion"], "pixels"),
@@ -63,9 +63,10 @@ def segmentation_card(
         *parity_lines(manifest, measured, "pixels"),
         "## Use, limits, terms",
         "",
-        "Trained on 367 frames from a car in one city, by day: it labels such scenes, and labels anything else as a street too. It "
-        "has no class for what it does not know. Poles, fences and signs are often missed, pedestrians half of the time: it must "
-        "not be relied on for safety. The maps show which cells a cell was computed from; they do not explain a class.",
+        "Trained on 367 frames from a car in one city, by day: it labels such scenes, and labels anything else as a street too. "
+        "It has no class for what it does not know. It misses most poles and fences and a third of the signs, and draws "
+        "pedestrians too large: it must not be relied on for safety. The maps show which cells a cell was computed from; they do "
+        "not explain a class.",
         "Pictures of the data set are not shown, since its terms do not allow it in a repository like this.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",

@@ -93,6 +93,13 @@ def test_segment_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Captur
         assert image.size == (8, 8)
 
 
+def test_an_option_that_is_wrong_for_all_images_ends_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", str(folder), *(f"--query={column},1" for column in range(17))]) == 1
+    error = capsys.readouterr().err
+    assert error.count("queries must be at most 16") == 1
+    assert "could not be segmented" not in error
+
+
 def test_wrong_use_of_segment(
     photo: Path, folder: Path, tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

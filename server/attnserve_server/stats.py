@@ -21,6 +21,17 @@ class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """Whether a shape ran that warm-up did not cover."""
 
 
+class RunStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """One run of a batch of a single-pass model; durations in seconds."""
+
+    run_s: float
+    """The graph's run, with the copies of its inputs and outputs."""
+    window_s: list[float]
+    """How long each request of the batch waited in the engine."""
+    is_cold: bool = False
+    """Whether a shape ran that warm-up did not cover."""
+
+
 class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """A worker's report on one model's engine since its last report."""
 
@@ -36,6 +47,8 @@ class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False)
     """Wall time that the report covers."""
     cancelled: dict[str, int] = {}
     """Requests dropped from queue or batch, by reason ("client", "deadline")."""
+    runs: list[RunStats] = []
+    """Of single-pass models, in place of steps."""
 
 
 class RequestStats(msgspec.Struct):

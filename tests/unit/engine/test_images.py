@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import MIN_SIDE, ImageLimits, Picture, read_picture
 from tests.photos import FOLDER, encoded
 
@@ -25,11 +26,11 @@ SIZE = (224, 224)
 
 
 def read(data: bytes, limits: ImageLimits = LIMITS) -> Picture:
-    return read_picture(data, limits, SIZE, 49)
+    return read_picture(data, limits, InputSizes((SIZE,)))
 
 
 def pixels(picture: Picture) -> NDArray[np.float64]:
-    return np.frombuffer(picture.source.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
+    return np.frombuffer(picture.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def expected(image: Image.Image) -> NDArray[np.float64]:
 def test_formats(photo: Image.Image, kind: str, options: dict[str, Any]) -> None:
     picture = read(encoded(photo, kind, **options))
     assert np.abs(pixels(picture) - expected(photo)).mean() < 2.0
-    assert (picture.width, picture.height, picture.source.num_cells) == (*photo.size, 49)
+    assert (picture.width, picture.height) == photo.size
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 
+from attnserve_server.engine.link.messages import Stop
 from attnserve_server.engine.worker.worker import Worker
 from attnserve_server.request import ModelKey
 from attnserve_server.scheduling.time_slices import TimeSlices
@@ -69,7 +71,7 @@ class MadeUpEngine:
 
     def __init__(self, clock: Clock, step_s: float) -> None:
         self.clock, self.step_s, self.used_s, self.num_steps = clock, step_s, 0.0, 0
-        self.has_work = True
+        self.has_work, self.due_in_s = True, 0.0
 
     def step(self) -> list[Any]:
         self.clock.now += self.step_s
@@ -113,6 +115,40 @@ def test_no_model_waits_longer_than_one_step_of_the_other() -> None:
         if fast.num_steps:
             break
     assert slow.num_steps <= before + 1
+
+
+class Planned(Channel):
+    """A channel that calls ``plan`` with the number of each wait, after it."""
+
+    def __init__(self, plan: Callable[[int], None], *groups: Sequence[Any]) -> None:
+        super().__init__(*groups)
+        self.plan = plan
+
+    def receive(self, timeout_s: float | None = 0.0) -> list[bytes]:
+        messages = super().receive(timeout_s)
+        self.plan(len(self.timeouts))
+        return messages
+
+
+def test_engine_whose_work_is_not_due_is_not_stepped_and_the_worker_waits_for_it() -> None:
+    clock = Clock()
+    first, second = MadeUpEngine(clock, 0.001), MadeUpEngine(clock, 0.001)
+    first.due_in_s, second.due_in_s = 0.5, 0.2
+    plan = {1: (0.3, 0.0, True), 2: (0.1, 0.0, False), 3: (0.0, 0.0, False), 4: (0.0, 0.0, False)}
+    steps = []
+
+    def change(number: int) -> None:
+        steps.append((first.num_steps, second.num_steps))
+        first.due_in_s, second.due_in_s, second.has_work = plan[number]
+        first.has_work = number < 4
+
+    channel: Any = Planned(change, [], [], [], [Stop()])
+    worker = Worker(channel, clock=clock)
+    worker.serve(ModelKey("made-up", "0"), first)
+    worker.serve(ModelKey("made-up", "1"), second)
+    worker.run()
+    assert channel.timeouts == [0.2, 0.0, 0.1, 0.0], "until the first one is due; not at all while one is"
+    assert steps == [(0, 0), (0, 1), (0, 1), (1, 1)]
 
 
 def test_worker_without_work_steps_nothing() -> None:

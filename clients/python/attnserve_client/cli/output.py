@@ -46,7 +46,8 @@ class Failures:
     """
 
     def __init__(self, *, is_single: bool) -> None:
-        self._is_single, self._num = is_single, 0
+        self.is_single, self._num = is_single, 0
+        """Whether the command has one item."""
 
     def report(self, error: AttnserveError) -> None:
         """Reports the error of one item.
@@ -55,7 +56,7 @@ class Failures:
             AttnserveError: ``error``, if it concerns all items: no server or model, or a wrong option.
         """
         is_of_all = isinstance(error, ServerUnreachable | ModelNotFound) or (error.field or "").startswith("options.")
-        if self._is_single or is_of_all:
+        if self.is_single or is_of_all:
             raise error
         self._num += 1
         report(error)

@@ -20,6 +20,7 @@ from attnserve_export.trained import trained_in_bundle
 from attnserve_loadtest.bench import against, against_report, offline, online, report, trees
 from attnserve_loadtest.bench.contestants import Vocabulary
 from attnserve_loadtest.bench.ctranslate2_model import save_ctranslate2
+from attnserve_loadtest.gpu.running import end_on_sigterm
 from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
 from attnserve_server.errors import StartupError
 
@@ -116,6 +117,7 @@ def _single_pass(parts: Sequence[str], name: str, num_rounds: int, out: Path) ->
     bundles = [each for each in bundles if each.manifest.HasField("single_pass") and each.manifest.task in measure.WORKS]
     if not bundles:
         raise typer.BadParameter(f"no single-pass model has {name!r} in its id")
+    end_on_sigterm()
     results, out_rows = [], list[report.Row]()
     for each in bundles:
         with output.progress(each.manifest.model_id, measure.num_runs(each.manifest.task, num_rounds)) as note:

@@ -22,6 +22,8 @@ from attnserve_loadtest.bench.servers import Load, quiet
 
 BOUNDARY = "bench-boundary-7d1c"
 _CHUNK = 1 << 16
+_APART_S = 0.004
+"""Between two connections: of those that come at once, one of several processes that listen on a port accepts all."""
 Ask = Callable[[bytes], Awaitable[bytes]]
 
 
@@ -113,6 +115,7 @@ async def _http(target: Target) -> AsyncIterator[Ask]:
         return answer
 
     try:
+        await asyncio.sleep(_APART_S)
         yield ask
     finally:
         writer.close()

@@ -79,7 +79,7 @@ def settings_of(bundle: Bundle, workers: int) -> Settings:
     manifest, single = bundle.manifest, bundle.manifest.single_pass
     colours = [label.colour for label in single.labels]
     return Settings(
-        graph=str(bundle.folder / bundle.variant.passes[0].graph.file),
+        graph=str((bundle.folder / bundle.variant.passes[0].graph.file).resolve()),
         task="segmentation" if manifest.task == manifest_pb2.TASK_SEGMENTATION else "classification",
         sizes=[(size.width, size.height) for size in single.picture.sizes],
         is_padded=single.picture.fit == manifest_pb2.FIT_PAD,
@@ -103,7 +103,7 @@ def ours(bundle: Bundle, workers: int, pictures: Sequence[bytes]) -> Iterator[Si
         models, clock = Path(name, "models"), Path(name, "clock")
         models.mkdir()
         clock.mkdir()
-        (models / bundle.manifest.model_id).symlink_to(bundle.folder.parent, target_is_directory=True)
+        (models / bundle.manifest.model_id).symlink_to(bundle.folder.resolve().parent, target_is_directory=True)
         environment = Tree.of(ROOT).environment()
         environment |= {FOLDER: str(clock), "PYTHONPATH": f"{HERE / 'clock'}{os.pathsep}{environment['PYTHONPATH']}"}
         with server_process(models, bundle.variant.name, "--workers", str(workers), environment=environment) as server:

@@ -139,5 +139,5 @@ class Work:
         return file.getvalue(), areas
 
 
-PNG_LEVEL = 6
-"""Effort of the compression, zlib's default."""
+PNG_LEVEL = 1
+"""Effort of the compression. Level 1 takes less time for a class map than the default, at a quarter more bytes."""

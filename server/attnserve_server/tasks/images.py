@@ -127,7 +127,7 @@ def _read(data: bytes, limits: ImageLimits, sizes: InputSizes, check: Callable[[
     orientation = _orientation(image)
     fitted = sizes.fitted(*((height, width) if orientation in _LYING else (width, height)))
     check(*fitted.original)
-    inside = fitted.inside[::-1] if orientation in _LYING else fitted.inside
+    inside = (fitted.inside[1], fitted.inside[0]) if orientation in _LYING else fitted.inside
     try:
         image.draft("RGB", (_DRAFT * inside[0], _DRAFT * inside[1]))  # decodes a large JPEG at a reduced scale
         image.load()

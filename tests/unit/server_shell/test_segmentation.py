@@ -22,7 +22,7 @@ from attnserve_server.tasks import segmentation
 from attnserve_server.tasks.class_map import ClassMap
 from tests.fakes.pass_models import COLOURS, NUM_QUERIES, PassFront, classifier, image_of, numbers, segmenter
 from tests.photos import encoded
-from tests.unit.server_shell.conftest import Shell, ShellFactory
+from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.test_rpc import detail, failure, reason
 
 PNG, RUNS, RAW = (
@@ -318,13 +318,9 @@ async def test_answers_are_made_where_new_images_are_refused(shell: Shell, monke
     monkeypatch.setattr("attnserve_server.dataplane.offload.MAX_PENDING", 1)
     pause = Pause(0.2)
     monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
-    first = [asyncio.ensure_future(segment(shell, picture()))]
-    while len(shell.front.payloads) < 1:
-        await asyncio.sleep(0.002)
-    while pause.num_begun < 1:
-        await asyncio.sleep(0.002)
+    calls = [asyncio.ensure_future(segment(shell, picture()))]
+    await until(lambda: pause.num_begun == 1)
     for number in range(2, 6):  # each is prepared beside those whose answers are made
-        first.append(asyncio.ensure_future(segment(shell, picture())))
-        while len(shell.front.payloads) < number:
-            await asyncio.sleep(0.002)
-    assert all(answer.map.png == b"made" for answer in await asyncio.gather(*first))
+        calls.append(asyncio.ensure_future(segment(shell, picture())))
+        await until(lambda number=number: len(shell.front.payloads) == number)
+    assert all(answer.map.png == b"made" for answer in await asyncio.gather(*calls))

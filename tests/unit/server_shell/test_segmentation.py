@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,7 +17,6 @@ from PIL import ExifTags, Image
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from attnserve_server.tasks import segmentation
-from attnserve_server.tasks.class_map import ClassMap
 from tests.fakes.pass_models import COLOURS, NUM_QUERIES, PassFront, classifier, image_of, numbers, segmenter
 from tests.photos import encoded
 from tests.unit.server_shell.conftest import Shell, ShellFactory
@@ -265,66 +262,3 @@ async def test_class_without_a_label_is_an_internal_error(shell: Shell) -> None:
     shell.front.alter = alter
     error = await failure(segment(shell, picture()))
     assert (error.code(), reason(error)) == (grpc.StatusCode.INTERNAL, "EXECUTION_FAILED")
-
-
-# --- Threads ---
-
-
-class Pause:
-    """Replaces the encoding of PNG files by a pause that only holds its own thread."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.num_begun = seconds, 0
-
-    def __call__(self, made: ClassMap, palette: bytes) -> bytes:
-        self.num_begun += 1
-        time.sleep(self.seconds)
-        return b"made"
-
-
-async def longest_gap(work: Any) -> float:
-    """The longest time for which the event loop did not run while something was awaited."""
-    longest, task = 0.0, asyncio.ensure_future(work)
-    last = time.monotonic()
-    while not task.done():
-        await asyncio.sleep(0.001)
-        longest, last = max(longest, time.monotonic() - last), time.monotonic()
-    await task
-    return longest
-
-
-async def test_loop_runs_while_answers_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    pause = Pause(0.6)
-    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
-    assert await longest_gap(segment(shell, picture())) < 0.3
-    assert pause.num_begun == 1
-
-
-async def test_loop_that_makes_answers_itself_is_seen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    from attnserve_server.dataplane import plane
-
-    class Inline(plane.Pending):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args[:5])
-
-    monkeypatch.setattr(plane, "Pending", Inline)
-    pause = Pause(0.6)
-    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
-    assert await longest_gap(segment(shell, picture())) > 0.5
-
-
-async def test_answers_are_made_where_new_images_are_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The model has run for them: they wait for a thread, however many do."""
-    monkeypatch.setattr("attnserve_server.dataplane.offload.MAX_PENDING", 1)
-    pause = Pause(0.2)
-    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
-    first = [asyncio.ensure_future(segment(shell, picture()))]
-    while len(shell.front.payloads) < 1:
-        await asyncio.sleep(0.002)
-    while pause.num_begun < 1:
-        await asyncio.sleep(0.002)
-    for number in range(2, 6):  # each is prepared beside those whose answers are made
-        first.append(asyncio.ensure_future(segment(shell, picture())))
-        while len(shell.front.payloads) < number:
-            await asyncio.sleep(0.002)
-    assert all(answer.map.png == b"made" for answer in await asyncio.gather(*first))

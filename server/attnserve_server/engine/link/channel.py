@@ -18,6 +18,10 @@ from typing import cast
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 18
+_LARGE = 1 << 16
+"""Bytes from which on a copy of a message, to put its length before it, costs more than a second system call."""
+_SOCKET_BUFFER = 1 << 22
+"""Bytes that the system holds for the other end if it permits so many; an image is then sent in one piece."""
 
 
 def _framed(message: bytes) -> bytes:
@@ -39,7 +43,8 @@ class _Frames:
             end = start + cast(int, _LENGTH.unpack_from(buffer, begin)[0])
             if end > len(buffer):
                 break
-            messages.append(bytes(buffer[start:end]))
+            with memoryview(buffer) as view:  # a slice of the buffer itself would be a second copy
+                messages.append(bytes(view[start:end]))
             begin = end
         del buffer[:begin]
         return messages
@@ -61,6 +66,8 @@ class FrontEnd(asyncio.Protocol):
         """Makes a pair: the front's end, and the socket that a worker inherits."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            for each in (ours, theirs):
+                each.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
             _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
         except BaseException:
             ours.close()
@@ -71,7 +78,11 @@ class FrontEnd(asyncio.Protocol):
     def send(self, message: bytes) -> None:
         """Sends a message; a message to a dead worker is dropped."""
         if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(_framed(message))
+            if len(message) < _LARGE:
+                self._transport.write(_framed(message))
+            else:
+                self._transport.write(_LENGTH.pack(len(message)))
+                self._transport.write(message)
 
     def close(self) -> None:
         """Closes this end."""

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentations are rendered off the event loop, on the threads that prepare images, which never refuse them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from attnserve_server.dataplane import plane
+from attnserve_server.tasks.class_map import ClassMap
+from tests.fakes.pass_models import PassFront
+from tests.unit.server_shell.conftest import Shell, ShellFactory, until
+from tests.unit.server_shell.test_segmentation import picture, segment
+
+
+@pytest.fixture
+async def shell(make_shell: ShellFactory) -> Shell:
+    return await make_shell(PassFront())
+
+
+class Pause:
+    """Replaces the encoding of PNG files by a pause that only holds its own thread."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.num_begun = seconds, 0
+
+    def __call__(self, made: ClassMap, palette: bytes) -> bytes:
+        self.num_begun += 1
+        time.sleep(self.seconds)
+        return b"made"
+
+
+async def longest_gap(work: Any) -> float:
+    """The longest time for which the event loop did not run while something was awaited."""
+    longest, task = 0.0, asyncio.ensure_future(work)
+    last = time.monotonic()
+    while not task.done():
+        await asyncio.sleep(0.001)
+        longest, last = max(longest, time.monotonic() - last), time.monotonic()
+    await task
+    return longest
+
+
+async def test_loop_runs_while_answers_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = Pause(0.6)
+    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
+    assert await longest_gap(segment(shell, picture())) < 0.3
+    assert pause.num_begun == 1
+
+
+async def test_loop_that_makes_answers_itself_is_seen(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Inline(plane.Pending):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args[:5])
+
+    monkeypatch.setattr(plane, "Pending", Inline)
+    pause = Pause(0.6)
+    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
+    assert await longest_gap(segment(shell, picture())) > 0.5
+
+
+async def test_answers_are_made_where_new_images_are_refused(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model has run for them: they wait for a thread, however many do."""
+    monkeypatch.setattr("attnserve_server.dataplane.offload.MAX_PENDING", 1)
+    pause = Pause(0.2)
+    monkeypatch.setattr(ClassMap, "png", lambda *args: pause(*args))
+    calls = [asyncio.ensure_future(segment(shell, picture()))]
+    await until(lambda: pause.num_begun == 1)
+    for number in range(2, 6):  # each is prepared beside those whose answers are made
+        calls.append(asyncio.ensure_future(segment(shell, picture())))
+        await until(lambda number=number: len(shell.front.payloads) == number)
+    assert all(answer.map.png == b"made" for answer in await asyncio.gather(*calls))

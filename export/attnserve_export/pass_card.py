@@ -85,7 +85,7 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
     lines = [
         "## Parity with PyTorch",
         "",
-        f"fp32, both graphs, {len(parity.cases)} batches of different numbers and sizes of pictures, padded with noise: largest "
+        f"fp32, both graphs, {len(parity.cases)} batches of different numbers and sizes of pictures: largest "
         f"difference of a probability or an attention weight {worst:.2g} (allowed: {parity.tolerance:g}). Of "
         f"{counts['fp32']['compared']:,} {compared}, {class_text}.",
     ]

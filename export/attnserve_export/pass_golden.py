@@ -23,7 +23,7 @@ from attnserve_export.parity_sources import Array
 from attnserve_export.pass_runner import PROBABILITIES, Outputs, placed, reference
 
 EXACT_DIFFERENCE, DIFFERENCE = 1e-3, 0.05
-"""Largest difference of a probability or an attention weight, of fp32 and of other variants."""
+"""Largest difference of a probability or an attention weight, as a share of the largest one, of fp32 and of other variants."""
 EXACT_SHARE, SHARE = 0.001, 0.02
 """Largest share of pixels whose class may differ, of fp32 and of other variants."""
 CLASSES, CONFIDENCE = "classes", "confidence"
@@ -38,23 +38,30 @@ def golden_passes(manifest: manifest_pb2.Manifest, model: nn.Module) -> manifest
 
     The first has all outputs; the others have none that is attention, and no confidence, so that the file stays small.
     """
-    found = manifest_pb2.GoldenPasses()
+    found, all_answers = manifest_pb2.GoldenPasses(), list[Outputs]()
     for feeds in _made_up(manifest):
         answers = _answers(manifest, reference(model, feeds))
         if found.passes:
             answers = {name: answers[name] for name in (CLASSES, PROBABILITIES) if name in answers}
         inputs = {name: value[0] for name, value in feeds.items()}
         found.passes.add(inputs=_tensors(inputs), outputs=_tensors(answers))
-    names = [each.name for each in found.passes[0].outputs]
+        all_answers.append(answers)
     for variant in dict.fromkeys(each.name for each in manifest.variants):
-        is_exact = variant == EXACT
-        for name in names:
-            if name in (CLASSES, CONFIDENCE):
-                difference = 0.0 if name == CLASSES else (1.0 if is_exact else 255 * DIFFERENCE)
-                found.tolerances.add(variant=variant, output=name, difference=difference, share=EXACT_SHARE if is_exact else SHARE)
-            else:
-                found.tolerances.add(variant=variant, output=name, difference=EXACT_DIFFERENCE if is_exact else DIFFERENCE)
+        found.tolerances.extend(_tolerance(variant, name, value) for name, value in all_answers[0].items())
     return found
+
+
+def _tolerance(variant: str, name: str, expected: Array) -> manifest_pb2.GoldenOutputTolerance:
+    """Of an output; that of attention is in proportion to its largest weight, since weights of many cells are small."""
+    is_exact = variant == EXACT
+    difference, share = (EXACT_DIFFERENCE, EXACT_SHARE) if is_exact else (DIFFERENCE, SHARE)
+    if name == CLASSES:
+        return manifest_pb2.GoldenOutputTolerance(variant=variant, output=name, share=share)
+    if name == CONFIDENCE:
+        steps = 1.0 if is_exact else 255 * DIFFERENCE
+        return manifest_pb2.GoldenOutputTolerance(variant=variant, output=name, difference=steps, share=share)
+    largest = float(f"{difference * float(expected.max()):.1e}")
+    return manifest_pb2.GoldenOutputTolerance(variant=variant, output=name, difference=largest)
 
 
 def _made_up(manifest: manifest_pb2.Manifest) -> Iterator[dict[str, Array]]:

@@ -60,7 +60,7 @@ def batch_mates(runner: PassRunner, manifest: manifest_pb2.Manifest, pictures: S
         drawn = [pictures[index] for index in rng.integers(len(pictures), size=count)]
         feeds = {"image": np.stack(drawn)}
         if picture.fit == manifest_pb2.FIT_PAD:
-            drawn = [each[: each.shape[0] - 20 * at] for at, each in enumerate(drawn)]
+            drawn = [each[: each.shape[0] * (16 - at) // 16] for at, each in enumerate(drawn)]
             feeds = placed(drawn, size.width, size.height, picture.cell, rng)
         together = runner.run(feeds)
         for at in range(count):

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from PIL import Image
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest
+from attnserve_export.graphs.parts import part_of
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_independence import MAX_MATE_DIFFERENCE, MIN_SAME_SHARE, batch_mates, padding
 from attnserve_export.pass_runner import PROBABILITIES, PassRunner, mask_of, placed, reference
@@ -146,6 +148,22 @@ def test_the_approximate_variant_gives_nearly_the_same_classes(model_id: str) ->
         feeds = placed(photos(SHAPES[:1]), 480, 360, 16, np.random.default_rng(0))
     exact, half = (runner(FOLDERS[model_id], attention=False, variant=name).run(feeds) for name in ("fp32", "fp16"))
     assert (exact[PROBABILITIES].argmax(1) == half[PROBABILITIES].argmax(1)).mean() >= 0.999
+
+
+@pytest.mark.parametrize(
+    ("model_id", "file", "parts"),
+    [
+        ("dnl-camvid", "segment.onnx", {"trunk", "pairwise", "unary", "decoder"}),
+        (
+            "cbam-cifar10",
+            "classify.onnx",
+            {"stem", "stage 1", "stage 2", "stage 3", "channel attention", "spatial attention", "output"},
+        ),
+    ],
+)
+def test_nodes_are_named_after_their_parts(model_id: str, file: str, parts: set[str]) -> None:
+    nodes = onnx.load(FOLDERS[model_id] / file, load_external_data=False).graph.node
+    assert {part_of(node) for node in nodes if node.name} == parts
 
 
 def test_the_declared_tensors_are_those_of_the_graphs() -> None:

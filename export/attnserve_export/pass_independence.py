@@ -42,7 +42,8 @@ def check_independence(folder: Path, manifest: manifest_pb2.Manifest, pictures: 
     if not mates["max_difference"] <= MAX_MATE_DIFFERENCE or mates["different_classes"]:
         problems.append(f"batch mates change a probability by {mates['max_difference']:.2g}, classes {mates['different_classes']}")
     if manifest.single_pass.picture.fit == manifest_pb2.FIT_PAD:
-        found["padding"] = padding(runner, manifest, pictures)
+        plain = PassRunner(folder, variant.passes[0], manifest.task, is_plain=True)
+        found["padding"] = padding(plain, manifest, pictures)
         if not found["padding"]["least_share"] >= MIN_SAME_SHARE:
             problems.append(f"in another size {1 - found['padding']['least_share']:.2%} of a picture's pixels have another class")
     if problems:
@@ -88,7 +89,7 @@ def padding(
             found = []
             for size in manifest.single_pass.picture.sizes:
                 if cut.shape[0] <= size.height and cut.shape[1] <= size.width:
-                    found.append(_classes(runner, cut, size, is_masked=is_masked))
+                    found.append(classes_in(runner, cut, size, is_masked=is_masked))
             shares += [float((each == found[0]).mean()) for each in found[1:]]
     return {
         "least_share": round(min(shares), 5),
@@ -98,15 +99,19 @@ def padding(
 
 
 def cuts(picture: Array) -> list[Array]:
-    """The whole picture, its lower three quarters, and its middle scaled down: shapes for which different sizes are chosen."""
+    """The whole picture, its lower three quarters, its middle, and the whole scaled down to sides that are multiples of 16 pixels,
+    where the padding begins with a new cell.
+    """
     height, width = picture.shape[:2]
     tall = picture[:, width // 4 : width // 4 + width * 9 // 16]
     wide = picture[height // 4 :]
-    smaller = np.asarray(Image.fromarray(picture).resize((width * 3 // 4, height * 3 // 4), Image.Resampling.BICUBIC))
+    smaller = np.asarray(
+        Image.fromarray(picture).resize((width * 11 // 15 // 16 * 16, height * 11 // 15 // 16 * 16), Image.Resampling.BICUBIC)
+    )
     return [picture, wide, tall, smaller]
 
 
-def _classes(runner: PassRunner, picture: Array, size: manifest_pb2.PictureSize, *, is_masked: bool) -> Array:
+def classes_in(runner: PassRunner, picture: Array, size: manifest_pb2.PictureSize, *, is_masked: bool) -> Array:
     """Of a picture in the corner of an image: (h, w)."""
     height, width = picture.shape[:2]
     image = np.full((1, size.height, size.width, 3), 127, np.uint8)

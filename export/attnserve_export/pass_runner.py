@@ -56,19 +56,20 @@ class PassRunner:
         folder: the bundle's.
         graph: of a variant.
         task: the model's.
+        is_plain: whether the graph is run as it is; then a segmentation graph gives no probabilities.
     """
 
-    def __init__(self, folder: Path, graph: manifest_pb2.PassGraph, task: Any) -> None:
+    def __init__(self, folder: Path, graph: manifest_pb2.PassGraph, task: Any, *, is_plain: bool = False) -> None:
         path = folder / graph.graph.file
         self.file = graph.graph.file
-        self._is_segmentation = task == manifest_pb2.TASK_SEGMENTATION
-        self._session = session(with_logits(path) if self._is_segmentation else path)
+        self._is_segmentation = task == manifest_pb2.TASK_SEGMENTATION and not is_plain
+        self.session = session(with_logits(path) if self._is_segmentation else path)
         self._inputs = [each.name for each in graph.graph.inputs]
-        self._names = [each.name for each in self._session.get_outputs()]
+        self._names = [each.name for each in self.session.get_outputs()]
 
     def run(self, feeds: Feeds) -> Outputs:
         """Returns all outputs, with ``PROBABILITIES``: (B, class), or (B, class, height, width)."""
-        found = cast(list[Array], self._session.run(self._names, {name: feeds[name] for name in self._inputs}))
+        found = cast(list[Array], self.session.run(self._names, {name: feeds[name] for name in self._inputs}))
         outputs = dict(zip(self._names, found, strict=True))
         if self._is_segmentation:
             height, width = feeds["image"].shape[1:3]

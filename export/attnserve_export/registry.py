@@ -27,8 +27,7 @@ MAX_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A config class (its arguments: size of the vocabulary or number of classes, then the keys of a recipe's ``model``), its module,
-    and its graphs."""
+    """A config class (its arguments: vocabulary size or number of classes, then a recipe's ``model``), its module, its graphs."""
 
     config: Callable[..., Any]
     module: Callable[[Any], nn.Module]

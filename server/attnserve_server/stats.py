@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
+
+
+class Measured(enum.Enum):
+    """What an engine's reports hold beside the counts that all have."""
+
+    STEPS = "decode steps over slots"
+    RUNS = "runs of batches"
 
 
 class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):

@@ -17,8 +17,11 @@ from google.protobuf import json_format
 from onnx import TensorProto, helper, numpy_helper
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.engine.front.served_models import ServedModel
+from attnserve_server.kinds import SINGLE_PASS
 from attnserve_server.passes import PassPayload, PassTensor
 from tests.fakes.bundles import FLOAT32, INT64, tensor
+from tests.fakes.models import make_bundle
 
 UINT8 = "DATA_TYPE_UINT8"
 MODEL_ID = "small-passes"
@@ -61,6 +64,12 @@ def pass_manifest(max_batch: int = 4, model_id: str = MODEL_ID) -> dict[str, Any
     }
 
 
+def pass_model(max_batch: int = 4, model_id: str = MODEL_ID) -> ServedModel:
+    """A served model whose bundle is only a manifest."""
+    manifest = json_format.ParseDict(pass_manifest(max_batch, model_id), manifest_pb2.Manifest())
+    return ServedModel(make_bundle(manifest), SINGLE_PASS, None, 8, 0)
+
+
 def graph(declared: Mapping[str, Any]) -> onnx.ModelProto:
     """The ONNX graph of a declared one: it computes what its outputs need."""
     rng = np.random.default_rng(0)
@@ -97,11 +106,12 @@ def graph(declared: Mapping[str, Any]) -> onnx.ModelProto:
         ]
     nodes = [helper.make_node(op, inputs, [output], name=output, **attributes) for op, inputs, output, attributes in steps]
     weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    made = helper.make_graph(nodes, "pass", _values(declared["inputs"]), _values(declared["outputs"]), weights)
+    made = helper.make_graph(nodes, "pass", values(declared["inputs"]), values(declared["outputs"]), weights)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
 
-def _values(tensors: Sequence[Mapping[str, Any]]) -> list[onnx.ValueInfoProto]:
+def values(tensors: Sequence[Mapping[str, Any]]) -> list[onnx.ValueInfoProto]:
+    """The tensors of a declared graph as ONNX has them."""
     sizes = ([int(axis) if axis.isdigit() else axis for axis in each["axes"]] for each in tensors)
     return [
         helper.make_tensor_value_info(each["name"], _TYPES[each["dtype"]], size) for each, size in zip(tensors, sizes, strict=True)

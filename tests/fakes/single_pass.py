@@ -98,11 +98,13 @@ def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> 
 
 
 def refuse(request: Any, context: Any) -> None:
-    """Refuses a file that begins with "bad"."""
+    """Refuses a file that begins with "bad", and more than 16 queries."""
     from tests.fakes.server import Failure
 
     if request.image.startswith(b"bad"):
         Failure(grpc.StatusCode.INVALID_ARGUMENT, "image is bad", "INVALID_REQUEST", "image").abort(context)
+    if len(getattr(request, "queries", ())) > 16:
+        Failure(grpc.StatusCode.INVALID_ARGUMENT, "queries must be at most 16", "INVALID_REQUEST", "queries").abort(context)
 
 
 @dataclass

@@ -118,7 +118,7 @@ class SegmentKeywords(TypedDict, total=False):
         return_unary: Return the unary map.
         queries: Pixels of the upright image, column and row, whose pairwise maps to return; at most 16.
         format: Form of the class map on the network; the answer's array is the same. "run_lengths" by default; "png" is smaller
-            but needs Pillow, "raw" is the largest.
+            but needs Pillow, "raw" is the largest. The server refuses "raw" for large images.
         priority: From -2 to 2; a higher priority is served sooner.
     """
 

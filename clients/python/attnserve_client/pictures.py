@@ -40,17 +40,27 @@ def upright(image: bytes, most: int | None = None) -> Pixels:
     return np.asarray(photo)
 
 
-def lit(pixels: Pixels, weights: NDArray[np.float32], extent: tuple[float, float] | None = None) -> Pixels:
+def lit(pixels: Pixels, weights: NDArray[np.float32]) -> Pixels:
     """Returns an image with the brightness of attention: full at the largest weight.
 
     Args:
         pixels: the image.
-        weights: not negative, (rows, columns).
+        weights: not negative, (rows, columns); they cover the whole image.
+    """
+    light = _DARKEST + (1 - _DARKEST) * stretched(weights / max(float(weights.max()), 1e-6), pixels)[..., None]
+    shown: Pixels = (pixels * light).astype(np.uint8)
+    return shown
+
+
+def stretched(weights: NDArray[np.float32], pixels: Pixels, extent: tuple[float, float] | None = None) -> NDArray[np.float32]:
+    """Returns weights at the size of an image, (height, width), interpolated and clipped to 0 to 1.
+
+    Args:
+        weights: (rows, columns).
+        pixels: the image.
         extent: columns and rows of cells that the image covers, from the upper left corner; None for all.
     """
     box = (0.0, 0.0, *extent) if extent is not None else None
-    relative = Image.fromarray(weights / max(float(weights.max()), 1e-6))
-    scaled = relative.resize(pixels.shape[1::-1], Image.Resampling.BICUBIC, box)
-    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(scaled), 0, 1)[..., None]
-    shown: Pixels = (pixels * light).astype(np.uint8)
-    return shown
+    scaled = Image.fromarray(weights.astype(np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC, box)
+    clipped: NDArray[np.float32] = np.clip(np.asarray(scaled), 0, 1)
+    return clipped

@@ -7,15 +7,17 @@ import math
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from numpy.typing import NDArray
 from PIL import Image
 
 from attnserve_client.attention_plot import INK
 from attnserve_client.pass_types import ClassArea, PairwiseMap, Segmentation
-from attnserve_client.pictures import Pixels, lit, upright
+from attnserve_client.pictures import Pixels, stretched, upright
 
 _TILE_IN = 3.4
 _GAP_IN = 0.12
@@ -25,7 +27,9 @@ _LEGEND_COLUMN_IN = 1.7
 _COLUMNS = 3
 _DPI = 100
 _TILE_PIXELS = 680
-_MARK = "#ffe14d"
+_MARK = "#5de6ff"
+_TOP_QUANTILE, _MOST_OVER_TOP = 0.99, 4.0
+"""The brightest colour is that of this quantile of a map's weights, or of a fourth of the largest weight if that is more."""
 
 
 def save_class_map(path: Path, segmentation: Segmentation) -> None:
@@ -76,7 +80,7 @@ def draw_attention(segmentation: Segmentation, image: bytes) -> Figure:
         image: its image file.
 
     Returns:
-        The figure, at most three pictures wide.
+        The figure, two or three pictures wide.
 
     Raises:
         ValueError: the segmentation has no attention.
@@ -89,11 +93,20 @@ def draw_attention(segmentation: Segmentation, image: bytes) -> Figure:
     extent = segmentation.width / attention.cell_width, segmentation.height / attention.cell_height
     tiles = [("classes", _coloured(segmentation, pixels), attention.pairwise)]
     if attention.unary is not None:
-        tiles.append(("unary: what all pixels attend to", lit(pixels, attention.unary, extent), ()))
+        tiles.append(("unary: what all pixels attend to", _heated(pixels, attention.unary, extent), ()))
     for number, each in enumerate(attention.pairwise, 1):
         label = f"pairwise: query {number} at ({each.query[0]}, {each.query[1]})"
-        tiles.append((label, lit(pixels, each.weights, extent), (each,)))
+        tiles.append((label, _heated(pixels, each.weights, extent), (each,)))
     return _laid_out(tiles, segmentation)
+
+
+def _heated(pixels: Pixels, weights: NDArray[np.float32], extent: tuple[float, float]) -> Pixels:
+    """Returns the grey photo under the colours of a map: bright for large weights. A few largest weights may share one colour."""
+    top = max(float(np.quantile(weights, _TOP_QUANTILE)), float(weights.max()) / _MOST_OVER_TOP, 1e-12)
+    colours = 255 * colormaps["inferno"](stretched(weights / top, pixels, extent))[..., :3]
+    grey = pixels.mean(-1, keepdims=True)
+    heated: Pixels = np.rint(0.35 * grey + 0.65 * colours).astype(np.uint8)
+    return heated
 
 
 def _coloured(segmentation: Segmentation, pixels: Pixels) -> Pixels:
@@ -104,17 +117,18 @@ def _coloured(segmentation: Segmentation, pixels: Pixels) -> Pixels:
 
 
 def _laid_out(tiles: list[tuple[str, Pixels, tuple[PairwiseMap, ...]]], segmentation: Segmentation) -> Figure:
-    columns, rows = min(_COLUMNS, len(tiles)), math.ceil(len(tiles) / _COLUMNS)
+    columns = 2 if len(tiles) in (2, 4) else _COLUMNS
+    rows = math.ceil(len(tiles) / columns)
     tile_height = _TILE_IN * tiles[0][1].shape[0] / tiles[0][1].shape[1]
     width = columns * (_TILE_IN + _GAP_IN) + _GAP_IN
     per_row = max(1, int(width / _LEGEND_COLUMN_IN))
-    legend_in = _LEGEND_ROW_IN * (1 + math.ceil(len(segmentation.present) / per_row))
+    legend_in = _LEGEND_ROW_IN * (0.5 + math.ceil(len(segmentation.present) / per_row))
     tall = rows * (tile_height + _TITLE_IN) + legend_in
     figure = Figure(figsize=(width, tall), facecolor="white")
     FigureCanvasAgg(figure)
     numbers = {id(each): number for number, each in enumerate(tiles[0][2], 1)}
     for index, (title, picture, queries) in enumerate(tiles):
-        row, column = divmod(index, _COLUMNS)
+        row, column = divmod(index, columns)
         left, bottom = _GAP_IN + column * (_TILE_IN + _GAP_IN), tall - (row + 1) * (tile_height + _TITLE_IN)
         figure.text(left / width, (bottom + tile_height + 0.07) / tall, title, fontsize=9, color=INK)
         axes = figure.add_axes((left / width, bottom / tall, _TILE_IN / width, tile_height / tall))

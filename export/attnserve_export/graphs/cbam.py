@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.spec import FLOAT32, UINT8, Graphs, GraphSpec, VariantSpec, tensor
-from attnserve_export.models.cbam import DEVIATION, IMAGE_SIZE, MEAN, Cbam
+from attnserve_export.models.cbam import IMAGE_SIZE, Cbam
 
-CPU_BATCH, CUDA_BATCH = 16, 64
+CPU_BATCH, CUDA_BATCH = 8, 64
+"""Largest batches. On a CPU an image takes 0.75 ms alone, 0.61 in batches of 4, 0.63 in batches of 8 and more."""
 NORMS = {"stem": "norm", "conv_1": "norm_1", "conv_2": "norm_2"}
 """Convolutions with the normalisations that a bundle's module has folded into them."""
 

@@ -26,7 +26,7 @@ from attnserve_export.models.disentangled_nonlocal import LEVEL_STRIDES, STRIDE,
 SIZES = ((480, 360), (360, 480), (480, 272), (480, 480))
 """Width and height of the images that the bundle declares."""
 NUM_QUERIES = 16
-CPU_BATCH, CUDA_BATCH = 1, 16
+CPU_BATCH, CUDA_BATCH = 1, 8
 NORMS = {"reduce": "norm", "project": "norm"}
 """Convolutions with the normalisations that a bundle's module has folded into them."""
 _LEVELS = (1, 2, 4)

@@ -12,11 +12,12 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 @torch.no_grad()
 def fold_norms(model: nn.Module, norms: Mapping[str, str]) -> None:
-    """Replaces each convolution and its batch normalisation by one convolution with bias, in place; the normalisation becomes identity.
+    """Replaces each convolution and its batch normalisation by one convolution with bias, in place.
 
     Args:
         model: it is set to evaluation mode.
         norms: attribute of a convolution -> attribute of its normalisation, in the same module. Modules without both are left.
+            A folded normalisation becomes the identity.
     """
     for module in model.eval().modules():
         for conv_name, norm_name in norms.items():

@@ -21,6 +21,9 @@ from attnserve_server.tasks.fit import Size, nearest
 RUNS_TYPE = 3
 """zlib's strategy Z_RLE. For class maps its files are smaller than those of other strategies at any level, in the same time."""
 _VALUES = 256
+_LEVELS = np.arange(_VALUES) / (_VALUES - 1)
+_CHUNK = 8192
+"""Pixels that are counted at once. NumPy copies them to 8 bytes each; so little memory is not new, and stays in the cache."""
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -50,25 +53,31 @@ class ClassMap:
         Args:
             confidence: (height, width) of the small map, the probability of each pixel's class in units of 1/255.
         """
-        both = np.empty((*self.small.shape, 2), np.uint8)  # one joint histogram counts faster than two weighted ones
-        both[..., 0], both[..., 1] = confidence, self.small
-        joint, num_classes = both.reshape(-1).view("<u2"), int(self.small.max()) + 1
-        repeats = self._repeats()
-        counts = np.bincount(joint, None if repeats is None else repeats.reshape(-1), num_classes * _VALUES)
-        counts = counts.reshape(num_classes, _VALUES)
-        pixels = counts.sum(1)
-        shares = pixels / pixels.sum()
-        means = counts @ np.arange(_VALUES) / np.maximum(pixels, 1) / (_VALUES - 1)
-        return [ClassArea(*each) for each in zip(range(num_classes), shares.tolist(), means.tolist(), strict=True)]
+        num_classes, of_rows, of_columns = int(self.small.max()) + 1, *self._repeats()
+        counts = np.zeros(num_classes * _VALUES)
+        height, width = self.small.shape
+        step = max(_CHUNK // width, 1)
+        both = np.empty((step, width, 2), np.uint8)  # one joint histogram counts faster than two weighted ones
+        joint = both.reshape(-1).view("<u2")
+        for begin in range(0, height, step):
+            rows = slice(begin, min(begin + step, height))
+            num_rows = rows.stop - begin
+            both[:num_rows, :, 0], both[:num_rows, :, 1] = confidence[rows], self.small[rows]
+            repeats = None if of_columns is None else np.outer(of_rows[rows], of_columns).reshape(-1)
+            counts += np.bincount(joint[: num_rows * width], repeats, counts.size)
+        by_value = counts.reshape(num_classes, _VALUES)
+        pixels = by_value.sum(1)
+        means = by_value @ _LEVELS / np.maximum(pixels, 1)
+        return [ClassArea(*each) for each in zip(range(num_classes), (pixels / pixels.sum()).tolist(), means.tolist(), strict=True)]
 
-    def _repeats(self) -> npt.NDArray[np.float64] | None:
-        """Returns how often each pixel occurs in the scaled map; None if all do equally often."""
+    def _repeats(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64] | None]:
+        """Returns how often each row and column occurs in the scaled map; no columns if all pixels occur equally often."""
         (height, width), (columns, rows) = self.small.shape, self.size
         if rows % height == 0 and columns % width == 0:
-            return None
+            return np.ones(height), None
         of_rows = np.bincount(nearest(height, rows), minlength=height)
         of_columns = np.bincount(nearest(width, columns), minlength=width)
-        return np.outer(of_rows, of_columns).astype(np.float64)
+        return of_rows.astype(np.float64), of_columns.astype(np.float64)
 
     def png(self, palette: bytes) -> bytes:
         """Returns an indexed PNG file of the scaled map; ``palette`` has red, green and blue of each class."""

@@ -57,7 +57,7 @@ class InputSizes:
 
     def fitted(self, width: int, height: int) -> Fitted:
         """Chooses the size that needs the least share of padding, the first of equal ones, and scales the picture into it."""
-        size = max(self.sizes, key=lambda each: _covered(each, (width, height))) if len(self.sizes) > 1 else self.sizes[0]
+        size = max(self.sizes, key=lambda each: _covered(each, (width, height)))
         return Fitted(size, _inside(size, (width, height)) if self.pads else size, (width, height))
 
 

@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -40,6 +41,14 @@ _LYING = (5, 6, 7, 8)
 """Orientations that swap width and height."""
 _JPEG_END = b"\xff\xd9"
 _NOISE = b"\x55" * 64
+_BLOCK, _NUM_BLOCKS = 1 << 20, 16
+"""Size in bytes of the blocks in which Pillow keeps pixels, and number of free blocks that it does not return to the system.
+
+With memory that is new for each image, a third of the time of decoding 480 x 360 pixels goes to the system's page faults.
+"""
+_pillow = cast(Any, Image).core  # not in Pillow's types; its page "Block allocator" describes it
+_pillow.set_block_size(_BLOCK)
+_pillow.set_blocks_max(_NUM_BLOCKS)
 _DRAFT = 2
 """A JPEG is decoded at a reduced scale of at least this many times the width and height that the model gets."""
 
@@ -118,7 +127,7 @@ def _read(data: bytes, limits: ImageLimits, sizes: InputSizes, check: Callable[[
     orientation = _orientation(image)
     fitted = sizes.fitted(*((height, width) if orientation in _LYING else (width, height)))
     check(*fitted.original)
-    inside = fitted.inside[::-1] if orientation in _LYING else fitted.inside
+    inside = (fitted.inside[1], fitted.inside[0]) if orientation in _LYING else fitted.inside
     try:
         image.draft("RGB", (_DRAFT * inside[0], _DRAFT * inside[1]))  # decodes a large JPEG at a reduced scale
         image.load()

@@ -78,7 +78,7 @@ def test_segment_writes_its_files(photo: Path, tmp_path: Path, server: FakeServe
     with Image.open(overlay) as image:
         assert (image.format, image.size) == ("JPEG", (60, 40))
     with Image.open(maps) as image:
-        assert image.size[0] > 900  # three tiles beside each other
+        assert image.size[0] > 700  # two tiles beside each other
 
 
 def test_segment_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -91,6 +91,13 @@ def test_segment_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in maps.iterdir()) == ["a.png.png", "b.JPG.png"]
     with Image.open(maps / "b.JPG.png") as image:
         assert image.size == (8, 8)
+
+
+def test_an_option_that_is_wrong_for_all_images_ends_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["segment", str(folder), *(f"--query={column},1" for column in range(17))]) == 1
+    error = capsys.readouterr().err
+    assert error.count("queries must be at most 16") == 1
+    assert "could not be segmented" not in error
 
 
 def test_wrong_use_of_segment(

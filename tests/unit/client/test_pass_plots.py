@@ -58,9 +58,9 @@ def test_attention_is_lit_at_its_cells(client: Any, tmp_path: Path) -> None:
     figure = draw_attention(answer, WHITE)
     classes, unary, first, second = (np.asarray(axes.images[0].get_array()) for axes in figure.axes)
     assert classes[0, 0].tolist() == [185, 185, 255]
-    assert unary[:4, :4].mean() > 2 * unary[20:, 30:].mean()
-    assert first[-4:, -4:].mean() > 2 * first[:20, :30].mean()
-    assert second[18:22, 28:32].mean() > 2 * second[:10, :10].mean()
+    assert unary[:4, :4].mean() > 1.5 * unary[20:, 30:].mean()
+    assert first[-4:, -4:].mean() > 1.5 * first[:20, :30].mean()
+    assert second[18:22, 28:32].mean() > 1.5 * second[:10, :10].mean()
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["Sky 50.0 %", "Road 50.0 %"]
     size = save_attention(tmp_path / "maps.png", answer, WHITE)

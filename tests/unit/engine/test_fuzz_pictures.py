@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections import Counter
 from typing import Any
@@ -18,20 +17,11 @@ from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import CLASSIFICATION, SEGMENTATION, TaskSpec
 from attnserve_server.tasks.segmentation import AskedSegmentation
 from tests.fakes.pass_models import classifier, image_of, numbers, segmenter
-from tests.fuzzing import EDITS, corpus, edited
+from tests.fuzzing import corpus, randomly_edited
 
 IMAGES = list(corpus("image").values())
 LIMITS = Limits(100, ImageLimits(max_bytes=100_000, max_pixels=4_000_000))
 NUM_FILES, MOST_S = 2_000, 20.0
-
-
-def mutation(seed: int) -> bytes:
-    """A kept image with up to three edits."""
-    rng = random.Random(seed)
-    data = rng.choice(IMAGES)
-    for _ in range(rng.randint(1, 3)):
-        data = edited(data, rng.choice(EDITS), rng.randrange(2**16), rng.randint(1, 64), rng.randbytes(rng.randint(1, 8)))
-    return data
 
 
 def prepared(spec: TaskSpec, model: ServedModel, asked: Any) -> bool:
@@ -59,7 +49,7 @@ def prepared(spec: TaskSpec, model: ServedModel, asked: Any) -> bool:
 def test_mutated_files_are_prepared_or_refused() -> None:
     segmentation, classification, ends = segmenter(), classifier(), Counter[tuple[str, bool]]()
     for seed in range(NUM_FILES):
-        data = mutation(seed)
+        data = randomly_edited(IMAGES, seed)
         asked = AskedSegmentation(data, return_unary=seed % 2 == 0, queries=[(20, 20)] if seed % 3 == 0 else [])
         ends["segmentation", prepared(SEGMENTATION, segmentation, asked)] += 1
         ends["classification", prepared(CLASSIFICATION, classification, AskedClassification(data))] += 1

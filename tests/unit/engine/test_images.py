@@ -204,3 +204,16 @@ def test_limits_come_before_the_decoder(photo: Image.Image) -> None:
     with pytest.raises(InvalidRequest, match="must have at most 159,999 pixels; it has 400 x 400"):
         read(data, ImageLimits(10_000_000, 159_999))
     read(data, ImageLimits(len(data), 160_000))
+
+
+def test_memory_of_decoded_images_is_used_again(photo: Image.Image) -> None:
+    """New memory costs more time than decoding: each of its pages is a fault."""
+    data, core = encoded(photo.resize((480, 360)), "JPEG"), getattr(Image, "core")  # noqa: B009
+    read(data)
+    core.reset_stats()
+    for _ in range(20):
+        read(data)
+    stats = core.get_stats()
+    assert stats["reused_blocks"] >= 20
+    assert stats["freed_blocks"] <= 2
+    assert core.get_block_size() * core.get_blocks_max() <= 16 * 2**20

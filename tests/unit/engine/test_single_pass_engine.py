@@ -19,6 +19,7 @@ from attnserve_server.engine.worker.single_pass.engine import PassEngine
 from attnserve_server.engine.worker.single_pass.factory import make_engine
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
 from attnserve_server.execution.factory import make_pass_runner
+from attnserve_server.execution.pass_host import HostPasses
 from attnserve_server.passes import PassPayload, PassTensor
 from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
 from tests.fakes.clock import Clock
@@ -263,8 +264,9 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def test_memory_is_flat_over_a_thousand_sizes(bundle: Bundle, clock: Clock) -> None:
-    engine, rng = started(bundle, clock), np.random.default_rng(0)
+def growth_mib(engine: PassEngine) -> float:
+    """Growth of the memory over the last 900 of a thousand random sizes."""
+    rng = np.random.default_rng(0)
 
     def runs(number: int) -> None:
         for seed in range(number):
@@ -274,8 +276,26 @@ def test_memory_is_flat_over_a_thousand_sizes(bundle: Bundle, clock: Clock) -> N
     runs(100)
     before = resident_mib()
     runs(900)
-    assert resident_mib() - before < 16
+    return resident_mib() - before
+
+
+def test_memory_is_flat_over_a_thousand_sizes(bundle: Bundle, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = started(bundle, clock)
+    assert growth_mib(engine) < 16
     assert sum(each.is_cold for each in engine.stats().runs) > 900
+    kept, call = [], HostPasses.call
+
+    def keeping(memory: HostPasses, *args: Any) -> Any:
+        kept.append(call(memory, *args))
+        return kept[-1]
+
+    monkeypatch.setattr(HostPasses, "call", keeping)
+    assert growth_mib(started(bundle, clock)) > 16, "buffers that are kept for each size are seen"
+
+
+@pytest.mark.parametrize(("most", "batches"), [(1, [1]), (2, [2, 1]), (20, [20, 1])])
+def test_batches_of_the_warm_up_begin_with_the_largest(bundle: Bundle, most: int, batches: list[int]) -> None:
+    assert HostPasses(bundle).batches(most) == batches
 
 
 def test_payload_and_outcome_survive_the_link() -> None:

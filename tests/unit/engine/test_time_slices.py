@@ -5,17 +5,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from attnserve.v1 import manifest_pb2
 from attnserve_server.engine.link.messages import Stop
+from attnserve_server.engine.worker.iterative.loop import EngineLoop
+from attnserve_server.engine.worker.single_pass.engine import PassEngine
 from attnserve_server.engine.worker.worker import Worker
-from attnserve_server.request import ModelKey
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.kinds import SINGLE_PASS
+from attnserve_server.passes import PassPayload
+from attnserve_server.request import DecodeOptions, ModelKey, Terms, Work, sequence_work
+from attnserve_server.scheduling.scheduler import SchedulerConfig
 from attnserve_server.scheduling.time_slices import TimeSlices
 from attnserve_server.stats import EngineStats
 from tests.fakes.channel import Channel
 from tests.fakes.clock import Clock
+from tests.fakes.models import make_bundle
+from tests.fakes.runner import FakeRunner
 
 
 def test_time_is_shared_and_not_turns() -> None:
@@ -84,7 +93,7 @@ class MadeUpEngine:
 
 
 def make_worker(clock: Clock, *engines: Any) -> Worker:
-    channel: Any = Channel()
+    channel: Any = Channel(kinds=[SINGLE_PASS])
     worker = Worker(channel, clock=clock)
     for index, engine in enumerate(engines):
         worker.serve(ModelKey("made-up", str(index)), engine)
@@ -115,6 +124,68 @@ def test_no_model_waits_longer_than_one_step_of_the_other() -> None:
         if fast.num_steps:
             break
     assert slow.num_steps <= before + 1
+
+
+BATCH_S, STEP_S = 0.1, 0.001
+
+
+def waits_of_steps() -> tuple[list[float], float]:
+    """How long each decode step waits beside batches that are always due, and the steps' share of the time.
+
+    Both engines are the real ones, over fake graphs.
+    """
+    clock = Clock()
+    passes = PassEngine(fake_passes(clock, BATCH_S), 0.0, clock)
+    fake_runner = FakeRunner(4)
+    loop = EngineLoop(cast(IterativeRunner, fake_runner), SchedulerConfig(4, admit_wait_s=0.0), clock)
+    loop.start()
+    worker = make_worker(clock, passes, loop)
+    steps, run_step = list[tuple[float, float]](), fake_runner.step
+
+    def timed(inputs: Any) -> Any:
+        began, clock.now = clock.now, clock.now + STEP_S
+        steps.append((began, clock.now))
+        return run_step(inputs)
+
+    fake_runner.step = timed  # type: ignore[method-assign]
+    for number in range(1000):
+        passes.submit(Work(number, ModelKey("made-up", "0"), Terms(), 1, 1.0, PassPayload({}), "-"))
+        if number % 20 == 0:
+            options = DecodeOptions(max_tokens=20, min_tokens=20)
+            loop.submit(sequence_work(10_000 + number, [5, 6, 3], options))
+    began = clock.now
+    while loop.has_work:
+        worker.step()
+    waits = [after[0] - before[1] for before, after in itertools.pairwise([(0.0, began), *steps])]
+    return waits, sum(after - before for before, after in steps) / (clock.now - began)
+
+
+def test_decode_step_waits_for_one_batch_of_a_single_pass_model_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits, share = waits_of_steps()
+    assert len(waits) > 200
+    assert max(waits) == pytest.approx(BATCH_S), "one batch, and never two"
+    assert share == pytest.approx(0.5, abs=0.15), "and the time is shared"
+    monkeypatch.setattr(TimeSlices, "choose", lambda _, active: active[0])
+    assert max(waits_of_steps()[0]) > 2 * BATCH_S, "the test sees it"
+
+
+def fake_passes(clock: Clock, batch_s: float) -> Any:
+    """A runner whose batches, of four requests, take ``batch_s``."""
+
+    class Runner:
+        bundle = make_bundle(manifest_pb2.Manifest(model_id="made-up", version="0", variants=[manifest_pb2.Variant()]))
+
+        def key(self, payload: PassPayload) -> int:
+            return 0
+
+        def max_batch(self, *, wants_attention: bool) -> int:
+            return 4
+
+        def run(self, key: int, payloads: Sequence[PassPayload]) -> tuple[list[dict[str, Any]], bool]:
+            clock.now += batch_s
+            return [{} for _ in payloads], False
+
+    return Runner()
 
 
 class Planned(Channel):

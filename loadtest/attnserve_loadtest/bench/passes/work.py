@@ -115,7 +115,7 @@ class Work:
         if len({sample.feeds["image"].shape for sample in samples}) > 1:
             return [self.run([sample])[0] for sample in samples]
         feeds = {name: np.stack([sample.feeds[name] for sample in samples]) for name in samples[0].feeds}
-        outputs = self._session.run(None, feeds)
+        outputs: list[Any] = list(self._session.run(None, feeds))
         return [[output[index] for output in outputs] for index in range(len(samples))]
 
     def top(self, outputs: Sequence[Any]) -> dict[str, Any]:

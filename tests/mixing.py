@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -25,6 +25,7 @@ class Seen:
     """The clients' measurements of a time span."""
 
     translations: int = 0
+    pieces: int = 0
     views: int = 0
     gaps: list[float] = field(default_factory=list)
     """Seconds between pieces."""
@@ -36,19 +37,21 @@ class Seen:
         return float(np.quantile(self.gaps, 0.99))
 
 
-async def load(server: Server, readers: int, viewers: int, view: View) -> Seen:
-    """Runs so many clients of each kind for a time; measurements while they start and end do not count."""
+async def load(server: Server, readers: int, viewers: int, view: View, texts: Sequence[str] = SENTENCES) -> Seen:
+    """Runs so many clients of each kind for a time, of streams of these texts; measurements while they start and end do not count."""
     seen, counts, ends = Seen(), False, False
-    texts = itertools.cycle(SENTENCES)
+    asked = itertools.cycle(texts)
 
     async def read(channel: grpc.aio.Channel) -> None:
         stub, latest = translation_pb2_grpc.TranslationServiceStub(channel), None
-        async for message in stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=next(texts)), timeout=60):
+        async for message in stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=next(asked)), timeout=60):
             now = time.perf_counter()
             if message.WhichOneof("event") == "result":
                 seen.translations += counts
-            elif latest is not None and counts:
-                seen.gaps.append(now - latest)
+            elif counts:
+                seen.pieces += len(message.delta.pieces)
+                if latest is not None:
+                    seen.gaps.append(now - latest)
             latest = now
 
     async def look(channel: grpc.aio.Channel) -> None:

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 Size = tuple[int, int]
 TOP = 5
 _DRAFT = 2
+_LYING = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +82,16 @@ class Work:
     def read(self, picture: bytes | Image.Image) -> Sample:
         """Decodes a picture, or what Pillow has opened but not decoded, and scales it."""
         image = Image.open(io.BytesIO(picture)) if isinstance(picture, bytes) else picture
-        target = self._target(image.size)
-        image.draft("RGB", (_DRAFT * target[0], _DRAFT * target[1]))
+        is_lying = image.getexif().get(ExifTags.Base.Orientation, 1) in _LYING
+        own = (image.height, image.width) if is_lying else image.size
+        target = inner = self._target(own)
+        draft = (_DRAFT * target[0], _DRAFT * target[1])
+        image.draft("RGB", draft[::-1] if is_lying else draft)
         image = ImageOps.exif_transpose(image).convert("RGB")
-        own, inner = image.size, target
         if self._settings.is_padded:
             factor = min(target[0] / own[0], target[1] / own[1])
             inner = max(1, round(own[0] * factor)), max(1, round(own[1] * factor))
-        pixels = np.asarray(image if own == inner else image.resize(inner, Image.Resampling.BICUBIC))
+        pixels = np.asarray(image if image.size == inner else image.resize(inner, Image.Resampling.BICUBIC))
         if not self._settings.is_padded:
             return Sample({"image": pixels}, own)
         if inner != target:

@@ -48,7 +48,9 @@ def classification_card(
         *cleaned_lines("Accuracy (%)", accuracy, summary["val_accuracy_cleaned"], 100),
         *confusion_lines(summary["classes"], measured["val"]["confusion"], "images"),
         *_gain(summary),
-        *picture("classification.png", "Pictures with their classes and spatial maps", pictures),
+        *picture(
+            "classification.jpg", "A photo that is not from the data set, with its classes and the maps of each block", pictures
+        ),
         *parity_lines(manifest, measured, "images"),
         "## Use, limits, terms",
         "",

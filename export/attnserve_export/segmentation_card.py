@@ -59,7 +59,7 @@ def segmentation_card(
         *cleaned_lines("Mean IoU", summary["val_miou"], summary["val_miou_cleaned"], 1),
         *confusion_lines(summary["classes"], measured["val"]["confusion"], "pixels"),
         *_gain(summary),
-        *picture("segmentation.png", "A street scene: classes, confidence, unary map and a pairwise map", pictures),
+        *picture("segmentation.jpg", "A street that is not from the data set: classes, unary map and two pairwise maps", pictures),
         *parity_lines(manifest, measured, "pixels"),
         "## Use, limits, terms",
         "",

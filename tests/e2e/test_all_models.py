@@ -24,7 +24,8 @@ from tests.e2e.serving import (
 )
 
 TRANSLATORS = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
-ARCHITECTURES = {**TRANSLATORS, "show-attend-tell-flickr8k": "show-attend-tell"}
+SINGLE_PASS = {"dnl-camvid": "disentangled_nonlocal", "cbam-cifar10": "cbam"}
+ARCHITECTURES = {**TRANSLATORS, "show-attend-tell-flickr8k": "show-attend-tell", **SINGLE_PASS}
 
 
 def manifest(channel: grpc.Channel, model: str) -> manifest_pb2.Manifest:
@@ -34,7 +35,7 @@ def manifest(channel: grpc.Channel, model: str) -> manifest_pb2.Manifest:
 def test_all_are_there_and_one_is_the_default(channel: grpc.Channel) -> None:
     listed = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest()).models
     assert {each.id: each.architecture for each in listed} == ARCHITECTURES
-    assert {each.variant for each in listed} == {"int8"}
+    assert {each.id: each.variant for each in listed} == {name: "fp32" if name in SINGLE_PASS else "int8" for name in ARCHITECTURES}
     assert ask(channel, SENTENCES[0]).model == "transformer-en-de"
     assert manifest(channel, "").model_id == "transformer-en-de"
 

@@ -16,7 +16,7 @@ def samples(text: str, name: str) -> list[tuple[dict[str, str], float]]:
 
 
 def summary(text: str) -> list[tuple[str, str]]:
-    """Returns name and value of each figure that the demo shows: requests, generated tokens, rows in a step."""
+    """Returns name and value of each figure that the demo shows: requests, generated tokens, rows in a step, images in a batch."""
     found: list[tuple[str, str]] = []
     for labels, value in samples(text, "attnserve_requests_total"):
         if value and labels.get("model"):
@@ -26,4 +26,7 @@ def summary(text: str) -> list[tuple[str, str]]:
     found.append(("tokens generated", f"{tokens:.0f}"))
     if steps:
         found += [("decode steps", f"{steps:.0f}"), ("rows per step, mean", f"{rows / steps:.2f}")]
+    batches, requests = (sum(value for _, value in samples(text, f"attnserve_batch_size_{part}")) for part in ("count", "sum"))
+    if batches:
+        found += [("batches of images", f"{batches:.0f}"), ("images per batch, mean", f"{requests / batches:.2f}")]
     return found

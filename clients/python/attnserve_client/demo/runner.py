@@ -21,6 +21,7 @@ from attnserve_client.demo.server import SERVER_COMMAND, DemoServer
 from attnserve_client.demo.steps import STEPS, Stage
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.security import Security
+from attnserve_client.types import Task
 
 RESULTS = Path("results")
 
@@ -83,7 +84,7 @@ def _show_models(client: Client, console: Console, results: Path) -> None:
         raise ToolError("the server serves no model: is its model repository (deploy/models, or --models) empty?")
     console.print(models_table(models))
     num_shown = 0
-    for task in dict.fromkeys(model.task for model in models):
+    for task in sorted({model.task for model in models}, key=list(Task).index):
         of_task = [model for model in models if model.task is task]
         default = client.get_model("").model.id
         of_task.sort(key=lambda model: model.id != default)

@@ -49,7 +49,7 @@ def classification_card(
         *confusion_lines(summary["classes"], measured["val"]["confusion"], "images"),
         *_gain(summary),
         *picture(
-            "classification.jpg", "A photo that is not from the data set, with its classes and the maps of each block", pictures
+            "classification.jpg", "A photo that is not from the data set: its classes and the maps of each block", pictures
         ),
         *parity_lines(manifest, measured, "images"),
         "## Use, limits, terms",

@@ -12,8 +12,8 @@ import pytest
 
 from attnserve.v1 import caption_pb2, caption_pb2_grpc
 from tests.e2e.captioning import serve_captions
+from tests.e2e.mixing import SECONDS, load
 from tests.e2e.serving import Server
-from tests.mixing import SECONDS, load
 from tests.photos import variations
 
 READERS, VIEWERS = 8, 4

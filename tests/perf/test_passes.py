@@ -16,8 +16,8 @@ from PIL import Image, ImageOps
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from tests.e2e.captioning import repository
+from tests.e2e.mixing import SECONDS, Seen, load
 from tests.e2e.serving import LONG_TEXT, MODELS, Server, serve
-from tests.mixing import SECONDS, Seen, load
 from tests.photos import PHOTOS
 
 MODEL = "dnl-camvid"

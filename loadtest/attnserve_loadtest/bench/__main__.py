@@ -92,18 +92,28 @@ def bench(
                 found_wire = online.measure_wire(model, sentences, rounds, note)
             _add(rows, report.wire_rows(found_wire))
     workload = {"sentences": len(sentences.texts), "data": "multi30k test_2016_flickr" if data else "golden", "rounds": rounds}
-    out.mkdir(parents=True, exist_ok=True)
-    report.save_json(out / "bench.json", rows, results, found_online, found_wire, workload)
-    (out / "bench.md").write_text(report.markdown(rows) + "\n", encoding="utf-8")
-    if found_online:
-        report.save_plot(out / "bench.png", found_online)
-    _show(report.table(rows), out)
+    _save(out, rows, (results, found_online, found_wire), workload)
 
 
 def _known(parts: Sequence[str]) -> Sequence[str]:
     if unknown := set(parts) - set(PARTS):
         raise typer.BadParameter(f"no part {sorted(unknown)[0]!r}: there are {', '.join(PARTS)}")
     return parts
+
+
+def _save(
+    out: Path,
+    rows: list[report.Row],
+    found: tuple[list[offline.PointResult], online.OnlineResult | None, online.WireResult | None],
+    workload: dict[str, Any],
+) -> None:
+    """Writes the comparison with CTranslate2, and prints its table."""
+    out.mkdir(parents=True, exist_ok=True)
+    report.save_json(out / "bench.json", rows, *found, workload)
+    (out / "bench.md").write_text(report.markdown(rows) + "\n", encoding="utf-8")
+    if found[1]:
+        report.save_plot(out / "bench.png", found[1])
+    _show(report.table(rows), out)
 
 
 def _single_pass(parts: Sequence[str], name: str, num_rounds: int, out: Path) -> None:

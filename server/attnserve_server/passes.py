@@ -7,16 +7,50 @@ declares. The structs are as those of ``request.py``.
 
 from __future__ import annotations
 
+from typing import cast
+
 import msgspec
 
 from attnserve_server.request import Done, Failed, Work
 
 
-class PassTensor(msgspec.Struct, frozen=True, array_like=True, gc=False):
+class PassTensor(msgspec.Struct, frozen=True, array_like=True, omit_defaults=True, gc=False):
     """A tensor of one request."""
 
     shape: tuple[int, ...]
     data: bytes
+    """Its elements; a view of shared memory in a worker; empty while ``place`` says where they are."""
+    place: tuple[int, int] | None = None
+    """First byte in the memory that front and worker share, and number of bytes; None if the elements are in ``data``."""
+
+
+Tensors = dict[str, PassTensor]
+
+
+def num_bytes_of(tensors: Tensors) -> int:
+    """Returns the size of all elements."""
+    return sum(len(tensor.data) for tensor in tensors.values())
+
+
+def placed(tensors: Tensors, memory: memoryview, begin: int) -> Tensors:
+    """Writes tensors to shared memory, one after the other from ``begin`` on; returns them without their elements."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        end = begin + len(tensor.data)
+        memory[begin:end] = tensor.data
+        found[name] = PassTensor(tensor.shape, b"", (begin, end - begin))
+        begin = end
+    return found
+
+
+def taken(tensors: Tensors, memory: memoryview, *, copies: bool) -> Tensors:
+    """Returns tensors with the elements that :func:`placed` wrote: as copies, or as views of the memory."""
+    found: Tensors = {}
+    for name, tensor in tensors.items():
+        begin, size = tensor.place or (0, 0)
+        view = memory[begin : begin + size]
+        found[name] = PassTensor(tensor.shape, bytes(view) if copies else cast(bytes, view))
+    return found
 
 
 class PassPayload(msgspec.Struct, tag="pass", array_like=True, omit_defaults=True, gc=False):
@@ -29,6 +63,19 @@ class PassPayload(msgspec.Struct, tag="pass", array_like=True, omit_defaults=Tru
     wants_attention: bool = False
     num_source: int = 1
     """Number of attended positions, in proportion to which the request costs time."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the inputs."""
+        return num_bytes_of(self.inputs)
+
+    def placed(self, memory: memoryview, begin: int) -> PassPayload:
+        """See :func:`placed`."""
+        return msgspec.structs.replace(self, inputs=placed(self.inputs, memory, begin))
+
+    def taken(self, memory: memoryview, *, copies: bool) -> PassPayload:
+        """See :func:`taken`."""
+        return msgspec.structs.replace(self, inputs=taken(self.inputs, memory, copies=copies))
 
     @property
     def num_rows(self) -> int:
@@ -66,7 +113,15 @@ class PassOutcome(msgspec.Struct, tag="pass", array_like=True, omit_defaults=Tru
     @property
     def num_bytes(self) -> int:
         """Size of the outputs."""
-        return sum(len(tensor.data) for tensor in self.outputs.values())
+        return num_bytes_of(self.outputs)
+
+    def placed(self, memory: memoryview, begin: int) -> PassOutcome:
+        """See :func:`placed`."""
+        return PassOutcome(placed(self.outputs, memory, begin), self.batch_size)
+
+    def taken(self, memory: memoryview, *, copies: bool) -> PassOutcome:
+        """See :func:`taken`."""
+        return PassOutcome(taken(self.outputs, memory, copies=copies), self.batch_size)
 
     def as_part(self, request_id: int) -> None:
         """See ``kinds.py: Outcome``: the kind does not stream."""

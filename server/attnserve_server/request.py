@@ -111,6 +111,8 @@ class Work(msgspec.Struct, Generic[PayloadT], tag="work", array_like=True, omit_
     payload: PayloadT
     log_id: str = "-"
     """The client's request id, for the logs of front and worker."""
+    block: tuple[int, int] | None = None
+    """Where its tensors are in the memory that front and worker share (``engine/link/shared.py``); None if in the payload."""
 
 
 class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_defaults=True, gc=False):
@@ -123,6 +125,8 @@ class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_
     first_token_at: float
     finished_at: float
     num_steps: int
+    is_placed: bool = False
+    """Whether the outcome's tensors are in the block of its request, see :attr:`Work.block`."""
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, omit_defaults=True, gc=False):

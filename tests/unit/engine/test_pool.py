@@ -131,6 +131,30 @@ async def test_failed_start_leaves_no_descriptor_open(started: Started, monkeypa
     assert num_descriptors() == before
 
 
+def shared_memories() -> int:
+    """Number of mappings of memory that this process shares with workers."""
+    return Path("/proc/self/maps").read_text(encoding="utf-8").count("memfd:attnserve")
+
+
+async def test_killed_workers_leave_no_shared_memory(started: Started) -> None:
+    before = num_descriptors()
+    assert shared_memories() == 1
+    for number in (1, 2, 3):
+        started.kill()
+        assert await started.successor() == f"worker-0.{number}"
+        assert shared_memories() == 1
+    assert num_descriptors() == before
+    await started.pool.stop(0)
+    assert shared_memories() == 0
+
+
+async def test_system_without_shared_memory_starts_workers_all_the_same(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    started.kill()
+    assert await started.successor() == "worker-0.1"
+    assert shared_memories() == 0
+
+
 async def test_each_worker_inherits_its_own_socket_alone(tmp_path: Path) -> None:
     pool, came = WorkerPool(4, python=write_interpreter(tmp_path / "interpreter")), asyncio.Queue[str]()
     await pool.open()

@@ -18,11 +18,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from attnserve_server.engine.link.channel import FrontEnd
-from attnserve_server.engine.link.messages import ENCODER, FromWorker, Hello, Stop, ToWorker, from_worker
+from attnserve_server.engine.link.messages import ENCODER, Freed, FromWorker, Hello, Progress, Stop, ToWorker, from_worker
+from attnserve_server.engine.link.shared import FrontMemory
 from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.machine import usable_cpus
 from attnserve_server.metrics import logs
+from attnserve_server.request import Work
 
 MAX_DEATHS_AT_START = 3
 DEATHS_AT_START = "the workers die before they are ready; their log has the reason"
@@ -62,6 +64,7 @@ class WorkerPool:
         """Once it is set, no process is started any more."""
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ends: dict[str, FrontEnd] = {}
+        self._memories: dict[str, FrontMemory] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
         self._num_lost, self._last_end = 0, ""
@@ -120,7 +123,9 @@ class WorkerPool:
     def send(self, worker: str, message: ToWorker) -> None:
         """Sends a message to a worker; a message to a dead worker is dropped."""
         if worker in self._ends:
-            self._ends[worker].send(ENCODER.encode(message))
+            memory = self._memories.get(worker)
+            shared = memory.share(message) if memory is not None and isinstance(message, Work) else message
+            self._ends[worker].send(ENCODER.encode(shared))
 
     def pids(self) -> dict[str, int]:
         """Returns the process id of each running worker."""
@@ -154,7 +159,14 @@ class WorkerPool:
 
     def _receive(self, worker: str, data: bytes) -> None:
         try:
-            self._on_message(worker, self._decoder.decode(data))
+            message, memory = self._decoder.decode(data), self._memories.get(worker)
+            if isinstance(message, Freed):
+                if memory is not None:
+                    memory.free(message.request_ids)
+                return
+            if isinstance(message, Progress) and memory is not None and memory.num_blocks:
+                message.events = memory.receive(message.events)
+            self._on_message(worker, message)
         except Exception:
             log.exception("a message of worker %s could not be handled", worker)
 
@@ -187,27 +199,38 @@ class WorkerPool:
         """
         end, theirs = await FrontEnd.open(functools.partial(self._receive, name))
         self._ends[name] = end
+        with contextlib.suppress(OSError):  # without it all goes through the socket
+            self._memories[name] = FrontMemory()
         try:
             with theirs:  # closed before another process is started
-                process = self._processes[name] = await self._spawn(name, theirs)
+                process = self._processes[name] = await self._spawn(name, theirs, self._memories.get(name))
             return f"(pid {process.pid}) ended with code {await process.wait()}"
         finally:
             self._ends.pop(name, None)
             self._processes.pop(name, None)
             end.close()
+            if (memory := self._memories.pop(name, None)) is not None:
+                memory.close()
 
-    async def _spawn(self, name: str, theirs: socket.socket) -> asyncio.subprocess.Process:
-        """Starts a process that inherits one socket.
+    async def _spawn(self, name: str, theirs: socket.socket, memory: FrontMemory | None) -> asyncio.subprocess.Process:
+        """Starts a process that inherits one socket, and the memory that it shares with the front.
 
         With these arguments the standard library takes ``posix_spawn``. Its other way falls back to ``fork`` where the system
         refuses a process, and gRPC's fork handlers then stop its threads for good. (Other descriptors are not inheritable anyway.)
         """
-        arguments = "-m", "attnserve_server.engine.worker", str(theirs.fileno()), name, self._asked_device
-        async with self._starting:
-            theirs.set_inheritable(True)
-            return await asyncio.create_subprocess_exec(
-                *(self._python, *arguments), close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
-            )
+        shared = memory.descriptor if memory is not None else -1
+        arguments = "-m", "attnserve_server.engine.worker", str(theirs.fileno()), name, self._asked_device, str(shared)
+        try:
+            async with self._starting:
+                theirs.set_inheritable(True)
+                if memory is not None:
+                    os.set_inheritable(shared, True)
+                return await asyncio.create_subprocess_exec(
+                    *(self._python, *arguments), close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
+                )
+        finally:
+            if memory is not None:
+                memory.close_descriptor()
 
 
 def auto_workers(device: str) -> int:

@@ -90,6 +90,12 @@ class Broken(msgspec.Struct, tag="broken", array_like=True, gc=False):
     generation: int
 
 
+class Freed(msgspec.Struct, tag="freed", array_like=True, gc=False):
+    """Reports requests that will have no answer since their model was unloaded; their blocks are free."""
+
+    request_ids: list[int]
+
+
 class Progress(msgspec.Struct, Generic[EventT], tag="progress", array_like=True, gc=False):
     """Reports the events of one or several iterations of the engine of the model that ``stats`` names."""
 
@@ -100,6 +106,7 @@ class Progress(msgspec.Struct, Generic[EventT], tag="progress", array_like=True,
 
 ToWorker = Configure | Load | Unload | Work[Any] | Cancel | Stop
 FromWorker = Hello | Loading | Ready | Broken | Progress[Any]
+"""Messages about models and requests; :class:`Freed` concerns the link alone."""
 
 ENCODER = msgspec.msgpack.Encoder()
 
@@ -111,13 +118,13 @@ def to_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder[T
     return msgspec.msgpack.Decoder(_any_of((Configure, Load, Unload, work, Cancel, Stop)))
 
 
-def from_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder[FromWorker]:
+def from_worker(kinds: Iterable[Kind] = (ITERATIVE,)) -> msgspec.msgpack.Decoder[FromWorker | Freed]:
     """Makes a decoder of a worker's messages, for models of these kinds."""
     known = tuple(kinds)
     outcomes, parts = tuple(kind.outcome for kind in known), tuple(kind.part for kind in known if kind.part is not None)
     done: Any = Done[_any_of(outcomes)]  # type: ignore[misc]
     progress: Any = Progress[_any_of((Failed, done, *parts))]  # type: ignore[misc]
-    return msgspec.msgpack.Decoder(_any_of((Hello, Loading, Ready, Broken, progress)))
+    return msgspec.msgpack.Decoder(_any_of((Hello, Loading, Ready, Broken, Freed, progress)))
 
 
 def _any_of(types: tuple[Any, ...]) -> Any:

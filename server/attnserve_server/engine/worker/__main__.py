@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: a worker process, see ``worker.py``."""
+"""``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE MEMORY``: a worker process, see ``worker.py``."""
 
 from attnserve_server.process import ignore_stop_signals
 

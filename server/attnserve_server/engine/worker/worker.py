@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A worker process: owns engines, and steps them.
 
-The front starts it as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: descriptor of the inherited socket, name
-of the worker, device. Between steps it reads the socket, and waits there only while no engine has anything to do. Models share its
-time fairly (``scheduling/time_slices.py``).
+The front starts it as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE MEMORY``: descriptor of the inherited
+socket, name of the worker, device, descriptor of the memory that it shares with the front (-1 for none). Between steps it reads the
+socket, and waits there only while no engine has anything to do. Models share its time fairly (``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from attnserve_server.engine.link.messages import (
     Broken,
     Cancel,
     Configure,
+    Freed,
     FromWorker,
     Hello,
     Load,
@@ -38,6 +39,7 @@ from attnserve_server.engine.link.messages import (
     Unload,
     to_worker,
 )
+from attnserve_server.engine.link.shared import WorkerMemory
 from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.beat import Beat
 from attnserve_server.engine.worker.engine import Engine, make_engine
@@ -82,10 +84,18 @@ class Worker:
         channel: connection to the front.
         device: device of the engines.
         clock: monotonic.
+        memory: shared with the front; None for none.
     """
 
-    def __init__(self, channel: WorkerEnd, device: str = "cpu", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        channel: WorkerEnd,
+        device: str = "cpu",
+        clock: Callable[[], float] = time.monotonic,
+        memory: WorkerMemory | None = None,
+    ) -> None:
         self._channel, self._device, self._clock = channel, device, clock
+        self._memory = memory or WorkerMemory()
         self._time_slices, self._beat = TimeSlices(), Beat(self._send)
         self._served: dict[ModelKey, Served] = {}
         self._starting: dict[ModelKey, Starting] = {}
@@ -139,7 +149,7 @@ class Worker:
 
     def _handle(self, message: ToWorker) -> None:
         if isinstance(message, Work):
-            self._served[message.model].engine.submit(message)
+            self._served[message.model].engine.submit(self._memory.received(message))
         elif isinstance(message, Cancel):
             if message.model in self._served:
                 self._served[message.model].engine.cancel(message.request_id, message.reason)
@@ -213,6 +223,8 @@ class Worker:
         if self._served.pop(model, None) is not None or self._starting.pop(model, None) is not None:
             self._time_slices.forget(model)
             self._has_changed = True
+        if dropped := self._memory.dropped(model):
+            self._send(Freed(dropped))
 
     def _learn(self, path: str) -> None:
         """Imports a kind by its path, and adds its messages to those that the worker decodes.
@@ -227,10 +239,10 @@ class Worker:
     def _report(self, served: Served) -> None:
         now = self._clock()
         if served.pending or not served.engine.has_work or now - served.reported_at >= _REPORT_S:
-            self._send(Progress(served.pending, served.engine.stats()))
+            self._send(Progress(self._memory.sent(served.pending), served.engine.stats()))
             served.pending, served.reported_at = [], now
 
-    def _send(self, message: FromWorker) -> None:
+    def _send(self, message: FromWorker | Freed) -> None:
         self._channel.send(ENCODER.encode(message))
 
 
@@ -244,4 +256,4 @@ def main() -> None:
     logs.configure_logging(os.environ.get(logs.FORMAT_VARIABLE, "text"), os.environ.get(logs.LEVEL_VARIABLE, "INFO"))
     descriptor, device = int(sys.argv[1]), resolve_device(sys.argv[3])
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the front has closed its end
-        Worker(WorkerEnd(descriptor), device).run()
+        Worker(WorkerEnd(descriptor), device, memory=WorkerMemory(int(sys.argv[4]))).run()

@@ -83,13 +83,15 @@ class Offload:
 class Preparing:
     """Prepares requests without blocking the event loop: small ones inline, others on threads.
 
+    Answers are made on other threads: an image may take seconds to decode, and no answer waits for those of other requests.
+
     Args:
         name: prefix of the thread names.
         what: plural noun for the error message ("too many images at once").
     """
 
     def __init__(self, name: str, what: str) -> None:
-        self._offload = Offload(name, what)
+        self._offload, self._answers = Offload(name, what), Offload(f"{name}-answers", "answers")
 
     def is_inline(self, effort: int | None) -> bool:
         """Whether work on this many characters runs inline; None never does."""
@@ -105,8 +107,9 @@ class Preparing:
 
     async def finish(self, work: Callable[[], T]) -> T:
         """See :meth:`Offload.finish`."""
-        return await self._offload.finish(work)
+        return await self._answers.finish(work)
 
     def close(self) -> None:
         """See :meth:`Offload.close`."""
         self._offload.close()
+        self._answers.close()

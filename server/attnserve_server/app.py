@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,9 @@ class App:
     async def drain_and_stop(self) -> None:
         """Reports NOT_SERVING, refuses new requests, answers admitted ones, then stops."""
         self.board.drain()
+        until = time.monotonic() + self.config.drain_seconds
         await self.front.drain(self.config.drain_seconds)
+        await self.plane.drain(until - time.monotonic())
         await self.grpc.stop(1.0)
         self.plane.close()
         await self.front.stop()

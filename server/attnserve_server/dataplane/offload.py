@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -92,6 +92,8 @@ class Preparing:
 
     def __init__(self, name: str, what: str) -> None:
         self._offload, self._answers = Offload(name, what), Offload(f"{name}-answers", "answers")
+        self.num_expected = 0
+        """Answers that are expected or being made (:meth:`expecting`)."""
 
     def is_inline(self, effort: int | None) -> bool:
         """Whether work on this many characters runs inline; None never does."""
@@ -104,6 +106,15 @@ class Preparing:
             Overloaded: too many calls are pending.
         """
         return work() if self.is_inline(effort) else await self._offload.run(work)
+
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Counts an answer, from the wait for the engine on, until it is made: a shutdown waits for it."""
+        self.num_expected += 1
+        try:
+            yield
+        finally:
+            self.num_expected -= 1
 
     async def finish(self, work: Callable[[], T]) -> T:
         """See :meth:`Offload.finish`."""

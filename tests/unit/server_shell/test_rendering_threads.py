@@ -86,3 +86,16 @@ async def test_answers_do_not_wait_behind_images_that_are_decoded() -> None:
         decoded.set()
         assert all(await asyncio.gather(*decoding))
         preparing.close()
+
+
+async def test_shutdown_waits_for_answers_that_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = threading.Event()
+    monkeypatch.setattr(ClassMap, "png", lambda *_: b"made" if made.wait(30) else b"")
+    calls = [asyncio.ensure_future(segment(shell, picture())) for _ in range(4)]
+    await until(lambda: shell.plane.num_expected == 4)
+    draining = asyncio.ensure_future(shell.plane.drain(30))
+    await shell.plane.drain(0.05)
+    assert (shell.plane.num_expected, draining.done()) == (4, False)
+    made.set()
+    await asyncio.wait_for(draining, 10)
+    assert [(await call).map.png for call in calls] == [b"made"] * 4

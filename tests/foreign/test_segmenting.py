@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,9 @@ import pytest
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from attnserve_server.app import App
-from attnserve_server.tasks.class_map import ClassMap
-from tests.fakes.passes import write_bundle
-from tests.foreign.asking import made_app, until
+from tests.fakes.gate import NUM_THREADS, Gate
+from tests.fakes.passes import MODEL_ID, write_bundle
+from tests.foreign.asking import made_app, metric, until
 from tests.photos import encoded
 from tests.unit.server_shell.test_segmentation import picture
 
@@ -58,25 +57,12 @@ def channel_to(app: App) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc_port}")
 
 
-class Gate:
-    """Replaces the encoding of PNG files by a wait for ``opened``."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.num_begun, self.opened = 0, threading.Event()
-        monkeypatch.setattr(ClassMap, "png", lambda *_: self())
-
-    def __call__(self) -> bytes:
-        self.num_begun += 1
-        assert self.opened.wait(30)
-        return b"made"
-
-
 async def test_answers_that_are_being_made_at_a_shutdown_are_sent(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Longer than the stop leaves to calls, and more than there are threads; the engine has answered all of them."""
     app, gate = await start(), Gate(monkeypatch)
     async with channel_to(app) as channel:
         calls = [segment(channel, 32 + index) for index in range(5)]
-        await until(lambda: gate.num_begun == 2 and app.plane.num_expected == 5 and app.front.is_idle)
+        await until(lambda: gate.num_begun == NUM_THREADS and app.plane.num_expected == 5 and app.front.is_idle)
         stopping = asyncio.ensure_future(app.drain_and_stop())
         await asyncio.sleep(GRACE_S + 0.5)
         assert not stopping.done()
@@ -95,3 +81,20 @@ async def test_shutdown_waits_no_longer_than_it_may_for_answers(start: Starter, 
             await call
         assert raised.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
         gate.opened.set()
+
+
+async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter) -> None:
+    app = await start(batches={MODEL_ID: {"max_batch": 4, "window_seconds": 1.0}})
+
+    async def value(name: str, **labels: str) -> float:
+        return await metric(app, name, model=MODEL_ID, **labels)
+
+    async with channel_to(app) as channel:
+        leaving = segment(channel)
+        await until(lambda: app.plane.num_expected == 1 and not app.front.is_idle)
+        leaving.cancel()
+        await until(lambda: app.plane.num_expected == 0 and app.front.is_idle)
+        answers = await asyncio.gather(segment(channel), segment(channel))
+        assert all(each.map.png for each in answers)
+        assert await value("requests_cancelled_total", reason="client") == 1
+        assert await value("batch_size_sum") == 2, "it was not run"

@@ -117,6 +117,7 @@ class Pending:
             return to_message(*self._rendered(await _results(self._tickets)))
         with self._threads.expecting():
             answers = await _results(self._tickets)
+            self._call.is_being_made = True
             return await self._threads.finish(lambda: to_message(*self._rendered(answers)))
 
     async def stream(self, to_message: Callable[[Any], T]) -> AsyncGenerator[T, None]:

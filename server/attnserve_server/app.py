@@ -8,6 +8,7 @@ import contextlib
 import functools
 import logging
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from attnserve_server import __version__
 from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
 from attnserve_server.collector import quiet_collector
-from attnserve_server.config import ServerConfig, repository_defaults
+from attnserve_server.config import EngineConfig, ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.pool import WorkerPool
@@ -28,6 +29,7 @@ from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, stop_event
+from attnserve_server.stats import Measured
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -69,6 +71,7 @@ class App:
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
         models = await self._load_models(paths, hello.device)
+        _check_batches(engine, models)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
         metrics.build_info(__version__, hello.onnxruntime)
         self.board = HealthBoard()
@@ -100,7 +103,9 @@ class App:
     async def drain_and_stop(self) -> None:
         """Reports NOT_SERVING, refuses new requests, answers admitted ones, then stops."""
         self.board.drain()
+        until = time.monotonic() + self.config.drain_seconds
         await self.front.drain(self.config.drain_seconds)
+        await self.plane.drain(until - time.monotonic())
         await self.grpc.stop(1.0)
         self.plane.close()
         await self.front.stop()
@@ -214,6 +219,17 @@ class App:
         spec, engine = self._tasks.of(bundle.manifest), self.config.engine
         max_beam_size = min(engine.max_beam_size, engine.slots)
         return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
+
+
+def _check_batches(engine: EngineConfig, models: Iterable[ServedModel]) -> None:
+    """Checks that models with settings of batches have batches.
+
+    Raises:
+        ConfigError: a model answers step by step, where the settings would change nothing.
+    """
+    measured = {model.id: model.kind.measured for model in models}
+    if unfit := sorted(name for name in engine.batches if measured.get(name) is Measured.STEPS):
+        raise ConfigError(f"engine.batches: only single-pass models have batches, not {', '.join(map(repr, unfit))}")
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:

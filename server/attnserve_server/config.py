@@ -8,7 +8,6 @@ with its help text, by its :class:`Flag`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ import msgspec
 from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
+from attnserve_server.setting_errors import explained
 from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
 from attnserve_server.toml_text import read_inline, read_toml, toml_value
 
@@ -214,7 +214,7 @@ def repository_defaults(models: Path) -> DefaultModelsConfig:
     try:
         return msgspec.convert(read_toml(file), DefaultModelsConfig)
     except msgspec.ValidationError as error:
-        raise _explained(error, str(file)) from None
+        raise explained(error, str(file)) from None
 
 
 def to_toml(config: ServerConfig) -> str:
@@ -282,17 +282,17 @@ def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
         parsed = msgspec.convert(values, ServerConfig, strict=False)
         to_toml(parsed).encode()  # msgspec encodes only some of the strings
     except msgspec.ValidationError as error:
-        raise _explained(error, origin) from None
+        raise explained(error, origin, lambda: _unfit_entry(values)) from None
     except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
         raise ConfigError(f"a value from {origin} is not UTF-8") from None
     return parsed
 
 
-def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:
-    """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then the source of its value."""
-    text, _, path = str(error).partition(" - at `")
-    key = path.rstrip("`").removeprefix("$").removeprefix(".")
-    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
-    if unknown is not None:
-        key, text = f"{key}.{unknown[1]}".removeprefix("."), "no such setting"
-    return ConfigError(f"{key}: {text} (from {origin})")
+def _unfit_entry(values: Mapping[str, Any]) -> str:
+    """Returns the first model whose batches cannot be read; empty if there is none."""
+    for model, batches in values["engine"]["batches"].items():
+        try:
+            msgspec.convert(batches, BatchConfig, strict=False)
+        except msgspec.ValidationError:
+            return str(model)
+    return ""

@@ -91,6 +91,15 @@ async def test_setting_for_an_unknown_model_is_refused(models: Path) -> None:
     await app.stop_what_started()
 
 
+async def test_setting_for_a_model_without_batches_is_refused(models: Path) -> None:
+    letters.write_bundle(models)
+    batches = {letters.MODEL_ID: {"max_batch": 1}, MODEL_ID: {"max_batch": 1}}
+    app = made_app(models, SPEC, letters.SPEC, batches=batches)
+    with pytest.raises(ConfigError, match=rf"engine\.batches: only single-pass models .* not '{letters.MODEL_ID}'$"):
+        await app.start()
+    await app.stop_what_started()
+
+
 async def test_one_worker_serves_models_of_several_kinds(models: Path) -> None:
     letters.write_bundle(models)
     app = made_app(models, SPEC, letters.SPEC, batches={MODEL_ID: {"window_seconds": 0.01}})

@@ -41,7 +41,10 @@ class RequestRecorder(Protocol):
         ...
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:
-        """Counts one request that was cancelled before it reached the front, by "client", "deadline" or "shutdown"."""
+        """Counts one request that was cancelled before the front had it, or after the front had answered.
+
+        ``reason`` is "client", "deadline" or "shutdown".
+        """
         ...
 
     def answers_under_way(self, num_bytes: int) -> None:
@@ -69,7 +72,7 @@ class Accounts:
         """Cancels and records a request whose client disconnected, whose deadline passed, or that a shutdown ended."""
         reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_stopping() else "client"
         call.cancel(reason)
-        if self._recorder is not None and not call.is_submitted:
+        if self._recorder is not None and (call.is_being_made or not call.is_submitted):
             self._recorder.request_cancelled(*call.labels, reason)
         self._record(call, "DEADLINE_EXCEEDED" if reason == "deadline" else "CANCELLED", reason)
 

@@ -53,6 +53,7 @@ class Call:
         hold: counts the bytes of an answer until the function that it returns is called; raises a ServiceError if they are too
             many. None for answers that are sent as soon as they arrive.
         is_submitted: whether the request reached the front, which then counts refusals and cancellations itself.
+        is_being_made: whether the front has answered and the answer is made on a thread; the front counts no cancellation then.
     """
 
     __slots__ = (
@@ -61,6 +62,7 @@ class Call:
         "client",
         "deadline",
         "hold",
+        "is_being_made",
         "is_submitted",
         "model",
         "num_held",
@@ -73,7 +75,7 @@ class Call:
         self.request_id, self.client, self.deadline, self.part = request_id, client, deadline, part
         self.received_at = time.monotonic()
         self.model: Model | None = None
-        self.is_submitted = False
+        self.is_submitted = self.is_being_made = False
         self._tickets: list[Ticket] = []
         self.hold: Callable[[int], Callable[[], None]] | None = None
         self.num_held = 0

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -83,13 +83,17 @@ class Offload:
 class Preparing:
     """Prepares requests without blocking the event loop: small ones inline, others on threads.
 
+    Answers are made on other threads: an image may take seconds to decode, and no answer waits for those of other requests.
+
     Args:
         name: prefix of the thread names.
         what: plural noun for the error message ("too many images at once").
     """
 
     def __init__(self, name: str, what: str) -> None:
-        self._offload = Offload(name, what)
+        self._offload, self._answers = Offload(name, what), Offload(f"{name}-answers", "answers")
+        self.num_expected = 0
+        """Answers that are expected or being made (:meth:`expecting`)."""
 
     def is_inline(self, effort: int | None) -> bool:
         """Whether work on this many characters runs inline; None never does."""
@@ -103,10 +107,20 @@ class Preparing:
         """
         return work() if self.is_inline(effort) else await self._offload.run(work)
 
+    @contextlib.contextmanager
+    def expecting(self) -> Iterator[None]:
+        """Counts an answer, from the wait for the engine on, until it is made: a shutdown waits for it."""
+        self.num_expected += 1
+        try:
+            yield
+        finally:
+            self.num_expected -= 1
+
     async def finish(self, work: Callable[[], T]) -> T:
         """See :meth:`Offload.finish`."""
-        return await self._offload.finish(work)
+        return await self._answers.finish(work)
 
     def close(self) -> None:
         """See :meth:`Offload.close`."""
         self._offload.close()
+        self._answers.close()

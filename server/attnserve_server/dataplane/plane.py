@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -26,8 +26,7 @@ from attnserve_server.tasks.registry import TaskSpec
 
 T = TypeVar("T")
 
-Finish = Callable[[Callable[[], Any]], Awaitable[Any]]
-"""``Preparing.finish``."""
+_POLL_S = 0.005
 
 
 class Models(Protocol):
@@ -94,7 +93,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class Pending:
     """A submitted request."""
 
-    __slots__ = ("_call", "_finish", "_prepared", "_spec", "_tickets", "model")
+    __slots__ = ("_call", "_prepared", "_spec", "_threads", "_tickets", "model")
 
     def __init__(
         self,
@@ -103,10 +102,10 @@ class Pending:
         model: Model,
         prepared: Prepared,
         tickets: Sequence[Ticket],
-        finish: Finish | None = None,
+        threads: Preparing | None = None,
     ) -> None:
         self._call, self._spec, self.model, self._prepared, self._tickets = call, spec, model, prepared, tickets
-        self._finish = finish
+        self._threads = threads
 
     async def answer(self, to_message: Callable[[Any, Timings], T]) -> T:
         """Waits for the whole answer, and returns it as a message; both are made on a thread if the task says so.
@@ -114,11 +113,12 @@ class Pending:
         Raises:
             ServiceError: the request failed.
         """
-        answers = await _results(self._tickets)
-        if self._finish is None:
-            return to_message(*self._rendered(answers))
-        made: T = await self._finish(lambda: to_message(*self._rendered(answers)))
-        return made
+        if self._threads is None:
+            return to_message(*self._rendered(await _results(self._tickets)))
+        with self._threads.expecting():
+            answers = await _results(self._tickets)
+            self._call.is_being_made = True
+            return await self._threads.finish(lambda: to_message(*self._rendered(answers)))
 
     async def stream(self, to_message: Callable[[Any], T]) -> AsyncGenerator[T, None]:
         """Yields the parts of the answer as they become certain, then the result of :meth:`answer`; all as messages.
@@ -206,7 +206,18 @@ class DataPlane:
         tickets = [call.submit(self._submit, model, payload, terms) for payload in prepared.payloads]
         if spec.reads_image:
             self.recorder.image_prepared(model.id, model.version, tickets[0].received_at - call.received_at)
-        return Pending(call, spec, model, prepared, tickets, preparing.finish if spec.renders_on_threads else None)
+        return Pending(call, spec, model, prepared, tickets, preparing if spec.renders_on_threads else None)
+
+    @property
+    def num_expected(self) -> int:
+        """Number of answers that are expected from the front, or being made on threads."""
+        return sum(each.num_expected for each in self._preparing.values())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Waits until all answers that the front has given are made, for ``timeout_s`` at most."""
+        until = time.monotonic() + timeout_s
+        while self.num_expected and time.monotonic() < until:
+            await asyncio.sleep(_POLL_S)
 
     def close(self) -> None:
         """Drops requests that wait for preparation, and lets the threads end."""

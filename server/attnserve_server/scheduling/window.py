@@ -2,7 +2,8 @@
 """Dynamic batching of requests that one run of one graph answers: policy only, over ids and keys; no tensors, graphs or sockets.
 
 Requests with the same key may share a run. A batch is due when it is full, or when its oldest request has waited for the window;
-with a window of 0, as soon as the engine is free. Of the batches that are due, the one with the oldest request runs.
+with a window of 0, as soon as the engine is free. Of the batches that are due, the one with the oldest request runs. If none is due
+and the queue holds all requests that it can get, the oldest request's batch runs: others with its key cannot come before.
 """
 
 from __future__ import annotations
@@ -48,10 +49,11 @@ class Window(Generic[EntryT]):
     Args:
         window_s: longest wait of a request for others with its key, in seconds; 0 for none.
         clock: monotonic.
+        most: requests that are queued at most; no other is added before some have run.
     """
 
-    def __init__(self, window_s: float, clock: Callable[[], float]) -> None:
-        self._window_s, self._clock = window_s, clock
+    def __init__(self, window_s: float, clock: Callable[[], float], most: float = math.inf) -> None:
+        self._window_s, self._clock, self._most = window_s, clock, most
         self._groups: dict[Hashable, dict[int, EntryT]] = {}
         self._keys: dict[int, Hashable] = {}
         """By request, in the order in which they came."""
@@ -78,7 +80,7 @@ class Window(Generic[EntryT]):
         """Returns the seconds until :meth:`take` has something to return, 0 if it has now; None while no request is queued."""
         if not self._keys:
             return None
-        if self._has_dropped:
+        if self._has_dropped or len(self) >= self._most:
             return 0.0
         first = min(self._due_at(group) for group in self._groups.values())
         return max(min(first, self._first_deadline) - self._clock(), 0.0)
@@ -87,7 +89,10 @@ class Window(Generic[EntryT]):
         """Decides the next run; what it returns is no longer queued."""
         now = self._clock()
         output = WindowOutput[EntryT](drop=self._dropped(now))
-        oldest = next((group for group in map(self._groups.__getitem__, self._keys.values()) if self._due_at(group) <= now), None)
+        groups = [self._groups[key] for key in dict.fromkeys(self._keys.values())]
+        oldest = next((group for group in groups if self._due_at(group) <= now), None)
+        if oldest is None and groups and len(self) >= self._most:
+            oldest = groups[0]
         if oldest is not None:
             output.batch = list(islice(oldest.values(), _first(oldest).max_batch))
             self._remove(output.batch)

@@ -42,7 +42,7 @@ class TaskSpec:
         needs: dotted paths of required fields of the manifest.
         preparation: threads for its preparation.
         reads_image: whether its models read images; the preparation time is then measured.
-        renders_on_threads: whether its answers are made on the preparation's threads, since they take milliseconds.
+        renders_on_threads: whether its answers are made on threads, since they take milliseconds.
         further_problems: returns the problems of a manifest that only this task's models can have.
     """
 

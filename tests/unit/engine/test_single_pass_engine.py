@@ -14,9 +14,7 @@ import onnxruntime
 import pytest
 
 from attnserve_server.bundle.loader import Bundle, load_bundle
-from attnserve_server.config import BatchConfig, EngineConfig
 from attnserve_server.engine.worker.single_pass.engine import PassEngine
-from attnserve_server.engine.worker.single_pass.factory import make_engine
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
 from attnserve_server.execution.factory import make_pass_runner
 from attnserve_server.execution.pass_host import HostPasses
@@ -101,19 +99,6 @@ def test_batches_are_of_equal_shapes_and_wishes_and_of_the_largest_size(bundle: 
     assert [len(each.window_s) for each in report.runs] == [4, 1, 2, 1], "the batch with the oldest request first"
     assert (report.steps, report.num_slots, report.num_waiting) == ([], 0, 0)
     assert engine.stats().runs == []
-
-
-def test_setting_of_the_largest_batch_and_of_the_window_is_that_of_the_model(bundle: Bundle) -> None:
-    config = EngineConfig(batches={MODEL_ID: BatchConfig(max_batch=2, window_seconds=0.5), "other": BatchConfig(max_batch=1)})
-    engine = make_engine(bundle, config)
-    for _ in engine.starting():
-        pass
-    engine.submit(work(0, payload(0)))
-    assert 0.3 < engine.due_in_s <= 0.5
-    assert engine.step() == []
-    engine.submit(work(1, payload(1)))
-    assert engine.due_in_s == 0
-    assert [event.outcome.batch_size for event in engine.step()] == [2, 2]
 
 
 def test_times_of_an_answer(bundle: Bundle) -> None:

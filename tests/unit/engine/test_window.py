@@ -104,6 +104,41 @@ def test_largest_batch_belongs_to_the_key(clock: Clock) -> None:
     assert [batch(window) for _ in range(3)] == [[1], [2], [3, 4]]
 
 
+def test_full_queue_does_not_wait_for_others_that_cannot_come(clock: Clock) -> None:
+    window = Window[Queued](0.5, clock, 4)
+    for number in range(3):
+        add(window, clock, number, key=number, most=2)
+    assert batch(window) == []
+    add(window, clock, 3, key=3, most=2)
+    assert window.due_in() == 0
+    assert batch(window) == [0]
+    assert batch(window) == [], "another request with one of the keys may come"
+    assert window.due_in() == pytest.approx(0.5)
+    add(window, clock, 4, key=2, most=2)
+    assert batch(window) == [2, 4], "a full batch before an older one that is not"
+    add(window, clock, 5, 6, key="a", most=3)
+    assert batch(window) == [1]
+    window.cancel(3, "client")
+    assert dropped(window.take()) == [(3, "client")]
+    add(window, clock, 7, key="b")
+    assert batch(window) == []
+
+
+@pytest.mark.parametrize("num_keys", [1, 2, 3, 8])
+def test_window_never_stalls_requests_of_mixed_keys_while_the_front_has_more(clock: Clock, num_keys: int) -> None:
+    """The front sends two of the largest batches; what it has not sent cannot fill a batch."""
+    window, credit, sent, ran = Window[Queued](0.5, clock, 4), 4, 0, 0
+    while ran < 32:
+        while sent < 32 and len(window) < credit:
+            add(window, clock, sent, key=sent % num_keys, most=2)
+            sent += 1
+        due_in = window.due_in()
+        assert due_in is not None
+        assert due_in == 0 or sent == 32, "the engine waits for requests that wait for it"
+        clock.now += due_in
+        ran += len(window.take().batch)
+
+
 def test_cancelled_request_is_dropped_and_its_batch_runs_without_it(clock: Clock) -> None:
     window = Window[Queued](0.010, clock)
     add(window, clock, 1, 2)

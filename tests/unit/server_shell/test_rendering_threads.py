@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segmentations are rendered off the event loop, on the threads that prepare images, which never refuse them."""
+"""Segmentations are rendered off the event loop, on threads of their own, which never refuse them."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import Any
 
 import pytest
 
-from attnserve_server.dataplane import plane
+from attnserve_server.dataplane import offload, plane
 from attnserve_server.tasks.class_map import ClassMap
 from tests.fakes.pass_models import PassFront
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
@@ -73,3 +74,28 @@ async def test_answers_are_made_where_new_images_are_refused(shell: Shell, monke
         calls.append(asyncio.ensure_future(segment(shell, picture())))
         await until(lambda number=number: len(shell.front.payloads) == number)
     assert all(answer.map.png == b"made" for answer in await asyncio.gather(*calls))
+
+
+async def test_answers_do_not_wait_behind_images_that_are_decoded() -> None:
+    preparing, decoded = offload.Preparing("decoder", "images"), threading.Event()
+    decoding = [asyncio.ensure_future(preparing.run(None, lambda: decoded.wait(30))) for _ in range(offload.MAX_PENDING)]
+    try:
+        assert await asyncio.wait_for(preparing.finish(lambda: "made"), 10) == "made"
+        assert not any(each.done() for each in decoding)
+    finally:
+        decoded.set()
+        assert all(await asyncio.gather(*decoding))
+        preparing.close()
+
+
+async def test_shutdown_waits_for_answers_that_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = threading.Event()
+    monkeypatch.setattr(ClassMap, "png", lambda *_: b"made" if made.wait(30) else b"")
+    calls = [asyncio.ensure_future(segment(shell, picture())) for _ in range(4)]
+    await until(lambda: shell.plane.num_expected == 4)
+    draining = asyncio.ensure_future(shell.plane.drain(30))
+    await shell.plane.drain(0.05)
+    assert (shell.plane.num_expected, draining.done()) == (4, False)
+    made.set()
+    await asyncio.wait_for(draining, 10)
+    assert [(await call).map.png for call in calls] == [b"made"] * 4

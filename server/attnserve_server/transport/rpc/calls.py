@@ -47,7 +47,8 @@ _CANCELLATION_S = 0.01
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
 
-UnaryMethod = Callable[[Any, Call], Awaitable[message.Message]]
+UnaryMethod = Callable[[Any, Call], Awaitable[message.Message | bytes]]
+"""Returns a message, or bytes where it was encoded on a thread."""
 StreamMethod = Callable[[Any, Call], AsyncGenerator[message.Message, None] | Awaitable[AsyncGenerator[message.Message, None]]]
 """Yields messages, or returns a generator of them: a second generator around it would cost 1 µs per message."""
 
@@ -125,7 +126,7 @@ class _Method:
 
         async def answer(call: Call) -> bytes:
             response = await cast(UnaryMethod, self._function)(self._parsed(data), call)
-            encoded = response.SerializeToString()
+            encoded = response if isinstance(response, bytes) else response.SerializeToString()
             sent = self._unread.begin(call.client, context.peer(), len(encoded))
             cast(asyncio.Task[Any], asyncio.current_task()).add_done_callback(lambda _: sent())  # grpc sends within this task
             return encoded

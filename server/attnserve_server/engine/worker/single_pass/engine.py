@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -27,11 +28,12 @@ class PassEngine:
         runner: the model's runner, not started.
         window_s: longest wait of a request for a larger batch, in seconds; 0 for none.
         clock: monotonic.
+        credit: requests that it is sent before it answers (``kinds.py: Kind.credit``).
     """
 
-    def __init__(self, runner: PassRunner, window_s: float, clock: Callable[[], float]) -> None:
+    def __init__(self, runner: PassRunner, window_s: float, clock: Callable[[], float], credit: float = math.inf) -> None:
         self.bundle, self._runner, self._clock = runner.bundle, runner, clock
-        self._window: Window[_Waiting] = Window(window_s, clock)
+        self._window: Window[_Waiting] = Window(window_s, clock, credit)
         self._events: list[PassEvent] = []
         self._runs: list[RunStats] = []
         self._dropped: dict[str, int] = {}

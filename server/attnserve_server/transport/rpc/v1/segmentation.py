@@ -12,7 +12,7 @@ from attnserve_server.tasks.answers import ClassArea, ClassMapFormat, ClassRuns,
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import SEGMENTATION
 from attnserve_server.tasks.segmentation import AskedSegmentation
-from attnserve_server.transport.rpc.v1.packed import add_floats
+from attnserve_server.transport.rpc.v1.packed import add_floats, delimited, packed_integers
 from attnserve_server.transport.rpc.v1.single_pass import pass_timings_message
 
 _FORMAT = {
@@ -33,14 +33,14 @@ class SegmentationServicer:
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
 
-    async def segment(self, request: segmentation_pb2.SegmentRequest, call: Call) -> segmentation_pb2.SegmentResponse:
-        """Answers with the class of each pixel."""
+    async def segment(self, request: segmentation_pb2.SegmentRequest, call: Call) -> bytes:
+        """Answers with the class of each pixel: an encoded ``SegmentResponse``."""
         pending = await self._plane.submit(call, SEGMENTATION, _asked(request))
         return await pending.answer(functools.partial(segment_response, pending.model))
 
 
-def segment_response(model: Model, answer: Segmentation, timings: Timings) -> segmentation_pb2.SegmentResponse:
-    """Returns the message of an answer. Runs on a thread where the answer was made."""
+def segment_response(model: Model, answer: Segmentation, timings: Timings) -> bytes:
+    """Returns the encoded message of an answer. Runs on a thread where the answer was made."""
     response = segmentation_pb2.SegmentResponse(
         classes=[_area_message(model, each) for each in answer.classes],
         attention=_attention_message(answer.attention) if answer.attention is not None else None,
@@ -48,15 +48,21 @@ def segment_response(model: Model, answer: Segmentation, timings: Timings) -> se
         version=model.version,
         timings=pass_timings_message(timings, answer.batch_size),
     )
-    response.map.width, response.map.height = answer.width, answer.height
+    return response.SerializeToString() + delimited(segmentation_pb2.SegmentResponse.MAP_FIELD_NUMBER, _encoded_map(answer))
+
+
+def _encoded_map(answer: Segmentation) -> bytes:
+    """Returns an encoded ``ClassMap``."""
+    found = segmentation_pb2.ClassMap(width=answer.width, height=answer.height)
     if isinstance(answer.map, ClassRuns):
-        response.map.runs.classes.extend(answer.map.classes.tolist())
-        response.map.runs.lengths.extend(answer.map.lengths.tolist())
-    elif answer.format is ClassMapFormat.PNG:
-        response.map.png = answer.map
+        numbers = segmentation_pb2.ClassRuns.CLASSES_FIELD_NUMBER, segmentation_pb2.ClassRuns.LENGTHS_FIELD_NUMBER
+        runs = packed_integers(numbers[0], answer.map.classes) + packed_integers(numbers[1], answer.map.lengths)
+        return found.SerializeToString() + delimited(segmentation_pb2.ClassMap.RUNS_FIELD_NUMBER, runs)
+    if answer.format is ClassMapFormat.PNG:
+        found.png = answer.map
     else:
-        response.map.raw = answer.map
-    return response
+        found.raw = answer.map
+    return found.SerializeToString()
 
 
 def _area_message(model: Model, area: ClassArea) -> segmentation_pb2.ClassArea:

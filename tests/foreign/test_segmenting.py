@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A small segmentation model in a whole server, with a real worker process and clients over gRPC: how its requests end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+import msgspec
+import pytest
+
+from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
+from attnserve_server.app import App
+from tests.fakes.gate import NUM_THREADS, Gate
+from tests.fakes.passes import MODEL_ID, write_bundle
+from tests.foreign.asking import made_app, metric, until
+from tests.photos import encoded
+from tests.unit.server_shell.test_segmentation import picture
+
+ROOT = Path(__file__).resolve().parents[2]
+GRACE_S = 1.0
+"""Time that a stop leaves to calls that are under way."""
+
+Starter = Callable[..., Awaitable[App]]
+
+
+@pytest.fixture
+async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Starter]:
+    monkeypatch.chdir(ROOT)
+    write_bundle(tmp_path)
+    started: list[App] = []
+
+    async def make(*, drain_seconds: float = 20.0, cache_bytes: int = 0, **engine: Any) -> App:
+        app = made_app(tmp_path, **engine)
+        cache = msgspec.structs.replace(app.config.cache, max_bytes=cache_bytes)
+        app.config = msgspec.structs.replace(app.config, drain_seconds=drain_seconds, cache=cache)
+        started.append(app)
+        await app.start()
+        return app
+
+    yield make
+    for app in started:
+        await app.stop_what_started()
+
+
+def segment(channel: grpc.aio.Channel, width: int = 32, **rest: Any) -> Any:
+    """A call with an image of its own class map at each width."""
+    request = segmentation_pb2.SegmentRequest(image=encoded(picture(width, 16), "PNG"))
+    stub: Any = segmentation_pb2_grpc.SegmentationServiceStub(channel)
+    return stub.Segment(request, **rest)
+
+
+def channel_to(app: App) -> grpc.aio.Channel:
+    return grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc_port}")
+
+
+async def test_answers_that_are_being_made_at_a_shutdown_are_sent(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Longer than the stop leaves to calls, and more than there are threads; the engine has answered all of them."""
+    app, gate = await start(), Gate(monkeypatch)
+    async with channel_to(app) as channel:
+        calls = [segment(channel, 32 + index) for index in range(5)]
+        await until(lambda: gate.num_begun == NUM_THREADS and app.plane.num_expected == 5 and app.front.is_idle)
+        stopping = asyncio.ensure_future(app.drain_and_stop())
+        await asyncio.sleep(GRACE_S + 0.5)
+        assert not stopping.done()
+        gate.opened.set()
+        assert [(await call).map.png for call in calls] == [b"made"] * 5
+        await asyncio.wait_for(stopping, 20)
+
+
+async def test_shutdown_waits_no_longer_than_it_may_for_answers(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    app, gate = await start(drain_seconds=0.1), Gate(monkeypatch)
+    async with channel_to(app) as channel:
+        call = segment(channel)
+        await until(lambda: gate.num_begun == 1)
+        await asyncio.wait_for(app.drain_and_stop(), 20)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await call
+        assert raised.value.code() in {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNAVAILABLE}
+        gate.opened.set()
+
+
+async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter) -> None:
+    app = await start(batches={MODEL_ID: {"max_batch": 4, "window_seconds": 1.0}})
+
+    async def value(name: str, **labels: str) -> float:
+        return await metric(app, name, model=MODEL_ID, **labels)
+
+    async with channel_to(app) as channel:
+        leaving = segment(channel)
+        await until(lambda: app.plane.num_expected == 1 and not app.front.is_idle)
+        leaving.cancel()
+        await until(lambda: app.plane.num_expected == 0 and app.front.is_idle)
+        answers = await asyncio.gather(segment(channel), segment(channel))
+        assert all(each.map.png for each in answers)
+        assert await value("requests_cancelled_total", reason="client") == 1
+        assert await value("batch_size_sum") == 2, "it was not run"

@@ -102,6 +102,7 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
         padding = measured["padding"]
         lines.append(
             f"Padding: in another size of the input, at least {padding['least_share']:.2%} of a picture's pixels have the same "
-            f"class; the mean of {padding['comparisons']} comparisons is {padding['mean_share']:.3%} (allowed: at least 99.5 %)."
+            f"class, and at least {padding['least_edge_share']:.2%} of its last two rows or columns; the mean of "
+            f"{padding['comparisons']} comparisons is {padding['mean_share']:.3%} (allowed: at least 99.5 % of both)."
         )
     return [*lines, "", f"`attnserve export {manifest.model_id}` repeats these checks and fails if a limit is exceeded.", ""]

@@ -103,7 +103,7 @@ def compare(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module, bat
 def _case(graph: str, feeds: Feeds, manifest: manifest_pb2.Manifest, difference: float) -> manifest_pb2.ParityCase:
     count, height, width = feeds["image"].shape[:3]
     cell = manifest.single_pass.picture.cell
-    cells = -(-height // cell) * -(-width // cell)
+    cells = -(-height // cell) * -(-width // cell) if cell else 0
     return manifest_pb2.ParityCase(graph=graph, rows=count, source_tokens=cells, max_abs_difference=difference)
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The shipped single-pass bundles: their graphs equal PyTorch's module with the bundle's weights, on photos of several shapes.
 
-Planted faults show that the bars can be missed: padding that is told to be picture, and a wrong module.
+Planted faults show that the bars can be missed: padding that is told to be picture or interpolated into it, and a wrong module.
 """
 
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from PIL import Image
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest
+from attnserve_export.graphs import disentangled_nonlocal
 from attnserve_export.graphs.parts import part_of
 from attnserve_export.parity_sources import Array
-from attnserve_export.pass_independence import MAX_MATE_DIFFERENCE, MIN_SAME_SHARE, batch_mates, padding
-from attnserve_export.pass_runner import PROBABILITIES, PassRunner, mask_of, placed, reference
+from attnserve_export.pass_independence import MAX_MATE_DIFFERENCE, MIN_SAME_EDGE_SHARE, MIN_SAME_SHARE, batch_mates, cuts, padding
+from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs, PassRunner, mask_of, placed, reference
 from tests.parity.torch_module import module_of_bundle
 from tests.photos import PHOTOS
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -70,6 +72,13 @@ def test_a_bundle_reports_parity_and_independence_within_the_limits(model_id: st
     card = (FOLDERS[model_id] / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Batch mates: a picture alone and in batches" in card
     assert "## Gain of the attention" in card
+
+
+@pytest.mark.parametrize(("model_id", "name"), [("dnl-camvid", "segmentation.jpg"), ("cbam-cifar10", "classification.jpg")])
+def test_a_card_shows_the_models_picture(model_id: str, name: str) -> None:
+    card = (FOLDERS[model_id] / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert re.findall(r"!\[.+\]\((.+)\)", card) == [f"../../{name}"]
+    assert (FOLDERS[model_id] / "../.." / name).is_file()
 
 
 @pytest.mark.parametrize("size", [(480, 360), (360, 480), (480, 272), (480, 480)])
@@ -127,8 +136,33 @@ def test_a_picture_has_the_same_answer_alone_and_in_a_batch(model_id: str) -> No
 def test_padding_does_not_matter_unless_it_is_taken_for_the_picture() -> None:
     manifest, plain = read_manifest(FOLDERS["dnl-camvid"]), runner(FOLDERS["dnl-camvid"], attention=False)
     pictures = photos([(480, 360)] * 2)
-    assert padding(plain, manifest, pictures)["least_share"] >= MIN_SAME_SHARE
+    found = padding(plain, manifest, pictures)
+    assert found["least_share"] >= MIN_SAME_SHARE
+    assert found["least_edge_share"] >= MIN_SAME_EDGE_SHARE
     assert padding(plain, manifest, pictures, is_masked=False)["least_share"] < MIN_SAME_SHARE  # the planted fault
+
+
+def test_padding_that_is_interpolated_into_the_picture_is_seen_at_its_edge(
+    segmentation: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted fault: the last interpolation mixes logits of the padding in. A share of all pixels does not show it."""
+
+    class Interpolating(PassRunner):
+        def __init__(self) -> None:
+            self.graph = disentangled_nonlocal.SegmentGraph(segmentation)
+
+        @torch.no_grad()
+        def run(self, feeds: Feeds) -> Outputs:
+            classes, confidence = self.graph(*(torch.from_numpy(feeds[name]) for name in ("image", "size")))
+            return {"classes": classes.numpy(), "confidence": confidence.numpy()}
+
+    manifest, pictures = read_manifest(FOLDERS["dnl-camvid"]), photos([(480, 360)])
+    assert (272, 480) in [each.shape[:2] for each in cuts(pictures[0])]
+    assert padding(Interpolating(), manifest, pictures)["least_edge_share"] >= MIN_SAME_EDGE_SHARE
+    monkeypatch.setattr(disentangled_nonlocal, "clamped", lambda logits, *_: logits)
+    found = padding(Interpolating(), manifest, pictures)
+    assert found["least_edge_share"] < MIN_SAME_EDGE_SHARE
+    assert found["least_share"] >= MIN_SAME_SHARE
 
 
 def test_a_module_that_does_not_mask_its_attention_differs(segmentation: Any) -> None:

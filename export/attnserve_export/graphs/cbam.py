@@ -90,7 +90,7 @@ def _single_pass(model: Cbam) -> manifest_pb2.SinglePass:
         for name, role, meaning in meanings:
             attention.append(manifest_pb2.PassAttention(output=f"{name}_{number}", role=role, block=block, meaning=meaning))
     size = manifest_pb2.PictureSize(width=IMAGE_SIZE, height=IMAGE_SIZE)
-    picture = manifest_pb2.PictureInput(sizes=[size], fit=manifest_pb2.FIT_STRETCH, cell=1)
+    picture = manifest_pb2.PictureInput(sizes=[size], fit=manifest_pb2.FIT_STRETCH)
     return manifest_pb2.SinglePass(picture=picture, attention=attention)
 
 

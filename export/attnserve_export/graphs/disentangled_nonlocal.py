@@ -21,7 +21,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.spec import FLOAT32, INT64, UINT8, Graphs, GraphSpec, VariantSpec, tensor
 from attnserve_export.graphs.upsampled import UpsampledClasses
 from attnserve_export.layers.efficientnet import DEVIATION, MEAN, InvertedResidual, SameConv
-from attnserve_export.models.disentangled_nonlocal import LEVEL_STRIDES, STRIDE, DisentangledNonLocal, NonLocalBlock
+from attnserve_export.models.disentangled_nonlocal import LEVEL_STRIDES, STRIDE, DisentangledNonLocal, NonLocalBlock, clamped
 
 SIZES = ((480, 360), (360, 480), (480, 272), (480, 480))
 """Width and height of the images that the bundle declares."""
@@ -67,6 +67,7 @@ class SegmentGraph(nn.Module):
         coarse = functional.relu(self.model.reduce(levels[2])) * masks.at(16)
         attended, unary, pairwise = attend(cast(NonLocalBlock, self.model.block), coarse, masks.at(16))
         logits = self._decode([levels[0], levels[1], attended], masks)
+        logits = clamped(logits, *masks.axes(LEVEL_STRIDES[0]))
         classes, confidence = (each[:, :height, :width] for each in self.upsampled(logits))
         if query is None:
             return classes, confidence
@@ -105,15 +106,23 @@ class Masks:
     def __init__(self, image: Tensor, size: Tensor, dtype: torch.dtype) -> None:
         self._size, self._dtype = size, dtype
         self._shape = image.shape[1:3]
+        self._axes: dict[int, tuple[Tensor, Tensor]] = {}
         self._made: dict[int, Tensor] = {}
+
+    def axes(self, stride: int) -> tuple[Tensor, Tensor]:
+        """Rows (B, 1, h, 1) and columns (B, 1, 1, w) of a level, bool; height and width are multiples of its stride."""
+        if stride not in self._axes:
+            rows, columns = (
+                torch.arange(length // stride) * stride < self._size[:, axis : axis + 1] for axis, length in enumerate(self._shape)
+            )
+            self._axes[stride] = rows[:, None, :, None], columns[:, None, None, :]
+        return self._axes[stride]
 
     def at(self, stride: int) -> Tensor:
         """The mask of a level; height and width are multiples of its stride."""
         if stride not in self._made:
-            rows, columns = (
-                torch.arange(length // stride) * stride < self._size[:, axis : axis + 1] for axis, length in enumerate(self._shape)
-            )
-            self._made[stride] = (rows[:, None, :, None] & columns[:, None, None, :]).to(self._dtype)
+            rows, columns = self.axes(stride)
+            self._made[stride] = (rows & columns).to(self._dtype)
         return self._made[stride]
 
 

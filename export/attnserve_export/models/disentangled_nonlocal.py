@@ -184,8 +184,7 @@ class DisentangledNonLocal(nn.Module):
     ) -> tuple[Tensor, CellAttention | None]:
         """Computes the logits of each pixel.
 
-        Padding does not change an image's logits, except in the last 2 rows or columns of a side that is a multiple of 16: there
-        the last interpolation includes a cell of padding.
+        Padding does not change an image's logits: padded cells have no weight in any layer, nor in the last interpolation.
 
         Args:
             image: pixels from 0 to 255, (B, H, W, 3), red, green, blue, of any type.
@@ -234,8 +233,27 @@ class DisentangledNonLocal(nn.Module):
         x = self.mix_16(_kept(x, valid[2]))
         x = self.mix_8(_kept(torch.cat((_doubled(x), levels[1]), 1), valid[1]))
         x = self.mix_4(_kept(torch.cat((_doubled(x), levels[0]), 1), valid[0]))
-        logits = functional.interpolate(self.classify(x), scale_factor=float(LEVEL_STRIDES[0]), mode="bilinear")
-        return logits, attention
+        x = self.classify(x)
+        if valid[0] is not None:
+            x = clamped(x, valid[0].any(2)[:, None, :, None], valid[0].any(1)[:, None, None, :])
+        return functional.interpolate(x, scale_factor=float(LEVEL_STRIDES[0]), mode="bilinear"), attention
+
+
+def clamped(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Copies the last row and column of a picture into the padding beside it, so that an interpolation does not see the padding.
+
+    A bilinear interpolation of the result is, inside the picture, that of the picture alone, which repeats its border.
+
+    Args:
+        x: (B, C, h, w).
+        rows: (B, 1, h, 1) bool, True for rows of the picture.
+        columns: (B, 1, 1, w) bool, True for columns of the picture.
+
+    Returns:
+        (B, C, h, w).
+    """
+    x = torch.where(rows, x, torch.cat((x[:, :, :1], x[:, :, :-1]), 2))
+    return torch.where(columns, x, torch.cat((x[..., :1], x[..., :-1]), 3))
 
 
 def _whole(x: Tensor, value: float) -> Tensor:

@@ -12,12 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional
 
 from attnserve_export.models.disentangled_nonlocal import (
     DisentangledNonLocal,
     DisentangledNonLocalConfig,
     NonLocalBlock,
     centred,
+    clamped,
     pairwise_weights,
 )
 from tests.photos import FOLDER
@@ -137,17 +139,34 @@ def test_attention_is_returned_only_where_it_was_asked_for_and_there_is_one() ->
 
 
 @pytest.mark.parametrize("block", ["dnl", "nonlocal", "none"])
-@pytest.mark.parametrize(("width", "height", "border"), [(96, 64, 2), (100, 75, 0)])
-def test_a_padded_picture_gets_its_own_logits(block: str, width: int, height: int, border: int) -> None:
-    """Equal except for 2 rows and columns at sides that 16 divides; for any pixels in the padding."""
+@pytest.mark.parametrize(("width", "height"), [(96, 64), (100, 75), (98, 72)])
+def test_a_padded_picture_gets_its_own_logits(block: str, width: int, height: int) -> None:
+    """For any pixels in the padding, and whether or not the sides are multiples of 16 or of 4."""
     model, image = small(block), photo(width, height)
     whole, mask = padded(image, 160, 128)
     whole[~mask] = torch.randint(0, 256, (int((~mask).sum()), 3), dtype=torch.uint8)
-    inner = (slice(None), slice(None), slice(0, height - border), slice(0, width - border))
+    inner = (slice(None), slice(None), slice(0, height), slice(0, width))
     with torch.no_grad():
         alone, masked, unmasked = model(image)[0][inner], model(whole, mask)[0][inner], model(whole)[0][inner]
     assert float((alone - masked).abs().max()) < 1e-4
     assert float((alone - unmasked).abs().max()) > 0.05, "without the mask it does not"
+
+
+def test_the_last_rows_and_columns_are_interpolated_without_padding() -> None:
+    """As if the picture were alone, where an interpolation repeats the border; without :func:`clamped` it mixes the padding in."""
+    torch.manual_seed(0)
+    x, rows, columns = torch.randn(2, 3, 6, 7), torch.tensor([4, 6]), torch.tensor([7, 5])
+    kept = clamped(
+        x, torch.arange(6)[None, None, :, None] < rows[:, None, None, None], torch.arange(7) < columns[:, None, None, None]
+    )
+    for at, (height, width) in enumerate(zip(rows.tolist(), columns.tolist(), strict=True)):
+        inner = (slice(0, 1), slice(None), slice(0, 4 * height), slice(0, 4 * width))
+        alone, masked, mixed = (
+            functional.interpolate(each, scale_factor=4.0, mode="bilinear")[inner]
+            for each in (x[at : at + 1, :, :height, :width], kept[at : at + 1], x[at : at + 1])
+        )
+        assert torch.equal(masked, alone)
+        assert not torch.allclose(mixed, alone, atol=0.1)
 
 
 def test_a_picture_whose_mates_are_padded_keeps_its_logits() -> None:

@@ -200,8 +200,24 @@ def test_padding_that_is_not_masked_is_refused(all_made: Callable[[str], Made], 
     made, classes = all_made("dnl-camvid"), pass_independence.classes_in
     check_independence(made.folder, made.manifest, pictures(1))
     monkeypatch.setattr(pass_independence, "classes_in", lambda *args, is_masked: classes(*args, is_masked=False))
-    with pytest.raises(ExportError, match=r"independence: in another size .* pixels have another class"):
+    with pytest.raises(ExportError, match=r"independence: in another size .* of a picture's pixels have another class"):
         check_independence(made.folder, made.manifest, pictures(1))
+
+
+@pytest.mark.timeout(900)
+def test_other_classes_in_a_pictures_last_rows_are_refused(
+    all_made: Callable[[str], Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, classes = all_made("dnl-camvid"), pass_independence.classes_in
+
+    def faulty(runner: PassRunner, picture: Array, size: manifest_pb2.PictureSize, *, is_masked: bool) -> Array:
+        found = classes(runner, picture, size, is_masked=is_masked).copy()
+        found[-1, : found.shape[1] // 8] += size.width == size.height
+        return found
+
+    monkeypatch.setattr(pass_independence, "classes_in", faulty)
+    with pytest.raises(ExportError, match=r"independence: in another size \d\.\d\d% of a picture's edge pixels have another class"):
+        check_independence(made.folder, made.manifest, pictures(1, 360, 480))
 
 
 @pytest.mark.timeout(900)

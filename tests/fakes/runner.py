@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.execution.slot_state import SlotState
+from attnserve_server.execution.step import InputArrays, StepInputs, StepOutputs
 from tests.fakes.models import make_bundle
 
 VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
@@ -98,6 +98,7 @@ class FakeRunner:
     def __init__(self, num_slots: int, *, unknown_id: int = NO_UNKNOWN, gives_attention: bool = True) -> None:
         self.bundle = make_bundle(manifest(unknown_id, gives_attention=gives_attention))
         self.num_slots, self.num_cold_shapes = num_slots, 0
+        self.inputs = InputArrays.of(num_slots, lambda name, dtype: None)
         self.fail_encodes: set[int] = set()
         self.fail_steps: set[int] = set()
         self.num_encodes = self.num_steps = 0

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.engine.worker.iterative.loop import EngineLoop
-from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.execution.step import StepInputs, StepOutputs
 from attnserve_server.request import AttentionDetail, DecodeOptions, FinishReason, Sampling, SequenceWork, sequence_work
 from tests.driving import (
     BUNDLES,

@@ -83,6 +83,13 @@ class Memory(Protocol):
         """Runs the encode graph; ``feeds`` are its inputs by name, the group of sources on their first axis."""
         ...
 
+    def input_array(self, name: str, dtype: npt.DTypeLike) -> Array | None:
+        """Returns the array of all slots (num_slots,) that step graphs read an input of one axis from, to be written directly.
+
+        None if no step graph has this input with this type, or if inputs are copied to the device.
+        """
+        ...
+
     def key(self, rows: int, requests: int) -> Key:
         """Returns the key of the binding for this number of live rows and requests; the key's numbers may be larger (CUDA)."""
         ...

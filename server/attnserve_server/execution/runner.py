@@ -13,81 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.memory import Array, Encoded, Memory, State, StepSession
+from attnserve_server.execution.memory import Array, Binding, Encoded, Key, Memory, State, StepSession
 from attnserve_server.execution.session import NUMPY_TYPES
+from attnserve_server.execution.step import InputArrays, Integers, StepInputs, StepOutputs
 from attnserve_server.request import ImageSource, Source
 
 log = logging.getLogger(__name__)
-Integers = Sequence[int] | npt.NDArray[np.integer]
 _DECIDING = ("top_tokens", "logits", "log_probs")
 """Outputs that determine the best token, cheapest first."""
-
-
-@dataclass(slots=True)
-class StepInputs:
-    """Layout of the live rows: one entry per row (or request), in slot order."""
-
-    tokens: Integers
-    positions: Integers
-    request_of_row: Integers
-    rows_of_request: Sequence[Sequence[int]]
-    source_lengths: Integers
-    wants_attention: bool
-    wants_scores: bool = True
-    """Whether any request needs more than the best token of each row."""
-
-
-class StepOutputs:
-    """Outputs of a step by row. Arrays are views of the memory's buffers, valid until the next step."""
-
-    def __init__(self, arrays: Mapping[str, Array], attention: Array | None, best_by: str = "log_probs") -> None:
-        self.arrays, self.attention, self._best_by = arrays, attention, best_by
-
-    @property
-    def gives_scores(self) -> bool:
-        """Whether all tokens have scores, not only the best ones."""
-        return "logits" in self.arrays or "log_probs" in self.arrays
-
-    def best(self, *, wants_scores: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Returns the most probable token of every row, and its log-probability, or 0 without ``wants_scores``.
-
-        All graphs of a variant choose by the same output, so that a token does not depend on the graph that runs.
-        """
-        if self._best_by == "top_tokens":
-            return self.arrays["top_tokens"][:, 0].astype(np.int64), self.arrays["top_log_probs"][:, 0].astype(np.float32)
-        tokens = self.arrays[self._best_by].argmax(-1)
-        if not wants_scores:
-            return tokens, np.zeros(len(tokens), np.float32)
-        return tokens, self._log_probs(slice(None))[np.arange(len(tokens)), tokens]
-
-    def top(self, rows: Integers, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Returns the ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
-
-        Fewer if the graph outputs fewer.
-        """
-        index = np.asarray(rows)
-        if "top_tokens" in self.arrays and (self.arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
-            found = self.arrays["top_tokens"][index, :count], self.arrays["top_log_probs"][index, :count]
-            return found[0].astype(np.int64, copy=False), found[1].astype(np.float32, copy=False)
-        scores = self._log_probs(index)
-        tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
-        return tokens, np.take_along_axis(scores, tokens, -1)
-
-    def row(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Returns logits (or log-probabilities, if the graph outputs no logits) and log-probabilities of one row, (V,) each."""
-        log_probs = self._log_probs(slice(row, row + 1))[0]
-        return self.arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self.arrays else log_probs, log_probs
-
-    def _log_probs(self, index: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.float32]:
-        if "log_probs" in self.arrays:
-            return self.arrays["log_probs"][index].astype(np.float32, copy=False)
-        logits = self.arrays["logits"][index].astype(np.float32)
-        shifted = logits - logits.max(-1, keepdims=True)
-        result: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        return result
 
 
 class IterativeRunner:
@@ -104,6 +39,8 @@ class IterativeRunner:
         self.num_cold_shapes = 0
         self._is_warm = False
         self._slots = np.arange(num_slots)
+        self._layout: StepInputs | None = None
+        self._bound: dict[Key, _Bound] = {}
         self._choices: dict[tuple[int, bool, bool, bool], StepSession] = {}
 
     def start(self) -> None:
@@ -115,6 +52,7 @@ class IterativeRunner:
         self._have_log_probs = any(step.gives_log_probs for step in self._steps)
         self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in self._steps))
         self.state: State = self._memory.state
+        self.inputs = InputArrays.of(self.num_slots, self._memory.input_array)
         if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
             log.warning("variant %s of %s gives no attention: none of its graphs computes it", variant.name, manifest.model_id)
 
@@ -174,7 +112,9 @@ class IterativeRunner:
         Raises:
             RuntimeError: no graph of the variant fits the batch, or attention is wanted and no graph that fits gives it.
         """
-        return self._run(self.choose(inputs), inputs)
+        if inputs is not self._layout:
+            self._chosen = self.choose(inputs)
+        return self._run(self._chosen, inputs)
 
     def choose(self, inputs: StepInputs) -> StepSession:
         """Returns the graph for a step: the first one that fits the batch.
@@ -207,21 +147,52 @@ class IterativeRunner:
         return fitting[0]
 
     def _run(self, step: StepSession, inputs: StepInputs) -> StepOutputs:
-        rows, requests = len(inputs.tokens), len(inputs.source_lengths)
-        key = self._memory.key(rows, requests)
+        if inputs is not self._layout:
+            self._layout = None  # until all inputs are written
+            self._bound.clear()
+        rows = len(inputs.tokens)
+        key = self._memory.key(rows, len(inputs.source_lengths))
+        bound = self._bound.get(key)
+        if bound is None:
+            bound = self._bound[key] = self._bind(step, inputs, key)
+        else:
+            for target, values in bound.changing:
+                target[:] = values
+        self._layout = inputs
+        arrays = bound.binding.run(rows)
+        attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
+        return StepOutputs(arrays, attention, self._best_by)
+
+    def _bind(self, step: StepSession, inputs: StepInputs, key: Key) -> _Bound:
+        """Writes all inputs of a layout to its binding."""
         binding = step.bindings.get(key)
         if binding is None:
             self._note_shape(step, key[0])
             binding = step.bindings[key] = self._memory.bind(step, key)
-        _fill(binding.feeds(rows, requests), inputs)
-        arrays = binding.run(rows)
-        attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
-        return StepOutputs(arrays, attention, self._best_by)
+        feeds = binding.feeds(len(inputs.tokens), len(inputs.source_lengths))
+        _fill(feeds, inputs)
+        changing = [
+            (feeds[name], values) for name, values in (("token", inputs.tokens), ("position", inputs.positions)) if name in feeds
+        ]
+        return _Bound(binding, [(target, values) for target, values in changing if not _is_same(target, values)])
 
     def _note_shape(self, step: StepSession, rows: int) -> None:
         if self._is_warm and rows not in step.seen_rows:
             self.num_cold_shapes += 1
         step.seen_rows.add(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The binding of a layout, and the copies to make before each further step: host array of an input, and its values."""
+
+    binding: Binding
+    changing: list[tuple[Array, Integers]]
+
+
+def _is_same(target: Array, values: Integers) -> bool:
+    """Whether the values are in the target's memory."""
+    return isinstance(values, np.ndarray) and values.dtype == target.dtype and values.ctypes.data == target.ctypes.data
 
 
 def _fill(feeds: Mapping[str, Array], inputs: StepInputs) -> None:

@@ -141,13 +141,13 @@ class Scheduler(Generic[EntryT]):
         """Decides the next iteration; dropped requests are removed from the accounting."""
         output = SchedulerOutput[EntryT]()
         now = self._scheduled_at = self._clock()
-        self._drop(output, now)
-        self._admit(output, now)
+        if self._has_dropped or now >= self._first_deadline:
+            self._drop(output, now)
+        if self._waiting:
+            self._admit(output, now)
         return output
 
     def _drop(self, output: SchedulerOutput[EntryT], now: float) -> None:
-        if not self._has_dropped and now < self._first_deadline:
-            return
         for each in self._in_order():
             if each.dropped is None and each.deadline is not None and each.deadline <= now:
                 each.dropped = "deadline"

@@ -11,7 +11,8 @@ from typing import ParamSpec, TypeVar
 from attnserve_server.engine.worker.iterative.batch import RunningBatch
 from attnserve_server.engine.worker.iterative.sequence import Decoding
 from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
-from attnserve_server.execution.runner import IterativeRunner, StepOutputs
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.step import StepOutputs
 from attnserve_server.metrics import logs
 from attnserve_server.request import Done, Failed, SequenceEvent, SequenceOutcome, SequenceWork, TokensProduced
 from attnserve_server.scheduling.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
@@ -148,6 +149,8 @@ class EngineLoop:
         sends = self._begins_interval(now)
         for sequence in advanced or ():
             self._emit(sequence, now, sends)
+        if self.batch.streams and (sends or executed.admitted):
+            self._send_vectorized(sends)
 
     def _emit(self, sequence: Decoding, now: float, sends: bool) -> None:
         search = sequence.search
@@ -162,7 +165,7 @@ class EngineLoop:
             return
         if not search.is_done:
             return
-        if any(self.batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
+        if any(self.batch.alignment.lacks(sequence, found.path.tokens) for found in search.results()):
             self._restart_with_attention(sequence)
             return
         self._events.append(
@@ -191,13 +194,24 @@ class EngineLoop:
         path, num_certain = sequence.search.certain(known)
         if num_certain > known:
             tokens = path.tokens[known:num_certain]
-            if self.batch.lacks_alignment(sequence, tokens):
+            if self.batch.alignment.lacks(sequence, tokens):
                 self._restart_with_attention(sequence)
                 return False
-            copied_from = self.batch.copied_from(sequence, path, known)
+            copied_from = self.batch.alignment.copied_from(sequence, path, known)
             self._events.append(TokensProduced(sequence.request_id, tokens, copied_from))
             sequence.num_sent = num_certain
         return True
+
+    def _send_vectorized(self, sends: bool) -> None:
+        """Emits the tokens of the vectorized greedy streams, of which all are certain; the first token is sent at once."""
+        for sequence in list(self.batch.streams.values()):
+            if sequence.is_vectorized and (sends or not sequence.num_sent):
+                tokens = self.batch.vectorized.paths.of(sequence.rows[0])[sequence.num_sent :]
+                if self.batch.alignment.lacks(sequence, tokens):
+                    self._restart_with_attention(sequence)
+                elif tokens:
+                    self._events.append(TokensProduced(sequence.request_id, tokens, {}))
+                    sequence.num_sent += len(tokens)
 
     def _restart_with_attention(self, sequence: Decoding) -> None:
         """Queues a request again and keeps its attention, because an unknown symbol needs its aligned source token.
@@ -220,10 +234,10 @@ class EngineLoop:
 
     def _guarded(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Returns the result of a call for the whole batch; None if it raised, which fails the batch's requests and no others."""
-        sequences = list(self.batch.sequences.values())
         try:
             return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  see _admit
+            sequences = list(self.batch.sequences.values())
             self.batch.clear()  # the slots' state is unknown
             self._fail(sequences, error)
             return None

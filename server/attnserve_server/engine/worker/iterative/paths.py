@@ -22,17 +22,17 @@ class RowPaths:
     """The hypothesis in each row slot: its tokens and the sum of their log-probabilities.
 
     Args:
-        num_slots: number of row slots.
+        positions: number of tokens of each row (num_slots,). The caller counts them for all rows, vectorized or not.
         max_tokens: maximum tokens of a hypothesis.
     """
 
-    def __init__(self, num_slots: int, max_tokens: int) -> None:
+    def __init__(self, positions: npt.NDArray[np.int32], max_tokens: int) -> None:
+        num_slots = len(positions)
         self.tokens = np.zeros((num_slots, max_tokens), np.int32)
         """(num_slots, max_tokens); the first ``positions[row]`` of each row are valid."""
         self.totals = np.zeros(num_slots, np.float64)
         """Sums of natural log-probabilities: (num_slots,)."""
-        self.positions = np.zeros(num_slots, np.int32)
-        """Number of tokens of each row: (num_slots,). Counted for all rows, vectorized or not."""
+        self.positions = positions
 
     def of(self, row: int) -> list[int]:
         """Returns the tokens of a row."""
@@ -60,7 +60,7 @@ class GreedyRows:
     def __init__(self, paths: RowPaths, end_id: int) -> None:
         num_slots = len(paths.positions)
         self._paths, self._end_id = paths, end_id
-        self._limits, self._rows = np.zeros(num_slots, np.int32), np.arange(num_slots)
+        self._last, self._rows = np.zeros(num_slots, np.int32), np.arange(num_slots)
         self.mask = np.zeros(num_slots, bool)
         """Whether each row slot is one of them: (num_slots,)."""
         self.count = 0
@@ -69,7 +69,7 @@ class GreedyRows:
     def begin(self, row: int, limit: int) -> None:
         """Adds a row without tokens; ``limit`` is its maximum number of tokens."""
         self.count += 1
-        self.mask[row], self._limits[row], self._paths.totals[row] = True, limit, 0.0
+        self.mask[row], self._last[row], self._paths.totals[row] = True, limit - 1, 0.0
 
     def end(self, row: int) -> None:
         """Removes a row, if it is one of them."""
@@ -82,7 +82,7 @@ class GreedyRows:
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Follows the move of rows to free slots."""
-        for values in (self._limits, self.mask):
+        for values in (self._last, self.mask):
             values[targets] = values[sources]
         self.mask[sources] = False
 
@@ -91,20 +91,44 @@ class GreedyRows:
         rows: list[int] = np.flatnonzero(self.mask[: len(tokens)] & (tokens == token)).tolist()
         return rows
 
-    def advance(self, tokens: Ints, log_probs: Floats) -> list[int]:
-        """Appends its best token to each row; returns the rows that end. The caller increments the positions.
+    def advance(self, tokens: Ints, log_probs: Floats | None, inputs: Ints) -> list[int]:
+        """Appends its best token to each row. The caller increments the positions.
 
         Args:
             tokens: the best token of each row (S,), also of rows under other searches.
-            log_probs: their log-probabilities (S,).
+            log_probs: their log-probabilities (S,); None if nothing adds them up.
+            inputs: receives the token of each row as its next input (num_slots,).
+
+        Returns:
+            The rows that end.
         """
         count, paths = len(tokens), self._paths
-        positions, mask = paths.positions[:count], self.mask[:count]
-        rows = self._rows[:count] if self.count == count else self._rows[:count][mask]
-        paths.tokens[rows, positions[rows]] = tokens[rows]
-        paths.totals[rows] += log_probs[rows]
-        ended = ((tokens == self._end_id) | (positions + 1 >= self._limits[:count])) & mask
-        return ended.nonzero()[0].tolist() if ended.any() else []
+        if count == 1:
+            return self._advance_one(int(tokens[0]), log_probs, inputs) if self.count else []
+        positions = paths.positions[:count]
+        ended = (tokens == self._end_id) | (positions >= self._last[:count])
+        if self.count == count:
+            paths.tokens[self._rows[:count], positions] = tokens
+            inputs[:count] = tokens
+            if log_probs is not None:
+                paths.totals[:count] += log_probs
+        else:
+            mask = self.mask[:count]
+            rows = mask.nonzero()[0]
+            paths.tokens[rows, positions[rows]] = inputs[rows] = tokens[rows]
+            if log_probs is not None:
+                paths.totals[rows] += log_probs[rows]
+            ended &= mask
+        rows_ended: list[int] = ended.nonzero()[0].tolist()
+        return rows_ended
+
+    def _advance_one(self, token: int, log_probs: Floats | None, inputs: Ints) -> list[int]:
+        """:meth:`advance` for the only row, without array operations."""
+        paths, position = self._paths, self._paths.positions[0]
+        paths.tokens[0, position] = inputs[0] = token
+        if log_probs is not None:
+            paths.totals[0] += log_probs[0]
+        return [0] if token == self._end_id or position >= self._last[0] else []
 
 
 @dataclass(frozen=True, slots=True)

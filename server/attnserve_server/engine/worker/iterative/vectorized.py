@@ -15,10 +15,8 @@ import numpy.typing as npt
 from attnserve_server.decoding.search import BeamSearch, GreedySearch, Symbols
 from attnserve_server.engine.worker.iterative.paths import GreedyRows, Ints, RowPaths, advance_beams
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
-from attnserve_server.execution.runner import StepOutputs
+from attnserve_server.execution.step import StepOutputs
 
-FEW = 4
-"""Greedy searches are not vectorized in batches of up to this many sequences: NumPy's call overhead would exceed the savings."""
 _LEAST = np.float32(-3e38)
 """Log-probabilities above this are finite; for NaN the comparison is false."""
 
@@ -27,19 +25,24 @@ class VectorizedSearches:
     """Vectorized greedy and beam searches, which need only the most probable tokens of each step.
 
     Args:
-        num_slots: number of row slots.
+        positions: number of tokens of each row (num_slots,); the caller counts.
         max_tokens: maximum tokens of a hypothesis.
         symbols: special symbols of the model.
     """
 
-    def __init__(self, num_slots: int, max_tokens: int, symbols: Symbols) -> None:
+    def __init__(self, positions: npt.NDArray[np.int32], max_tokens: int, symbols: Symbols) -> None:
         self._symbols = symbols
-        self.paths = RowPaths(num_slots, max_tokens + 1)
+        self.paths = RowPaths(positions, max_tokens + 1)
         self._greedy = GreedyRows(self.paths, symbols.end_id)
 
-    def add_greedy(self, sequence: Decoding, num_sequences: int) -> None:
-        """Adds a new sequence, with one row and no tokens, if it is greedy and eligible and the batch is large enough."""
-        if sequence.can_be_vectorized and num_sequences > FEW and isinstance(sequence.search, GreedySearch):
+    @property
+    def num_greedy(self) -> int:
+        """Number of vectorized greedy searches."""
+        return self._greedy.count
+
+    def add_greedy(self, sequence: Decoding) -> None:
+        """Adds a new sequence, with one row and no tokens, if it is greedy and eligible."""
+        if sequence.can_be_vectorized and isinstance(sequence.search, GreedySearch):
             sequence.is_vectorized = True
             self._greedy.begin(sequence.rows[0], sequence.payload.options.max_tokens)
 
@@ -51,9 +54,10 @@ class VectorizedSearches:
                 self.paths.put(row, path.tokens, path.total)
             sequence.is_vectorized = True
 
-    def free(self, row: int) -> None:
-        """Removes a freed row."""
-        self._greedy.end(row)
+    def free(self, rows: Iterable[int]) -> None:
+        """Removes freed rows."""
+        for row in rows:
+            self._greedy.end(row)
 
     def move(self, sources: Sequence[int], targets: Sequence[int]) -> None:
         """Follows the move of rows to free slots."""
@@ -64,24 +68,30 @@ class VectorizedSearches:
         """Removes all rows."""
         self._greedy.clear()
 
-    def decide_greedy(self, owners: Sequence[Decoding | None], best: tuple[Ints, npt.NDArray[np.float32]], inputs: Ints) -> None:
+    def decide_greedy(
+        self, owners: Sequence[Decoding | None], outputs: StepOutputs, inputs: Ints, *, wants_scores: bool
+    ) -> list[Decoding]:
         """Advances all greedy rows by their best token.
 
         Args:
             owners: sequence of each row.
-            best: the best token of each row (S,) and its log-probability (S,).
+            outputs: outputs of the step.
             inputs: receives the input tokens of the next step, by row.
+            wants_scores: whether log-probabilities are added up.
+
+        Returns:
+            The sequences that are vectorized no longer.
         """
-        tokens, log_probs = best
         if not self._greedy.count:
-            return
-        for banned in self._symbols.banned:
-            for row in self._greedy.having(tokens, banned):
-                self._leave_greedy(owners[row], self.paths.of(row))
-        ended = self._greedy.advance(tokens, log_probs)
-        np.copyto(inputs[: len(tokens)], tokens, where=self._greedy.mask[: len(tokens)])
-        for row in ended:
-            self._leave_greedy(owners[row], [*self.paths.of(row), int(tokens[row])])
+            return []
+        tokens, log_probs = outputs.best(wants_scores=wants_scores)
+        left = [
+            self._leave_greedy(owners[row], self.paths.of(row))
+            for banned in self._symbols.banned
+            for row in self._greedy.having(tokens, banned)
+        ]
+        ended = self._greedy.advance(tokens, log_probs if wants_scores else None, inputs)
+        return left + [self._leave_greedy(owners[row], [*self.paths.of(row), int(tokens[row])]) for row in ended]
 
     def decide_beams(self, sequences: Iterable[Decoding], outputs: StepOutputs, inputs: Ints, copies: Copies) -> None:
         """Advances all vectorized beams by one step.
@@ -132,12 +142,13 @@ class VectorizedSearches:
         tokens: npt.NDArray[np.int32] = paths.tokens[rows, paths.positions[rows]]
         return tokens
 
-    def _leave_greedy(self, sequence: Decoding | None, tokens: list[int]) -> None:
+    def _leave_greedy(self, sequence: Decoding | None, tokens: list[int]) -> Decoding:
         assert sequence is not None, "greedy rows are live"
         (row,) = sequence.rows
         sequence.search.resume([tokens], [float(self.paths.totals[row])])
         sequence.is_vectorized, sequence.num_steps = False, len(tokens)
         self._greedy.end(row)
+        return sequence
 
     def _leave_beams(self, sequence: Decoding) -> None:
         tokens = [self.paths.of(row) for row in sequence.rows]

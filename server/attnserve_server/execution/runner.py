@@ -41,7 +41,7 @@ class IterativeRunner:
         self._slots = np.arange(num_slots)
         self._layout: StepInputs | None = None
         self._bound: dict[Key, _Bound] = {}
-        self._choices: dict[tuple[int, bool, bool, bool], StepSession] = {}
+        self._choices: dict[tuple[int, bool, bool, bool, int], StepSession] = {}
 
     def start(self) -> None:
         """Loads the graphs and allocates the slots."""
@@ -50,7 +50,8 @@ class IterativeRunner:
         self._memory = self._make_memory(self.bundle, self.num_slots)
         self._steps = self._memory.steps
         self._have_log_probs = any(step.gives_log_probs for step in self._steps)
-        self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in self._steps))
+        deciding = [step for step in self._steps if not step.declared.block_rows]
+        self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in deciding))
         self.state: State = self._memory.state
         self.inputs = InputArrays.of(self.num_slots, self._memory.input_array)
         if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
@@ -68,6 +69,8 @@ class IterativeRunner:
         for step in self._steps:
             group = max(1, min(step.declared.max_rows_of_request or 2, self.num_slots))
             for rows in self._memory.warm_rows():
+                if step.declared.block_rows and rows % group:
+                    continue
                 requests = rows if group == 1 else -(-rows // group)
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]
@@ -124,17 +127,18 @@ class IterativeRunner:
         """
         most = max(map(len, inputs.rows_of_request))
         is_one_to_one = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
-        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores
+        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores, inputs.block_rows
         if key not in self._choices:
             self._choices[key] = self._fitting(*key)
         return self._choices[key]
 
-    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
+    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool, block_rows: int) -> StepSession:
         fitting = [
             step
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most
-            and (step.is_indexed or is_one_to_one)
+            and step.declared.block_rows in (0, block_rows)
+            and (step.is_indexed or step.declared.block_rows or is_one_to_one)
             and (not wants_scores or step.gives_log_probs or not self._have_log_probs)
         ]
         chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)

@@ -49,6 +49,8 @@ class StepInputs:
     wants_attention: bool
     wants_scores: bool = True
     """Whether any request needs more than the best token of each row."""
+    block_rows: int = 0
+    """K, if row r * K + j is one of request r for all rows; such a batch needs the best candidates only. 0 for any other layout."""
 
 
 class StepOutputs:

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from attnserve_server.decoding.search import GreedySearch, Search, Symbols, make_search
+from attnserve_server.decoding.search import BeamSearch, GreedySearch, Search, Symbols, make_search
 from attnserve_server.engine.worker.iterative.alignment import Alignment
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
-from attnserve_server.engine.worker.iterative.slots import Slots
+from attnserve_server.engine.worker.iterative.slots import Move, RowSlots, Slots
 from attnserve_server.engine.worker.iterative.vectorized import VectorizedSearches
 from attnserve_server.execution.runner import IterativeRunner
 from attnserve_server.execution.step import StepInputs, StepOutputs
@@ -33,11 +33,13 @@ class RunningBatch:
         unknown_id = manifest.vocabulary.unknown_id
         can_align = any(step.gives_attention for step in runner.bundle.variant.steps)
         self._symbols = Symbols(self._end_id, () if can_align else (unknown_id,))
+        has_blocks = not self._symbols.banned  # else more than 2K candidates may be needed
+        self._block_sizes = {step.block_rows for step in runner.bundle.variant.steps if step.block_rows and has_blocks}
         self.alignment = Alignment(manifest.attention, unknown_id, can_align=can_align)
         self.sequences: dict[int, Decoding] = {}
         self.streams: dict[int, Decoding] = {}
         """Those of the running sequences that are streamed."""
-        self._slots, self._rows = Slots(), Slots()
+        self._slots, self._rows = Slots(), RowSlots(runner.num_slots)
         inputs = runner.inputs
         self._tokens, self._positions = inputs.tokens, inputs.positions
         self._requests, self._source_lengths = inputs.request_of_row, inputs.source_lengths
@@ -45,6 +47,8 @@ class RunningBatch:
         self._layout: StepInputs | None = None
         """Inputs of the next step, if its rows are those of the last step."""
         self._wants_scores = True
+        self._has_blocks = False
+        """Whether the rows of each request are a block, see :class:`StepInputs`."""
 
     @property
     def num_rows(self) -> int:
@@ -62,23 +66,33 @@ class RunningBatch:
         self._layout = None
         for sequence in group:
             self._begin(sequence, now)
-            sequence.rows.append(self._new_row(sequence, self._begin_id, 0))
             self._source_lengths[sequence.slot] = sequence.num_tokens
-            self.vectorized.add_greedy(sequence)
+            if sequence.block_rows:
+                rows = sequence.rows = self._rows.take_block(sequence, sequence.block_rows)
+                self._tokens[rows], self._positions[rows], self._requests[rows] = self._begin_id, 0, sequence.slot
+                self.vectorized.add_block(sequence)
+            else:
+                sequence.rows = [self._new_row(sequence, self._begin_id, 0)]
+                self.vectorized.add_greedy(sequence)
             self.sequences[sequence.request_id] = sequence
             if sequence.request.terms.is_streamed:
                 self.streams[sequence.request_id] = sequence
-        slots, rows = [sequence.slot for sequence in group], [sequence.rows[0] for sequence in group]
-        self._runner.state.insert(slots, rows, encoded)
+        first_rows = [sequence.rows[0] for sequence in group]
+        self._runner.state.insert([sequence.slot for sequence in group], first_rows, encoded)
+        copies = [(sequence.rows[0], row) for sequence in group for row in sequence.rows[1:]]
+        if copies:  # the first step runs all rows of a block, though only the first is a hypothesis
+            self._runner.state.copy_rows([source for source, _ in copies], [target for _, target in copies], 0)
 
     def _begin(self, sequence: Decoding, now: float) -> None:
         """Initializes the decoding of a sequence, also for a restart, and assigns its request slot."""
         options = sequence.payload.options
         search = sequence.search = make_search(options, self._symbols, self.alignment.coverage)
-        sequence.rows, sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = [], 0, False, now
+        sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = 0, False, now
         sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.needs_alignment)
         is_sendable = isinstance(search, GreedySearch) or not sequence.request.terms.is_streamed
         sequence.can_be_vectorized = search.is_vectorizable and not sequence.keeps_attention and is_sendable
+        is_block = sequence.can_be_vectorized and isinstance(search, BeamSearch) and search.width in self._block_sizes
+        sequence.block_rows = options.beam_size if is_block else 0
         sequence.needs_scores = not (search.is_vectorizable and options.omit_score)
         sequence.slot = self._slots.take(sequence)
 
@@ -109,16 +123,25 @@ class RunningBatch:
                 assert sequence is not None, "only live slots move"
                 sequence.slot = target
                 self._requests[sequence.rows] = target
-        if self._rows.has_holes:
-            moves = self._rows.compact()
-            sources, targets = [source for source, _ in moves], [target for _, target in moves]
-            self._copy_rows(sources, targets)
-            self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self.vectorized.move(sources, targets)
-            for source, target in moves:
-                owner = self._rows.owners[target]
-                assert owner is not None, "only live slots move"
-                owner.rows[owner.rows.index(source)] = target
+        width = self._block_rows()
+        groups = self._rows.align(self.sequences.values(), width) if width else None
+        self._has_blocks = groups is not None
+        if groups is None:
+            groups = [self._rows.compact()] if self._rows.has_holes else []
+        for moves in groups:
+            self._move_rows(moves)
+
+    def _block_rows(self) -> int:
+        """Returns K if all running searches are vectorized beams of K rows each for which a step graph takes blocks; else 0."""
+        sizes = {sequence.block_rows if sequence.is_vectorized else 0 for sequence in self.sequences.values()}
+        return sizes.pop() if len(sizes) == 1 else 0
+
+    def _move_rows(self, moves: Sequence[Move]) -> None:
+        """Moves rows between slots; the slots have their new owners already. No row is both source and target."""
+        sources, targets = [source for source, _ in moves], [target for _, target in moves]
+        self._copy_rows(sources, targets)
+        self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
+        self.vectorized.move(sources, targets)
 
     def run(self) -> StepOutputs:
         """Runs the step graph on all live rows; :meth:`advance` applies its outputs."""
@@ -138,7 +161,8 @@ class RunningBatch:
         if vectorized.num_greedy + len(ready) < len(self.sequences):  # others than vectorized greedy searches
             vectorized.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
             ready = [sequence for sequence in self.sequences.values() if not sequence.is_vectorized]
-            self._layout = None
+            if ready or not self._has_blocks:
+                self._layout = None
         for sequence in ready:
             if not sequence.search.is_done:  # it did not leave the vectorized search in this step
                 self._advance_alone(sequence, outputs, copies)
@@ -170,6 +194,7 @@ class RunningBatch:
             source_lengths=self._source_lengths[: len(sequences)],
             wants_attention=any(sequence.keeps_attention for sequence in sequences),
             wants_scores=self._wants_scores,
+            block_rows=len(sequences[0].rows) if self._has_blocks else 0,
         )
 
     def _new_row(self, sequence: Decoding, token: int, position: int) -> int:

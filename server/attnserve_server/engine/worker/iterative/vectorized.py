@@ -6,6 +6,7 @@ A search returns when it ends, when it reaches its token limit, or when a candid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -53,6 +54,13 @@ class VectorizedSearches:
             for row, path in zip(sequence.rows, search.live, strict=True):
                 self.paths.put(row, path.tokens, path.total)
             sequence.is_vectorized = True
+
+    def add_block(self, sequence: Decoding) -> None:
+        """Adds a new beam search that has K rows already: the first is its only hypothesis, the sums of the others are -inf."""
+        totals = [0.0] + [-math.inf] * (len(sequence.rows) - 1)
+        self.paths.totals[sequence.rows] = totals
+        sequence.search.resume([[] for _ in totals], totals)
+        sequence.is_vectorized = True
 
     def free(self, rows: Iterable[int]) -> None:
         """Removes freed rows."""

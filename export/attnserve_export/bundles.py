@@ -92,6 +92,9 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
             if spec.file not in graphs:  # variants may share a graph
                 console.print(f"tracing {spec.file}")
                 graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
+    if any(step.block_rows for variant in manifest.variants for step in variant.steps):
+        manifest.format_version = 2
+        manifest.requires.append("blocked_steps")
     add_int8_variant(manifest, graphs, architecture.is_bounded)
     sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(

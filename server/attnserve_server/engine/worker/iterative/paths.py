@@ -8,12 +8,15 @@ tokens back when the search ends, or when it needs more than this module offers.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+MAX_TABLE_WIDTH = 5
+"""Places of wider beams are computed: a table has K^K entries."""
 Ints = npt.NDArray[np.integer]
 Floats = npt.NDArray[np.floating]
 
@@ -163,25 +166,44 @@ def advance_beams(totals: Floats, tokens: Ints, log_probs: Floats, end_id: int) 
     size, width, num_candidates = log_probs.shape
     sums = (totals[:, :, None] + log_probs).reshape(size, -1)  # (n, K * C)
     best = np.argsort(-sums, axis=1, kind="stable")[:, : 2 * width]  # (n, 2K)
-    parents, best_tokens = best // num_candidates, np.take_along_axis(tokens.reshape(size, -1), best, 1)
-    best_sums = np.take_along_axis(sums, best, 1)
+    flat = best + _starts(size, width * num_candidates)
+    best_tokens = tokens.take(flat)
     ends = best_tokens == end_id
-    finished = [(int(i), int(parents[i, rank]), float(best_sums[i, rank])) for i, rank in np.argwhere(ends[:, :width])]
-    lives = ~ends
-    lives &= lives.cumsum(1) <= width
-    chosen = lives.nonzero()  # K per beam, because no parent has two candidates with the end symbol
-    survivors = parents[chosen].reshape(size, width)
-    return BeamStep(
-        survivors,
-        best_tokens[chosen].reshape(size, width),
-        best_sums[chosen].reshape(size, width),
-        _places(survivors),
-        finished,
-    )
+    finished: list[tuple[int, int, float]] = []
+    if ends.any():
+        for beam, rank in zip(*(each.tolist() for each in ends[:, :width].nonzero()), strict=True):
+            finished.append((beam, int(best[beam, rank]) // num_candidates, float(sums[beam, best[beam, rank]])))
+        lives = np.argsort(ends, axis=1, kind="stable")  # at least K, because no parent has two candidates with the end symbol
+        chosen = lives[:, :width] + _starts(size, ends.shape[1])
+        best, flat, best_tokens = best.take(chosen), flat.take(chosen), best_tokens.take(chosen)
+    survivors = best[:, :width] // num_candidates
+    return BeamStep(survivors, best_tokens[:, :width], sums.take(flat[:, :width]), _places(survivors), finished)
+
+
+@functools.cache
+def _starts(size: int, width: int) -> Ints:
+    """The first flat index of each row of a matrix (size, width): (size, 1)."""
+    return np.arange(0, size * width, width)[:, None]
 
 
 def _places(parents: Ints) -> Ints:
     """Returns the row of each child, as an index within its beam: (n, K) -> (n, K)."""
+    width = parents.shape[1]
+    if width > MAX_TABLE_WIDTH:
+        return _computed_places(parents)
+    powers, table = _table_of_places(width)
+    places: Ints = table[parents.dot(powers)]
+    return places
+
+
+@functools.cache
+def _table_of_places(width: int) -> tuple[Ints, Ints]:
+    """Powers of the width, by which parents are numbered, and the places for each number (K^K, K)."""
+    every = np.indices([width] * width).reshape(width, -1).T
+    return width ** np.arange(width - 1, -1, -1), _computed_places(every)
+
+
+def _computed_places(parents: Ints) -> Ints:
     width = parents.shape[1]
     is_same = parents[:, :, None] == parents[:, None, :]  # (n, child, child)
     is_later = (is_same & np.tri(width, k=-1, dtype=bool)).any(2)  # the parent has an earlier child

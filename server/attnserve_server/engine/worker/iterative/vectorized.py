@@ -117,38 +117,49 @@ class VectorizedSearches:
         for width, beams in by_width.items():
             rows = np.array([sequence.rows for sequence in beams])  # (n, K)
             tokens, log_probs = (each.reshape(len(beams), width, -1) for each in outputs.top(rows.ravel(), 2 * width))
-            limits = np.array([sequence.payload.options.max_tokens for sequence in beams])
-            stays = (log_probs > _LEAST).all((1, 2)) & (self.paths.positions[rows[:, 0]] + 1 < limits)
-            for banned in self._symbols.banned:
-                stays &= (tokens != banned).all((1, 2))
-            for sequence in [sequence for sequence, stay in zip(beams, stays, strict=True) if not stay]:
-                self._leave_beams(sequence)
-            if stays.any():
-                staying = [sequence for sequence, stay in zip(beams, stays, strict=True) if stay]
-                inputs[rows[stays]] = self._advance_beams(staying, rows[stays], (tokens[stays], log_probs[stays]), copies)
+            stays = self._can_stay(beams, rows, tokens, log_probs)
+            if not stays.all():
+                for sequence in [sequence for sequence, stay in zip(beams, stays, strict=True) if not stay]:
+                    self._leave_beams(sequence)
+                beams = [sequence for sequence, stay in zip(beams, stays, strict=True) if stay]
+                rows, tokens, log_probs = rows[stays], tokens[stays], log_probs[stays]
+            if beams:
+                self._advance_beams(beams, rows, (tokens, log_probs), inputs, copies)
+
+    def _can_stay(self, sequences: Sequence[Decoding], rows: Ints, tokens: Any, log_probs: Any) -> npt.NDArray[np.bool_]:
+        """Whether each beam of some of one width has only candidates that are finite and not banned, and is below its limit."""
+        limits = np.array([sequence.payload.options.max_tokens for sequence in sequences])
+        stays: npt.NDArray[np.bool_] = self.paths.positions[rows[:, 0]] + 1 < limits
+        if not log_probs.min() > _LEAST:
+            stays &= (log_probs > _LEAST).all((1, 2))
+        for banned in self._symbols.banned:
+            stays &= (tokens != banned).all((1, 2))
+        return stays
 
     def _advance_beams(
-        self, sequences: Sequence[Decoding], rows: Ints, candidates: tuple[Any, Any], copies: Copies
-    ) -> npt.NDArray[np.int32]:
-        """Advances beams of one width; returns the new tokens in the order of ``rows``."""
+        self, sequences: Sequence[Decoding], rows: Ints, candidates: tuple[Any, Any], inputs: Ints, copies: Copies
+    ) -> None:
+        """Advances beams of one width."""
         paths, end_id = self.paths, self._symbols.end_id
         found = advance_beams(paths.totals[rows], *candidates, end_id)
         for index, parent, total in found.ended:
             sequences[index].search.add_finished([*paths.of(int(rows[index, parent])), end_id], total)
-        new_rows = np.take_along_axis(rows, found.places, 1)
         is_moved = found.places != found.parents
-        sources, targets = np.take_along_axis(rows, found.parents, 1)[is_moved].tolist(), new_rows[is_moved].tolist()
-        paths.copy(sources, targets)
-        paths.tokens[new_rows, paths.positions[new_rows]] = found.tokens
+        starts = np.arange(0, rows.size, rows.shape[1])[:, None]
+        new_rows = rows.take(found.places + starts)
+        if is_moved.any():
+            sources, targets = rows.take(found.parents + starts)[is_moved], new_rows[is_moved]
+            paths.tokens[targets] = paths.tokens[sources]  # all rows of a beam have the same position
+            copies.sources.extend(sources.tolist())
+            copies.targets.extend(targets.tolist())
+        positions = paths.positions[rows[:, 0]]
+        paths.tokens[new_rows, positions[:, None]] = inputs[new_rows] = found.tokens
         paths.totals[new_rows] = found.totals
-        copies.sources.extend(sources)
-        copies.targets.extend(targets)
         for sequence, members in zip(sequences, new_rows.tolist(), strict=True):
             sequence.rows = members
-            if sequence.search.is_done:
-                sequence.is_vectorized, sequence.num_steps = False, int(paths.positions[members[0]]) + 1
-        tokens: npt.NDArray[np.int32] = paths.tokens[rows, paths.positions[rows]]
-        return tokens
+        for index in {index for index, _, _ in found.ended}:
+            if sequences[index].search.is_done:
+                sequences[index].is_vectorized, sequences[index].num_steps = False, int(positions[index]) + 1
 
     def _leave_greedy(self, sequence: Decoding | None, tokens: list[int]) -> Decoding:
         assert sequence is not None, "greedy rows are live"

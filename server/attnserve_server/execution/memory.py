@@ -30,6 +30,9 @@ INDEX_INPUTS = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
 class State(Protocol):
     """The state of all slots, and the operations on it between steps."""
 
+    buffer_parity: int
+    """0 or 1: which of two buffers is current; always 0 if all state is in place."""
+
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
         """Writes the initial state of new requests; ``requests`` and ``rows`` name the slots of each, in the group's order."""
         ...

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.memory import Array, Binding, Encoded, Key, Memory, State, StepSession
+from attnserve_server.execution.memory import Array, Binding, Encoded, Memory, State, StepSession
 from attnserve_server.execution.session import NUMPY_TYPES
 from attnserve_server.execution.step import InputArrays, Integers, StepInputs, StepOutputs
 from attnserve_server.request import ImageSource, Source
@@ -40,7 +40,8 @@ class IterativeRunner:
         self._is_warm = False
         self._slots = np.arange(num_slots)
         self._layout: StepInputs | None = None
-        self._bound: dict[Key, _Bound] = {}
+        self._bound: dict[int, _Bound] = {}
+        """By the parity of the state's buffers."""
         self._choices: dict[tuple[int, bool, bool, bool, int], StepSession] = {}
 
     def start(self) -> None:
@@ -116,8 +117,13 @@ class IterativeRunner:
             RuntimeError: no graph of the variant fits the batch, or attention is wanted and no graph that fits gives it.
         """
         if inputs is not self._layout:
-            self._chosen = self.choose(inputs)
-        return self._run(self._chosen, inputs)
+            return self._run(self.choose(inputs), inputs)
+        bound = self._bound.get(self.state.buffer_parity)
+        if bound is None:
+            return self._run(self._chosen, inputs)
+        for target, values in bound.changing:
+            target[:] = values
+        return self._outputs(bound)
 
     def choose(self, inputs: StepInputs) -> StepSession:
         """Returns the graph for a step: the first one that fits the batch.
@@ -154,31 +160,30 @@ class IterativeRunner:
         if inputs is not self._layout:
             self._layout = None  # until all inputs are written
             self._bound.clear()
-        rows = len(inputs.tokens)
-        key = self._memory.key(rows, len(inputs.source_lengths))
-        bound = self._bound.get(key)
-        if bound is None:
-            bound = self._bound[key] = self._bind(step, inputs, key)
-        else:
-            for target, values in bound.changing:
-                target[:] = values
-        self._layout = inputs
-        arrays = bound.binding.run(rows)
-        attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
-        return StepOutputs(arrays, attention, self._best_by)
+        parity = self.state.buffer_parity
+        bound = self._bound[parity] = self._bind(step, inputs)
+        self._layout, self._chosen = inputs, step
+        return self._outputs(bound)
 
-    def _bind(self, step: StepSession, inputs: StepInputs, key: Key) -> _Bound:
+    def _outputs(self, bound: _Bound) -> StepOutputs:
+        arrays = bound.binding.run(bound.num_rows)
+        return StepOutputs(arrays, arrays.get(bound.attention) if bound.attention else None, self._best_by)
+
+    def _bind(self, step: StepSession, inputs: StepInputs) -> _Bound:
         """Writes all inputs of a layout to its binding."""
+        rows, requests = len(inputs.tokens), len(inputs.source_lengths)
+        key = self._memory.key(rows, requests)
         binding = step.bindings.get(key)
         if binding is None:
             self._note_shape(step, key[0])
             binding = step.bindings[key] = self._memory.bind(step, key)
-        feeds = binding.feeds(len(inputs.tokens), len(inputs.source_lengths))
+        feeds = binding.feeds(rows, requests)
         _fill(feeds, inputs)
         changing = [
             (feeds[name], values) for name, values in (("token", inputs.tokens), ("position", inputs.positions)) if name in feeds
         ]
-        return _Bound(binding, [(target, values) for target, values in changing if not _is_same(target, values)])
+        attention = self.bundle.manifest.attention.output if step.declared.gives_attention else ""
+        return _Bound(binding, rows, attention, [each for each in changing if not _is_same(*each)])
 
     def _note_shape(self, step: StepSession, rows: int) -> None:
         if self._is_warm and rows not in step.seen_rows:
@@ -188,9 +193,18 @@ class IterativeRunner:
 
 @dataclass(frozen=True, slots=True)
 class _Bound:
-    """The binding of a layout, and the copies to make before each further step: host array of an input, and its values."""
+    """The binding of a layout.
+
+    Attributes:
+        binding: the graph with its inputs and outputs.
+        num_rows: live rows.
+        attention: name of the attention output; empty if the graph gives none.
+        changing: the copies to make before each further step: host array of an input, and its values.
+    """
 
     binding: Binding
+    num_rows: int
+    attention: str
     changing: list[tuple[Array, Integers]]
 
 

@@ -139,7 +139,7 @@ class Scheduler(Generic[EntryT]):
 
     def schedule(self) -> SchedulerOutput[EntryT]:
         """Decides the next iteration; dropped requests are removed from the accounting."""
-        output = SchedulerOutput[EntryT]()
+        output: SchedulerOutput[EntryT] = SchedulerOutput()
         now = self._scheduled_at = self._clock()
         if self._has_dropped or now >= self._first_deadline:
             self._drop(output, now)

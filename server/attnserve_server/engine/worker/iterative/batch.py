@@ -19,6 +19,9 @@ from attnserve_server.execution.runner import IterativeRunner
 from attnserve_server.execution.step import StepInputs, StepOutputs
 from attnserve_server.request import AttentionWeights, Hypothesis
 
+COPY_STEP = 8
+"""Rows whose lengths have the same quotient by this number are copied together."""
+
 
 class RunningBatch:
     """The running requests, over one runner's slots.
@@ -208,8 +211,15 @@ class RunningBatch:
         self.vectorized.free(rows)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
-        if sources:
-            self._runner.state.copy_rows(sources, targets, int(self._positions[sources].max()))
+        """Copies rows; those of similar lengths together, so that a long hypothesis does not make the copies of others longer."""
+        if not sources:
+            return
+        groups: dict[int, list[tuple[int, int, int]]] = {}
+        for length, source, target in zip(self._positions[sources].tolist(), sources, targets, strict=True):
+            groups.setdefault(length // COPY_STEP, []).append((length, source, target))
+        for group in groups.values():
+            lengths, froms, tos = zip(*group, strict=True)
+            self._runner.state.copy_rows(froms, tos, max(lengths))
 
     def _advance_alone(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
         """Advances a search that is not vectorized."""

@@ -210,7 +210,7 @@ class _Bound:
 
 def _is_same(target: Array, values: Integers) -> bool:
     """Whether the values are in the target's memory."""
-    return isinstance(values, np.ndarray) and values.dtype == target.dtype and values.ctypes.data == target.ctypes.data
+    return isinstance(values, np.ndarray) and np.may_share_memory(target, values)
 
 
 def _fill(feeds: Mapping[str, Array], inputs: StepInputs) -> None:

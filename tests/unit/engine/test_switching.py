@@ -195,15 +195,15 @@ class SameLayout:
 
 
 class NoInput:
-    """A planted fault: a single greedy row gets its old token as the next input."""
+    """A planted fault: greedy rows get their old tokens as the next inputs."""
 
     @staticmethod
     def plant(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
-        advance_one = paths.GreedyRows._advance_one  # noqa: SLF001
+        advance = paths.GreedyRows.advance
         monkeypatch.setattr(
             paths.GreedyRows,
-            "_advance_one",
-            lambda self, token, log_probs, inputs: advance_one(self, token, log_probs, inputs.copy()),
+            "advance",
+            lambda self, tokens, log_probs, inputs: advance(self, tokens, log_probs, inputs.copy()),
         )
 
 
@@ -230,6 +230,8 @@ class LateTokens:
 @pytest.mark.parametrize("fault", [SameLayout, NoInput, UnmovedRows, LateTokens])
 def test_a_planted_fault_is_seen(fault: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = Driver(2)
+    for kind in (kind for kinds in driver.kinds.values() for kind in kinds):
+        driver.alone(kind)  # by an engine without the fault
     fault.plant(driver, monkeypatch)
     with pytest.raises((AssertionError, IndexError)):
         driver.run(2000)

@@ -137,6 +137,13 @@ class Scheduler(Generic[EntryT]):
         self._num_rows -= request.num_rows
         self._freed_at = self._clock()
 
+    def has_news(self, now: float) -> bool:
+        """Whether :meth:`schedule` may drop or admit a request at this time. If not, an iteration begins without it."""
+        if self._waiting or self._has_dropped or now >= self._first_deadline:
+            return True
+        self._scheduled_at = now
+        return False
+
     def schedule(self) -> SchedulerOutput[EntryT]:
         """Decides the next iteration; dropped requests are removed from the accounting."""
         output: SchedulerOutput[EntryT] = SchedulerOutput()

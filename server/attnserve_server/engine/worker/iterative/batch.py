@@ -58,6 +58,11 @@ class RunningBatch:
         """Number of live rows."""
         return self._rows.num_owned
 
+    @property
+    def is_steady(self) -> bool:
+        """Whether the next step has the rows of the last one."""
+        return self._layout is not None
+
     def admit(self, group: Sequence[Decoding], now: float) -> None:
         """Encodes a group and gives each member a request slot and a first row.
 

@@ -116,6 +116,9 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     manifest.format_version, manifest.model_id, manifest.version = 1, recipe.model_id, version
     task.describe(manifest, tokenizer.get_piece_size())
     graphs = traced(recipe, model, manifest)
+    if any(step.block_rows for variant in manifest.variants for step in variant.steps):
+        manifest.format_version = 2
+        manifest.requires.append("blocked_steps")
     add_int8_variant(manifest, graphs, ARCHITECTURES[recipe.architecture].graphs.is_bounded)
     sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import onnx
 import torch
@@ -33,9 +35,9 @@ class ExportError(Exception):
     """The export failed: wrong tensor names, an IR version that is too new, or a difference beyond the parity tolerance."""
 
 
-def example_input(tensor: manifest_pb2.Tensor) -> Tensor:
+def example_input(tensor: manifest_pb2.Tensor, sizes: Mapping[str, int] = _EXAMPLE_SIZES) -> Tensor:
     """Returns a tensor of the declared type; each named axis has its own size, above 1."""
-    shape = [int(axis) if axis.isdigit() else _EXAMPLE_SIZES[axis] for axis in tensor.axes]
+    shape = [int(axis) if axis.isdigit() else sizes[axis] for axis in tensor.axes]
     dtype = _TORCH_TYPES[tensor.dtype]
     return torch.rand(shape).to(dtype) if dtype.is_floating_point else torch.ones(shape, dtype=dtype)
 
@@ -46,8 +48,11 @@ def export_graph(spec: GraphSpec) -> onnx.ModelProto:
     Raises:
         ExportError: the graph's inputs or outputs differ from the spec, or its IR version is too new.
     """
-    axes = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in _EXAMPLE_SIZES}
-    arguments = tuple(None if tensor is None else example_input(tensor) for tensor in spec.inputs)
+    axes: dict[str, Any] = {axis: torch.export.Dim(axis, min=1, max=1 << 16) for axis in _EXAMPLE_SIZES}
+    sizes = dict(_EXAMPLE_SIZES)
+    if spec.block_rows:
+        axes["row"], sizes["row"] = spec.block_rows * axes["request"], spec.block_rows * sizes["request"]
+    arguments = tuple(None if tensor is None else example_input(tensor, sizes) for tensor in spec.inputs)
     dynamic = [
         None if tensor is None else {i: axes[axis] for i, axis in enumerate(tensor.axes) if not axis.isdigit()}
         for tensor in spec.inputs

@@ -93,9 +93,9 @@ def _grid_case(
         runner.start(feeds)
         differences = {}
         for position in range(max(POSITIONS) + 1):
-            ours = runner.step(target[:, position], position).logits()
+            result = runner.step(target[:, position], position)
             if position in theirs:
-                differences[position] = float(np.abs(ours - theirs[position]).max())
+                differences[position] = result.difference(theirs[position])
         worst = max(differences, key=lambda position: differences[position])
         difference = float(f"{differences[worst]:.3g}")
         cases.append(manifest_pb2.ParityCase(rows=rows, source_tokens=length, position=worst, max_abs_difference=difference))

@@ -33,6 +33,20 @@ class StepResult:
         """The graph's scores over the vocabulary: logits, or log-probabilities."""
         return self.outputs["logits"] if "logits" in self.outputs else self.outputs["log_probs"]
 
+    def difference(self, logits: Array) -> float:
+        """The largest absolute difference from a module's logits (rows, V).
+
+        Of a graph that gives only the best candidates, their log-probabilities are compared with those of the same tokens, and
+        with the module's best ones.
+        """
+        if "logits" in self.outputs or "log_probs" in self.outputs:
+            return float(np.abs(self.logits() - logits).max())
+        exponents = np.exp(logits - logits.max(-1, keepdims=True))
+        theirs = np.log(exponents / exponents.sum(-1, keepdims=True))
+        tokens, ours = self.outputs["top_tokens"], self.outputs["top_log_probs"]
+        best = -np.sort(-theirs, axis=-1)[:, : ours.shape[1]]
+        return float(max(np.abs(ours - best).max(), np.abs(ours - np.take_along_axis(theirs, tokens, -1)).max()))
+
 
 class PlainRunner:
     """Runs one variant of a bundle for a static batch with ``group`` rows a request."""

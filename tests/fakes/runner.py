@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import random
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.execution.runner import StepInputs, StepOutputs
 from attnserve_server.execution.slot_state import SlotState
+from attnserve_server.execution.step import InputArrays, StepInputs, StepOutputs
 from tests.fakes.models import make_bundle
 
 VOCAB_SIZE, BEGIN_ID, END_ID = 12, 2, 3
@@ -25,8 +26,12 @@ LAYERS, HEADS = 2, 2
 NOTHING = -1.0
 
 
-def manifest(unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
+def manifest(
+    unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True, block_sizes: Sequence[int] = ()
+) -> manifest_pb2.Manifest:
     """Three states: the tokens, written in place; a sum, written to another buffer; and the request's source."""
+    steps = [manifest_pb2.StepGraph(max_rows_of_request=size, block_rows=size) for size in block_sizes]
+    steps.append(manifest_pb2.StepGraph(gives_attention=gives_attention))
     row, request = manifest_pb2.SCOPE_HYPOTHESIS, manifest_pb2.SCOPE_REQUEST
     states = [
         manifest_pb2.State(
@@ -47,7 +52,7 @@ def manifest(unknown_id: int = NO_UNKNOWN, *, gives_attention: bool = True) -> m
         limits=manifest_pb2.Limits(max_source_tokens=CAPACITY - 1, max_target_tokens=CAPACITY, max_beam_size=8),
         attention=manifest_pb2.AttentionOutput(output="attention", num_layers=LAYERS, num_heads=HEADS),
         states=states,
-        variants=[manifest_pb2.Variant(steps=[manifest_pb2.StepGraph(gives_attention=gives_attention)])],
+        variants=[manifest_pb2.Variant(steps=steps)],
     )
 
 
@@ -92,12 +97,18 @@ class Toy:
 class FakeRunner:
     """A runner over real slots. Every step reads only the state of each row, so a wrong copy changes the answer.
 
-    ``fail_encodes`` and ``fail_steps`` are the numbers of the calls that raise.
+    ``fail_encodes`` and ``fail_steps`` are the numbers of the calls that raise; ``layouts`` counts steps by their blocks' rows, and
+    ``num_repeated`` those with the layout of the step before.
     """
 
-    def __init__(self, num_slots: int, *, unknown_id: int = NO_UNKNOWN, gives_attention: bool = True) -> None:
-        self.bundle = make_bundle(manifest(unknown_id, gives_attention=gives_attention))
+    def __init__(
+        self, num_slots: int, *, unknown_id: int = NO_UNKNOWN, gives_attention: bool = True, block_sizes: Sequence[int] = ()
+    ) -> None:
+        self.bundle = make_bundle(manifest(unknown_id, gives_attention=gives_attention, block_sizes=block_sizes))
+        self.layouts, self.num_repeated = Counter[int](), 0
+        self._last: StepInputs | None = None
         self.num_slots, self.num_cold_shapes = num_slots, 0
+        self.inputs = InputArrays.of(num_slots, lambda name, dtype: None)
         self.fail_encodes: set[int] = set()
         self.fail_steps: set[int] = set()
         self.num_encodes = self.num_steps = 0
@@ -130,6 +141,9 @@ class FakeRunner:
         rows = len(inputs.tokens)
         assert 0 < rows <= self.num_slots
         self._check_layout(inputs)
+        self.layouts[inputs.block_rows] += 1
+        self.num_repeated += inputs is self._last
+        self._last = inputs
         if self.num_steps in self.fail_steps:
             raise RuntimeError("planted")
         trail, total, memory = (self.state.buffers[name] for name in ("trail", "total", "memory"))
@@ -147,6 +161,9 @@ class FakeRunner:
             scores[row] = log_probs(source, prefix)
             weights[row, ..., : len(source)] = attention(source, prefix)
         self.state.flip()
+        if inputs.block_rows:
+            best = np.argsort(-scores, axis=-1, kind="stable")[:, : 2 * inputs.block_rows]
+            return StepOutputs({"top_tokens": best, "top_log_probs": np.take_along_axis(scores, best, -1)}, None)
         return StepOutputs({"log_probs": scores}, weights if inputs.wants_attention and self.gives_attention else None)
 
     def _check_layout(self, inputs: StepInputs) -> None:
@@ -157,3 +174,7 @@ class FakeRunner:
         assert all(
             inputs.request_of_row[row] == request for request, members in enumerate(inputs.rows_of_request) for row in members
         )
+        if inputs.block_rows:
+            assert all(inputs.request_of_row[row] == row // inputs.block_rows for row in range(rows))
+            assert not inputs.wants_attention
+            assert rows == requests * inputs.block_rows

@@ -15,7 +15,8 @@ import pytest
 
 from attnserve_server.bundle.loader import load_bundle
 from attnserve_server.execution.factory import make_runner
-from attnserve_server.execution.runner import IterativeRunner, StepInputs
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.step import StepInputs
 from tests.driving import BUNDLES
 
 VARIANTS = ("fp32", "int8")

@@ -7,10 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from attnserve.v1 import manifest_pb2
 
+BLOCK_WIDTHS = (100, 80, 128, 64)
+"""Widths of the blocks in which :func:`best` looks first; one that divides the vocabulary is taken."""
 FLOAT32, FLOAT16 = manifest_pb2.DATA_TYPE_FLOAT32, manifest_pb2.DATA_TYPE_FLOAT16
 INT32, INT64, UINT8 = manifest_pb2.DATA_TYPE_INT32, manifest_pb2.DATA_TYPE_INT64, manifest_pb2.DATA_TYPE_UINT8
 
@@ -27,6 +30,8 @@ class GraphSpec:
     gives_attention: bool = False
     max_batch: int = 0
     """Of a single-pass model: the largest batch that is worth while."""
+    block_rows: int = 0
+    """K, if row r * K + j is one of request r; 0 for no such rule."""
 
     def describe(self) -> manifest_pb2.Graph:
         """The manifest's entry."""
@@ -53,7 +58,10 @@ class VariantSpec:
         encode = None if self.encode is None else self.encode.describe()
         steps = [
             manifest_pb2.StepGraph(
-                graph=step.describe(), max_rows_of_request=step.max_rows_of_request, gives_attention=step.gives_attention
+                graph=step.describe(),
+                max_rows_of_request=step.max_rows_of_request,
+                gives_attention=step.gives_attention,
+                block_rows=step.block_rows,
             )
             for step in self.steps
         ]
@@ -107,9 +115,29 @@ def score_outputs(vocab_size: int, candidates: int, *, with_log_probs: bool = Tr
     """Declares the outputs of :func:`scores`."""
     names = ("logits", "log_probs") if with_log_probs else ("logits",)
     outputs = [tensor(name, FLOAT32, "row", str(vocab_size)) for name in names]
-    if candidates:
-        outputs += [
-            tensor("top_log_probs", FLOAT32, "row", str(candidates)),
-            tensor("top_tokens", INT64, "row", str(candidates)),
-        ]
-    return outputs
+    return [*outputs, *(best_outputs(candidates) if candidates else ())]
+
+
+def best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Returns what ``topk`` returns, the ``count`` largest values of each row of (S, V) and their indices, in two levels.
+
+    The best values are in the ``count`` blocks of a row with the largest maxima. Of equal values those with lower indices come
+    first, as in ONNX's TopK.
+    """
+    width = next((width for width in BLOCK_WIDTHS if values.shape[-1] % width == 0 and values.shape[-1] // width >= count), 0)
+    if not width:
+        largest, indices = values.topk(count, dim=-1)
+        return largest, indices
+    blocks = values.unflatten(-1, (-1, width))  # (S, V / width, width)
+    chosen = blocks.amax(-1).topk(count, dim=-1).indices.topk(count, dim=-1, largest=False).values  # in the order of the indices
+    candidates = torch.onnx.ops.symbolic(
+        "GatherND", [blocks, chosen.unsqueeze(-1)], {"batch_dims": 1}, dtype=values.dtype, shape=(values.shape[0], count, width)
+    )
+    largest, places = candidates.flatten(1).topk(count, dim=-1)
+    block = torch.onnx.ops.symbolic("Div", [places, torch.tensor(width)], dtype=torch.int64, shape=places.shape)
+    return largest, places + width * (chosen.gather(1, block) - block)
+
+
+def best_outputs(count: int) -> list[manifest_pb2.Tensor]:
+    """Declares the outputs of :func:`best` of log-probabilities."""
+    return [tensor("top_log_probs", FLOAT32, "row", str(count)), tensor("top_tokens", INT64, "row", str(count))]

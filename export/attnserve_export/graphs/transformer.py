@@ -29,6 +29,8 @@ from attnserve_export.graphs.spec import (
     Graphs,
     GraphSpec,
     VariantSpec,
+    best,
+    best_outputs,
     score_outputs,
     scores,
     source_inputs,
@@ -38,8 +40,11 @@ from attnserve_export.models.transformer import DecoderLayer, Transformer
 
 GROUPS = (1, 5, 8)
 """Maximum number of hypotheses of a request, for each step graph."""
-ATTENTION, BEST = "attention", "best"
-"""Kinds of step graph: with attention as a further output; or with logits as the only output, which greedy search needs."""
+BLOCK_GROUPS = (4, 5, 8)
+"""Numbers of hypotheses of each request, for each step graph that takes rows in blocks."""
+ATTENTION, BEST, BLOCK = "attention", "best", "block"
+"""Kinds of step graph: with attention as a further output; with logits as the only output, which greedy search needs; or for blocks
+of rows, with the best candidates as the only output, which beam search needs."""
 
 
 class EncodeGraph(nn.Module):
@@ -65,14 +70,14 @@ class EncodeGraph(nn.Module):
 class StepGraph(nn.Module):
     """One decode step of S rows of R requests, at most ``group`` rows a request.
 
-    With ``group`` 1, row i belongs to request i. Otherwise ``rows_of_request`` (R, G) and ``place_of_row`` (S) map the rows to
-    the requests' query heads and back.
+    With ``group`` 1, row i belongs to request i; in blocks, row r * G + j to request r. Otherwise ``rows_of_request`` (R, G) and
+    ``place_of_row`` (S) map the rows to the requests' query heads and back.
     """
 
     def __init__(self, model: Transformer, *, group: int, gives: str, candidates: int, is_for_cuda: bool = False) -> None:
         super().__init__()
         self.model, self.group, self.candidates, self.is_for_cuda = model, group, candidates, is_for_cuda
-        self.gives_attention, self.gives_log_probs = gives == ATTENTION, gives != BEST
+        self.gives_attention, self.gives_log_probs, self.is_blocked = gives == ATTENTION, gives != BEST, gives == BLOCK
 
     def forward(
         self,
@@ -104,6 +109,8 @@ class StepGraph(nn.Module):
             next_state += [*caches, *memory[:2]]
             weights += memory[2:]
         logits = model.project(model.decoder_norm(x)[:, 0]).float()  # (S, V)
+        if self.is_blocked:
+            return (*best(logits.log_softmax(-1), self.candidates), *next_state)
         outputs = scores(logits, self.candidates, with_log_probs=self.gives_log_probs)
         if self.gives_attention:
             outputs.append(torch.stack(weights, 1).float())  # (S, layers, heads, L)
@@ -122,6 +129,10 @@ class StepGraph(nn.Module):
         attention = layer.cross_attention
         heads, group, d_head = attention.num_heads, self.group, key.shape[-1]
         query = attention.query(x)
+        if self.is_blocked:
+            grouped = query.view(-1, group, heads, d_head).transpose(1, 2).reshape(-1, 1, heads * group * d_head)
+            attended, *next_memory = step_cross_attention(grouped, key, value, last, heads)
+            return [attended.view(-1, heads, group, d_head).transpose(1, 2).reshape(-1, 1, heads * d_head), *next_memory]
         if rows_of_request is None or place_of_row is None:
             attended, *next_memory = step_cross_attention(query, key, value, last, heads, rewrites_last=self.is_for_cuda)
             if not self.gives_attention:
@@ -177,7 +188,7 @@ def transformer_states(model: Transformer, max_source: int, max_target: int) -> 
 
 def transformer_variants(model: Transformer, states: list[manifest_pb2.State]) -> list[VariantSpec]:
     """fp32 for the CPU, and fp16 for CUDA from the half-precision module."""
-    cpu = [_step(model, states, FLOAT32, 1, BEST)]
+    cpu = [_step(model, states, FLOAT32, 1, BEST), *(_step(model, states, FLOAT32, group, BLOCK) for group in BLOCK_GROUPS)]
     cpu += [_step(model, states, FLOAT32, group, gives) for gives in ("", ATTENTION) for group in GROUPS]
     half = _half(model)
     cuda = [_step(half, states, FLOAT16, group, suffix="_cuda") for group in GROUPS]
@@ -207,13 +218,14 @@ def _step(
     model: Transformer, states: list[manifest_pb2.State], dtype: Any, group: int, gives: str = "", suffix: str = ""
 ) -> GraphSpec:
     config = model.config
-    grouped = group > 1
+    grouped, is_blocked = group > 1, gives == BLOCK
+    is_routed = grouped and not is_blocked
     inputs: list[manifest_pb2.Tensor | None] = [
         tensor("token", INT64, "row"),
         tensor("position", INT32, "row"),
         tensor("source_length", INT32, "request" if grouped else "row"),
-        tensor("rows_of_request", INT64, "request", str(group)) if grouped else None,
-        tensor("place_of_row", INT64, "row") if grouped else None,
+        tensor("rows_of_request", INT64, "request", str(group)) if is_routed else None,
+        tensor("place_of_row", INT64, "row") if is_routed else None,
     ]
     for state in states:
         axes = [str(state.capacity) if axis == state.growing_axis else axis for axis in state.axes]
@@ -221,7 +233,7 @@ def _step(
             axes[0] = "row"
         inputs.append(tensor(state.name, dtype, *axes))
     candidates = 2 * group if grouped or suffix else 0
-    outputs = score_outputs(config.vocab_size, candidates, with_log_probs=gives != BEST)
+    outputs = best_outputs(candidates) if is_blocked else score_outputs(config.vocab_size, candidates, with_log_probs=gives != BEST)
     if gives == ATTENTION:
         axes = ["row", str(config.num_decoder_layers), str(config.num_heads), str(_capacity(states, "source"))]
         outputs.append(tensor("attention", FLOAT32, *axes))
@@ -231,7 +243,15 @@ def _step(
     ]
     name = f"step_{group}{f'_{gives}' if gives else ''}{suffix}.onnx"
     module = StepGraph(model, group=group, gives=gives, candidates=candidates, is_for_cuda=dtype == FLOAT16)
-    return GraphSpec(name, module, inputs, outputs, max_rows_of_request=group, gives_attention=gives == ATTENTION)
+    return GraphSpec(
+        name,
+        module,
+        inputs,
+        outputs,
+        max_rows_of_request=group,
+        gives_attention=gives == ATTENTION,
+        block_rows=group if is_blocked else 0,
+    )
 
 
 def _capacity(states: list[manifest_pb2.State], axis: str) -> int:

@@ -22,6 +22,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_client.demo.server import DemoServer
@@ -147,7 +148,7 @@ def measure_pair(
         grpc.RpcError: a request failed.
     """
     pairs = []
-    with alone(bundle) as models, _both(trees, models) as servers, quiet():
+    with _both(trees, bundle) as servers, quiet():
         addresses = [address_of(server) for server in servers]
         for point, address in itertools.product(points, addresses):
             _ask(address, point, itertools.islice(itertools.cycle(texts), WARM_UP))
@@ -180,26 +181,51 @@ def _ask(address: str, point: Point, texts: Iterator[str]) -> float:
 
 
 @contextlib.contextmanager
-def alone(bundle: Path) -> Iterator[Path]:
+def alone(bundle: Path, tree: Tree | None = None) -> Iterator[Path]:
     """A model repository with this bundle's model only, so that servers start quickly.
 
-    It is a copy without golden answers: servers of older trees refuse a manifest that names them.
+    It is a copy without golden answers: servers of older trees refuse a manifest that names them. For a tree that does not know
+    ``block_rows``, it is also without the graphs for blocks of rows, and of format version 1.
     """
     with tempfile.TemporaryDirectory(prefix="attnserve-models-") as name:
         folder = Path(name, bundle.resolve().parent.name, bundle.name)
         if bundle.is_dir():
             shutil.copytree(bundle, folder)
             manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-            if golden := manifest.pop("golden_file", ""):
-                (folder / golden).unlink()
-                manifest["files"] = [file for file in manifest["files"] if file["name"] != golden]
-                (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+            dropped = {manifest.pop("golden_file", "")} - {""}
+            if tree is not None and not _knows_blocks(tree):
+                dropped |= _without_blocks(manifest)
+            for file in dropped:
+                (folder / file).unlink()
+            manifest["files"] = [file for file in manifest["files"] if file["name"] not in dropped]
+            (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
         yield Path(name)
 
 
+def _knows_blocks(tree: Tree) -> bool:
+    proto = tree.folder / "protos" / "attnserve" / "v1" / "manifest.proto"
+    return proto.is_file() and "block_rows" in proto.read_text(encoding="utf-8")
+
+
+def _without_blocks(manifest: dict[str, Any]) -> set[str]:
+    """Removes the graphs for blocks of rows from a manifest; returns their files."""
+    dropped: set[str] = set()
+    for variant in manifest["variants"]:
+        steps = variant["steps"]
+        dropped |= {step["graph"]["file"] for step in steps if step.get("block_rows")}
+        variant["steps"] = [step for step in steps if not step.get("block_rows")]
+    manifest["format_version"] = 1
+    manifest.pop("requires", None)
+    return dropped
+
+
 @contextlib.contextmanager
-def _both(trees: tuple[Tree, Tree], models: Path) -> Iterator[list[DemoServer]]:
+def _both(trees: tuple[Tree, Tree], bundle: Path) -> Iterator[list[DemoServer]]:
     """A server of each tree; they start at the same time."""
     flags = "--workers", str(WORKERS), "--slots", str(SLOTS)
     with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(server_process(models, VARIANT, *flags, environment=tree.environment())) for tree in trees]
+        folders = [stack.enter_context(alone(bundle, tree)) for tree in trees]
+        yield [
+            stack.enter_context(server_process(models, VARIANT, *flags, environment=tree.environment()))
+            for models, tree in zip(folders, trees, strict=True)
+        ]

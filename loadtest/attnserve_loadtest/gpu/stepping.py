@@ -21,8 +21,9 @@ import onnxruntime
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.execution.cuda import row_buckets
 from attnserve_server.execution.factory import make_runner
-from attnserve_server.execution.runner import IterativeRunner, StepInputs
+from attnserve_server.execution.runner import IterativeRunner
 from attnserve_server.execution.session import cuda_options
+from attnserve_server.execution.step import StepInputs
 from attnserve_server.profiling.measure import Workload
 
 POSITION, SOURCE = 12, 16

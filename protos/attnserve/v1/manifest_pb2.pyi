@@ -244,14 +244,16 @@ class Graph(_message.Message):
     def __init__(self, file: _Optional[str] = ..., inputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[Tensor, _Mapping]]] = ...) -> None: ...
 
 class StepGraph(_message.Message):
-    __slots__ = ("graph", "max_rows_of_request", "gives_attention")
+    __slots__ = ("graph", "max_rows_of_request", "gives_attention", "block_rows")
     GRAPH_FIELD_NUMBER: _ClassVar[int]
     MAX_ROWS_OF_REQUEST_FIELD_NUMBER: _ClassVar[int]
     GIVES_ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    BLOCK_ROWS_FIELD_NUMBER: _ClassVar[int]
     graph: Graph
     max_rows_of_request: int
     gives_attention: bool
-    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., max_rows_of_request: _Optional[int] = ..., gives_attention: _Optional[bool] = ...) -> None: ...
+    block_rows: int
+    def __init__(self, graph: _Optional[_Union[Graph, _Mapping]] = ..., max_rows_of_request: _Optional[int] = ..., gives_attention: _Optional[bool] = ..., block_rows: _Optional[int] = ...) -> None: ...
 
 class State(_message.Message):
     __slots__ = ("name", "scope", "axes", "encode_output", "step_output", "in_place", "growing_axis", "capacity")

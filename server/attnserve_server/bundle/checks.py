@@ -85,6 +85,19 @@ def _most_rows(step: manifest_pb2.StepGraph) -> float:
     return step.max_rows_of_request or math.inf
 
 
+def _block_problems(step: manifest_pb2.StepGraph) -> list[str]:
+    """Problems of a step graph that takes rows in blocks."""
+    size, problems = step.block_rows, []
+    if not 2 <= size == step.max_rows_of_request:
+        problems.append(f"block_rows {size} is not max_rows_of_request, or below 2")
+    if step.gives_attention or {tensor.name for tensor in step.graph.inputs} & _INDEX_INPUTS:
+        problems.append("a graph with block_rows neither gives attention nor maps rows to requests")
+    candidates = [tensor.axes[-1] for tensor in step.graph.outputs if tensor.name in ("top_tokens", "top_log_probs")]
+    if len(candidates) < 2 or any(not axis.isdigit() or int(axis) < 2 * size for axis in candidates):
+        problems.append(f"a graph with block_rows gives at least {2 * size} candidates, as top_tokens and top_log_probs")
+    return problems
+
+
 def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Variant) -> list[str]:
     problems = []
     where = f"variant {variant.name}"
@@ -95,13 +108,16 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
     missing = {state.encode_output for state in manifest.states} - encoded - {""}
     problems += [f"{where}: encode gives no {name}" for name in sorted(missing)]
     states = {state.name for state in manifest.states}
-    if not variant.steps:
+    free = [step for step in variant.steps if not step.block_rows]
+    if not free:
         problems.append(f"{where}: no step graph")
-    most = {
-        flag: max((_most_rows(step) for step in variant.steps if step.gives_attention == flag), default=0) for flag in (False, True)
-    }
+    most = {flag: max((_most_rows(step) for step in free if step.gives_attention == flag), default=0) for flag in (False, True)}
     if 0 < most[True] < most[False]:
         problems.append(f"{where}: the graphs that give attention take fewer rows of a request than the others")
+    if any(step.block_rows > max(most.values()) for step in variant.steps):
+        problems.append(f"{where}: graphs with block_rows take more rows of a request than the others")
+    if variant.device != manifest_pb2.DEVICE_CPU and len(free) < len(variant.steps):
+        problems.append(f"{where}: block_rows are for variants for the CPU")
     for step in variant.steps:
         inputs, outputs = {tensor.name for tensor in step.graph.inputs}, {tensor.name for tensor in step.graph.outputs}
         problems += [f"{where}, {step.graph.file}: unknown input {name}" for name in sorted(inputs - states - STEP_INPUTS)]
@@ -113,6 +129,8 @@ def _variant_problems(manifest: manifest_pb2.Manifest, variant: manifest_pb2.Var
         problems += [f"{where}, {step.graph.file}: no output {name}" for name in sorted(needed - outputs)]
         if step.gives_attention:
             problems += [f"{where}, {step.graph.file}: {each}" for each in _output_problems(manifest.attention, step.graph)]
-        if step.max_rows_of_request != 1 and not inputs & _INDEX_INPUTS:
+        if step.block_rows:
+            problems += [f"{where}, {step.graph.file}: {each}" for each in _block_problems(step)]
+        elif step.max_rows_of_request != 1 and not inputs & _INDEX_INPUTS:
             problems.append(f"{where}, {step.graph.file}: several rows per request, but no input maps rows to requests")
     return problems

@@ -18,7 +18,7 @@ from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSIONS = (1, 2)
-SUPPORTED = frozenset({"single_pass"})
+SUPPORTED = frozenset({"blocked_steps", "single_pass"})
 """What a manifest of format version 2 may require."""
 Check = Callable[[manifest_pb2.Manifest], list[str]]
 """Returns all problems of a manifest, except those of its files."""
@@ -137,12 +137,15 @@ def _version_problems(manifest: manifest_pb2.Manifest) -> list[str]:
     if unknown:
         return [f"it requires {', '.join(unknown)}, which this server does not support"]
     has_passes = manifest.HasField("single_pass") or any(each.passes for each in manifest.variants)
-    if version == 1 and (manifest.requires or has_passes):
-        return ["format version 1 has neither requires, nor single_pass, nor passes"]
+    has_blocks = any(step.block_rows for variant in manifest.variants for step in variant.steps)
+    if version == 1 and (manifest.requires or has_passes or has_blocks):
+        return ["format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"]
     if version > 1 and not manifest.requires:
         return [f"format version {version}, and requires is empty"]
     if has_passes and "single_pass" not in manifest.requires:
         return ['single_pass or passes, and requires has no "single_pass"']
+    if has_blocks and "blocked_steps" not in manifest.requires:
+        return ['block_rows, and requires has no "blocked_steps"']
     return []
 
 

@@ -226,7 +226,7 @@ class BeamSearch(Search):
             (path.total + log_prob, -parent, -token)
             for parent, (path, row_tokens, row_log_probs) in enumerate(zip(self.live, tokens, log_probs, strict=True))
             for token, log_prob in zip(row_tokens, row_log_probs, strict=True)
-            if log_prob > -math.inf  # false for NaN too
+            if path.total + log_prob > -math.inf  # false for NaN too
         ]
         candidates.sort(reverse=True)
         parents: list[int] = []

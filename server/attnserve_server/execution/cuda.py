@@ -22,6 +22,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from attnserve.v1 import manifest_pb2
@@ -78,6 +79,9 @@ class CudaMemory:
             binding.bind_output(name, "cuda", 0, tensor.dtype.type, [count, *tensor.shape[1:]], tensor.address)
         self._encode.run_with_iobinding(binding)
         return self._encoded
+
+    def input_array(self, name: str, dtype: npt.DTypeLike) -> None:
+        """See :class:`Memory`: inputs are copied to the device."""
 
     def key(self, rows: int, requests: int) -> Key:
         """See :class:`Memory`: the bucket, for both rows and requests."""

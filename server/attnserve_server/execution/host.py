@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 from attnserve.v1 import manifest_pb2
@@ -36,6 +37,11 @@ class HostMemory:
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
         """Runs the encoder."""
         return dict(zip(self._encode_outputs, self._encode.run(self._encode_outputs, dict(feeds)), strict=True))
+
+    def input_array(self, name: str, dtype: npt.DTypeLike) -> Array | None:
+        """See :class:`Memory`."""
+        declared = (step.inputs[name] for step in self.steps if name in step.inputs)
+        return next((self._feed(each) for each in declared if len(each.axes) == 1 and NUMPY_TYPES[each.dtype] == dtype), None)
 
     def key(self, rows: int, requests: int) -> Key:
         """See :class:`Memory`: exactly the live rows and requests."""

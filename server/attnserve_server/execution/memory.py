@@ -30,6 +30,9 @@ INDEX_INPUTS = frozenset({"request_of_row", "rows_of_request", "place_of_row"})
 class State(Protocol):
     """The state of all slots, and the operations on it between steps."""
 
+    buffer_parity: int
+    """0 or 1: which of two buffers is current; always 0 if all state is in place."""
+
     def insert(self, requests: Sequence[int], rows: Sequence[int], encoded: Encoded) -> None:
         """Writes the initial state of new requests; ``requests`` and ``rows`` name the slots of each, in the group's order."""
         ...
@@ -81,6 +84,13 @@ class Memory(Protocol):
 
     def encode(self, feeds: Mapping[str, Array]) -> Encoded:
         """Runs the encode graph; ``feeds`` are its inputs by name, the group of sources on their first axis."""
+        ...
+
+    def input_array(self, name: str, dtype: npt.DTypeLike) -> Array | None:
+        """Returns the array of all slots (num_slots,) that step graphs read an input of one axis from, to be written directly.
+
+        None if no step graph has this input with this type, or if inputs are copied to the device.
+        """
         ...
 
     def key(self, rows: int, requests: int) -> Key:

@@ -13,81 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.execution.memory import Array, Encoded, Memory, State, StepSession
+from attnserve_server.execution.memory import Array, Binding, Encoded, Memory, State, StepSession
 from attnserve_server.execution.session import NUMPY_TYPES
+from attnserve_server.execution.step import InputArrays, Integers, StepInputs, StepOutputs
 from attnserve_server.request import ImageSource, Source
 
 log = logging.getLogger(__name__)
-Integers = Sequence[int] | npt.NDArray[np.integer]
 _DECIDING = ("top_tokens", "logits", "log_probs")
 """Outputs that determine the best token, cheapest first."""
-
-
-@dataclass(slots=True)
-class StepInputs:
-    """Layout of the live rows: one entry per row (or request), in slot order."""
-
-    tokens: Integers
-    positions: Integers
-    request_of_row: Integers
-    rows_of_request: Sequence[Sequence[int]]
-    source_lengths: Integers
-    wants_attention: bool
-    wants_scores: bool = True
-    """Whether any request needs more than the best token of each row."""
-
-
-class StepOutputs:
-    """Outputs of a step by row. Arrays are views of the memory's buffers, valid until the next step."""
-
-    def __init__(self, arrays: Mapping[str, Array], attention: Array | None, best_by: str = "log_probs") -> None:
-        self.arrays, self.attention, self._best_by = arrays, attention, best_by
-
-    @property
-    def gives_scores(self) -> bool:
-        """Whether all tokens have scores, not only the best ones."""
-        return "logits" in self.arrays or "log_probs" in self.arrays
-
-    def best(self, *, wants_scores: bool = True) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Returns the most probable token of every row, and its log-probability, or 0 without ``wants_scores``.
-
-        All graphs of a variant choose by the same output, so that a token does not depend on the graph that runs.
-        """
-        if self._best_by == "top_tokens":
-            return self.arrays["top_tokens"][:, 0].astype(np.int64), self.arrays["top_log_probs"][:, 0].astype(np.float32)
-        tokens = self.arrays[self._best_by].argmax(-1)
-        if not wants_scores:
-            return tokens, np.zeros(len(tokens), np.float32)
-        return tokens, self._log_probs(slice(None))[np.arange(len(tokens)), tokens]
-
-    def top(self, rows: Integers, count: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Returns the ``count`` most probable tokens of some rows and their log-probabilities, best first: (rows, count) each.
-
-        Fewer if the graph outputs fewer.
-        """
-        index = np.asarray(rows)
-        if "top_tokens" in self.arrays and (self.arrays["top_tokens"].shape[1] >= count or not self.gives_scores):
-            found = self.arrays["top_tokens"][index, :count], self.arrays["top_log_probs"][index, :count]
-            return found[0].astype(np.int64, copy=False), found[1].astype(np.float32, copy=False)
-        scores = self._log_probs(index)
-        tokens = np.argsort(-scores, axis=-1, kind="stable")[:, :count]
-        return tokens, np.take_along_axis(scores, tokens, -1)
-
-    def row(self, row: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-        """Returns logits (or log-probabilities, if the graph outputs no logits) and log-probabilities of one row, (V,) each."""
-        log_probs = self._log_probs(slice(row, row + 1))[0]
-        return self.arrays["logits"][row].astype(np.float32, copy=False) if "logits" in self.arrays else log_probs, log_probs
-
-    def _log_probs(self, index: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.float32]:
-        if "log_probs" in self.arrays:
-            return self.arrays["log_probs"][index].astype(np.float32, copy=False)
-        logits = self.arrays["logits"][index].astype(np.float32)
-        shifted = logits - logits.max(-1, keepdims=True)
-        result: npt.NDArray[np.float32] = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-        return result
 
 
 class IterativeRunner:
@@ -104,7 +39,10 @@ class IterativeRunner:
         self.num_cold_shapes = 0
         self._is_warm = False
         self._slots = np.arange(num_slots)
-        self._choices: dict[tuple[int, bool, bool, bool], StepSession] = {}
+        self._layout: StepInputs | None = None
+        self._bound: dict[int, _Bound] = {}
+        """By the parity of the state's buffers."""
+        self._choices: dict[tuple[int, bool, bool, bool, int], StepSession] = {}
 
     def start(self) -> None:
         """Loads the graphs and allocates the slots."""
@@ -113,8 +51,10 @@ class IterativeRunner:
         self._memory = self._make_memory(self.bundle, self.num_slots)
         self._steps = self._memory.steps
         self._have_log_probs = any(step.gives_log_probs for step in self._steps)
-        self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in self._steps))
+        deciding = [step for step in self._steps if not step.declared.block_rows]
+        self._best_by = next(name for name in _DECIDING if all(name in step.outputs for step in deciding))
         self.state: State = self._memory.state
+        self.inputs = InputArrays.of(self.num_slots, self._memory.input_array)
         if manifest.attention.output and not any(step.gives_attention for step in variant.steps):
             log.warning("variant %s of %s gives no attention: none of its graphs computes it", variant.name, manifest.model_id)
 
@@ -130,6 +70,8 @@ class IterativeRunner:
         for step in self._steps:
             group = max(1, min(step.declared.max_rows_of_request or 2, self.num_slots))
             for rows in self._memory.warm_rows():
+                if step.declared.block_rows and rows % group:
+                    continue
                 requests = rows if group == 1 else -(-rows // group)
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]
@@ -174,7 +116,14 @@ class IterativeRunner:
         Raises:
             RuntimeError: no graph of the variant fits the batch, or attention is wanted and no graph that fits gives it.
         """
-        return self._run(self.choose(inputs), inputs)
+        if inputs is not self._layout:
+            return self._run(self.choose(inputs), inputs)
+        bound = self._bound.get(self.state.buffer_parity)
+        if bound is None:
+            return self._run(self._chosen, inputs)
+        for target, values in bound.changing:
+            target[:] = values
+        return self._outputs(bound)
 
     def choose(self, inputs: StepInputs) -> StepSession:
         """Returns the graph for a step: the first one that fits the batch.
@@ -184,17 +133,18 @@ class IterativeRunner:
         """
         most = max(map(len, inputs.rows_of_request))
         is_one_to_one = most == 1 and bool((np.asarray(inputs.request_of_row) == self._slots[: len(inputs.tokens)]).all())
-        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores
+        key = most, is_one_to_one, inputs.wants_attention, inputs.wants_scores, inputs.block_rows
         if key not in self._choices:
             self._choices[key] = self._fitting(*key)
         return self._choices[key]
 
-    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool) -> StepSession:
+    def _fitting(self, most: int, is_one_to_one: bool, wants_attention: bool, wants_scores: bool, block_rows: int) -> StepSession:
         fitting = [
             step
             for step in self._steps
             if (step.declared.max_rows_of_request or most) >= most
-            and (step.is_indexed or is_one_to_one)
+            and step.declared.block_rows in (0, block_rows)
+            and (step.is_indexed or step.declared.block_rows or is_one_to_one)
             and (not wants_scores or step.gives_log_probs or not self._have_log_probs)
         ]
         chosen = next((step for step in fitting if step.declared.gives_attention == wants_attention), None)
@@ -207,21 +157,60 @@ class IterativeRunner:
         return fitting[0]
 
     def _run(self, step: StepSession, inputs: StepInputs) -> StepOutputs:
+        if inputs is not self._layout:
+            self._layout = None  # until all inputs are written
+            self._bound.clear()
+        parity = self.state.buffer_parity
+        bound = self._bound[parity] = self._bind(step, inputs)
+        self._layout, self._chosen = inputs, step
+        return self._outputs(bound)
+
+    def _outputs(self, bound: _Bound) -> StepOutputs:
+        arrays = bound.binding.run(bound.num_rows)
+        return StepOutputs(arrays, arrays.get(bound.attention) if bound.attention else None, self._best_by)
+
+    def _bind(self, step: StepSession, inputs: StepInputs) -> _Bound:
+        """Writes all inputs of a layout to its binding."""
         rows, requests = len(inputs.tokens), len(inputs.source_lengths)
         key = self._memory.key(rows, requests)
         binding = step.bindings.get(key)
         if binding is None:
             self._note_shape(step, key[0])
             binding = step.bindings[key] = self._memory.bind(step, key)
-        _fill(binding.feeds(rows, requests), inputs)
-        arrays = binding.run(rows)
-        attention = arrays.get(self.bundle.manifest.attention.output) if step.declared.gives_attention else None
-        return StepOutputs(arrays, attention, self._best_by)
+        feeds = binding.feeds(rows, requests)
+        _fill(feeds, inputs)
+        changing = [
+            (feeds[name], values) for name, values in (("token", inputs.tokens), ("position", inputs.positions)) if name in feeds
+        ]
+        attention = self.bundle.manifest.attention.output if step.declared.gives_attention else ""
+        return _Bound(binding, rows, attention, [each for each in changing if not _is_same(*each)])
 
     def _note_shape(self, step: StepSession, rows: int) -> None:
         if self._is_warm and rows not in step.seen_rows:
             self.num_cold_shapes += 1
         step.seen_rows.add(rows)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """The binding of a layout.
+
+    Attributes:
+        binding: the graph with its inputs and outputs.
+        num_rows: live rows.
+        attention: name of the attention output; empty if the graph gives none.
+        changing: the copies to make before each further step: host array of an input, and its values.
+    """
+
+    binding: Binding
+    num_rows: int
+    attention: str
+    changing: list[tuple[Array, Integers]]
+
+
+def _is_same(target: Array, values: Integers) -> bool:
+    """Whether the values are in the target's memory."""
+    return isinstance(values, np.ndarray) and np.may_share_memory(target, values)
 
 
 def _fill(feeds: Mapping[str, Array], inputs: StepInputs) -> None:

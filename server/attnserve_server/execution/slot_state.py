@@ -39,7 +39,8 @@ class Buffer:
 class SlotState:
     """State of ``num_slots`` requests and ``num_slots`` rows.
 
-    States that grow in place per row and have the same shape share one array, so that one copy moves a row of all of them.
+    States that grow in place and have the same owner and shape share one array, so that one copy moves a row, or a request, of all
+    of them.
 
     Args:
         states: the manifest's declarations.
@@ -51,9 +52,19 @@ class SlotState:
         self.buffers = {state.name: _make_buffer(state, dtypes[state.name], num_slots) for state in states}
         self._of_request = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_REQUEST]
         self._of_row = [each for each in self.buffers.values() if each.declared.scope == manifest_pb2.SCOPE_HYPOTHESIS]
-        self._pools = _pool([each for each in self._of_row if each.growing == 2 and each.spare is None])
-        pooled = {id(each) for _, members in self._pools for each in members}
-        self._single = [each for each in self._of_row if id(each) not in pooled]
+        self._row_pools, self._request_pools = (
+            _pool([each for each in owned if each.growing == 2 and each.spare is None])
+            for owned in (self._of_row, self._of_request)
+        )
+        pooled = {id(each) for _, members in (*self._row_pools, *self._request_pools) for each in members}
+        self._single_rows = [each for each in self._of_row if id(each) not in pooled]
+        self._single_requests = [each for each in self._of_request if id(each) not in pooled]
+        self._encoded = [
+            (each, each.declared.encode_output, is_row)
+            for owned, is_row in ((self._of_request, False), (self._of_row, True))
+            for each in owned
+        ]
+        self._regions: dict[tuple[int, ...], tuple[slice, ...]] = {}
         self._flipping = [each for each in self.buffers.values() if each.spare is not None]
         self.buffer_parity = 0
         """0 or 1, toggled by each flip."""
@@ -66,27 +77,35 @@ class SlotState:
             rows: row slot of the first hypothesis of each.
             encoded: the encode graph's outputs by name, (B, ...), in the same order.
         """
-        for buffers, slots in ((self._of_request, requests), (self._of_row, rows)):
-            for buffer in buffers:
-                name = buffer.declared.encode_output
-                if name:
-                    values = encoded[name]
-                    filled: tuple[Any, ...] = (list(slots), *(slice(size) for size in values.shape[1:]))
-                    buffer.current[filled] = values
-                elif buffer.growing is None:
-                    buffer.current[list(slots)] = 0
+        for buffer, name, is_row in self._encoded:
+            slots = rows if is_row else requests
+            if name:
+                values = encoded[name]
+                is_one = len(slots) == 1  # a plain index takes a third of the time of a list
+                place: Any = (slots[0] if is_one else list(slots), *self._region(values.shape[1:]))
+                buffer.current[place] = values[0] if is_one else values
+            elif buffer.growing is None:
+                buffer.current[list(slots)] = 0
+
+    def _region(self, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """Returns the index of the first entries of every axis."""
+        if shape not in self._regions:
+            self._regions[shape] = tuple(slice(size) for size in shape)
+        return self._regions[shape]
 
     def move_request(self, source: int, target: int, length: int) -> None:
         """Moves a request's state to another slot; growing state is copied up to ``length`` entries."""
-        for buffer in self._of_request:
+        for pool, _ in self._request_pools:
+            pool[:, target, :, :length] = pool[:, source, :, :length]
+        for buffer in self._single_requests:
             buffer.first(target, length)[...] = buffer.first(source, length)
 
     def copy_rows(self, sources: Sequence[int], targets: Sequence[int], length: int) -> None:
         """Copies rows, none both source and target; growing state is copied up to ``length`` entries."""
-        for pool, _ in self._pools:
+        for pool, _ in self._row_pools:
             for source, target in zip(sources, targets, strict=True):
                 pool[:, target, :, :length] = pool[:, source, :, :length]
-        for buffer in self._single if sources else ():
+        for buffer in self._single_rows if sources else ():
             if buffer.growing is None:
                 buffer.current[list(targets)] = buffer.current[list(sources)]
             else:

@@ -17,8 +17,8 @@ import numpy as np
 
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.execution.factory import make_profiled_runner, make_runner
-from attnserve_server.execution.runner import StepInputs
 from attnserve_server.execution.session import NUMPY_TYPES, NodeTimes, make_session, node_times
+from attnserve_server.execution.step import StepInputs
 
 _FUSED = "fused "
 """Prefix of the names of nodes that ONNX Runtime has fused."""

@@ -137,17 +137,24 @@ class Scheduler(Generic[EntryT]):
         self._num_rows -= request.num_rows
         self._freed_at = self._clock()
 
+    def has_news(self, now: float) -> bool:
+        """Whether :meth:`schedule` may drop or admit a request at this time. If not, an iteration begins without it."""
+        if self._waiting or self._has_dropped or now >= self._first_deadline:
+            return True
+        self._scheduled_at = now
+        return False
+
     def schedule(self) -> SchedulerOutput[EntryT]:
         """Decides the next iteration; dropped requests are removed from the accounting."""
-        output = SchedulerOutput[EntryT]()
+        output: SchedulerOutput[EntryT] = SchedulerOutput()
         now = self._scheduled_at = self._clock()
-        self._drop(output, now)
-        self._admit(output, now)
+        if self._has_dropped or now >= self._first_deadline:
+            self._drop(output, now)
+        if self._waiting:
+            self._admit(output, now)
         return output
 
     def _drop(self, output: SchedulerOutput[EntryT], now: float) -> None:
-        if not self._has_dropped and now < self._first_deadline:
-            return
         for each in self._in_order():
             if each.dropped is None and each.deadline is not None and each.deadline <= now:
                 each.dropped = "deadline"

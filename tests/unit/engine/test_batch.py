@@ -141,7 +141,7 @@ def requests(draw: st.DrawFn, request_id: int) -> SequenceWork:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(st.data())
 def test_any_order_of_joining_forking_and_leaving(data: st.DataObject) -> None:
-    driven, next_id = Driven(), 0
+    driven, next_id = Driven(FakeRunner(NUM_SLOTS, block_sizes=data.draw(st.sampled_from([(), (2, 3, 5)])))), 0
     for _ in range(data.draw(st.integers(1, 12))):
         group = []
         for _ in range(data.draw(st.integers(0, 3))):
@@ -173,8 +173,9 @@ def long_run(driven: Driven, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_long_run(seed: int) -> None:
-    driven = Driven()
+@pytest.mark.parametrize("block_sizes", [(), (2, 3, 5)])
+def test_long_run(seed: int, block_sizes: tuple[int, ...]) -> None:
+    driven = Driven(FakeRunner(NUM_SLOTS, block_sizes=block_sizes))
     long_run(driven, seed)
     assert driven.most_rows > NUM_SLOTS * 3 // 4
     assert len(driven.vectorized_widths) > 2
@@ -192,7 +193,7 @@ def test_long_run(seed: int) -> None:
     "fault", ["rows are not copied", "one entry too few is copied", "requests are not moved", "in the wrong order"]
 )
 def test_a_mixed_up_copy_is_seen(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    driven = Driven()
+    driven = Driven(FakeRunner(NUM_SLOTS, block_sizes=(2, 3, 5)))
     state = driven.runner.state
     copy_rows, move_request = state.copy_rows, state.move_request
     faults = {

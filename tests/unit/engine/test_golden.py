@@ -25,7 +25,8 @@ from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.iterative.factory import make_engine
 from attnserve_server.engine.worker.iterative.golden import golden_groups
 from attnserve_server.errors import BundleError
-from attnserve_server.execution.runner import IterativeRunner, StepInputs
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.step import StepInputs
 from attnserve_server.kinds import ITERATIVE
 from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from attnserve_server.engine.worker.iterative import loop
-from attnserve_server.execution.runner import StepInputs, StepOutputs
+from attnserve_server.execution.step import StepInputs, StepOutputs
 from attnserve_server.metrics import logs
 from attnserve_server.request import (
     AttentionDetail,

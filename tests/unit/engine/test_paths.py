@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from attnserve_server.decoding.search import BeamSearch, Symbols
+from attnserve_server.engine.worker.iterative import paths
 from attnserve_server.engine.worker.iterative.paths import BeamStep, GreedyRows, RowPaths, advance_beams
 from attnserve_server.request import DecodeOptions
 
@@ -86,22 +87,50 @@ def test_a_wrong_order_is_seen() -> None:
 
 
 def test_greedy_rows_end_by_symbol_or_limit() -> None:
-    paths = RowPaths(4, 8)
-    greedy = GreedyRows(paths, END)
+    rows = RowPaths(np.zeros(4, np.int32), 8)
+    greedy, inputs = GreedyRows(rows, END), np.zeros(4, np.int64)
     for row, limit in ((0, 8), (1, 2), (3, 8)):
         greedy.begin(row, limit)
     best = np.array([[5, 6, 7, 8], [9, 10, 11, END]])
     values = np.full((2, 4), -0.5, np.float32)
-    assert greedy.advance(best[0], values[0]) == []
-    paths.positions[:] += 1
-    assert greedy.advance(best[1], values[1]) == [1, 3]
-    paths.positions[:] += 1
-    assert [paths.of(row) for row in (0, 1, 3)] == [[5, 9], [6, 10], [8, END]]
-    assert paths.totals[[0, 1, 3]].tolist() == [-1.0] * 3
+    assert greedy.advance(best[0], values[0], inputs) == []
+    rows.positions[:] += 1
+    assert greedy.advance(best[1], values[1], inputs) == [1, 3]
+    rows.positions[:] += 1
+    assert [rows.of(row) for row in (0, 1, 3)] == [[5, 9], [6, 10], [8, END]]
+    assert rows.totals[[0, 1, 3]].tolist() == [-1.0] * 3
+    assert inputs.tolist() == [9, 10, 0, END]
+
+
+@pytest.mark.parametrize("width", [2, 4, 5])
+def test_places_of_a_table_are_the_computed_ones(width: int) -> None:
+    parents = np.random.default_rng(width).integers(0, width, (300, width))
+    assert (paths._places(parents) == paths._computed_places(parents)).all()  # noqa: SLF001
+    for row, places in zip(parents.tolist(), paths._places(parents).tolist(), strict=True):  # noqa: SLF001
+        check_places(places, row)
+
+
+@pytest.mark.parametrize("num_rows", [1, 3])
+@pytest.mark.parametrize("has_scores", [False, True])
+def test_all_rows_of_a_step_are_greedy(num_rows: int, has_scores: bool) -> None:
+    """A single row is advanced without array operations; the results are those of several."""
+    rows = RowPaths(np.zeros(4, np.int32), 8)
+    greedy, inputs = GreedyRows(rows, END), np.zeros(4, np.int64)
+    for row in range(num_rows):
+        greedy.begin(row, 3)
+    for step, token in enumerate((7, 8, 9)):
+        values = np.full(num_rows, -0.25, np.float32) if has_scores else None
+        ended = greedy.advance(np.full(num_rows, token), values, inputs)
+        assert ended == (list(range(num_rows)) if step == 2 else [])
+        rows.positions[:] += 1
+    assert [rows.of(row) for row in range(num_rows)] == [[7, 8, 9]] * num_rows
+    assert rows.totals.tolist() == [-0.75 * has_scores] * num_rows + [0.0] * (4 - num_rows)
+    assert inputs.tolist() == [9] * num_rows + [0] * (4 - num_rows)
+    assert greedy.advance(np.full(num_rows, END), None, inputs) == list(range(num_rows))
 
 
 def test_greedy_rows_are_counted() -> None:
-    greedy = GreedyRows(RowPaths(4, 8), END)
+    greedy = GreedyRows(RowPaths(np.zeros(4, np.int32), 8), END)
     greedy.begin(1, 8)
     greedy.begin(3, 8)
     greedy.move([3], [0])

@@ -148,6 +148,31 @@ def test_one_at_a_time_where_an_encoder_run_takes_no_more(clock: Clock) -> None:
     assert admitted == [[each] for each in range(12)], "a full group never waits, however many rows decode"
 
 
+def test_an_iteration_without_news_admits_and_drops_nothing(clock: Clock) -> None:
+    queue = scheduler(clock)
+    assert not queue.has_news(clock.now)
+    add(queue, clock, 1, deadline=clock.now + 1)
+    assert queue.has_news(clock.now), "a request waits"
+    queue.schedule()
+    assert not queue.has_news(clock.now)
+    assert queue.has_news(clock.now + 1), "the deadline has come"
+    queue.cancel(1, "client")
+    assert queue.has_news(clock.now), "a request was cancelled"
+
+
+def test_wait_counts_from_the_beginning_of_an_iteration_without_news(clock: Clock) -> None:
+    queue = scheduler(clock, num_slots=32, admit_wait_s=5.0)
+    add(queue, clock, *range(16))
+    queue.schedule()
+    clock.now += 10
+    assert not queue.has_news(clock.now)  # a step begins
+    clock.now += 4
+    add(queue, clock, 100)
+    assert queue.schedule().admitted == []
+    clock.now += 1
+    assert queue.schedule().admitted == [100]
+
+
 def test_deadline_drops_in_the_queue_and_in_the_batch(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=2)
     add(queue, clock, 1, deadline=clock.now + 3)

@@ -27,7 +27,7 @@ from attnserve_server.decoding.search import (
     Symbols,
     make_search,
 )
-from attnserve_server.execution.runner import StepOutputs
+from attnserve_server.execution.step import StepOutputs
 from attnserve_server.request import DecodeOptions, FinishReason, Sampling
 from tests.fakes.options import any_options
 from tests.fakes.runner import BEGIN_ID, END_ID, VOCAB_SIZE, Toy, attention, log_probs

@@ -204,6 +204,19 @@ def test_both_trees_serve_a_bundle_that_names_no_golden_answers() -> None:
     assert bundle.manifest == original
 
 
+def test_a_tree_without_blocks_gets_a_model_without_them(tmp_path: Path) -> None:
+    original = load_bundle(DEFAULT_BUNDLE)
+    assert any(step.block_rows for step in original.variant.steps)
+    with against.alone(DEFAULT_BUNDLE, Tree(tmp_path, "old")) as models:
+        bundle = load_bundle(models / DEFAULT_BUNDLE.parent.name / DEFAULT_BUNDLE.name)
+    assert (bundle.manifest.format_version, list(bundle.manifest.requires)) == (1, [])
+    expected = [step.graph.file for step in original.variant.steps if not step.block_rows]
+    assert [step.graph.file for step in bundle.variant.steps] == expected
+    with against.alone(DEFAULT_BUNDLE, Tree.of(ROOT)) as models:
+        bundle = load_bundle(models / DEFAULT_BUNDLE.parent.name / DEFAULT_BUNDLE.name)
+    assert bundle.variant == original.variant
+
+
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """Exit code of the bench in this process."""
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])

@@ -6,18 +6,21 @@ In every step the live requests are a prefix of the request slots, and the live 
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from attnserve_server.decoding.search import GreedySearch, Path, Search, Symbols, make_search
+from attnserve_server.decoding.search import BeamSearch, GreedySearch, Search, Symbols, make_search
+from attnserve_server.engine.worker.iterative.alignment import Alignment
 from attnserve_server.engine.worker.iterative.sequence import Copies, Decoding
+from attnserve_server.engine.worker.iterative.slots import Move, RowSlots, Slots
 from attnserve_server.engine.worker.iterative.vectorized import VectorizedSearches
-from attnserve_server.execution.runner import IterativeRunner, StepInputs, StepOutputs
-from attnserve_server.request import AttentionDetail, AttentionWeights, Hypothesis
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.step import StepInputs, StepOutputs
+from attnserve_server.request import AttentionWeights, Hypothesis
+
+COPY_STEP = 8
+"""Rows whose lengths have the same quotient by this number are copied together."""
 
 
 class RunningBatch:
@@ -30,29 +33,35 @@ class RunningBatch:
         self._runner = runner
         manifest = runner.bundle.manifest
         self._begin_id, self._end_id = manifest.vocabulary.begin_id, manifest.vocabulary.end_id
-        self._unknown_id = manifest.vocabulary.unknown_id
+        unknown_id = manifest.vocabulary.unknown_id
         can_align = any(step.gives_attention for step in runner.bundle.variant.steps)
-        self._symbols = Symbols(self._end_id, () if can_align else (self._unknown_id,))
-        attention = manifest.attention
-        self._mean_of = np.ix_(
-            list(attention.mean_layers) or range(attention.num_layers), list(attention.mean_heads) or range(attention.num_heads)
-        )
+        self._symbols = Symbols(self._end_id, () if can_align else (unknown_id,))
+        has_blocks = not self._symbols.banned  # else more than 2K candidates may be needed
+        self._block_sizes = {step.block_rows for step in runner.bundle.variant.steps if step.block_rows and has_blocks}
+        self.alignment = Alignment(manifest.attention, unknown_id, can_align=can_align)
         self.sequences: dict[int, Decoding] = {}
-        self._slots: list[Decoding | None] = []
-        self._owners: list[Decoding | None] = []
-        self._free_slots: list[int] = []
-        self._free_rows: list[int] = []
-        self._tokens = np.zeros(runner.num_slots, np.int64)
-        self._requests = np.zeros(runner.num_slots, np.int64)
-        self._source_lengths = np.zeros(runner.num_slots, np.int32)
-        self.vectorized = VectorizedSearches(runner.num_slots, manifest.limits.max_target_tokens, self._symbols)
-        self._positions = self.vectorized.paths.positions
+        self.streams: dict[int, Decoding] = {}
+        """Those of the running sequences that are streamed."""
+        self._slots, self._rows = Slots(), RowSlots(runner.num_slots)
+        inputs = runner.inputs
+        self._tokens, self._positions = inputs.tokens, inputs.positions
+        self._requests, self._source_lengths = inputs.request_of_row, inputs.source_lengths
+        self.vectorized = VectorizedSearches(inputs.positions, manifest.limits.max_target_tokens, self._symbols)
+        self._layout: StepInputs | None = None
+        """Inputs of the next step, if its rows are those of the last step."""
         self._wants_scores = True
+        self._has_blocks = False
+        """Whether the rows of each request are a block, see :class:`StepInputs`."""
 
     @property
     def num_rows(self) -> int:
         """Number of live rows."""
-        return len(self._owners) - len(self._free_rows)
+        return self._rows.num_owned
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the next step has the rows of the last one."""
+        return self._layout is not None
 
     def admit(self, group: Sequence[Decoding], now: float) -> None:
         """Encodes a group and gives each member a request slot and a first row.
@@ -62,91 +71,110 @@ class RunningBatch:
             now: time of admission, by the engine's clock.
         """
         encoded = self._runner.encode([sequence.payload.source for sequence in group])
-        slots, rows = [], []
-        num_sequences = len(self.sequences) + len(group)
+        self._layout = None
         for sequence in group:
             self._begin(sequence, now)
-            row = self._new_row(sequence, self._begin_id, 0)
-            sequence.rows.append(row)
             self._source_lengths[sequence.slot] = sequence.num_tokens
-            self.vectorized.add_greedy(sequence, num_sequences)
+            if sequence.block_rows:
+                rows = sequence.rows = self._rows.take_block(sequence, sequence.block_rows)
+                self._tokens[rows], self._positions[rows], self._requests[rows] = self._begin_id, 0, sequence.slot
+                self.vectorized.add_block(sequence)
+            else:
+                sequence.rows = [self._new_row(sequence, self._begin_id, 0)]
+                self.vectorized.add_greedy(sequence)
             self.sequences[sequence.request_id] = sequence
-            slots.append(sequence.slot)
-            rows.append(row)
-        self._runner.state.insert(slots, rows, encoded)
+            if sequence.request.terms.is_streamed:
+                self.streams[sequence.request_id] = sequence
+        first_rows = [sequence.rows[0] for sequence in group]
+        self._runner.state.insert([sequence.slot for sequence in group], first_rows, encoded)
+        copies = [(sequence.rows[0], row) for sequence in group for row in sequence.rows[1:]]
+        if copies:  # the first step runs all rows of a block, though only the first is a hypothesis
+            self._runner.state.copy_rows([source for source, _ in copies], [target for _, target in copies], 0)
 
     def _begin(self, sequence: Decoding, now: float) -> None:
         """Initializes the decoding of a sequence, also for a restart, and assigns its request slot."""
         options = sequence.payload.options
-        search = sequence.search = make_search(options, self._symbols, self._coverage)
-        sequence.rows, sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = [], 0, False, now
+        search = sequence.search = make_search(options, self._symbols, self.alignment.coverage)
+        sequence.num_steps, sequence.is_vectorized, sequence.admitted_at = 0, False, now
         sequence.keeps_attention = bool(options.attention or options.coverage_penalty or sequence.needs_alignment)
-        sequence.can_be_vectorized = (
-            search.is_vectorizable and not sequence.keeps_attention and not sequence.request.terms.is_streamed
-        )
+        is_sendable = isinstance(search, GreedySearch) or not sequence.request.terms.is_streamed
+        sequence.can_be_vectorized = search.is_vectorizable and not sequence.keeps_attention and is_sendable
+        is_block = sequence.can_be_vectorized and isinstance(search, BeamSearch) and search.width in self._block_sizes
+        sequence.block_rows = options.beam_size if is_block else 0
         sequence.needs_scores = not (search.is_vectorizable and options.omit_score)
-        sequence.slot = _take(self._free_slots, self._slots, sequence)
+        sequence.slot = self._slots.take(sequence)
 
     def release(self, request_id: int) -> None:
         """Frees a request's slots."""
         sequence = self.sequences.pop(request_id)
-        self._slots[sequence.slot] = None
-        heapq.heappush(self._free_slots, sequence.slot)
+        self.streams.pop(request_id, None)
+        self._layout = None
+        self._slots.free([sequence.slot])
         self._free(sequence.rows)
 
     def clear(self) -> None:
         """Drops all requests after a step that failed."""
         self.sequences.clear()
-        del self._slots[:], self._owners[:], self._free_slots[:], self._free_rows[:]
+        self.streams.clear()
+        self._slots.clear()
+        self._rows.clear()
         self.vectorized.clear()
+        self._layout = None
 
     def compact(self) -> None:
         """Moves live requests and rows into the holes, so that both are a prefix of their slots."""
-        if self._free_slots:
-            for source, target in _moves(self._free_slots, self._slots):
+        if self._slots.has_holes:
+            for source, target in self._slots.compact():
                 self._runner.state.move_request(source, target, int(self._source_lengths[source]))
                 self._source_lengths[target] = self._source_lengths[source]
-                sequence = self._slots[target]
+                sequence = self._slots.owners[target]
                 assert sequence is not None, "only live slots move"
                 sequence.slot = target
                 self._requests[sequence.rows] = target
-        if self._free_rows:
-            moves = _moves(self._free_rows, self._owners)
-            sources, targets = [source for source, _ in moves], [target for _, target in moves]
-            self._copy_rows(sources, targets)
-            self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
-            self.vectorized.move(sources, targets)
-            for source, target in moves:
-                owner = self._owners[target]
-                assert owner is not None, "only live slots move"
-                owner.rows[owner.rows.index(source)] = target
+        width = self._block_rows()
+        groups = self._rows.align(self.sequences.values(), width) if width else None
+        self._has_blocks = groups is not None
+        if groups is None:
+            groups = [self._rows.compact()] if self._rows.has_holes else []
+        for moves in groups:
+            self._move_rows(moves)
+
+    def _block_rows(self) -> int:
+        """Returns K if all running searches are vectorized beams of K rows each for which a step graph takes blocks; else 0."""
+        sizes = {sequence.block_rows if sequence.is_vectorized else 0 for sequence in self.sequences.values()}
+        return sizes.pop() if len(sizes) == 1 else 0
+
+    def _move_rows(self, moves: Sequence[Move]) -> None:
+        """Moves rows between slots; the slots have their new owners already. No row is both source and target."""
+        sources, targets = [source for source, _ in moves], [target for _, target in moves]
+        self._copy_rows(sources, targets)
+        self._tokens[targets], self._requests[targets] = self._tokens[sources], self._requests[sources]
+        self.vectorized.move(sources, targets)
 
     def run(self) -> StepOutputs:
         """Runs the step graph on all live rows; :meth:`advance` applies its outputs."""
-        self.compact()
-        self._wants_scores = any(sequence.needs_scores for sequence in self.sequences.values())
-        return self._runner.step(self._inputs(self._wants_scores))
+        if self._layout is None:
+            self.compact()
+            self._layout = self._inputs()
+        return self._runner.step(self._layout)
 
     def advance(self, outputs: StepOutputs) -> list[Decoding]:
-        """Advances every search by one step, after :meth:`run`; returns the sequences that are ready to emit."""
-        best_tokens, best_log_probs = outputs.best(wants_scores=self._wants_scores)
-        copies = Copies([], [])
-        self.vectorized.decide_greedy(self._owners, (best_tokens, best_log_probs), self._tokens)
-        self.vectorized.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
-        ready = [sequence for sequence in self.sequences.values() if not sequence.is_vectorized]
+        """Advances every search by one step, after :meth:`run`.
+
+        Returns:
+            The sequences that are ready to emit: all that are not vectorized.
+        """
+        owners, copies, vectorized = self._rows.owners, Copies([], []), self.vectorized
+        ready = vectorized.decide_greedy(owners, outputs, self._tokens, wants_scores=self._wants_scores)
+        if vectorized.num_greedy + len(ready) < len(self.sequences):  # others than vectorized greedy searches
+            vectorized.decide_beams(self.sequences.values(), outputs, self._tokens, copies)
+            ready = [sequence for sequence in self.sequences.values() if not sequence.is_vectorized]
+            if ready or not self._has_blocks:
+                self._layout = None
         for sequence in ready:
-            search, row = sequence.search, sequence.rows[0]
-            if search.is_done:
-                continue  # it left the vectorized search in this step
-            sequence.num_steps += 1
-            if sequence.keeps_attention:
-                self._note_attention(sequence, outputs)
-            if isinstance(search, GreedySearch) and not search.needs_scores and best_tokens[row] not in self._symbols.banned:
-                search.advance_one(int(best_tokens[row]), float(best_log_probs[row]))
-                self._tokens[row] = best_tokens[row]
-            else:
-                self._advance(sequence, outputs, copies)
-        self._positions[: len(self._owners)] += 1
+            if not sequence.search.is_done:  # it did not leave the vectorized search in this step
+                self._advance_alone(sequence, outputs, copies)
+        self._positions[: len(owners)] += 1
         self._copy_rows(copies.sources, copies.targets)
         return ready
 
@@ -158,29 +186,14 @@ class RunningBatch:
             if sequence.payload.options.attention:
                 matrix = np.ascontiguousarray(np.stack([np.asarray(row) for row in found.path.attention]), dtype=np.float32)
                 weights = AttentionWeights(matrix.shape, matrix.tobytes())
-            copied = self.copied_from(sequence, found.path, 0)
+            copied = self.alignment.copied_from(sequence, found.path, 0)
             score = 0.0 if sequence.payload.options.omit_score else found.score
             results.append(Hypothesis(found.path.tokens, score, found.reason, weights, copied, found.coverage))
         return results
 
-    def lacks_alignment(self, sequence: Decoding, tokens: list[int]) -> bool:
-        """Whether ``tokens`` contain unknown symbols for which no attention was kept to choose a replacement."""
-        return not sequence.keeps_attention and self._unknown_id in tokens and self._unknown_id not in self._symbols.banned
-
-    def copied_from(self, sequence: Decoding, path: Path, start: int) -> dict[int, int]:
-        """Finds for each unknown symbol in ``path.tokens[start:]`` the source token with most attention, the one to copy.
-
-        Returns:
-            Index in that slice -> index in the source's tokens; empty if no attention was kept, or the source is an image.
-        """
-        num_source = len(sequence.payload.tokens) - 1  # the end symbol has no characters
-        unknown = [index for index, token in enumerate(path.tokens[start:]) if token == self._unknown_id]
-        if not unknown or num_source < 1 or not sequence.keeps_attention:
-            return {}
-        return {index: int(self._mean(path.attention[start + index])[:num_source].argmax()) for index in unknown}
-
-    def _inputs(self, wants_scores: bool) -> StepInputs:
-        sequences, rows = self._live_sequences(), len(self._owners)
+    def _inputs(self) -> StepInputs:
+        sequences, rows = [each for each in self._slots.owners if each is not None], len(self._rows.owners)
+        self._wants_scores = any(sequence.needs_scores for sequence in sequences)
         return StepInputs(
             tokens=self._tokens[:rows],
             positions=self._positions[:rows],
@@ -188,28 +201,46 @@ class RunningBatch:
             rows_of_request=[sequence.rows for sequence in sequences],
             source_lengths=self._source_lengths[: len(sequences)],
             wants_attention=any(sequence.keeps_attention for sequence in sequences),
-            wants_scores=wants_scores,
+            wants_scores=self._wants_scores,
+            block_rows=len(sequences[0].rows) if self._has_blocks else 0,
         )
 
-    def _live_sequences(self) -> list[Decoding]:
-        return [sequence for sequence in self._slots if sequence is not None]
-
     def _new_row(self, sequence: Decoding, token: int, position: int) -> int:
-        row = _take(self._free_rows, self._owners, sequence)
+        row = self._rows.take(sequence)
         self._tokens[row], self._positions[row], self._requests[row] = token, position, sequence.slot
         return row
 
     def _free(self, rows: Iterable[int]) -> None:
-        for row in rows:
-            self._owners[row] = None
-            self.vectorized.free(row)
-            heapq.heappush(self._free_rows, row)
+        rows = list(rows)
+        self._rows.free(rows)
+        self.vectorized.free(rows)
 
     def _copy_rows(self, sources: list[int], targets: list[int]) -> None:
-        if sources:
-            self._runner.state.copy_rows(sources, targets, int(self._positions[sources].max()))
+        """Copies rows; those of similar lengths together, so that a long hypothesis does not make the copies of others longer."""
+        if not sources:
+            return
+        groups: dict[int, list[tuple[int, int, int]]] = {}
+        for length, source, target in zip(self._positions[sources].tolist(), sources, targets, strict=True):
+            groups.setdefault(length // COPY_STEP, []).append((length, source, target))
+        for group in groups.values():
+            lengths, froms, tos = zip(*group, strict=True)
+            self._runner.state.copy_rows(froms, tos, max(lengths))
 
-    def _advance(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
+    def _advance_alone(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
+        """Advances a search that is not vectorized."""
+        search, row = sequence.search, sequence.rows[0]
+        sequence.num_steps += 1
+        if sequence.keeps_attention:
+            self.alignment.note(sequence, outputs.attention)
+        if isinstance(search, GreedySearch) and not search.needs_scores:
+            tokens, log_probs = outputs.best(wants_scores=self._wants_scores)
+            if tokens[row] not in self._symbols.banned:
+                search.advance_one(int(tokens[row]), float(log_probs[row]))
+                self._tokens[row] = tokens[row]
+                return
+        self._advance_with_rows(sequence, outputs, copies)
+
+    def _advance_with_rows(self, sequence: Decoding, outputs: StepOutputs, copies: Copies) -> None:
         """Advances one search, assigns rows to its hypotheses, and adds the row copies that this needs to ``copies``."""
         search, rows = sequence.search, sequence.rows
         parents = search.advance(*self._candidates(search, rows, outputs))
@@ -254,44 +285,3 @@ class RunningBatch:
             taken.add(parent)
             new_rows.append(row)
         return new_rows
-
-    def _note_attention(self, sequence: Decoding, outputs: StepOutputs) -> None:
-        if outputs.attention is None:
-            return
-        num_source = sequence.num_tokens
-        keeps_all = sequence.payload.options.attention == AttentionDetail.ALL
-        for row, path in zip(sequence.rows, sequence.search.live, strict=True):
-            weights = outputs.attention[row, ..., :num_source]
-            path.attention.append(weights.copy() if keeps_all else self._mean(weights))
-
-    def _mean(self, weights: Any) -> npt.NDArray[np.float32]:
-        """Returns one token's attention (num_source,), the mean if it is (layers, heads, num_source)."""
-        if weights.ndim == 1:
-            return np.array(weights, np.float32)
-        mean: npt.NDArray[np.float32] = weights[self._mean_of].mean((0, 1), dtype=np.float32)
-        return mean
-
-    def _coverage(self, path: Path) -> npt.NDArray[np.float64]:
-        covered: npt.NDArray[np.float64] = np.stack([self._mean(weights) for weights in path.attention]).sum(0, dtype=np.float64)
-        return covered
-
-
-def _take(free: list[int], slots: list[Decoding | None], sequence: Decoding) -> int:
-    """Assigns the lowest free slot, or a new one at the end, to a sequence; returns it."""
-    if not free:
-        slots.append(sequence)
-        return len(slots) - 1
-    slot = heapq.heappop(free)
-    slots[slot] = sequence
-    return slot
-
-
-def _moves(free: list[int], slots: list[Decoding | None]) -> list[tuple[int, int]]:
-    """Moves the last live slots into the holes and clears ``free``; returns the (source, target) pairs."""
-    keep = len(slots) - len(free)
-    movers = [slot for slot in range(keep, len(slots)) if slots[slot] is not None]
-    moves = list(zip(movers, sorted(slot for slot in free if slot < keep), strict=True))
-    for source, target in moves:
-        slots[target] = slots[source]
-    del slots[keep:], free[:]
-    return moves

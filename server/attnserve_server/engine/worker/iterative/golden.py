@@ -19,7 +19,8 @@ from attnserve_server.request import AttentionDetail, DecodeOptions, ImageSource
 def golden_groups(bundle: Bundle) -> list[list[Golden]]:
     """What the kind ``ITERATIVE`` names: the questions, by beam size.
 
-    The first input is asked again with attention, and greedily without a score, where other graphs run then.
+    The first input is asked again with attention, greedily without a score, and, for beam sizes whose rows form blocks, beside a
+    greedy search, where other graphs run then.
 
     Raises:
         BundleError: the file cannot be read, or says nothing of the variant that is served.
@@ -34,6 +35,7 @@ def golden_groups(bundle: Bundle) -> list[list[Golden]]:
     if tolerance is None or not sources:
         raise BundleError(str(bundle.folder), [f"{name}: no golden answers for variant {bundle.variant.name}"])
     groups: list[list[Golden]] = []
+    blocks, greedy = {step.block_rows for step in bundle.variant.steps}, list[_Asked]()
     for beam_size in sorted({answer.beam_size for each in answers.inputs for answer in each.answers}):
         asked = [
             _Asked(f"input {number}, beam size {beam_size}", source, answer, tolerance)
@@ -46,6 +48,9 @@ def golden_groups(bundle: Bundle) -> list[list[Golden]]:
             groups.append([asked[0].golden(", with attention", attention=AttentionDetail.MEAN)])
         if beam_size == 1:
             groups.append([asked[0].golden(", without score", omit_score=True)])
+            greedy = asked[:1]
+        if beam_size in blocks:
+            groups.append([each.golden(", one beside the other") for each in (asked[0], *greedy)])
     return groups
 
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
@@ -12,7 +12,8 @@ from attnserve_server.engine.worker.failures import dropped, failed
 from attnserve_server.engine.worker.iterative.batch import RunningBatch
 from attnserve_server.engine.worker.iterative.sequence import Decoding
 from attnserve_server.errors import ExecutionFailed
-from attnserve_server.execution.runner import IterativeRunner, StepOutputs
+from attnserve_server.execution.runner import IterativeRunner
+from attnserve_server.execution.step import StepOutputs
 from attnserve_server.metrics import logs
 from attnserve_server.request import Done, Failed, SequenceEvent, SequenceOutcome, SequenceWork, TokensProduced
 from attnserve_server.scheduling.scheduler import Scheduler, SchedulerConfig, SchedulerOutput
@@ -97,12 +98,27 @@ class EngineLoop:
     def step(self) -> list[SequenceEvent]:
         """Runs one iteration: schedule, execute, update; returns the events of requests."""
         started = self._clock()
-        output = self.schedule()
-        executed = self.execute(output)
-        self.update(executed)
-        self._busy_s += self._clock() - started
+        if self.batch.is_steady and not self._scheduler.has_news(started):
+            self._repeat(started)
+        else:
+            self.update(self.execute(self.schedule()))
+            self._busy_s += self._clock() - started
         events, self._events = self._events, []
         return events
+
+    def _repeat(self, started: float) -> None:
+        """Runs an iteration that drops and admits nothing, over the rows of the last step: what the three calls would do."""
+        batch = self.batch
+        num_rows = batch.num_rows
+        advanced = self._guarded(self._run_batch)
+        now = self._clock()
+        self._steps.append(StepStats(num_rows, now - started, 0, 0.0, False))
+        self._busy_s += now - started
+        if advanced or batch.streams:
+            self._send(advanced or (), (), now)
+
+    def _run_batch(self) -> list[Decoding]:
+        return self.batch.advance(self.batch.run())
 
     def stats(self) -> EngineStats:
         """Returns the statistics since the last call."""
@@ -150,9 +166,15 @@ class EngineLoop:
             )
         for sequence in executed.admitted:
             sequence.first_token_at = now
+        self._send(advanced or (), executed.admitted, now)
+
+    def _send(self, advanced: Sequence[Decoding], admitted: Sequence[Decoding], now: float) -> None:
+        """Emits answers, and parts of streams where an interval begins or a stream has begun."""
         sends = self._begins_interval(now)
-        for sequence in advanced or ():
+        for sequence in advanced:
             self._emit(sequence, now, sends)
+        if self.batch.streams and (sends or admitted):
+            self._send_vectorized(sends)
 
     def _emit(self, sequence: Decoding, now: float, sends: bool) -> None:
         search = sequence.search
@@ -167,7 +189,7 @@ class EngineLoop:
             return
         if not search.is_done:
             return
-        if any(self.batch.lacks_alignment(sequence, found.path.tokens) for found in search.results()):
+        if any(self.batch.alignment.lacks(sequence, found.path.tokens) for found in search.results()):
             self._restart_with_attention(sequence)
             return
         self._events.append(
@@ -196,13 +218,24 @@ class EngineLoop:
         path, num_certain = sequence.search.certain(known)
         if num_certain > known:
             tokens = path.tokens[known:num_certain]
-            if self.batch.lacks_alignment(sequence, tokens):
+            if self.batch.alignment.lacks(sequence, tokens):
                 self._restart_with_attention(sequence)
                 return False
-            copied_from = self.batch.copied_from(sequence, path, known)
+            copied_from = self.batch.alignment.copied_from(sequence, path, known)
             self._events.append(TokensProduced(sequence.request_id, tokens, copied_from))
             sequence.num_sent = num_certain
         return True
+
+    def _send_vectorized(self, sends: bool) -> None:
+        """Emits the tokens of the vectorized greedy streams, of which all are certain; the first token is sent at once."""
+        for sequence in list(self.batch.streams.values()):
+            if sequence.is_vectorized and (sends or not sequence.num_sent):
+                tokens = self.batch.vectorized.paths.of(sequence.rows[0])[sequence.num_sent :]
+                if self.batch.alignment.lacks(sequence, tokens):
+                    self._restart_with_attention(sequence)
+                elif tokens:
+                    self._events.append(TokensProduced(sequence.request_id, tokens, {}))
+                    sequence.num_sent += len(tokens)
 
     def _restart_with_attention(self, sequence: Decoding) -> None:
         """Queues a request again and keeps its attention, because an unknown symbol needs its aligned source token.
@@ -225,10 +258,10 @@ class EngineLoop:
 
     def _guarded(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
         """Returns the result of a call for the whole batch; None if it raised, which fails the batch's requests and no others."""
-        sequences = list(self.batch.sequences.values())
         try:
             return call(*args, **kwargs)
         except Exception as error:  # noqa: BLE001  see _admit
+            sequences = list(self.batch.sequences.values())
             self.batch.clear()  # the slots' state is unknown
             self._fail(sequences, error)
             return None

@@ -23,7 +23,9 @@ class Decoding(Waiting):
     keeps_attention: bool = False
     """Whether every token's attention is kept: for the answer, the coverage penalty, or unknown symbols."""
     can_be_vectorized: bool = False
-    """Whether it is eligible for vectorized search: no rules, no attention, not streamed."""
+    """Whether it is eligible for vectorized search: no rules, no attention, and a beam is not streamed."""
+    block_rows: int = 0
+    """K, if it has K rows from its admission on and a step graph takes blocks of K rows; else 0."""
     needs_scores: bool = True
     """Whether it needs log-probabilities, for its score or its search, and not only the best token of each step."""
     is_vectorized: bool = False

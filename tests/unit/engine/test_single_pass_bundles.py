@@ -157,8 +157,8 @@ def test_bundle_is_loaded_by_the_check_of_its_own_kind(tmp_path: Path) -> None:
     ("changes", "problem"),
     [
         ({"format_version": 3}, "format version 3; this server reads 1 and 2"),
-        ({"format_version": 1}, "format version 1 has neither requires, nor single_pass, nor passes"),
-        ({"format_version": 1, "requires": []}, "format version 1 has neither requires, nor single_pass, nor passes"),
+        ({"format_version": 1}, "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"),
+        ({"format_version": 1, "requires": []}, "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"),
         ({"requires": []}, "format version 2, and requires is empty"),
         ({"requires": ["video", "single_pass", "adapters"]}, "it requires adapters, video, which this server does not support"),
         ({"requires": ["video"], "frames": 5}, "it requires video, which this server does not support"),
@@ -174,7 +174,7 @@ def test_version_and_requirements_are_refused_by_name(tmp_path: Path, changes: d
 def test_version_1_of_another_kind_requires_nothing(tmp_path: Path) -> None:
     folder = write_bundle(tmp_path)
     seal(folder, sound_manifest() | {"format_version": 1, "requires": ["single_pass"]})
-    assert refused(folder) == ["format version 1 has neither requires, nor single_pass, nor passes"]
+    assert refused(folder) == ["format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"]
 
 
 def test_unknown_field_of_a_sound_version_is_named(tmp_path: Path) -> None:

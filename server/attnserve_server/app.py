@@ -69,6 +69,7 @@ class App:
         models = await self._load_models(paths, hello.device)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
         metrics.build_info(__version__, hello.onnxruntime)
+        metrics.devices.watch(hello.device)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
         cache_bytes, submit = config.cache.max_bytes, None

@@ -285,6 +285,21 @@ async def test_time_of_service_counts_too(clock: Clock, bench: Bench) -> None:
     bench.ask(client="quiet", options=DecodeOptions(max_tokens=1), deadline=clock.now + 0.03)
 
 
+async def test_queue_seconds_count_from_the_oldest_waiting_request(clock: Clock, bench: Bench) -> None:
+    now = clock.now
+    clock.now = now - 100  # the gauge reads the real clock
+    tickets = [bench.ask() for _ in range(7)]  # the worker takes six
+    clock.now = now - 50
+    bench.ask()
+    assert bench.value("queue_length") == 2
+    assert 100 <= bench.value("queue_seconds") <= 120
+    tickets[6].cancel("client")
+    assert 50 <= bench.value("queue_seconds") <= 70
+    bench.lose()
+    assert bench.value("queue_length") == 7
+    assert 100 <= bench.value("queue_seconds") <= 120, "the requests of a dead worker wait again"
+
+
 async def test_without_evidence_nothing_is_refused(bench: Bench) -> None:
     bench.ask(deadline=time.monotonic() + 0.001)
     for _ in range(50):

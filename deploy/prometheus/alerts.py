@@ -104,7 +104,7 @@ ALERTS = (
     Alert(
         "AttnserveQueueLong",
         when("attnserve:queue_seconds:avg5m", f"> {QUEUE_S}"),
-        "5m",
+        "10m",
         "warning",
         "requests for {{ $labels.model }} wait",
         "The oldest waiting request for {{ $labels.model }} is {{ $value | humanizeDuration }} old on the average of five minutes.",

@@ -49,6 +49,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def plain_port(folder: Path) -> int:
+    """The HTTP port without TLS of a server that was started in a folder (``tests.e2e.serving.serve``)."""
+    return int(json.loads((folder / "ready.json").read_text(encoding="utf-8"))["plain_http_port"])
+
+
 @dataclass
 class Prometheus:
     """A running Prometheus."""
@@ -97,9 +102,9 @@ class Webhook:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True).start()
 
     def has(self, status: str, alert: str, **labels: str) -> bool:
-        """Whether the last notification of an alert with these labels has this status."""
-        of_alert = [each for each in self.notified if each[1] == alert and labels.items() <= each[2].items()]
-        return bool(of_alert) and of_alert[-1][0] == status
+        """Whether an alert with these labels was notified as ``firing``, or was notified as ``resolved`` last."""
+        statuses = [each[0] for each in list(self.notified) if each[1] == alert and labels.items() <= each[2].items()]
+        return status in (statuses[-1:] if status == "resolved" else statuses)
 
     def close(self) -> None:
         self._server.shutdown()
@@ -120,7 +125,7 @@ class Watch:
 
 @contextlib.contextmanager
 def prometheus(folder: Path, ports: Sequence[int], alertmanager: int | None = None) -> Iterator[Prometheus]:
-    """Starts Prometheus with the rules, scaled, and the servers' HTTP ports as targets; yields it once it is ready."""
+    """Starts Prometheus with the rules, scaled, and the servers' HTTP ports as targets; yields it once it has scraped them."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "rules.yml").write_text(rules_file(SCALE), encoding="utf-8")
     targets = [{"targets": [f"127.0.0.1:{port}" for port in ports]}]
@@ -135,7 +140,11 @@ def prometheus(folder: Path, ports: Sequence[int], alertmanager: int | None = No
     port, flags = free_port(), ("--config.file=prometheus.yml", "--storage.tsdb.path=data", "--rules.alert.resend-delay=1s")
     command = [str(tools() / "usr/bin/prometheus"), *flags, f"--web.listen-address=127.0.0.1:{port}"]
     with _running(folder / "prometheus.log", command, port):
-        yield Prometheus(port)
+        started = Prometheus(port)
+        # Its first scrape is up to 5 s after its start, and an increase needs a sample from before it.
+        scraped = "count_over_time(up[10s]) >= 2"
+        eventually(lambda: len(started.query(scraped)) == len(ports), "all servers scraped", 40, 0.2)
+        yield started
 
 
 @contextlib.contextmanager

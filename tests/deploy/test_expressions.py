@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from deploy.prometheus.alerts import ALERTS
 from deploy.prometheus.make_rules import scaled_ranges
 from deploy.prometheus.recordings import RECORDINGS
 from tests.deploy import traffic
-from tests.deploy.prometheus import SCALE, Prometheus, prometheus
+from tests.deploy.prometheus import SCALE, Prometheus, plain_port, prometheus
 from tests.e2e import captioning
 from tests.e2e.serving import serve
 from tests.fakes.trust import Files
@@ -68,7 +67,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         traffic.burst(30),
     )
     with serve(folder / "server", *flags, *cache, *tls, environment={"ATTNSERVE_HTTP_PLAIN_PORT": "0"}) as server:
-        port = json.loads((folder / "server/ready.json").read_text())["plain_http_port"]
+        port = plain_port(folder / "server")
 
         def channel() -> grpc.Channel:
             return grpc.secure_channel(server.target, files.credentials())

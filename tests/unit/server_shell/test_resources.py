@@ -16,8 +16,7 @@ from prometheus_client import CollectorRegistry
 from attnserve_server.metrics.devices import DeviceMetrics
 from attnserve_server.metrics.processes import ProcessMetrics
 from attnserve_server.metrics.prometheus import Metrics
-
-GIB = 2**30
+from tests.fakes.nvml import GIB, NoDevice, fake_nvml
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
@@ -82,36 +81,18 @@ def test_without_proc_there_are_no_series(registry: CollectorRegistry, tmp_path:
     assert not [family.name for family in families if family.samples]
 
 
-class NoDevice(Exception):
-    """In place of ``pynvml.NVMLError``."""
-
-
-def fake_nvml(**changes: object) -> types.ModuleType:
-    """NVML with two devices of 80 GiB; the second one is in use."""
-    module = types.ModuleType("pynvml")
-    module.__dict__.update(
-        NVMLError=NoDevice,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: [2 * GIB, 30 * GIB][index],
-        nvmlDeviceGetHandleByUUID={"GPU-1": 30 * GIB}.__getitem__,
-        nvmlDeviceGetMemoryInfo=lambda handle: types.SimpleNamespace(used=handle, total=80 * GIB),
-        **changes,
-    )
-    return module
-
-
 @pytest.mark.parametrize(("visible", "used"), [("", 2), ("0", 2), ("1,0", 30), ("GPU-1", 30)])
 def test_memory_of_the_first_visible_device(
     registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch, visible: str, used: int
 ) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([2 * GIB, 30 * GIB], ("GPU-0", "GPU-1")))
     DeviceMetrics(registry.register).watch("cuda", {"CUDA_VISIBLE_DEVICES": visible})
     assert value(registry, "device_memory_bytes", device="cuda:0") == used * GIB
     assert value(registry, "device_memory_limit_bytes", device="cuda:0") == 80 * GIB
 
 
 def test_device_memory_is_not_shown_on_a_cpu(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml())
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([2 * GIB, 30 * GIB], ("GPU-0", "GPU-1")))
     DeviceMetrics(registry.register).watch("cpu")
     assert not [family.name for family in registry.collect() if family.samples]
 
@@ -120,7 +101,9 @@ def refuse(*arguments: object) -> None:
     raise NoDevice("the driver is not loaded")
 
 
-@pytest.mark.parametrize(("module", "reason"), [(None, "pynvml"), (fake_nvml(), "the driver is not loaded")])
+@pytest.mark.parametrize(
+    ("module", "reason"), [(None, "pynvml"), (fake_nvml([2 * GIB, 30 * GIB], ("GPU-0", "GPU-1")), "the driver is not loaded")]
+)
 def test_nvml_that_cannot_be_used_is_named_in_the_log(
     registry: CollectorRegistry,
     monkeypatch: pytest.MonkeyPatch,
@@ -141,7 +124,7 @@ def test_nvml_that_cannot_be_used_is_named_in_the_log(
 def test_driver_that_fails_later_ends_the_series_and_no_scrape(
     registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = fake_nvml()
+    module = fake_nvml([2 * GIB, 30 * GIB], ("GPU-0", "GPU-1"))
     monkeypatch.setitem(sys.modules, "pynvml", module)
     DeviceMetrics(registry.register).watch("cuda", {})
     assert value(registry, "device_memory_bytes", device="cuda:0") == 2 * GIB

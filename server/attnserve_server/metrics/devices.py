@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 from collections.abc import Callable, Mapping
@@ -37,11 +38,10 @@ class DeviceMetrics:
         if device != "cuda":
             return
         try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            self._handle = _handle_of(pynvml, environ.get("CUDA_VISIBLE_DEVICES", ""))
-            self._name, self._nvml = f"{device}:0", pynvml
+            nvml: Any = importlib.import_module("pynvml")
+            nvml.nvmlInit()
+            self._handle = _handle_of(nvml, environ.get("CUDA_VISIBLE_DEVICES", ""))
+            self._name, self._nvml = f"{device}:0", nvml
         except Exception as error:  # noqa: BLE001  a library that is missing, too old, or without rights: the server serves without it
             log.warning("the device's memory is not measured: %s: %s", type(error).__name__, error)
 

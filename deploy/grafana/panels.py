@@ -97,6 +97,10 @@ LATENCY = Row(
         Panel("Queue", "Wait of answered requests for slots.", "s", quantiles("attnserve_queue_duration_seconds")),
         Panel("Encode", "Encoder run of answered requests.", "s", quantiles("attnserve_encode_duration_seconds")),
         Panel("Time to first token", "From the queue to the first token.", "s", quantiles("attnserve_time_to_first_token_seconds")),
+        Panel(
+            "Window", "Wait of requests for batch mates, single-pass models.", "s", quantiles("attnserve_window_duration_seconds")
+        ),
+        Panel("Run", "One run of a batch, single-pass models.", "s", quantiles("attnserve_run_duration_seconds")),
         Panel("Decode", "All decode steps of answered requests.", "s", quantiles("attnserve_decode_duration_seconds")),
         Panel("Decode step", "One step of a batch.", "s", quantiles("attnserve_decode_step_duration_seconds")),
         Panel("Between tokens", "Between two deliveries of a stream.", "s", quantiles("attnserve_inter_token_latency_seconds")),
@@ -119,6 +123,7 @@ BATCHES = Row(
             (Query(mean("attnserve_batch_rows"), "{{model}}"),),
         ),
         Panel("Batch sizes", "Rows of a decode step: median and 99th percentile.", "short", quantiles("attnserve_batch_rows")),
+        Panel("Requests per run", "Requests that one run answers, single-pass models.", "short", quantiles("attnserve_batch_size")),
         Panel(
             "Slots in use",
             "Share of the slots of all workers that hold a row.",

@@ -23,7 +23,7 @@ from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
-from attnserve_server.errors import BundleError, StartupError
+from attnserve_server.errors import BundleError, ConfigError, StartupError
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
@@ -64,6 +64,8 @@ class App:
         self.trust = Trust(config.tls, config.tokens, metrics.trust)
         self.trust.warn_about(config.grpc.host)
         paths, defaults = find_bundles(self._repository), self._defaults()
+        if unknown := sorted(engine.batches.keys() - {path.parent.name for path in paths}):
+            raise ConfigError(f"engine.batches: {', '.join(map(repr, unknown))} not in {self._repository}")
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
         models = await self._load_models(paths, hello.device)

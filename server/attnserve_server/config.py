@@ -8,9 +8,7 @@ with its help text, by its :class:`Flag`.
 
 from __future__ import annotations
 
-import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
 from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
+from attnserve_server.toml_text import read_inline, read_toml, toml_value
 
 DEFAULTS_FILE = "defaults.toml"
 """Name of the file in a model repository that sets its default models."""
@@ -63,6 +62,15 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """A second port with the same pages and without TLS, for probes and scrapes; 0 for a free one, -1 for none."""
 
 
+class BatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Batches of one single-pass model."""
+
+    max_batch: Annotated[int, msgspec.Meta(ge=0, le=1024)] = 0
+    """Largest batch; 0 for that of the bundle, which was measured on the variant's device."""
+    window_seconds: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
+    """Longest wait of a request for a larger batch; 0 runs what there is as soon as the engine is free."""
+
+
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Workers, slots and queue."""
 
@@ -91,6 +99,12 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """A worker that has work or loads a model, and makes no progress for this time, is replaced."""
     check_answers: bool = True
     """Whether a worker compares the golden answers of a bundle before it serves the model."""
+    batches: dict[str, BatchConfig] = {}
+    """Batches of single-pass models, by model id; the environment has it as an inline table of TOML."""
+
+    def batches_of(self, model_id: str) -> BatchConfig:
+        """Returns the settings of a model's batches."""
+        return self.batches.get(model_id, BatchConfig())
 
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -152,7 +166,8 @@ def settings(struct: type[msgspec.Struct] = ServerConfig, prefix: str = "") -> I
         else:
             flag = next((each for each in get_args(field.type) if isinstance(each, Flag)), None)
             named = flag and replace(flag, name=flag.name or field.name)
-            yield Setting(prefix + field.name, field.type, field.default, named)
+            default = field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+            yield Setting(prefix + field.name, field.type, default, named)
 
 
 def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,8 +190,8 @@ def load_config(flags: Mapping[str, Any], environ: Mapping[str, str], file: Path
     Raises:
         ConfigError: a key is unknown, or a value cannot be parsed or is out of range; names the key and its source.
     """
-    sources = [(str(file), _read_toml(file))] if file is not None else []
-    sources += [(variable, _nested(key, value)) for variable, key, value in given_settings(environ, variables())]
+    sources = [(str(file), read_toml(file))] if file is not None else []
+    sources += [(variable, _nested(key, _from_text(key, value))) for variable, key, value in given_settings(environ, variables())]
     sources.append(("flags", _given(flags)))
     merged: dict[str, Any] = {}
     for origin, values in sources:
@@ -195,7 +210,7 @@ def repository_defaults(models: Path) -> DefaultModelsConfig:
     if not file.is_file():
         return DefaultModelsConfig()
     try:
-        return msgspec.convert(_read_toml(file), DefaultModelsConfig)
+        return msgspec.convert(read_toml(file), DefaultModelsConfig)
     except msgspec.ValidationError as error:
         raise _explained(error, str(file)) from None
 
@@ -203,25 +218,34 @@ def repository_defaults(models: Path) -> DefaultModelsConfig:
 def to_toml(config: ServerConfig) -> str:
     """Returns the whole configuration as a TOML file that :func:`load_config` reads back to an equal one."""
     values = msgspec.to_builtins(config)
-    lines = [f"{name} = {_toml_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
+    lines = [f"{name} = {toml_value(value)}" for name, value in values.items() if not isinstance(value, dict)]
     for name, section in values.items():
         if isinstance(section, dict):
-            lines += ["", f"[{name}]", *(f"{key} = {_toml_value(value)}" for key, value in section.items())]
+            lines += ["", f"[{name}]", *(f"{key} = {toml_value(value)}" for key, value in section.items())]
     return "\n".join(lines) + "\n"
 
 
 def variables() -> dict[str, str]:
     """Returns all environment variables of settings, with their keys."""
-    return {PREFIX + key.upper().replace(".", "_"): key for key, *_ in settings()}
+    return {_variable(key): key for key, *_ in settings()}
 
 
-def _read_toml(file: Path) -> dict[str, Any]:
+def _variable(key: str) -> str:
+    return PREFIX + key.upper().replace(".", "_")
+
+
+def _from_text(key: str, value: str) -> Any:
+    """Returns the value of a variable: a table where the setting is one, else the text, which is converted with its source.
+
+    Raises:
+        ConfigError: a table is wanted, and the text is none.
+    """
+    if key not in {each.key for each in settings() if isinstance(each.default, dict)}:
+        return value
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # also integers of thousands of digits, and deep nesting
-        raise ConfigError(f"{file}: not a TOML file: {error}") from None
+        return read_inline(value)
+    except ValueError:
+        raise ConfigError(f"{key}: not an inline table of TOML (from {_variable(key)})") from None
 
 
 def _given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,11 +294,3 @@ def _explained(error: msgspec.ValidationError, origin: str) -> ConfigError:
     if unknown is not None:
         key, text = f"{key}.{unknown[1]}".removeprefix("."), "no such setting"
     return ConfigError(f"{key}: {text} (from {origin})")
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-    return repr(value)

@@ -15,9 +15,12 @@ from typing import Any, Protocol
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.checks import iterative_problems
-from attnserve_server.bundle.single_pass import single_pass_problems
+from attnserve_server.bundle.loader import Bundle
+from attnserve_server.bundle.single_pass import largest_batch, single_pass_problems
+from attnserve_server.config import EngineConfig
 from attnserve_server.passes import PassOutcome, PassPayload
 from attnserve_server.request import SequenceOutcome, SequencePayload, TokensProduced
+from attnserve_server.stats import Measured
 
 
 class Payload(Protocol):
@@ -85,6 +88,17 @@ class Part(Protocol):
         ...
 
 
+def credit_of_slots(bundle: Bundle, config: EngineConfig) -> int:
+    """Returns 1.25 times the slots, so that a freed slot is filled without a round trip."""
+    return config.slots + max(2, config.slots // 4)
+
+
+def credit_of_batches(bundle: Bundle, config: EngineConfig) -> int:
+    """Returns two of the largest batches: one that runs, and the next."""
+    asked = config.batches_of(bundle.manifest.model_id).max_batch
+    return 2 * max(largest_batch(bundle.variant, wants_attention=wants, asked=asked) for wants in (False, True))
+
+
 @dataclass(frozen=True, slots=True)
 class Kind:
     """One kind of engine.
@@ -99,6 +113,9 @@ class Kind:
         part: part of a stream: likewise a :class:`Part`; None if the kind does not stream.
         golden: import path of a function ``(bundle) -> groups`` that reads a bundle's golden answers
             (``engine/worker/golden.py``); empty if the kind has none.
+        credit: returns the rows of a model that the front may send to a worker before it gets answers; all others wait in the
+            front, where priority and fairness order them.
+        measured: what its engine's reports hold, and so which metrics its models have.
     """
 
     name: str
@@ -109,6 +126,8 @@ class Kind:
     problems: Callable[[manifest_pb2.Manifest], list[str]]
     part: type[Any] | None = None
     golden: str = ""
+    credit: Callable[[Bundle, EngineConfig], int] = credit_of_slots
+    measured: Measured = Measured.STEPS
 
 
 ITERATIVE = Kind(
@@ -131,6 +150,8 @@ SINGLE_PASS = Kind(
     outcome=PassOutcome,
     problems=single_pass_problems,
     golden="attnserve_server.engine.worker.single_pass.golden:golden_groups",
+    credit=credit_of_batches,
+    measured=Measured.RUNS,
 )
 """Single-pass models: one run of one graph answers a request, with dynamic batching."""
 

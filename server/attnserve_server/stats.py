@@ -3,7 +3,16 @@
 
 from __future__ import annotations
 
+import enum
+
 import msgspec
+
+
+class Measured(enum.Enum):
+    """What an engine's reports hold beside the counts that all have."""
+
+    STEPS = "decode steps over slots"
+    RUNS = "runs of batches"
 
 
 class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
@@ -17,6 +26,17 @@ class StepStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
     """Requests that were encoded and admitted in this iteration."""
     encode_s: float = 0.0
     """The encoder's run and the insertion of its outputs into the slots."""
+    is_cold: bool = False
+    """Whether a shape ran that warm-up did not cover."""
+
+
+class RunStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
+    """One run of a batch of a single-pass model; durations in seconds."""
+
+    run_s: float
+    """The graph's run, with the copies of its inputs and outputs."""
+    window_s: list[float]
+    """How long each request of the batch waited in the engine."""
     is_cold: bool = False
     """Whether a shape ran that warm-up did not cover."""
 
@@ -36,6 +56,8 @@ class EngineStats(msgspec.Struct, array_like=True, omit_defaults=True, gc=False)
     """Wall time that the report covers."""
     cancelled: dict[str, int] = {}
     """Requests dropped from queue or batch, by reason ("client", "deadline")."""
+    runs: list[RunStats] = []
+    """Of single-pass models, in place of steps."""
 
 
 class RequestStats(msgspec.Struct):

@@ -24,6 +24,9 @@ VARIABLES = {"$job": ".*", "$instance": ".*", "$model": ".*", "$__rate_interval"
 """What Grafana puts in their place; its interval is four scrapes at least."""
 
 ONLY_ON_A_GPU = "attnserve_device_memory_"
+OF_ONE_PASS = ("attnserve_batch_size", "attnserve_run_duration", "attnserve_window_duration")
+"""Without data while ``deploy/models`` has no single-pass model."""
+
 SECONDS = 60.0
 
 
@@ -77,7 +80,8 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 
 def test_every_expression_has_data(watched: Prometheus) -> None:
-    asked = {name: expression for name, expression in expressions().items() if ONLY_ON_A_GPU not in expression}
+    left_out = (ONLY_ON_A_GPU, *OF_ONE_PASS)
+    asked = {name: text for name, text in expressions().items() if not any(each in text for each in left_out)}
     assert len(asked) > 80
     assert without_data(watched, asked) == []
 

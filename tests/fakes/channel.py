@@ -24,9 +24,12 @@ class Channel:
         self.said: list[Any] = []
         self.loading: list[Loading] = []
         """What is said of loading, apart from the rest."""
+        self.timeouts: list[float | None] = []
+        """How long the worker would have waited for each group."""
         self.is_closed = False
 
-    def receive(self, *, wait: bool) -> list[bytes]:
+    def receive(self, timeout_s: float | None = 0.0) -> list[bytes]:
+        self.timeouts.append(timeout_s)
         if not self.groups:
             return []
         return [ENCODER.encode(message) for message in self.groups.pop(0)]

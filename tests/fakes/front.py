@@ -88,8 +88,9 @@ class Bench:
         cache_bytes: int = 0,
         ageing_s: float = 1.0,
         config: EngineConfig | None = None,
+        models: list[ServedModel] | None = None,
     ) -> None:
-        self.models = [make_model(f"model-{index}", is_ready=False, max_source_tokens=50) for index in range(num_models)]
+        self.models = models or [make_model(f"model-{index}", is_ready=False, max_source_tokens=50) for index in range(num_models)]
         self.registry = CollectorRegistry()
         self.pool = Pool(self.models, (WORKER,))
         pool: Any = self.pool

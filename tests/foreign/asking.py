@@ -21,12 +21,13 @@ from tests.foreign.letters import MODEL_ID, SPEC, Letters
 SLOTS = 2
 
 
-def made_app(models: Path, spec: TaskSpec = SPEC, **engine: Any) -> App:
+def made_app(models: Path, *specs: TaskSpec, **engine: Any) -> App:
+    """A server of the given tasks beside its own; without any, of :data:`SPEC`."""
     flags = {
         "models": str(models), "log_level": "warning", "grpc": {"port": 0}, "http": {"port": 0},
         "engine": {"device": "cpu", "workers": 1, "slots": SLOTS, **engine}, "drain_seconds": 0.0,
     }  # fmt: skip
-    return App(load_config(flags, {}), (*TASKS, spec))
+    return App(load_config(flags, {}), (*TASKS, *(specs or (SPEC,))))
 
 
 async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[str, int]:

@@ -118,6 +118,10 @@ class Abacus:
     def has_work(self) -> bool:
         return bool(self.running or self.events)
 
+    @property
+    def due_in_s(self) -> float:
+        return 0.0
+
     def starting(self) -> Iterator[None]:
         if not self.alphabet:
             raise BundleError("abacus", ["the alphabet is empty", "there is nothing to count"])

@@ -21,10 +21,13 @@ from attnserve_server.errors import ExecutionFailed
 from attnserve_server.execution.cuda import CudaMemory, row_buckets
 from attnserve_server.execution.device_state import DeviceState
 from attnserve_server.execution.device_tensor import DeviceTensor
+from attnserve_server.execution.factory import make_pass_runner
 from attnserve_server.execution.session import cuda_options, make_session
 from attnserve_server.execution.slot_state import SlotState
 from attnserve_server.request import AttentionDetail, DecodeOptions, Done, Failed, FinishReason, SequenceWork, sequence_work
 from attnserve_server.scheduling.scheduler import SchedulerConfig
+from tests.fakes.passes import CELL, SIZES, payload
+from tests.standin.passes import UNCAPTURED
 
 NUM_SLOTS = 20
 SHAPE_ARITHMETIC = {"Concat", "Shape"}
@@ -108,6 +111,36 @@ def check_steps(bundle: Bundle) -> None:
     if not any(step.gives_attention for step in bundle.variant.steps):
         answers = run(engine, [sequence_work(0, [7, 2], DecodeOptions(attention=AttentionDetail.MEAN))])
         assert answers[0].reason == ExecutionFailed.reason
+
+
+def check_passes(bundle: Bundle) -> None:
+    """Each size and bucket of both graphs is captured at the start; a batch is one launch, and a size that is not known none."""
+    runner = make_pass_runner(bundle, 0)
+    for _ in runner.starting():
+        pass
+    started = counts()
+    print("start", started)
+    is_captured = bundle.key[0] != UNCAPTURED
+    assert started.captures == (len(SIZES) * len(row_buckets(4)) * len(bundle.variant.passes) if is_captured else 0)
+    for size in SIZES:
+        for wants in (False, True):
+            for batch in (1, 2, 3, 4):
+                before, payloads = counts(), [payload(seed, *size, wants_attention=wants) for seed in range(batch)]
+                answers, is_cold = runner.run(runner.key(payloads[0]), payloads)
+                assert (len(answers), is_cold) == (batch, False)
+                assert answers[0]["classes"].shape == (size[1], size[0])
+                assert len(answers[0]) == (4 if wants else 2)
+                assert counts().launches - before.launches == is_captured
+    warm = counts()
+    assert (warm.captures, warm.allocations) == (started.captures, started.allocations)
+    for seed in range(3):
+        cold = payload(seed, 4 * CELL, 5 * CELL, wants_attention=True)
+        answers, is_cold = runner.run(runner.key(cold), [cold])
+        assert (answers[0]["unary"].shape, is_cold) == ((20,), True)
+    ended = counts()
+    print("end", ended)
+    assert (ended.captures, ended.launches) == (warm.captures, warm.launches)
+    assert (ended.forbidden, ended.out_of_order) == (0, 0)
 
 
 def check_feeds(bundle: Bundle) -> None:

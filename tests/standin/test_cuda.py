@@ -28,6 +28,7 @@ from attnserve_loadtest.gpu.table import MOST_LINES
 from attnserve_server.bundle.loader import find_bundles
 from tests.standin.build import SOURCE, build
 from tests.standin.models import copy_with_cuda_graphs, without_cudnn
+from tests.standin.passes import UNCAPTURED, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "deploy" / "models"
@@ -63,9 +64,18 @@ def _install(venv: Path) -> None:
 
 @pytest.mark.parametrize("check", ["placement", "steps", "feeds", "state"])
 def test_cuda(environment: tuple[Path, Path], check: str) -> None:
+    run_check(environment, check, ROOT / "deploy" / "models" / "transformer-en-de" / "1")
+
+
+@pytest.mark.parametrize("model_id", ["captured", UNCAPTURED])
+def test_single_pass_graphs_are_captured_where_they_can_be(environment: tuple[Path, Path], tmp_path: Path, model_id: str) -> None:
+    output = run_check(environment, "passes", write_bundle(tmp_path, model_id))
+    assert ("runs without CUDA graphs" in output) == (model_id == UNCAPTURED)
+
+
+def run_check(environment: tuple[Path, Path], check: str, bundle: Path) -> str:
     python, libraries = environment
-    bundle = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
-    paths = os.pathsep.join([str(ROOT / "server"), str(ROOT / "protos")])
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "server"), str(ROOT / "protos")])
     result = subprocess.run(
         [python, Path(__file__).parent / "checks.py", check, bundle],
         env={**os.environ, "LD_LIBRARY_PATH": str(libraries), "PYTHONPATH": paths},
@@ -77,6 +87,7 @@ def test_cuda(environment: tuple[Path, Path], check: str) -> None:
     )
     assert result.returncode == 0, result.stdout
     assert result.stdout.rstrip().endswith("ok"), result.stdout
+    return result.stdout
 
 
 @dataclass(frozen=True, slots=True)

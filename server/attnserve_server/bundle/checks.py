@@ -14,20 +14,27 @@ _INDEX_INPUTS = {"request_of_row", "rows_of_request", "place_of_row"}
 
 def named_files(manifest: manifest_pb2.Manifest) -> set[str]:
     """Returns the files that a manifest names outside its list of files; an empty name is a missing one."""
-    return graph_files(manifest) | {manifest.vocabulary.sentencepiece_file} | ({manifest.golden_file} - {""})
+    vocabulary = {manifest.vocabulary.sentencepiece_file}
+    if manifest.HasField("single_pass"):  # it may have no text
+        vocabulary -= {""}
+    return graph_files(manifest) | vocabulary | ({manifest.golden_file} - {""})
 
 
 def graph_files(manifest: manifest_pb2.Manifest) -> set[str]:
     """Returns the ONNX files of all variants; an empty name is a missing one."""
     named: set[str] = set()
     for variant in manifest.variants:
-        named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
+        named |= {each.graph.file for each in variant.passes}
+        if variant.steps or variant.encode.file or not variant.passes:
+            named |= {variant.encode.file, *(step.graph.file for step in variant.steps)}
     return named
 
 
 def iterative_problems(manifest: manifest_pb2.Manifest) -> list[str]:
     """Returns all problems of an iterative model's manifest."""
     problems = [*_state_problems(manifest), *_attention_problems(manifest.attention)]
+    if manifest.HasField("single_pass") or any(each.passes for each in manifest.variants):
+        problems.append("single_pass: models of this task decode step by step")
     for each in manifest.variants:
         problems += _variant_problems(manifest, each)
     if "" in named_files(manifest):

@@ -13,10 +13,13 @@ from google.protobuf import json_format
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.checks import iterative_problems
 from attnserve_server.bundle.files import file_problems, is_within, outside_problems
+from attnserve_server.bundle.single_pass import single_pass_problems
 from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
-FORMAT_VERSION = 1
+FORMAT_VERSIONS = (1, 2)
+SUPPORTED = frozenset({"single_pass"})
+"""What a manifest of format version 2 may require."""
 Check = Callable[[manifest_pb2.Manifest], list[str]]
 """Returns all problems of a manifest, except those of its files."""
 
@@ -70,7 +73,12 @@ def default_models() -> Path:
     return checkout if checkout.is_dir() else Path(__file__).resolve().parents[1] / "models"
 
 
-def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check: Check = iterative_problems) -> Bundle:
+def kind_problems(manifest: manifest_pb2.Manifest) -> list[str]:
+    """Returns all problems of a manifest for the kind of engine that it declares; a check that knows no task."""
+    return single_pass_problems(manifest) if manifest.HasField("single_pass") else iterative_problems(manifest)
+
+
+def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check: Check = kind_problems) -> Bundle:
     """Reads and checks one bundle.
 
     Nothing outside the bundle's folder is read, and no file but the manifest is parsed before its SHA-256 was compared. The folder
@@ -87,13 +95,7 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
     """
     if problems := outside_problems(folder):
         raise BundleError(str(folder), problems)
-    try:
-        text = (folder / "manifest.json").read_text(encoding="utf-8")
-        manifest = json_format.Parse(text, manifest_pb2.Manifest())
-    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
-        raise BundleError(str(folder), [f"manifest.json: {error}"]) from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise BundleError(str(folder), [f"format version {manifest.format_version}; this server reads {FORMAT_VERSION}"])
+    manifest = _read_manifest(folder)
     problems = [*_identity_problems(folder, manifest), *file_problems(folder, manifest), *check(manifest)]
     wanted = manifest_pb2.DEVICE_CUDA if device == "cuda" else manifest_pb2.DEVICE_CPU
     fitting = [each for each in manifest.variants if each.device == wanted and variant in ("auto", each.name)]
@@ -103,6 +105,45 @@ def load_bundle(folder: Path, device: str = "cpu", variant: str = "auto", check:
     if problems:
         raise BundleError(str(folder), problems)
     return Bundle(folder, manifest, fitting[0])
+
+
+def _read_manifest(folder: Path) -> manifest_pb2.Manifest:
+    """Parses a manifest of a version that this server reads.
+
+    Raises:
+        BundleError: it cannot be parsed, or its version and what it requires are not these. A manifest with fields that this server
+            does not know is refused for its version or its requirements, where they say why.
+    """
+    try:
+        text = (folder / "manifest.json").read_text(encoding="utf-8")
+        try:
+            manifest = json_format.Parse(text, manifest_pb2.Manifest())
+        except json_format.ParseError:
+            known = json_format.Parse(text, manifest_pb2.Manifest(), ignore_unknown_fields=True)
+            if known.format_version > 1 and (problems := _version_problems(known)):
+                raise BundleError(str(folder), problems) from None
+            raise
+    except (OSError, UnicodeDecodeError, json_format.ParseError) as error:
+        raise BundleError(str(folder), [f"manifest.json: {error}"]) from error
+    if problems := _version_problems(manifest):
+        raise BundleError(str(folder), problems)
+    return manifest
+
+
+def _version_problems(manifest: manifest_pb2.Manifest) -> list[str]:
+    version, unknown = manifest.format_version, sorted(set(manifest.requires) - SUPPORTED)
+    if version not in FORMAT_VERSIONS:
+        return [f"format version {version}; this server reads {' and '.join(map(str, FORMAT_VERSIONS))}"]
+    if unknown:
+        return [f"it requires {', '.join(unknown)}, which this server does not support"]
+    has_passes = manifest.HasField("single_pass") or any(each.passes for each in manifest.variants)
+    if version == 1 and (manifest.requires or has_passes):
+        return ["format version 1 has neither requires, nor single_pass, nor passes"]
+    if version > 1 and not manifest.requires:
+        return [f"format version {version}, and requires is empty"]
+    if has_passes and "single_pass" not in manifest.requires:
+        return ['single_pass or passes, and requires has no "single_pass"']
+    return []
 
 
 def _device(number: int) -> str:

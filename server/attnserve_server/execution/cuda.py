@@ -26,6 +26,7 @@ import onnxruntime
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
+from attnserve_server.execution.device_run import Block, CapturedRun
 from attnserve_server.execution.device_state import DeviceState
 from attnserve_server.execution.device_tensor import DeviceTensor, Layout
 from attnserve_server.execution.memory import Array, Encoded, Key, Sizes, StepSession, state_dtypes, state_outputs
@@ -109,9 +110,9 @@ class CudaMemory:
             count = rows if state is None else step.count_of(state, rows, requests)
             address = self._address_of_output(step, name, results)
             binding.bind_output(name, "cuda", 0, NUMPY_TYPES[tensor.dtype].type, [count, *self._sizes.shape(tensor)], address)
-        blocks = (_Block(inputs, self.inputs), _Block(results, self._results))
+        blocks = (Block(inputs, self.inputs), Block(results, self._results))
         slow = {name: tensor.first(rows) for name, tensor in self._slow[id(step)].items()}
-        return CudaBinding(_Captured(step, binding, self._graph_id, self._thread), self.state, blocks, slow)
+        return CudaBinding(step, CapturedRun(step.session, binding, self._graph_id, self._thread), self.state, blocks, slow)
 
     def _address_of_output(self, step: StepSession, name: str, results: Layout) -> int:
         state = self._state_of_output.get(name)
@@ -152,50 +153,25 @@ class CudaMemory:
                 raise RuntimeError(f"state {name} holds {buffer.current.shape[1:]}, the encoder gives {encoded.shape[1:]}")
 
 
-class _Block:
-    """A bucket's part of a device block, and its copy on the host."""
-
-    def __init__(self, layout: Layout, device: DeviceTensor) -> None:
-        self._host = np.zeros(layout.size, np.uint8)
-        self._host_value = onnxruntime.OrtValue.ortvalue_from_numpy(self._host)
-        self._device_value = device.first(layout.size)
-        self.views = layout.split(self._host)
-
-    def upload(self) -> None:
-        self._device_value.update_inplace(self._host)
-
-    def download(self) -> None:
-        self._host_value.update_inplace(self._device_value)
-
-
-class _Captured:
-    """A step graph, its binding and the id of its CUDA graph."""
-
-    def __init__(self, step: StepSession, binding: onnxruntime.IOBinding, graph_id: int, thread: int) -> None:
-        self.step, self._binding, self._thread = step, binding, thread
-        self._options = onnxruntime.RunOptions()
-        self._options.add_run_config_entry("gpu_graph_id", str(graph_id))  # no effect if nothing is captured
-
-    def run(self) -> None:
-        if threading.get_ident() != self._thread:
-            raise RuntimeError("a step ran on another thread than the one that loaded the model: it would be captured again")
-        self.step.session.run_with_iobinding(self._binding, self._options)
-
-
 class CudaBinding:
     """A step graph bound to a bucket of rows and requests."""
 
     def __init__(
-        self, captured: _Captured, state: DeviceState, blocks: tuple[_Block, _Block], slow: dict[str, onnxruntime.OrtValue]
+        self,
+        step: StepSession,
+        captured: CapturedRun,
+        state: DeviceState,
+        blocks: tuple[Block, Block],
+        slow: dict[str, onnxruntime.OrtValue],
     ) -> None:
-        self._captured, self._state, self._slow = captured, state, slow
+        self._step, self._captured, self._state, self._slow = step, captured, state, slow
         self.inputs, self._results = blocks
 
     def feeds(self, rows: int, requests: int) -> Mapping[str, Array]:
         """Returns the live part of the host inputs; fills the rest with padding."""
         live: dict[str, Array] = {}
         for name, view in self.inputs.views.items():
-            count = self._captured.step.count_of(name, rows, requests)
+            count = self._step.count_of(name, rows, requests)
             view[count:] = _DEAD.get(name, 0)
             live[name] = view[:count]
         return live

@@ -45,7 +45,15 @@ def node_times(session: onnxruntime.InferenceSession) -> list[NodeTimes]:
     return list(found.values())
 
 
-def make_session(path: Path, device: str, *, captures: bool = False, profile: Path | None = None) -> onnxruntime.InferenceSession:
+def make_session(
+    path: Path,
+    device: str,
+    *,
+    captures: bool = False,
+    profile: Path | None = None,
+    has_many_shapes: bool = False,
+    conv_search: str = "",
+) -> onnxruntime.InferenceSession:
     """Makes a session with one intra-op thread (two are slower for steps of this size).
 
     Args:
@@ -53,6 +61,8 @@ def make_session(path: Path, device: str, *, captures: bool = False, profile: Pa
         device: "cpu" or "cuda".
         captures: on CUDA, capture one CUDA graph per shape and replay it.
         profile: folder for node times, see :func:`node_times`; None for no profiling.
+        has_many_shapes: keep no memory pattern for each shape, and let the device's memory grow by what is asked for.
+        conv_search: on CUDA, how algorithms of convolutions are chosen; empty for ONNX Runtime's default.
 
     Raises:
         RuntimeError: the CUDA provider cannot be used; there is no silent fallback to the CPU.
@@ -60,12 +70,18 @@ def make_session(path: Path, device: str, *, captures: bool = False, profile: Pa
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = not has_many_shapes
     if profile is not None:
         options.enable_profiling, options.profile_file_prefix = True, str(profile / path.stem)
     if device == "cpu":
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     _load_cuda()
-    providers = [("CUDAExecutionProvider", cuda_options(captures=captures))]
+    chosen = cuda_options(captures=captures)
+    if has_many_shapes:
+        chosen["arena_extend_strategy"] = "kSameAsRequested"
+    if conv_search:
+        chosen["cudnn_conv_algo_search"] = conv_search
+    providers = [("CUDAExecutionProvider", chosen)]
     return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
 

@@ -15,12 +15,15 @@ class Event(enum.Enum):
 
     RECEIVED = "the server's handler gets the request's bytes"
     QUEUED = "the front queues the request: parsed, validated, and tokenized or its image decoded"
-    ADMITTED = "an engine takes it out of the queue, for the encoder's next run"
+    ADMITTED = "an engine takes it out of the queue, for the encoder's next run or for its batch"
     ENCODED = "the encoder's run has ended and the request has its slots"
     FIRST_TOKEN = "the request's first decode step has ended"
     DELIVERED = "tokens of a streamed request arrive at the front"
     FINISHED = "its search has ended and its slots are free"
     ANSWERED = "the last message and the status are handed to gRPC"
+    BATCHABLE = "a worker's engine of single-pass models takes it, for a batch"
+    RUN_BEGAN = "an engine starts the run of a batch"
+    RUN_ENDED = "the run has ended and its outputs are copied"
     STEP_BEGAN = "an engine starts a decode step"
     STEP_ENDED = "graph run and search of the step have ended"
 
@@ -54,7 +57,9 @@ INTERVALS = (
         Event.QUEUED,
         "Preparation of a request with an image: wait for a decoder thread, decoding and scaling",
     ),
-    Interval("attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots"),
+    Interval(
+        "attnserve_queue_duration_seconds", Event.QUEUED, Event.ADMITTED, "Wait of an answered request for slots, or for its batch"
+    ),
     Interval("attnserve_encode_duration_seconds", Event.ADMITTED, Event.ENCODED, "Encoder run of an answered request"),
     Interval("attnserve_decode_duration_seconds", Event.ENCODED, Event.FINISHED, "Decode steps of an answered request"),
     Interval(
@@ -64,6 +69,13 @@ INTERVALS = (
         "attnserve_inter_token_latency_seconds", Event.DELIVERED, Event.DELIVERED, "Between two deliveries of a streamed request"
     ),
     Interval("attnserve_decode_step_duration_seconds", Event.STEP_BEGAN, Event.STEP_ENDED, "Decode step of a batch"),
+    Interval(
+        "attnserve_window_duration_seconds",
+        Event.BATCHABLE,
+        Event.RUN_BEGAN,
+        "Part of the wait of a single-pass model's request that it spends at a worker",
+    ),
+    Interval("attnserve_run_duration_seconds", Event.RUN_BEGAN, Event.RUN_ENDED, "Run of a batch of a single-pass model"),
 )
 """All duration metrics, in the order of the documentation."""
 

@@ -15,13 +15,15 @@ from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.devices import DeviceMetrics
+from attnserve_server.metrics.engines import EngineMetrics, Makers, Series
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
 from attnserve_server.metrics.processes import ProcessMetrics
 from attnserve_server.metrics.trust import TrustMetrics
 from attnserve_server.metrics.waiting import Waiting
+from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
 from attnserve_server.metrics.workers import Key, WorkerReports
-from attnserve_server.stats import EngineStats, RequestStats
+from attnserve_server.stats import EngineStats, Measured, RequestStats
 
 UNKNOWN = "unknown"
 """Label for models that are not served, so that text from a client never creates a series."""
@@ -33,9 +35,7 @@ SECONDS = (
 """Buckets of all durations except loading: a small model's step takes well below a millisecond, a queued request seconds."""
 
 LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
-_MODEL = ("model", "version")
 MetricT = TypeVar("MetricT", bound=MetricWrapperBase)
 
 
@@ -52,10 +52,9 @@ class Metrics:
         """Metrics with series by model and version."""
         self._reports = WorkerReports()
         self._queue_lengths: dict[Key, int] = {}
-        self._engines: dict[Key, _EngineSeries] = {}
-        self._answers: dict[Key, _AnswerSeries] = {}
+        self._series: dict[Key, Series] = {}
         self._make_request_metrics()
-        self._make_engine_metrics()
+        self._engines = EngineMetrics(Makers(self._counter, self._gauge, self._histogram, self._duration), self.cancelled)
         self._make_server_metrics()
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
@@ -82,12 +81,12 @@ class Metrics:
 
     def answered(self, stats: RequestStats) -> None:
         """Observes the durations and sizes of one answered request."""
-        self._answers_of((stats.model, stats.version)).take(stats)
+        self._series_of((stats.model, stats.version)).answered(stats)
 
     def engine(self, worker_id: str, stats: EngineStats) -> None:
         """Observes one worker's report on one model."""
         key = stats.model, stats.version
-        self._engine_of(key).take(stats)
+        self._series_of(key).reported(stats)
         self._reports.put(worker_id, stats)
         self._show_workers(key)
 
@@ -132,11 +131,10 @@ class Metrics:
         """Observes the time that one worker took to load and warm up a model."""
         self._model_load_duration.labels(model, version).observe(seconds)
 
-    def register_model(self, model: str, version: str) -> None:
-        """Creates the series of a served model, so that they exist, at zero, before its first request."""
+    def register_model(self, model: str, version: str, measured: Measured = Measured.STEPS) -> None:
+        """Creates the series of a served model, by what its engine measures, so that they exist, at zero, before any request."""
         key = model, version
-        self._answers_of(key)
-        self._engine_of(key)
+        self._series_of(key, measured)
         self._show_workers(key)
         self._waiting.set(key, None)
         self.set_model_ready(model, version, False)
@@ -144,8 +142,8 @@ class Metrics:
     def forget_model(self, model: str, version: str) -> None:
         """Removes the series of a model that is no longer served, except the count of its RPCs."""
         key = model, version
-        for tables in (self._queue_lengths, self._answers, self._engines):
-            tables.pop(key, None)
+        self._queue_lengths.pop(key, None)
+        self._series.pop(key, None)
         self._waiting.forget(key)
         self._reports.forget_model(key)
         for metric in self._of_models:
@@ -155,17 +153,12 @@ class Metrics:
         """Sets the versions of the server, ONNX Runtime and Python."""
         self._build_info.info({"version": version, "onnxruntime": onnxruntime, "python": platform.python_version()})
 
-    def _answers_of(self, key: Key) -> _AnswerSeries:
-        return self._answers.get(key) or self._answers.setdefault(key, _AnswerSeries(self, key))
-
-    def _engine_of(self, key: Key) -> _EngineSeries:
-        return self._engines.get(key) or self._engines.setdefault(key, _EngineSeries(self, key))
+    def _series_of(self, key: Key, measured: Measured = Measured.STEPS) -> Series:
+        return self._series.get(key) or self._series.setdefault(key, self._engines.series(key, measured))
 
     def _show_workers(self, key: Key) -> None:
         total = self._reports.total(key)
-        self._slots.labels(*key, "used").set(total.num_slots_used)
-        self._slots.labels(*key, "free").set(total.num_slots - total.num_slots_used)
-        self._busy_ratio.labels(*key).set(total.busy_ratio)
+        self._series_of(key).show(total)
         self._queue_length.labels(*key).set(total.num_waiting + self._queue_lengths.get(key, 0))
 
     def _make_request_metrics(self) -> None:
@@ -183,25 +176,7 @@ class Metrics:
         self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
         self._refusal_duration = self._duration("refusal_duration_seconds", (*_MODEL, "reason"))
         self._image_preparation = self._duration("image_preparation_duration_seconds")
-        self.queue_duration = self._duration("queue_duration_seconds")
-        self.encode_duration = self._duration("encode_duration_seconds")
-        self.decode_duration = self._duration("decode_duration_seconds")
-        self.time_to_first_token = self._duration("time_to_first_token_seconds")
-        self.inter_token_latency = self._duration("inter_token_latency_seconds")
-        self.source_tokens = self._counter("source_tokens", "Source tokens of answered requests, end symbols included.", _MODEL)
-        self.generated_tokens = self._counter(
-            "generated_tokens", "Tokens of the best hypotheses of answered requests, end symbols included.", _MODEL
-        )
-
-    def _make_engine_metrics(self) -> None:
-        self.step_duration = self._duration("decode_step_duration_seconds")
-        self.batch_rows = self._histogram("batch_rows", "Rows (hypotheses) of a decode step.", ROWS)
-        self.cold_shapes = self._counter("cold_shapes", "Steps with a shape that warm-up did not cover.", _MODEL)
-        self._slots = self._gauge("slots", "Slots of all workers, by state: used or free.", (*_MODEL, "state"))
         self._queue_length = self._gauge("queue_length", "Waiting requests, in the front and in workers.", _MODEL)
-        self._busy_ratio = self._gauge(
-            "engine_busy_ratio", "Share of the last report's period spent in steps, mean over workers.", _MODEL
-        )
 
     def _make_server_metrics(self) -> None:
         register = self._registry.register
@@ -241,49 +216,3 @@ class Metrics:
     def _duration(self, name: str, labels: tuple[str, ...] = _MODEL) -> Histogram:
         """Makes the histogram of an interval between two events."""
         return self._histogram(name, intervals.HELP[f"attnserve_{name}"], SECONDS, labels)
-
-
-class _AnswerSeries:
-    """The series of one model's answers, cached to avoid look-ups."""
-
-    def __init__(self, metrics: Metrics, key: Key) -> None:
-        self._queue = metrics.queue_duration.labels(*key)
-        self._encode = metrics.encode_duration.labels(*key)
-        self._decode = metrics.decode_duration.labels(*key)
-        self._first_token = metrics.time_to_first_token.labels(*key)
-        self._inter_token = metrics.inter_token_latency.labels(*key)
-        self._source_tokens = metrics.source_tokens.labels(*key)
-        self._generated_tokens = metrics.generated_tokens.labels(*key)
-
-    def take(self, stats: RequestStats) -> None:
-        """Observes one answer."""
-        self._queue.observe(stats.queue_s)
-        self._encode.observe(stats.encode_s)
-        self._decode.observe(stats.decode_s)
-        self._first_token.observe(stats.time_to_first_token_s)
-        for gap_s in stats.inter_token_s:
-            self._inter_token.observe(gap_s)
-        self._source_tokens.inc(stats.num_source_tokens)
-        self._generated_tokens.inc(stats.num_generated_tokens)
-
-
-class _EngineSeries:
-    """The series of one model's steps, cached to avoid look-ups: there are several hundred steps per second."""
-
-    def __init__(self, metrics: Metrics, key: Key) -> None:
-        self._key = key
-        self._step_duration = metrics.step_duration.labels(*key)
-        self._batch_rows = metrics.batch_rows.labels(*key)
-        self._cold_shapes = metrics.cold_shapes.labels(*key)
-        self._cancelled = metrics.cancelled
-
-    def take(self, stats: EngineStats) -> None:
-        """Observes the steps of one report."""
-        for step in stats.steps:
-            if step.num_rows > 0:
-                self._step_duration.observe(step.step_s)
-                self._batch_rows.observe(step.num_rows)
-            if step.is_cold:
-                self._cold_shapes.inc()
-        for reason, number in stats.cancelled.items():
-            self._cancelled.labels(*self._key, reason).inc(number)

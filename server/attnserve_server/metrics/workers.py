@@ -9,6 +9,7 @@ from attnserve_server.stats import EngineStats
 
 Key = tuple[str, str]
 """Model id and version, a :class:`~attnserve_server.request.ModelKey`."""
+MODEL_LABELS = ("model", "version")
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+import time
 
 import pytest
 
@@ -30,7 +31,7 @@ async def test_messages_of_any_size_arrive_whole_and_in_order_both_ways() -> Non
     def echo() -> None:
         left = len(SIZES)
         while left:
-            for message in worker.receive(wait=True):
+            for message in worker.receive(None):
                 worker.send(message)
                 left -= 1
         worker.close()
@@ -47,14 +48,32 @@ async def test_messages_of_any_size_arrive_whole_and_in_order_both_ways() -> Non
 async def test_a_message_that_comes_in_bits_is_one_message() -> None:
     ours, theirs = socket.socketpair()
     worker = WorkerEnd(theirs.detach())
-    assert worker.receive(wait=False) == []
+    assert worker.receive() == []
     for byte in b"\x03\0\0\0abc\x02\0\0":
         ours.send(bytes([byte]))
-        found = worker.receive(wait=False)
+        found = worker.receive()
         assert found == ([b"abc"] if byte == ord("c") else [])
     ours.send(b"\0de\x01\0\0\0f")
-    assert worker.receive(wait=True) == [b"de", b"f"]
+    assert worker.receive(None) == [b"de", b"f"]
     ours.close()
+    worker.close()
+
+
+async def test_wait_ends_with_its_time_or_with_a_message() -> None:
+    ours, theirs = socket.socketpair()
+    worker = WorkerEnd(theirs.detach())
+    began = time.monotonic()
+    assert worker.receive(0.03) == []
+    assert 0.03 <= time.monotonic() - began < 5
+    sending = threading.Timer(0.02, ours.send, [b"\x01\0\0\0a"])
+    sending.start()
+    began = time.monotonic()
+    assert worker.receive(30) == [b"a"]
+    assert time.monotonic() - began < 15
+    sending.join()
+    ours.close()
+    with pytest.raises(EOFError, match="front"):
+        worker.receive(30)
     worker.close()
 
 
@@ -63,7 +82,7 @@ async def test_a_worker_whose_front_is_gone_is_told() -> None:
     front.close()
     await asyncio.sleep(0)
     with pytest.raises(EOFError, match="front"):
-        worker.receive(wait=True)
+        worker.receive(None)
     with pytest.raises(OSError, match="pipe"):
         worker.send(b"x")
     worker.close()

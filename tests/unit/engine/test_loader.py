@@ -138,11 +138,11 @@ def test_unlisted_file_in_a_folder_below(folder: Path) -> None:
     assert problems_of(folder) == ["extra/code.py is not listed"]
 
 
-@pytest.mark.parametrize("version", [0, 2])
+@pytest.mark.parametrize("version", [0, 3])
 def test_other_format_version(folder: Path, version: int) -> None:
     write(folder, sound_manifest() | {"format_version": version})
     (problem,) = problems_of(folder)
-    assert f"format version {version}; this server reads 1" in problem
+    assert f"format version {version}; this server reads 1 and 2" in problem
 
 
 @pytest.mark.parametrize(

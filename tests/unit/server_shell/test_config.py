@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from attnserve_client import security
 from attnserve_server import cli
 from attnserve_server.config import (
+    BatchConfig,
     DefaultModelsConfig,
     ServerConfig,
     from_flags,
@@ -56,7 +57,7 @@ def test_flags_that_were_not_given_change_nothing(tmp_path: Path) -> None:
 
 
 def test_every_setting_has_its_variable() -> None:
-    values = {"int": "3", "float": "0.5", "bool": "false", "str": "words"}
+    values = {"int": "3", "float": "0.5", "bool": "false", "str": "words", "dict": "{}"}
     choices = {"engine.device": "cpu", "log_format": "json", "log_level": "debug"}
     types = {key: type(value).__name__ for key, value in flat(msgspec.to_builtins(ServerConfig())).items()}
     assert sorted(variables().values()) == sorted(types)
@@ -69,8 +70,39 @@ def test_every_setting_has_its_variable() -> None:
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in values.items():
-        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value})
+        found.update(flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value})
     return found
+
+
+def test_batches_of_a_model_are_set_in_a_file_or_a_variable_and_merged(tmp_path: Path) -> None:
+    file = file_of(tmp_path, "[engine.batches.dnl-camvid]\nmax_batch = 4\n[engine.batches.other]\nwindow_seconds = 0.5\n")
+    variable = {"ATTNSERVE_ENGINE_BATCHES": '{dnl-camvid = {window_seconds = 0.005}, "a b" = {max_batch = 8}}'}
+    config = load_config({}, variable, file)
+    found = {model: (each.max_batch, each.window_seconds) for model, each in config.engine.batches.items()}
+    assert found == {"dnl-camvid": (4, 0.005), "other": (0, 0.5), "a b": (8, 0.0)}
+    assert config.engine.batches_of("dnl-camvid").max_batch == 4
+    assert config.engine.batches_of("unnamed") == BatchConfig(max_batch=0, window_seconds=0.0)
+    assert load_config({}, {}, file_of(tmp_path, to_toml(config))) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("words", "engine.batches: not an inline table"),
+        ("[1]", "engine.batches: Expected `object`"),
+        ("{}\nx = 1", "engine.batches: not an inline table"),
+        ("[" * 10_000, "engine.batches: not an inline table"),
+        ("{a = 1}", "engine.batches[...]: Expected `object`"),
+        ("{a = {batch = 1}}", "engine.batches[...].batch: no such setting"),
+        ("{a = {max_batch = 1025}}", "engine.batches[...].max_batch: Expected `int` <= 1024"),
+        ("{a = {window_seconds = 1.5}}", "engine.batches[...].window_seconds: Expected `float` <= 1"),
+    ],
+)
+def test_bad_batches_are_refused_by_key(value: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_config({}, {"ATTNSERVE_ENGINE_BATCHES": value})
+    assert str(raised.value).startswith(problem)
+    assert str(raised.value).endswith("(from ATTNSERVE_ENGINE_BATCHES)")
 
 
 def test_other_variables_are_left_alone() -> None:

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 import attnserve_server
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
-from attnserve_server.stats import EngineStats, RequestStats, StepStats
+from attnserve_server.stats import EngineStats, Measured, RequestStats, RunStats, StepStats
 
 MODEL = {"model": "m", "version": "1"}
 LABELS = {
@@ -29,6 +29,9 @@ LABELS = {
     "attnserve_time_to_first_token_seconds": set(MODEL),
     "attnserve_inter_token_latency_seconds": set(MODEL),
     "attnserve_batch_rows": set(MODEL),
+    "attnserve_batch_size": set(MODEL),
+    "attnserve_run_duration_seconds": set(MODEL),
+    "attnserve_window_duration_seconds": set(MODEL),
     "attnserve_slots": {*MODEL, "state"},
     "attnserve_queue_length": set(MODEL),
     "attnserve_queue_seconds": set(MODEL),
@@ -83,6 +86,11 @@ def report(
     return EngineStats("m", "1", list(steps), 32, used, waiting, busy_s, 1.0, cancelled or {})
 
 
+def run_report(*runs: RunStats, waiting: int = 0) -> EngineStats:
+    """A report on a single-pass model."""
+    return EngineStats("p", "1", [], 0, 0, waiting, 0.5, 1.0, runs=list(runs))
+
+
 def answered(**changes: object) -> RequestStats:
     values = {"queue_s": 0.1, "encode_s": 0.2, "decode_s": 0.3, "time_to_first_token_s": 0.4} | changes
     return RequestStats("m", "1", num_source_tokens=7, num_generated_tokens=9, **values)  # type: ignore[arg-type]
@@ -96,6 +104,8 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.cache_request("m", "1", "hit")
     metrics.answered(answered(inter_token_s=[0.1]))
     metrics.engine("w0", report(StepStats(4, 0.001, is_cold=True), cancelled={"client": 1}))
+    metrics.register_model("p", "1", Measured.RUNS)
+    metrics.engine("w0", run_report(RunStats(0.001, [0.1])))
     metrics.set_model_ready("m", "1", True)
     metrics.set_queue("m", "1", 1, time.monotonic())
     metrics.answers_under_way(10)
@@ -108,6 +118,46 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.trust.reloaded("tokens")
     metrics.trust.reload_failed("tokens")
     metrics.trust.handshake()
+
+
+ALL_MODELS = {
+    *("attnserve_queue_duration_seconds", "attnserve_queue_length", "attnserve_queue_seconds"),
+    *("attnserve_engine_busy_ratio", "attnserve_cold_shapes"),
+}
+OF_STEPS = {
+    *("attnserve_encode_duration_seconds", "attnserve_decode_duration_seconds", "attnserve_decode_step_duration_seconds"),
+    *("attnserve_time_to_first_token_seconds", "attnserve_inter_token_latency_seconds", "attnserve_batch_rows", "attnserve_slots"),
+    *("attnserve_source_tokens", "attnserve_generated_tokens"),
+}
+OF_RUNS = {"attnserve_batch_size", "attnserve_run_duration_seconds", "attnserve_window_duration_seconds"}
+
+
+def names_of(registry: CollectorRegistry, model: str) -> set[str]:
+    """Metrics that have series of a model."""
+    return {family.name for family in registry.collect() if any(each.labels.get("model") == model for each in family.samples)}
+
+
+def test_model_has_the_metrics_of_its_engine_and_no_others(metrics: Metrics, registry: CollectorRegistry) -> None:
+    metrics.register_model("m", "1")
+    metrics.register_model("p", "1", Measured.RUNS)
+    fixed = {"attnserve_model_ready"}
+    assert names_of(registry, "m") == ALL_MODELS | OF_STEPS | fixed
+    assert names_of(registry, "p") == ALL_MODELS | OF_RUNS | fixed
+    metrics.answered(RequestStats("p", "1", 0.25, 0.2, 0.0, 0.5, 450, 0))
+    metrics.engine("w0", run_report(RunStats(0.2, [0.01, 0.02, 0.0]), RunStats(0.1, [0.5], is_cold=True), waiting=2))
+    assert names_of(registry, "p") == ALL_MODELS | OF_RUNS | fixed
+
+    def value(name: str) -> float | None:
+        return registry.get_sample_value(f"attnserve_{name}", {"model": "p", "version": "1"})
+
+    assert (value("batch_size_count"), value("batch_size_sum")) == (2, 4)
+    assert value("run_duration_seconds_sum") == pytest.approx(0.3)
+    assert (value("window_duration_seconds_count"), value("window_duration_seconds_sum")) == (4, pytest.approx(0.53))
+    assert (value("queue_duration_seconds_sum"), value("queue_length"), value("cold_shapes_total")) == (0.25, 2, 1)
+    metrics.forget_worker("w0")
+    assert (value("queue_length"), value("engine_busy_ratio")) == (0, 0)
+    metrics.forget_model("p", "1")
+    assert names_of(registry, "p") == set()
 
 
 def test_workers_that_live_and_when_they_spoke(metrics: Metrics, registry: CollectorRegistry) -> None:
@@ -305,10 +355,12 @@ def test_model_that_is_no_longer_served_has_no_series(metrics: Metrics, registry
     touch_everything(metrics)
     metrics.register_model("other", "1")
     metrics.set_queue("m", "1", 3, None)
-    assert models() == {"m", "other"}
+    assert models() == {"m", "p", "other"}
+    metrics.forget_model("p", "1")
     metrics.forget_model("m", "1")
     assert models() == {"other"}
     metrics.forget_worker("w0")
     assert models() == {"other"}, "a report that is forgotten brings nothing back"
     touch_everything(metrics)
-    assert models() == {"m", "other"}
+    assert models() == {"m", "p", "other"}
+    metrics.forget_model("p", "1")

@@ -219,7 +219,7 @@ class Front:
 
     def _open(self, model: ServedModel) -> None:
         self._admissions[model.key] = Admission(model.id, self._queue_config, time.monotonic)
-        self._metrics.register_model(model.id, model.version)
+        self._metrics.register_model(model.id, model.version, model.kind.measured)
 
     def _close(self, model: ServedModel) -> None:
         self._give_up_all(model, "unload", model.gone())

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Row accounting: how many rows each worker holds of each model, which worker gets a job, and which is reserved for one job.
 
-Each model has its own credit on each worker, 1.25 times its slots, so that a freed slot is filled without a round trip. Models do
-not use each other's credit. A job that may kill workers runs alone: a worker is reserved for it and gets no other job until it is
-done.
+Each model has its own credit on each worker, by its kind (``kinds.py: Kind.credit``): enough that the worker never waits for the
+front, and no more, so that requests wait where priority and fairness order them. Models do not use each other's credit. A job that
+may kill workers runs alone: a worker is reserved for it and gets no other job until it is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.job import Job
 from attnserve_server.request import ModelKey
 
@@ -18,12 +19,12 @@ class Rows:
     """Rows by worker and model.
 
     Args:
-        num_slots: of each model on each worker.
+        config: of the engines.
         on_freed: called when a job may be chosen a worker for that could not be before, because of a reservation.
     """
 
-    def __init__(self, num_slots: int, on_freed: Callable[[], None]) -> None:
-        self._credit = num_slots + max(2, num_slots // 4)
+    def __init__(self, config: EngineConfig, on_freed: Callable[[], None]) -> None:
+        self._config = config
         self._rows: dict[tuple[str, ModelKey], int] = {}
         self._reserved: dict[str, int] = {}
         """Numbers of jobs, by the workers that are kept for them."""
@@ -49,7 +50,8 @@ class Rows:
         if worker is None:
             return None
         held = self._rows.get((worker, job.model.key), 0)
-        return worker if not held or held + job.work.num_rows <= self._credit else None
+        credit = job.model.kind.credit(job.model.bundle, self._config)
+        return worker if not held or held + job.work.num_rows <= credit else None
 
     def take(self, worker: str, job: Job) -> None:
         """A job is sent to a worker."""

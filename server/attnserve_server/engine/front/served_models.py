@@ -64,8 +64,9 @@ class ServedModel:
 
     @property
     def gives_attention(self) -> bool:
-        """Whether a step graph of the variant computes the attention."""
-        return any(step.gives_attention for step in self.bundle.variant.steps)
+        """Whether a graph of the variant computes the attention."""
+        variant = self.bundle.variant
+        return any(step.gives_attention for step in variant.steps) or any(each.gives_attention for each in variant.passes)
 
     @property
     def gives_scores(self) -> bool:

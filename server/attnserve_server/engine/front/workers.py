@@ -78,7 +78,7 @@ class Workers:
         on_state: OnState,
     ) -> None:
         self._registry, self._pool, self._config, self._metrics, self._on_state = registry, pool, config, metrics, on_state
-        self.rows = Rows(config.slots, self._on_freed)
+        self.rows = Rows(config, self._on_freed)
         self._names: set[str] = set()
         self._watch = Watch(config.hang_seconds)
         self._watching: asyncio.Task[None] | None = None

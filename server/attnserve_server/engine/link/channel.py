@@ -8,6 +8,8 @@ operating system's scheduler.
 from __future__ import annotations
 
 import asyncio
+import math
+import select
 import socket
 import struct
 import threading
@@ -95,6 +97,8 @@ class WorkerEnd:
 
     def __init__(self, descriptor: int) -> None:
         self._socket, self._frames = socket.socket(fileno=descriptor), _Frames()
+        self._readable = select.poll()
+        self._readable.register(self._socket, select.POLLIN)
         self._sending = threading.Lock()
 
     def send(self, message: bytes) -> None:
@@ -106,24 +110,27 @@ class WorkerEnd:
         with self._sending:
             self._socket.sendall(_framed(message))
 
-    def receive(self, *, wait: bool) -> list[bytes]:
+    def receive(self, timeout_s: float | None = 0.0) -> list[bytes]:
         """Returns the messages that have arrived.
 
         Args:
-            wait: whether to block until there is at least one.
+            timeout_s: time to wait for data, rounded up to milliseconds; None to block until there is a message. The part of a
+                message that arrives ends the wait too.
 
         Raises:
             EOFError: the front has closed its end.
         """
+        if timeout_s:
+            self._readable.poll(math.ceil(timeout_s * 1000))
         while True:
             try:
-                data = self._socket.recv(_CHUNK, 0 if wait else socket.MSG_DONTWAIT)
+                data = self._socket.recv(_CHUNK, 0 if timeout_s is None else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return []
             if not data:
                 raise EOFError("the front has closed its end")
             messages = self._frames.feed(data)
-            if messages or not wait:
+            if messages or timeout_s is not None:
                 return messages
 
     def close(self) -> None:

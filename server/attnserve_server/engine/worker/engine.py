@@ -21,6 +21,11 @@ class Engine(Protocol):
         """Whether any request is waiting or running."""
         ...
 
+    @property
+    def due_in_s(self) -> float:
+        """Seconds until :meth:`step` has something to do, 0 if it has now; read only while there is work."""
+        ...
+
     def starting(self) -> Iterator[None]:
         """Loads the graphs and warms them up, one part per yield; the worker steps its other engines between parts."""
         ...

@@ -8,6 +8,7 @@ kernels of this processor and the search are tested together.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -19,6 +20,7 @@ from attnserve_server.errors import BundleError
 from attnserve_server.kinds import Kind, imported
 from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
 
+_PAUSE_S = 0.001
 log = logging.getLogger(__name__)
 
 
@@ -71,6 +73,7 @@ def _compare(engine: Engine, model: ModelKey, group: Sequence[Golden], problems:
         engine.submit(Work(number, model, Terms(), payload.num_rows, payload.num_rows * payload.num_source, payload))
     waiting = dict(enumerate(group))
     while engine.has_work:
+        time.sleep(min(engine.due_in_s, _PAUSE_S))  # a batch may wait for its window
         for event in engine.step():
             if isinstance(event, Done):
                 golden = waiting.pop(event.request_id)

@@ -2,8 +2,8 @@
 """A worker process: owns engines, and steps them.
 
 The front starts it as ``python -m attnserve_server.engine.worker DESCRIPTOR NAME DEVICE``: descriptor of the inherited socket, name
-of the worker, device. Between steps it reads the socket, and blocks there only if no engine has work. Models share its time fairly
-(``scheduling/time_slices.py``).
+of the worker, device. Between steps it reads the socket, and waits there only while no engine has anything to do. Models share its
+time fairly (``scheduling/time_slices.py``).
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Worker:
         """Serves until the front sends :class:`Stop`."""
         self._send(Hello(self._device, onnxruntime_version()))
         while not self._is_stopping:
-            self._receive(wait=not self._starting and not any(each.engine.has_work for each in self._served.values()))
+            self._receive()
             self.step()
             if self._has_changed and not self._starting:
                 quiet_collector()
@@ -113,7 +113,7 @@ class Worker:
 
     def step(self) -> None:
         """Runs one step of the next model, or one part of starting a model; does nothing without work."""
-        active = [model for model, each in self._served.items() if each.engine.has_work]
+        active = [model for model, each in self._served.items() if each.engine.has_work and not each.engine.due_in_s]
         starting = next(iter(self._starting), None)  # one at a time, so that the first model is ready soonest
         if starting is not None:
             active.append(starting)
@@ -131,8 +131,10 @@ class Worker:
         self._time_slices.charge(model, self._clock() - started)
         self._report(served)
 
-    def _receive(self, *, wait: bool) -> None:
-        for data in self._channel.receive(wait=wait):
+    def _receive(self) -> None:
+        """Takes the messages that have come; waits for one only while no engine has anything to do."""
+        due_in_s = [each.engine.due_in_s for each in self._served.values() if each.engine.has_work]
+        for data in self._channel.receive(0.0 if self._starting else min(due_in_s, default=None)):
             self._handle(self._decoder.decode(data))
 
     def _handle(self, message: ToWorker) -> None:

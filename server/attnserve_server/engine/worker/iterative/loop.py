@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
+from attnserve_server.engine.worker.failures import dropped, failed
 from attnserve_server.engine.worker.iterative.batch import RunningBatch
 from attnserve_server.engine.worker.iterative.sequence import Decoding
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed
+from attnserve_server.errors import ExecutionFailed
 from attnserve_server.execution.runner import IterativeRunner, StepOutputs
 from attnserve_server.metrics import logs
 from attnserve_server.request import Done, Failed, SequenceEvent, SequenceOutcome, SequenceWork, TokensProduced
@@ -20,7 +21,6 @@ from attnserve_server.stats import EngineStats, StepStats
 log = logging.getLogger(__name__)
 P = ParamSpec("P")
 T = TypeVar("T")
-_DROPPED = {"client": Cancelled, "deadline": DeadlineExceeded}
 
 
 @dataclass(slots=True)
@@ -80,6 +80,11 @@ class EngineLoop:
     def has_work(self) -> bool:
         """Whether any request is waiting or running."""
         return self._scheduler.has_work
+
+    @property
+    def due_in_s(self) -> float:
+        """See :class:`Engine`: each step decodes."""
+        return 0.0
 
     def submit(self, work: SequenceWork) -> None:
         """See :class:`Engine`."""
@@ -229,20 +234,16 @@ class EngineLoop:
             return None
 
     def _fail(self, sequences: list[Decoding], error: Exception) -> None:
-        """Ends requests with INTERNAL; logs one line for each under its id, the first one with the traceback."""
-        text = "execution failed, the request is answered with INTERNAL (one of %d): %s: %s"
-        for index, sequence in enumerate(sequences):
-            with logs.of_request(sequence.request.log_id):
-                log.error(text, len(sequences), type(error).__name__, error, exc_info=error if index == 0 else None)
-            self._events.append(Failed(sequence.request_id, ExecutionFailed.reason, "the model could not be run"))
+        """Ends requests with INTERNAL."""
+        self._events += failed((sequence.request for sequence in sequences), error)
+        for sequence in sequences:
             self._forget(sequence)
 
     def _drop(self, sequence: Decoding) -> None:
         """Emits the failure of a request that the scheduler dropped, and frees its slots."""
         reason = sequence.dropped or ""
         self._dropped[reason] = self._dropped.get(reason, 0) + 1
-        error = _DROPPED.get(reason, Cancelled)  # also for the front's own reasons, "shutdown" and "error"
-        self._events.append(Failed(sequence.request_id, error.reason, f"the request was dropped: {reason}"))
+        self._events.append(dropped(sequence.request_id, reason))
         if sequence.request_id in self.batch.sequences:
             self.batch.release(sequence.request_id)
 

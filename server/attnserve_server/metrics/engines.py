@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics of models, by what their engines measure: decode steps over slots, or runs of batches. A model has those of its own.
+
+The series of a model are cached, to avoid look-ups: there are several hundred steps per second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
+from attnserve_server.metrics.workers import Key, Total
+from attnserve_server.stats import EngineStats, Measured, RequestStats
+
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+
+
+@dataclass(frozen=True, slots=True)
+class Makers:
+    """Functions that make metrics in the server's registry."""
+
+    counter: Callable[[str, str, tuple[str, ...]], Counter]
+    gauge: Callable[[str, str, tuple[str, ...]], Gauge]
+    histogram: Callable[[str, str, tuple[float, ...]], Histogram]
+    duration: Callable[[str], Histogram]
+
+
+class Series(Protocol):
+    """The series of one model."""
+
+    def answered(self, stats: RequestStats) -> None:
+        """Observes one answer."""
+        ...
+
+    def reported(self, stats: EngineStats) -> None:
+        """Observes one report of a worker."""
+        ...
+
+    def show(self, total: Total) -> None:
+        """Sets the gauges to the sums over the workers."""
+        ...
+
+
+class EngineMetrics:
+    """Metrics that all models have; makes the series of a model.
+
+    Args:
+        makers: of metrics.
+        cancelled: counts requests that engines dropped, by reason.
+    """
+
+    def __init__(self, makers: Makers, cancelled: Counter) -> None:
+        self.cancelled = cancelled
+        self.queue_duration = makers.duration("queue_duration_seconds")
+        self.cold_shapes = makers.counter("cold_shapes", "Steps or runs with a shape that warm-up did not cover.", _MODEL)
+        self.busy_ratio = makers.gauge(
+            "engine_busy_ratio", "Share of the last report's period spent in steps or runs, mean over workers.", _MODEL
+        )
+        steps, runs = _StepMetrics(makers), _RunMetrics(makers)
+        self._series: Mapping[Measured, Callable[[Key], Series]] = {
+            Measured.STEPS: lambda key: _StepSeries(self, steps, key),
+            Measured.RUNS: lambda key: _RunSeries(self, runs, key),
+        }
+
+    def series(self, key: Key, measured: Measured) -> Series:
+        """Makes the series of a model; they exist, at zero, from now on."""
+        return self._series[measured](key)
+
+
+class _StepMetrics:
+    def __init__(self, makers: Makers) -> None:
+        self.encode_duration = makers.duration("encode_duration_seconds")
+        self.decode_duration = makers.duration("decode_duration_seconds")
+        self.time_to_first_token = makers.duration("time_to_first_token_seconds")
+        self.inter_token_latency = makers.duration("inter_token_latency_seconds")
+        self.source_tokens = makers.counter("source_tokens", "Source tokens of answered requests, end symbols included.", _MODEL)
+        self.generated_tokens = makers.counter(
+            "generated_tokens", "Tokens of the best hypotheses of answered requests, end symbols included.", _MODEL
+        )
+        self.step_duration = makers.duration("decode_step_duration_seconds")
+        self.batch_rows = makers.histogram("batch_rows", "Rows (hypotheses) of a decode step.", ROWS)
+        self.slots = makers.gauge("slots", "Slots of all workers, by state: used or free.", (*_MODEL, "state"))
+
+
+class _RunMetrics:
+    def __init__(self, makers: Makers) -> None:
+        self.window_duration = makers.duration("window_duration_seconds")
+        self.run_duration = makers.duration("run_duration_seconds")
+        self.batch_size = makers.histogram("batch_size", "Requests of a run.", ROWS)
+
+
+class _CommonSeries:
+    def __init__(self, metrics: EngineMetrics, key: Key) -> None:
+        self._key, self._cancelled = key, metrics.cancelled
+        self._queue = metrics.queue_duration.labels(*key)
+        self._cold_shapes = metrics.cold_shapes.labels(*key)
+        self._busy_ratio = metrics.busy_ratio.labels(*key)
+
+    def answered(self, stats: RequestStats) -> None:
+        """See :class:`Series`."""
+        self._queue.observe(stats.queue_s)
+
+    def reported(self, stats: EngineStats) -> None:
+        """See :class:`Series`."""
+        cold = sum(step.is_cold for step in stats.steps) + sum(run.is_cold for run in stats.runs)
+        if cold:
+            self._cold_shapes.inc(cold)
+        for reason, number in stats.cancelled.items():
+            self._cancelled.labels(*self._key, reason).inc(number)
+
+    def show(self, total: Total) -> None:
+        """See :class:`Series`."""
+        self._busy_ratio.set(total.busy_ratio)
+
+
+class _StepSeries(_CommonSeries):
+    def __init__(self, metrics: EngineMetrics, steps: _StepMetrics, key: Key) -> None:
+        super().__init__(metrics, key)
+        self._encode = steps.encode_duration.labels(*key)
+        self._decode = steps.decode_duration.labels(*key)
+        self._first_token = steps.time_to_first_token.labels(*key)
+        self._inter_token = steps.inter_token_latency.labels(*key)
+        self._source_tokens = steps.source_tokens.labels(*key)
+        self._generated_tokens = steps.generated_tokens.labels(*key)
+        self._step_duration = steps.step_duration.labels(*key)
+        self._batch_rows = steps.batch_rows.labels(*key)
+        self._slots = {state: steps.slots.labels(*key, state) for state in ("used", "free")}
+
+    def answered(self, stats: RequestStats) -> None:
+        """See :class:`Series`."""
+        super().answered(stats)
+        self._encode.observe(stats.encode_s)
+        self._decode.observe(stats.decode_s)
+        self._first_token.observe(stats.time_to_first_token_s)
+        for gap_s in stats.inter_token_s:
+            self._inter_token.observe(gap_s)
+        self._source_tokens.inc(stats.num_source_tokens)
+        self._generated_tokens.inc(stats.num_generated_tokens)
+
+    def reported(self, stats: EngineStats) -> None:
+        """See :class:`Series`."""
+        super().reported(stats)
+        for step in stats.steps:
+            if step.num_rows > 0:
+                self._step_duration.observe(step.step_s)
+                self._batch_rows.observe(step.num_rows)
+
+    def show(self, total: Total) -> None:
+        """See :class:`Series`."""
+        super().show(total)
+        self._slots["used"].set(total.num_slots_used)
+        self._slots["free"].set(total.num_slots - total.num_slots_used)
+
+
+class _RunSeries(_CommonSeries):
+    def __init__(self, metrics: EngineMetrics, runs: _RunMetrics, key: Key) -> None:
+        super().__init__(metrics, key)
+        self._window = runs.window_duration.labels(*key)
+        self._run = runs.run_duration.labels(*key)
+        self._batch_size = runs.batch_size.labels(*key)
+
+    def reported(self, stats: EngineStats) -> None:
+        """See :class:`Series`."""
+        super().reported(stats)
+        for run in stats.runs:
+            self._run.observe(run.run_s)
+            self._batch_size.observe(len(run.window_s))
+            for wait_s in run.window_s:
+                self._window.observe(wait_s)

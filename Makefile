@@ -186,6 +186,12 @@ client: $(DEV) ## Generate the blocking client from the client for asyncio
 docs: $(DEV) ## Generate the API reference from the protos and the client
 	@$(PY) $(MAKE_API)
 
+.PHONY: watch
+watch: $(DEV) ## Generate the rules for Prometheus, the dashboard for Grafana, and the table of all metrics
+	@$(PY) -m deploy.prometheus.make_rules
+	@$(PY) -m deploy.grafana.make_dashboard
+	@$(PY) -m tests.contract.metrics_page
+
 .PHONY: clean
 clean: ## Remove build outputs and caches, but not .venv
 	@rm -rf .make dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

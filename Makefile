@@ -66,7 +66,7 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # Tests that depend on no clock: two files at a time; with ARGS, pytest runs with these arguments only.
 run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "$(1)")
-# Tests that load or measure the machine: one at a time; a file that fails is run again once.
+# Tests that load or measure the machine, or need its time: one at a time; a file that fails is run again once.
 run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -m "$(1)")
 
 .PHONY: test
@@ -80,11 +80,11 @@ test-load: $(DEV) ## Run the tests that load or measure the machine, except the 
 # Their programs are fetched once, into .make. One at a time: windows of seconds stand for minutes in them.
 .PHONY: test-deploy
 test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
-	@$(PY) -m pytest $(if $(ARGS),$(ARGS),-m "deploy and not long")
+	@$(call run-load,deploy and not long)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(PY) -m pytest -m deploy)
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(call run-load,deploy))
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity

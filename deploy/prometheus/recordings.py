@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The recording rules: what alerts and dashboard share.
 
-A counter's series appears with its first event, so a sum over it may have no value: ``or 0 * …`` gives it that of no event. A ratio
-has no value while there is no request: nothing can be said of an idle model.
+A counter's series appears with its first event, so a sum over it may have no value: ``or 0 * …`` gives it that of no event. For the
+same reason the first request of a status after a server's start is not counted as an increase. A ratio has no value while there is
+no request: nothing can be said of an idle model.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ loadtest: $(DEV) ## Load a server with Locust, and sweep the attention hot path:
 	@$(PY) -m attnserve_loadtest $(ARGS)
 
 .PHONY: bench
-bench: $(DEV) ## Compare speed with CTranslate2 (about 25 minutes): make bench [DATA=DIR] [ARGS="--point beam"]; or with another checkout: ARGS="--against TREE"
+bench: $(DEV) ## Compare speed with CTranslate2 (about 25 minutes): make bench [DATA=DIR] [ARGS="--point beam"]; with LitServe and BentoML: ARGS="--part single-pass"; with another checkout: ARGS="--against TREE"
 	@$(PY) -m attnserve_loadtest.bench $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 # No set-up: a GPU machine is often offline and has its own interpreter, ONNX Runtime and PyTorch: make gpu-check PY=python3

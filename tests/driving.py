@@ -26,6 +26,8 @@ ALL_BUNDLES = {
 """All served bundles by model id."""
 BUNDLES = {model: path for model, path in ALL_BUNDLES.items() if load_bundle(path).manifest.task == manifest_pb2.TASK_TRANSLATION}
 """The bundles of translation models."""
+STEP_BUNDLES = {model: path for model, path in ALL_BUNDLES.items() if not load_bundle(path).manifest.HasField("single_pass")}
+"""The bundles of models that decode step by step."""
 CAPTION_BUNDLE = ALL_BUNDLES["show-attend-tell-flickr8k"]
 DEFAULT_BUNDLE = BUNDLES[DEFAULT_MODEL]
 NUM_SLOTS = 32

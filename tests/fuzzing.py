@@ -103,6 +103,15 @@ def edited(data: bytes, kind: str, at: int, size: int, content: bytes) -> bytes:
             return data[:at]
 
 
+def randomly_edited(seeds: Sequence[bytes], seed: int) -> bytes:
+    """One of the seeds with up to three edits, always the same ones for a number."""
+    rng = random.Random(seed)
+    data = rng.choice(seeds)
+    for _ in range(rng.randint(1, 3)):
+        data = edited(data, rng.choice(EDITS), rng.randrange(2**16), rng.randint(1, 64), rng.randbytes(rng.randint(1, 8)))
+    return data
+
+
 def mutated(seeds: Sequence[bytes], most: int = 6) -> st.SearchStrategy[bytes]:
     """Seeds with up to ``most`` edits."""
     edit = st.tuples(st.sampled_from(EDITS), st.integers(0, 2**16), st.integers(1, 64), st.binary(min_size=1, max_size=8))

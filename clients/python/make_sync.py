@@ -12,7 +12,12 @@ import sys
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent / "attnserve_client"
-MODULES = {"aio_client.py": "client.py", "aio_connection.py": "sync_connection.py", "aio_calls.py": "sync_calls.py"}
+MODULES = {
+    "aio_client.py": "client.py",
+    "aio_passes.py": "sync_passes.py",
+    "aio_connection.py": "sync_connection.py",
+    "aio_calls.py": "sync_calls.py",
+}
 """Source module -> generated module."""
 
 _REPLACEMENTS = (
@@ -20,8 +25,8 @@ _REPLACEMENTS = (
     (r"__a(enter|exit)__", r"__\1__"),
     (r"a(closing|next)", r"\1"),
     (r"Async(Client|Generator)", r"\1"),
-    (r"Aio(Calls|Connection)", r"Sync\1"),
-    (r"aio_(calls|connection|many)", r"sync_\1"),
+    (r"Aio(Calls|Connection|Passes)", r"Sync\1"),
+    (r"aio_(calls|connection|many|passes)", r"sync_\1"),
     (r"grpc\.aio", "grpc"),
     (r"asyncio\.sleep", "time.sleep"),
     (r"import asyncio", "import time"),

@@ -22,29 +22,43 @@ from attnserve_export.exporter import ExportError, export_graph
 from attnserve_export.golden import add_golden_answers
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
+from attnserve_export.layers.folded import fold_norms, has_norms
 from attnserve_export.models.interface import TranslationModel
 from attnserve_export.parity import check_parity
 from attnserve_export.parity_sources import Sources
-from attnserve_export.recipe import SequenceRecipe
+from attnserve_export.pass_golden import add_golden_passes
+from attnserve_export.pass_tasks import pass_task_of
+from attnserve_export.recipe import ExportableRecipe, VisionRecipe, sequence_recipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, trained_in_bundle, training_file
 
 
-def stored_model(recipe: SequenceRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
+def stored_model(recipe: ExportableRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
     """Builds the module with its weights rounded to the number of bits that the bundle stores. Buffers are not rounded.
+
+    Args:
+        recipe: of the model.
+        weights: as trained, or as a bundle stores them: with batch normalisations folded into the convolutions.
+        vocab_size: size of the vocabulary, or the number of classes.
 
     Raises:
         ExportError: a parameter is missing.
     """
-    sizes = {**recipe.model, **ARCHITECTURES[recipe.architecture].bundle_sizes}
-    model = build_model(recipe.architecture, vocab_size, sizes)
+    architecture = ARCHITECTURES[recipe.architecture]
+    model = build_model(recipe.architecture, vocab_size, {**recipe.model, **architecture.bundle_sizes})
+    if has_norms(weights):
+        model.load_state_dict(weights)
+        fold_norms(model, architecture.norms)
+        weights = model.state_dict()
+    else:
+        fold_norms(model, architecture.norms)
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(weights))
     if missing:
         raise ExportError(f"{recipe.model_id}: the weights lack {', '.join(missing)}")
-    bits = ARCHITECTURES[recipe.architecture].stored_bits
+    bits = architecture.stored_bits
     model.load_state_dict({name: _stored(weights[name], bits) for name in wanted})
     return model.eval().requires_grad_(False)
 
@@ -55,16 +69,32 @@ def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return weight.half().float()
 
 
-def described(recipe: SequenceRecipe, model: nn.Module) -> manifest_pb2.Manifest:
+def described(recipe: ExportableRecipe, model: nn.Module) -> manifest_pb2.Manifest:
     """Returns the part of the manifest that depends on the architecture, without the variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
+    task = pass_task_of(recipe) if isinstance(recipe, VisionRecipe) else task_of(recipe)
     return manifest_pb2.Manifest(
         architecture=recipe.architecture,
         paper=graphs.paper,
-        description=task_of(recipe).description,
+        description=task.description,
         states=graphs.states(model, MAX_TOKENS, MAX_TOKENS),
         attention=graphs.attention(model) if graphs.attention else None,
+        single_pass=graphs.single_pass(model) if graphs.single_pass else None,
     )
+
+
+def traced(recipe: ExportableRecipe, model: nn.Module, manifest: manifest_pb2.Manifest) -> dict[str, onnx.ModelProto]:
+    """Adds the architecture's variants to the manifest, and returns their graphs by file name."""
+    console, architecture = Console(stderr=True), ARCHITECTURES[recipe.architecture].graphs
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    graphs: dict[str, onnx.ModelProto] = {}
+    for variant in architecture.variants(model, list(manifest.states)):
+        manifest.variants.append(variant.describe())
+        for spec in variant.graphs:
+            if spec.file not in graphs:  # variants may share a graph
+                console.print(f"tracing {spec.file}")
+                graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
+    return graphs
 
 
 def export_bundle(trained: Trained, data_root: Path, models: Path, version: str = "1") -> Path:
@@ -74,25 +104,19 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
         ExportError: the parity check fails; the destination is unchanged.
         FileNotFoundError: the data sets are missing.
     """
-    console = Console(stderr=True)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    recipe, weights = trained.recipe, trained.weights
+    if isinstance(trained.recipe, VisionRecipe):
+        from attnserve_export.pass_bundles import export_pass_bundle  # imports this module
+
+        return export_pass_bundle(trained, data_root, models, version)
+    recipe, weights = sequence_recipe(trained.recipe), trained.weights
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
-    model = stored_model(recipe, weights, tokenizer.get_piece_size())
+    model, task = stored_model(recipe, weights, tokenizer.get_piece_size()), task_of(recipe)
     manifest = described(recipe, model)
     choose_alignment(manifest, trained.summary)
-    task = task_of(recipe)
     manifest.format_version, manifest.model_id, manifest.version = 1, recipe.model_id, version
     task.describe(manifest, tokenizer.get_piece_size())
-    graphs: dict[str, onnx.ModelProto] = {}
-    architecture = ARCHITECTURES[recipe.architecture].graphs
-    for variant in architecture.variants(model, list(manifest.states)):
-        manifest.variants.append(variant.describe())
-        for spec in (variant.encode, *variant.steps):
-            if spec.file not in graphs:  # variants may share a graph
-                console.print(f"tracing {spec.file}")
-                graphs[spec.file] = name_parts(export_graph(spec), architecture.parts)
-    add_int8_variant(manifest, graphs, architecture.is_bounded)
+    graphs = traced(recipe, model, manifest)
+    add_int8_variant(manifest, graphs, ARCHITECTURES[recipe.architecture].graphs.is_bounded)
     sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(
         models / recipe.model_id / version,
@@ -133,9 +157,15 @@ def renew_golden_answers(folder: Path) -> Path:
         FileNotFoundError: there is no bundle, or it does not say how it was trained.
     """
     trained, manifest = trained_in_bundle(folder), read_manifest(folder)
+    if isinstance(trained.recipe, VisionRecipe):
+        model = stored_model(trained.recipe, trained.weights, len(manifest.single_pass.labels))
+        add_golden_passes(folder, manifest, model)
+        write_manifest(folder, manifest)
+        return folder
+    recipe = sequence_recipe(trained.recipe)
     tokenizer = sentencepiece.SentencePieceProcessor(model_proto=trained.tokenizer)
-    model = stored_model(trained.recipe, trained.weights, tokenizer.get_piece_size())
-    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(trained.recipe).golden_sources(tokenizer))
+    model = stored_model(recipe, trained.weights, tokenizer.get_piece_size())
+    add_golden_answers(folder, manifest, cast(TranslationModel, model), task_of(recipe).golden_sources(tokenizer))
     write_manifest(folder, manifest)
     return folder
 

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.model_card import parity_section, picture, quality_table, variant_names
+from attnserve_export.model_card import chart, parity_section, picture, quality_table, variant_names
 from attnserve_export.recipe import CaptionRecipe
 
 
@@ -40,8 +40,8 @@ def caption_card(
         f"{recipe.data.held_back} of the 6,000 training photos are held back for selection by BLEU-4 with beams of "
         f"{summary['beam_size']}; by epoch: {summary['held_back_bleu_4_by_epoch']}. Epoch {summary['kept_epoch']} was kept.",
         "",
-        *_chart("Loss in nats a word: training (with dropout) and held back", summary["log"], ("train_nll", "held_back_nll")),
-        *_chart("BLEU-4 held back, greedy", summary["log"], ("held_back_bleu_greedy",)),
+        *chart("Loss in nats a word: training (with dropout) and held back", summary["log"], ("train_nll", "held_back_nll")),
+        *chart("BLEU-4 held back, greedy", summary["log"], ("held_back_bleu_greedy",)),
         "| epoch | training loss | loss, held back | BLEU-4, held back, greedy |",
         "| --- | --- | --- | --- |",
         *(_epoch(line) for line in summary["log"]),
@@ -67,22 +67,6 @@ def caption_card(
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _chart(title: str, log: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
-    """Returns a Mermaid chart with a line for each column of the log, over the epochs; the first epoch is left out."""
-    lines = log[1:]
-    if not lines:
-        return []
-    return [
-        "```mermaid",
-        "xychart-beta",
-        f'    title "{title}"',
-        f'    x-axis "epoch" [{", ".join(str(line["epoch"]) for line in lines)}]',
-        *(f"    line [{', '.join(str(line[name]) for line in lines)}]" for name in names),
-        "```",
-        "",
-    ]
 
 
 def _epoch(line: dict[str, Any]) -> str:

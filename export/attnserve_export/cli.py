@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnserve_export.recipe import RecipeError, load_recipe, sequence_recipe
+from attnserve_export.recipe import RecipeError, exportable, load_recipe
 
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "536870912"}
 
@@ -128,7 +128,7 @@ def export(
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
-            recipe = sequence_recipe(load_recipe(model_id))
+            recipe = exportable(load_recipe(model_id))
             typer.echo(export_bundle(trained_in_run(recipe, runs.expanduser() / recipe.model_id), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error

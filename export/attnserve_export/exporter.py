@@ -26,7 +26,7 @@ _TORCH_TYPES = {
     manifest_pb2.DATA_TYPE_INT64: torch.int64,
     manifest_pb2.DATA_TYPE_UINT8: torch.uint8,
 }
-_EXAMPLE_SIZES = {"row": 6, "request": 4, "source": 5, "target": 7}
+_EXAMPLE_SIZES = {"row": 6, "request": 4, "source": 5, "target": 7, "batch": 2, "height": 80, "width": 96}
 
 
 class ExportError(Exception):

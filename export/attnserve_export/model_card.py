@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
@@ -150,6 +150,22 @@ def _alignment(summary: dict[str, Any]) -> list[str]:
         *(f"| {index} | {' | '.join(f'{each:.1%}' for each in (*row, mean))} |" for index, (row, mean) in enumerate(rows)),
         "",
         f"Mean of all: {found['agreement_of_mean']:.1%}.",
+        "",
+    ]
+
+
+def chart(title: str, log: Sequence[dict[str, Any]], names: Sequence[str]) -> list[str]:
+    """Returns a Mermaid chart with a line for each column of the log, over the epochs; the first epoch is left out."""
+    lines = log[1:]
+    if not lines:
+        return []
+    return [
+        "```mermaid",
+        "xychart-beta",
+        f'    title "{title}"',
+        f'    x-axis "epoch" [{", ".join(str(line["epoch"]) for line in lines)}]',
+        *(f"    line [{', '.join(str(line[name]) for line in lines)}]" for name in names),
+        "```",
         "",
     ]
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,102 +11,33 @@ import msgspec
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import read_manifest, write_manifest
+from attnserve_export.evaluations import (
+    Alignment,
+    AnyEvaluation,
+    Caption,
+    Classification,
+    Evaluation,
+    Gain,
+    Lengths,
+    Segmentation,
+    SegmentationGain,
+    Translation,
+)
 from attnserve_export.exporter import ExportError
 from attnserve_export.parity import EXACT
+from attnserve_export.pass_tasks import pass_task_of
+from attnserve_export.recipe import ExportableRecipe, VisionRecipe
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 
 MAX_LOSS = 0.3
 """Largest loss of a variant of lower precision against fp32, in the task's first metric."""
 TRANSLATION_METRICS, CAPTION_METRICS = ("bleu_lc", "bleu", "chrf"), ("bleu_4", "bleu_1")
-ALIGNMENT = "alignment"
-"""Key of a training summary under which the layers and heads with the best alignment are kept."""
-
-
-class _Evaluation(msgspec.Struct, frozen=True, tag_field="evaluation", forbid_unknown_fields=True):
-    """Fields of every evaluation."""
-
-    split: str | None
-    limit: int | None
-
-    def check(self) -> None:
-        """Raises ``ExportError`` if the evaluation does not cover a whole split."""
-        if self.split is None or self.limit is not None:
-            raise ExportError("only an evaluation with --data, over a whole split, can be recorded")
-
-
-class _Translation(_Evaluation, frozen=True, tag="translation"):
-    """Output of `attnserve evaluate translation`; an unknown decode option is an error."""
-
-    model: str
-    variant: str
-    beam_size: int | None
-    length_penalty: float | None
-    bleu: float
-    bleu_lc: float
-    chrf: float
-    signature: str
-    seconds: float
-    tokens: int
-    sentences: int
-
-
-class _Caption(_Evaluation, frozen=True, tag="caption"):
-    """Output of `attnserve evaluate caption`; an unknown decode option is an error."""
-
-    model: str
-    variant: str
-    beam_size: int | None
-    length_penalty: float | None
-    bleu_1: float
-    bleu_4: float
-    signature: str
-    seconds: float
-    tokens: int
-    photos: int
-
-
-class _ScoresByLength(msgspec.Struct, frozen=True):
-    """One model's scores, one for each group of lengths."""
-
-    model: str
-    variant: str
-    bleu_lc: float
-    by_length: list[float]
-
-
-class _Lengths(_Evaluation, frozen=True, tag="lengths"):
-    """Output of `attnserve evaluate lengths`."""
-
-    beam_size: int
-    bins: int
-    sentences: int
-    words: list[str]
-    counts: list[int]
-    models: list[_ScoresByLength]
-
-
-class Best(msgspec.Struct, frozen=True):
-    """The layers and heads with the best alignment; an empty list means all."""
-
-    layers: list[int]
-    heads: list[int]
-    agreement: float
-
-
-class _Alignment(_Evaluation, frozen=True, tag="alignment"):
-    """Output of `attnserve evaluate alignment`."""
-
-    model: str
-    variant: str
-    against: str
-    against_variant: str
-    sentences: int
-    words: int
-    agreement: list[list[float]]
-    agreement_of_layer_means: list[float]
-    agreement_of_mean: float
-    best: Best
+MIOU, ACCURACY = "miou", "accuracy"
+MAX_PASS_LOSS = 0.2
+"""The same of a single-pass model, in percent."""
+ALIGNMENT, GAIN = "alignment", "gain"
+"""Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins."""
 
 
 def record(folder: Path, text: bytes) -> Path:
@@ -113,7 +45,7 @@ def record(folder: Path, text: bytes) -> Path:
 
     Args:
         folder: the bundle.
-        text: the JSON object that `attnserve evaluate translation`, `caption`, `lengths` or `alignment` printed.
+        text: the JSON object that `attnserve evaluate` printed, or a command that compares paired trainings wrote.
 
     Returns:
         The bundle's folder.
@@ -123,28 +55,38 @@ def record(folder: Path, text: bytes) -> Path:
             reports; or a variant of lower precision loses too much against fp32. Nothing is written then.
     """
     try:
-        evaluation = msgspec.json.decode(text, type=_Translation | _Caption | _Lengths | _Alignment)
+        evaluation = msgspec.json.decode(text, type=AnyEvaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"not an evaluation that can be recorded: {error}") from error
-    evaluation.check()
+    if isinstance(evaluation, Evaluation):
+        evaluation.check()
     manifest = read_manifest(folder)
     recipe, summary = read_training(folder)
-    if isinstance(evaluation, _Translation):
+    if isinstance(evaluation, Translation):
         _record_scores(manifest, evaluation, recipe.data.set, ("translation", TRANSLATION_METRICS))
-    elif isinstance(evaluation, _Caption):
+    elif isinstance(evaluation, Caption):
         _record_scores(manifest, evaluation, recipe.data.set, ("caption", CAPTION_METRICS))
-    elif isinstance(evaluation, _Lengths):
+    elif isinstance(evaluation, Lengths):
         _record_lengths(manifest, evaluation, recipe.data.set)
-    else:
+    elif isinstance(evaluation, Alignment):
         _record_alignment(manifest, summary, evaluation)
+    elif isinstance(evaluation, Segmentation | Classification):
+        _record_pass_scores(manifest, evaluation, recipe.data.set)
+    else:
+        _record_gain(manifest, summary, evaluation)
     order = [each.name for each in manifest.variants]
     figures = sorted(manifest.quality, key=lambda each: (each.command, order.index(each.variant)))  # stable: else as measured
     _replace(manifest, figures)
     (folder / TRAINING_FILE).write_bytes(training_file(recipe, summary))
     pictures = frozenset(path.name for path in folder.parent.parent.iterdir() if path.suffix in (".png", ".jpg"))
-    (folder / "MODEL_CARD.md").write_text(task_of(recipe).card(manifest, summary, pictures), encoding="utf-8")
+    (folder / "MODEL_CARD.md").write_text(card_of(recipe)(manifest, summary, pictures), encoding="utf-8")
     write_manifest(folder, manifest)
     return folder
+
+
+def card_of(recipe: ExportableRecipe) -> Callable[..., str]:
+    """Returns the function that makes the card of a recipe's bundle."""
+    return pass_task_of(recipe).card if isinstance(recipe, VisionRecipe) else task_of(recipe).card
 
 
 def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -> None:
@@ -156,7 +98,7 @@ def choose_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any]) -
 
 
 def _record_scores(
-    manifest: manifest_pb2.Manifest, evaluation: _Translation | _Caption, data: str, measured: tuple[str, tuple[str, ...]]
+    manifest: manifest_pb2.Manifest, evaluation: Translation | Caption, data: str, measured: tuple[str, tuple[str, ...]]
 ) -> None:
     """Records the scores of a whole split; ``measured`` is the evaluation's name and its metrics."""
     if evaluation.length_penalty is not None:
@@ -172,7 +114,30 @@ def _record_scores(
     _replace(manifest, kept)
 
 
-def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: _Lengths, data: str) -> None:
+def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentation | Classification, data: str) -> None:
+    """Records the scores of a single-pass model on a whole split, with those of each class."""
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    if isinstance(evaluation, Segmentation):
+        name, metric, whole, of_class = "segmentation", MIOU, evaluation.miou, evaluation.class_iou
+    else:
+        name, metric, whole, of_class = "classification", ACCURACY, evaluation.accuracy, evaluation.class_accuracy
+    command = _command(name, f"--model {manifest.model_id}", evaluation.split, "")
+    kept = _others(manifest, command, evaluation.variant)
+    common = {"metric": metric, "dataset": f"{data} {evaluation.split}", "command": command, "variant": evaluation.variant}
+    kept.append(manifest_pb2.Quality(value=whole, **common))
+    kept += [manifest_pb2.Quality(value=value, part=part, **common) for part, value in of_class.items() if value is not None]
+    _refuse_loss(kept, metric, MAX_PASS_LOSS)
+    _replace(manifest, kept)
+
+
+def _record_gain(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: Gain) -> None:
+    task = "segmentation" if isinstance(evaluation, SegmentationGain) else "classification"
+    if manifest.task != manifest_pb2.Task.Value(f"TASK_{task.upper()}"):
+        raise ExportError(f"the comparison is of {task} models, {manifest.model_id} is not one")
+    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": f"python -m attnserve_export.training.{task}.gain --runs DIR"}
+
+
+def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: Lengths, data: str) -> None:
     found = next((each for each in evaluation.models if each.model == manifest.model_id), None)
     if found is None:
         raise ExportError(f"the evaluation is not of {manifest.model_id}")
@@ -185,7 +150,7 @@ def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: _Lengths, data:
     _replace(manifest, kept)
 
 
-def _record_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: _Alignment) -> None:
+def _record_alignment(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: Alignment) -> None:
     _check_model(manifest, evaluation.model, evaluation.variant)
     size = manifest.attention.num_layers, manifest.attention.num_heads
     if (len(evaluation.agreement), len(evaluation.agreement[0])) != size:
@@ -217,10 +182,10 @@ def _replace(manifest: manifest_pb2.Manifest, figures: list[manifest_pb2.Quality
     manifest.quality.extend(figures)
 
 
-def _refuse_loss(figures: list[manifest_pb2.Quality], metric: str) -> None:
+def _refuse_loss(figures: list[manifest_pb2.Quality], metric: str, allowed: float = MAX_LOSS) -> None:
     whole = [each for each in figures if each.metric == metric and not each.part]
     exact = {each.command: each.value for each in whole if each.variant == EXACT}
     for each in whole:
         loss = exact.get(each.command, 0.0) - each.value
-        if loss > MAX_LOSS:
-            raise ExportError(f"{each.variant} loses {loss:.2f} {metric} on {each.dataset} (allowed: {MAX_LOSS})")
+        if loss > allowed:
+            raise ExportError(f"{each.variant} loses {loss:.2f} {metric} on {each.dataset} (allowed: {allowed})")

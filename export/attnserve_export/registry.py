@@ -12,8 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from attnserve_export.graphs import rnnsearch, seq2seq, show_attend_tell, transformer
+from attnserve_export.graphs import cbam, disentangled_nonlocal, rnnsearch, seq2seq, show_attend_tell, transformer
 from attnserve_export.graphs.spec import Graphs
+from attnserve_export.models.cbam import Cbam, CbamConfig
+from attnserve_export.models.disentangled_nonlocal import DisentangledNonLocal, DisentangledNonLocalConfig
 from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
 from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
@@ -25,7 +27,7 @@ MAX_TOKENS = 128
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A config class (its arguments: vocabulary size, then the keys of a recipe's ``model``), its module, and its graphs."""
+    """A config class (its arguments: vocabulary size or number of classes, then a recipe's ``model``), its module, its graphs."""
 
     config: Callable[..., Any]
     module: Callable[[Any], nn.Module]
@@ -35,8 +37,15 @@ class Architecture:
     stored_bits: int = 16
     """Bits of a stored weight. With 8, matrices and kernels have one scale for each output, and vectors have 16 bits."""
 
+    norms: Mapping[str, str] = field(default_factory=dict)
+    """Attribute of a convolution -> that of the batch normalisation that is folded into it before the weights are stored."""
+
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "cbam": Architecture(CbamConfig, Cbam, cbam.GRAPHS, norms=cbam.NORMS),
+    "disentangled_nonlocal": Architecture(
+        DisentangledNonLocalConfig, DisentangledNonLocal, disentangled_nonlocal.GRAPHS, norms=disentangled_nonlocal.NORMS
+    ),
     "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
     "seq2seq": Architecture(Seq2SeqConfig, Seq2Seq, seq2seq.GRAPHS),
     "show-attend-tell": Architecture(ShowAttendTellConfig, ShowAttendTell, show_attend_tell.GRAPHS, stored_bits=8),
@@ -45,7 +54,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 
 def build_model(architecture: str, vocab_size: int, sizes: Mapping[str, Any]) -> nn.Module:
-    """Builds a module with fresh weights.
+    """Builds a module with fresh weights; ``vocab_size``: of the vocabulary, or the number of classes.
 
     Raises:
         KeyError: the architecture is not registered; the text lists those that are.

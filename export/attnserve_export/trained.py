@@ -23,7 +23,7 @@ from onnx import numpy_helper
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import SequenceRecipe, recipe_from, sequence_recipe
+from attnserve_export.recipe import ExportableRecipe, VisionRecipe, exportable, recipe_from
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -36,19 +36,20 @@ Array = npt.NDArray[Any]
 class Trained:
     """A trained model, before it is exported."""
 
-    recipe: SequenceRecipe
+    recipe: ExportableRecipe
     weights: dict[str, torch.Tensor]
     tokenizer: bytes
+    """Empty for a model without text."""
     summary: dict[str, Any]
 
 
-def training_file(recipe: SequenceRecipe, summary: dict[str, Any]) -> bytes:
+def training_file(recipe: ExportableRecipe, summary: dict[str, Any]) -> bytes:
     """Returns the training record that a bundle keeps: recipe and summary."""
     content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def trained_in_run(recipe: SequenceRecipe, run: Path) -> Trained:
+def trained_in_run(recipe: ExportableRecipe, run: Path) -> Trained:
     """Reads a run folder of `attnserve train`.
 
     Raises:
@@ -56,7 +57,7 @@ def trained_in_run(recipe: SequenceRecipe, run: Path) -> Trained:
     """
     weights = torch.load(run / "best.pt", weights_only=True)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return Trained(recipe, weights, (run / TOKENIZER_FILE).read_bytes(), summary)
+    return Trained(recipe, weights, _tokenizer(recipe, run), summary)
 
 
 def trained_in_bundle(folder: Path) -> Trained:
@@ -72,24 +73,29 @@ def trained_in_bundle(folder: Path) -> Trained:
         restored = ARCHITECTURES[recipe.architecture].graphs.restore(weights)
     except KeyError as error:
         raise ExportError(f"the graphs in {folder} do not hold {error}: export it from its training run") from error
-    return Trained(recipe, restored, (folder / TOKENIZER_FILE).read_bytes(), summary)
+    return Trained(recipe, restored, _tokenizer(recipe, folder), summary)
 
 
-def read_training(folder: Path) -> tuple[SequenceRecipe, dict[str, Any]]:
+def _tokenizer(recipe: ExportableRecipe, folder: Path) -> bytes:
+    return b"" if isinstance(recipe, VisionRecipe) else (folder / TOKENIZER_FILE).read_bytes()
+
+
+def read_training(folder: Path) -> tuple[ExportableRecipe, dict[str, Any]]:
     """Returns the recipe and the summary that a bundle keeps.
 
     Raises:
         FileNotFoundError: it has no training record.
     """
     content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return sequence_recipe(recipe_from(content["recipe"])), content["summary"]
+    return exportable(recipe_from(content["recipe"])), content["summary"]
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:
     """Returns the parameters and buffers of the fp32 graphs, by their names in the module or, else, in the graph."""
     variant = next(each for each in manifest.variants if each.device == manifest_pb2.DEVICE_CPU and each.name == "fp32")
     found: dict[str, Array] = {}
-    for name in (variant.encode.file, variant.steps[0].graph.file):
+    graphs = (variant.passes[0].graph,) if variant.passes else (variant.encode, variant.steps[0].graph)
+    for name in (each.file for each in graphs):
         for parameter, value in _constants(onnx.load(folder / name)).items():
             is_matrix = parameter.endswith(TRANSPOSED)
             found[parameter.removeprefix(PREFIX).removesuffix(TRANSPOSED)] = value.T if is_matrix else value

@@ -18,8 +18,9 @@ from attnserve_client.cli.options import address_option
 from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.security import VARIABLES, Security
-from attnserve_loadtest import hot_path
+from attnserve_loadtest import hot_path, hot_path_maps
 from attnserve_loadtest.recording import KINDS
+from attnserve_server.bundle.loader import find_bundles
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE.parent / "results"
@@ -51,7 +52,9 @@ def loadtest(
     slo: Annotated[
         list[str] | None, typer.Option(metavar="TEXT", help="Objective, such as Translate:p99<250; may be repeated.")
     ] = None,
-    sweep: Annotated[bool, typer.Option(help="Sweep the attention hot path as well.")] = True,
+    sweep: Annotated[
+        bool, typer.Option(help="Sweep the attention hot paths as well; that of segmentation not with --address.")
+    ] = True,
     quick: Annotated[bool, typer.Option(help="A small sweep.")] = False,
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where the reports go.")] = RESULTS,
 ) -> None:
@@ -76,6 +79,8 @@ def loadtest(
         code = subprocess.run([*command, *KINDS[kind]], check=False).returncode
         if sweep:
             hot_path.run(target, results, is_quick=quick, security=security)
+    if sweep and not address and (bundle := hot_path_maps.find_segmentation(find_bundles(hot_path.MODELS))) is not None:
+        hot_path_maps.run(bundle, results, is_quick=quick)
     raise typer.Exit(code)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files to send: photos of the sizes of phones, cameras and web pages, or the files of a folder."""
+"""Image files to send: photos in the sizes of phones and web pages, a street in the sizes of video, or a folder's files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from attnserve_client.cli.caption import find_images, read_image
+from attnserve_client import demo
+from attnserve_client.cli.images import find_images, read_image
 
 DEFAULT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "photos"
+STREET = Path(demo.__file__).with_name("street.jpg")
 SIZES = (
     ((320, 240), "JPEG"),
     ((640, 480), "JPEG"),
@@ -21,6 +23,8 @@ SIZES = (
     ((4032, 3024), "JPEG"),
 )
 """Width, height and format; the last one is a phone's."""
+STREET_SIZES = ((480, 360), (640, 480), (1280, 720), (1920, 1080))
+"""Width and height of CamVid's frames, and of video."""
 
 
 def photos(folder: Path | None = None) -> list[bytes]:
@@ -34,9 +38,22 @@ def photos(folder: Path | None = None) -> list[bytes]:
     return [_encoded(path, size, kind) for path in find_images([DEFAULT]) for size, kind in SIZES]
 
 
-def _encoded(path: Path, size: tuple[int, int], kind: str) -> bytes:
+def streets(folder: Path | None = None) -> list[bytes]:
+    """The image files of a folder as they are; the demo's street in ``STREET_SIZES``, mirrored too, if none is named.
+
+    Raises:
+        ToolError: there is no image, or one cannot be read.
+    """
+    if folder is not None:
+        return photos(folder)
+    return [_encoded(STREET, size, "JPEG", is_mirrored=mirrored) for size in STREET_SIZES for mirrored in (False, True)]
+
+
+def _encoded(path: Path, size: tuple[int, int], kind: str, *, is_mirrored: bool = False) -> bytes:
     with Image.open(path) as photo:
         scaled = ImageOps.fit(photo.convert("RGB"), size, Image.Resampling.BICUBIC)
+    if is_mirrored:
+        scaled = ImageOps.mirror(scaled)
     file = io.BytesIO()
     scaled.save(file, kind, quality=85)
     return file.getvalue()

@@ -11,17 +11,19 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import gevent
 from locust import events
 from locust.env import Environment
 from locust.runners import WorkerRunner
 
 from attnserve_client.security import Security
 from attnserve_loadtest import server_side, slo
+from attnserve_loadtest.pass_users import PASS_USERS
 from attnserve_loadtest.recording import RECORDER
 from attnserve_loadtest.report import Comparison, compare, save
-from attnserve_loadtest.users import ATTENTION, USERS, CaptionUser, image_files
+from attnserve_loadtest.users import ATTENTION, USERS, LoadUser
 
-globals().update({user.__name__: user for user in USERS})  # Locust looks for them here
+globals().update({user.__name__: user for user in (*USERS, *PASS_USERS)})  # Locust looks for them here
 log = logging.getLogger(__name__)
 _before: dict[str, server_side.Reading] = {}
 USAGE = 2
@@ -36,9 +38,11 @@ def add_options(parser: Any) -> None:
     )
     group.add_argument("--think-seconds", type=float, default=0.0, metavar="S", help="Pause of a user in a closed loop")
     group.add_argument("--texts", default="", metavar="FILE", help="Lines to translate; else the project's own sentences")
-    group.add_argument("--images", default="", metavar="DIR", help="Images to describe; else the project's own, in many sizes")
+    group.add_argument("--images", default="", metavar="DIR", help="Images to send; else the project's own, in many sizes")
     group.add_argument("--model", default="", metavar="ID", help="Model id for translations; else the server's default")
     group.add_argument("--caption-model", default="", metavar="ID", help="Model id for captions; else the server's default")
+    group.add_argument("--segment-model", default="", metavar="ID", help="Model id for segmentations; else the server's default")
+    group.add_argument("--classify-model", default="", metavar="ID", help="Model id for classifications; else the server's default")
     group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
     group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")
     files = Security.from_environment()
@@ -61,8 +65,10 @@ def prepare(environment: Environment, **_: Any) -> None:
         objectives = [slo.parse(text) for text in options.slo]
     except ValueError as error:
         raise SystemExit(_refuse(str(error))) from error
-    if CaptionUser in environment.user_classes:
-        image_files(options.images)  # before the load begins, not during it
+    for user in environment.user_classes:
+        if issubclass(user, LoadUser):
+            user.prepare(options)
+    gevent.get_hub().loop.update_now()  # else the time that this took counts as run time of the test
     environment.events.request.add_listener(_record)
     if isinstance(environment.runner, WorkerRunner):
         environment.events.report_to_master.add_listener(lambda client_id, data: data.update(attnserve=RECORDER.take()))

@@ -10,17 +10,20 @@ from typing import Any
 
 from attnserve_loadtest.histogram import Histogram
 
-UNARY, STREAM, CAPTION = "Translate", "TranslateStream", "Caption"
+UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY = "Translate", "TranslateStream", "Caption", "Segment", "ClassifyImage"
 KINDS = {
     "unary": ["TranslateUser"],
     "stream": ["TranslateStreamUser"],
     "both": ["TranslateUser", "TranslateStreamUser"],
     "caption": ["CaptionUser"],
+    "segment": ["SegmentUser"],
+    "classify": ["ClassifyUser"],
+    "images": ["CaptionUser", "SegmentUser", "ClassifyUser"],
     "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
 }
 """User classes of each kind of load."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
-REQUESTS = (UNARY, STREAM, CAPTION)
+REQUESTS = (UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY)
 """Events that are whole requests, by the names of their methods; the others are parts of them."""
 OUTSIDE = " outside the server"
 """Suffix of a request's name: its latency outside the server (client, gRPC, network)."""

@@ -65,6 +65,10 @@ class LoadUser(User):
         self._open = Group()
         self._rng = random.Random()
 
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """Reads what takes long to read, before the load begins and not during it; nothing by default."""
+
     def items(self, options: Any) -> list[Any]:
         """The items to send, one after the other in a random order."""
         raise NotImplementedError
@@ -202,6 +206,11 @@ class CaptionUser(LoadUser):
         self._stub = caption_pb2_grpc.CaptionServiceStub(self._channel)
         self._model = environment.parsed_options.caption_model
 
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """See :meth:`LoadUser.prepare`."""
+        image_files(options.images)
+
     def items(self, options: Any) -> list[bytes]:
         """Image files."""
         return image_files(options.images)
@@ -213,7 +222,7 @@ class CaptionUser(LoadUser):
 
 
 USERS = (TranslateUser, TranslateStreamUser, CaptionUser)
-"""All user classes; ``recording.KINDS`` names those of each kind of load."""
+"""The user classes of this file; ``recording.KINDS`` names those of each kind of load."""
 
 
 class RpcFailed(Exception):

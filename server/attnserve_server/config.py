@@ -124,6 +124,8 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
 
     translation: str = ""
     caption: str = ""
+    segmentation: str = ""
+    classification: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,7 +13,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from tests.chaos.walk import NUM_CHANNELS, Walk
 from tests.chaos.walk_faults import FAULTS, Clock, Fault, LogPipe, Scene
 from tests.chaos.walk_questions import Question, answer_of, asked_alone, content, questions_of
 from tests.e2e.captioning import MODEL, repository
+from tests.e2e.every_task import every_task, serve_every_task
 from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, serve
 from tests.foreign.letters import SPEC as LETTERS
 
@@ -41,7 +42,7 @@ NUM_LAST = 20
 
 def test_every_method_of_every_task_is_asked() -> None:
     asked = {question.path for question in questions_of(TASKS)}
-    assert len(asked) >= 4
+    assert len(asked) >= 6
     assert {path.split("/")[1] for path in asked} == {spec.service for spec in TASKS}
 
 
@@ -55,9 +56,16 @@ def test_task_without_questions_is_seen() -> None:
 # --- What a walk sees ---
 
 
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server of one model for each task, to which no fault is done."""
+    with serve_every_task(tmp_path_factory.mktemp("every_task"), "--workers", "1") as running:
+        yield running
+
+
 @pytest.fixture
 async def scene(server: Server, tmp_path: Path) -> AsyncIterator[Scene]:
-    """The shared server, to which no fault is done."""
+    """What a walk needs of the server."""
     pipe = LogPipe(tmp_path / "log")
     scene = Scene(server, pipe, Clock(tmp_path / "clock"), random.Random(1), [])
     scene.channels = [scene.channel()]
@@ -133,7 +141,7 @@ def resident(server: Server) -> int:
 async def scene_of(folder: Path, seed: int) -> AsyncIterator[Scene]:
     """A server whose output is a pipe, its answers when it is asked alone, and some connections."""
     pipe, clock = LogPipe(folder / "server.log"), Clock(folder / "clock")
-    models = str(repository(folder, MODEL, "transformer-en-de"))
+    models = str(every_task(folder))
     flags = ("--models", models, "--workers", str(NUM_WORKERS))
     try:
         environment = {**clock.environment, "ATTNSERVE_ENGINE_HANG_SECONDS": "2"}

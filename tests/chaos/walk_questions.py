@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from attnserve.v1.decoding_pb2 import AttentionDetail, DecodeOptions, SamplingOptions
+from attnserve.v1.segmentation_pb2 import ClassMapFormat, Pixel
 from attnserve_server.tasks.registry import TASKS, TaskSpec
 from attnserve_server.transport.rpc.server import SERVICERS
 from tests.e2e.serving import SENTENCES
@@ -24,10 +25,23 @@ _DECODING: Sequence[Mapping[str, Any]] = (
     {"return_attention": AttentionDetail.ATTENTION_DETAIL_ALL, "beam_size": 2},
     {"sampling": SamplingOptions(seed=7, temperature=0.8), "num_hypotheses": 2},
 )
+_SEGMENTING: Sequence[Mapping[str, Any]] = (
+    {},
+    {"format": ClassMapFormat.CLASS_MAP_FORMAT_RUN_LENGTHS, "return_unary": True},
+    {"format": ClassMapFormat.CLASS_MAP_FORMAT_RAW},
+    {"queries": [Pixel(x=100, y=50), Pixel(x=7, y=300)]},
+)
+_CLASSIFYING: Sequence[Mapping[str, Any]] = ({}, {"return_attention": True}, {"top_k": 2})
 CONTENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "translation": [
         {"text": text, "options": DecodeOptions(**options)}
         for text, options in zip(SENTENCES[:20], _DECODING * 5, strict=True)
+    ],
+    "segmentation": [
+        {"image": photo.read_bytes(), **options} for photo, options in zip(PHOTOS, _SEGMENTING, strict=False)
+    ],
+    "classification": [
+        {"image": photo.read_bytes(), **options} for photo, options in zip(PHOTOS, _CLASSIFYING, strict=False)
     ],
     "caption": [
         {"image": photo.read_bytes(), "options": DecodeOptions(**options)} for photo, options in zip(PHOTOS, _DECODING, strict=False)

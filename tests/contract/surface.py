@@ -18,14 +18,32 @@ from prometheus_client import CollectorRegistry
 from typer.main import get_command
 
 import attnserve_client
-from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
+from attnserve.v1 import (
+    caption_pb2,
+    classification_pb2,
+    decoding_pb2,
+    manifest_pb2,
+    model_pb2,
+    segmentation_pb2,
+    single_pass_pb2,
+    translation_pb2,
+)
 from attnserve_client.cli.app import build_app
 from attnserve_server.config import ServerConfig, to_toml, variables
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.metrics.sampled import SampledGauge
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "surface"
-PROTOS: tuple[Any, ...] = (caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2)
+PROTOS: tuple[Any, ...] = (
+    caption_pb2,
+    classification_pb2,
+    decoding_pb2,
+    manifest_pb2,
+    model_pb2,
+    segmentation_pb2,
+    single_pass_pb2,
+    translation_pb2,
+)
 HELP_COLUMNS = 120
 
 

@@ -11,6 +11,8 @@ from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, translation_pb
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import ServiceError
+from attnserve_server.request import ImageSource
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
@@ -107,7 +109,10 @@ class Captioner(Translator):
     """Reads images as the real one does."""
 
     def read(self, data: bytes, limits: ImageLimits) -> Picture:
-        return read_picture(data, limits, (224, 224), 49)
+        return read_picture(data, limits, InputSizes(((224, 224),)))
+
+    def source_of(self, picture: Picture) -> ImageSource:
+        return ImageSource(picture.pixels, 49)
 
 
 async def submitted_caption(**fields: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from deploy.prometheus.recordings import RECORDINGS
 from tests.deploy import traffic
 from tests.deploy.prometheus import SCALE, Prometheus, plain_port, prometheus
 from tests.e2e import captioning
+from tests.e2e.every_task import SHIPPED
 from tests.e2e.serving import serve
 from tests.fakes.trust import Files
 
@@ -24,9 +25,6 @@ VARIABLES = {"$job": ".*", "$instance": ".*", "$model": ".*", "$__rate_interval"
 """What Grafana puts in their place; its interval is four scrapes at least."""
 
 ONLY_ON_A_GPU = "attnserve_device_memory_"
-OF_ONE_PASS = ("attnserve_batch_size", "attnserve_run_duration", "attnserve_window_duration")
-"""Without data while ``deploy/models`` has no single-pass model."""
-
 SECONDS = 60.0
 
 
@@ -58,15 +56,24 @@ def without_data(prometheus: Prometheus, asked: dict[str, str], seconds: float =
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Prometheus, and a server with TLS, a cache and two models under load: a part of each kind of request that it counts."""
+    """Prometheus, and a server with TLS, a cache and three models under load: a part of each kind of request that it counts."""
     folder = tmp_path_factory.mktemp("watched")
     files = Files(folder)
-    models = captioning.repository(folder, captioning.MODEL, "transformer-en-de")
+    models = captioning.repository(folder, captioning.MODEL, "transformer-en-de", SHIPPED["classification"])
     flags = ("--models", str(models), "--workers", "1", "--slots", "4", "--queue-limit", "8")
     cache = ("--cache-bytes", "1")  # each answer is too large for it
     tls = ("--tls-cert", str(files.chain), "--tls-key", str(files.key))
     requests: Sequence[traffic.Request] = (
-        *(traffic.answered, traffic.streamed, traffic.caption, traffic.of_no_model, traffic.empty, traffic.late, traffic.left),
+        *(
+            traffic.answered,
+            traffic.streamed,
+            traffic.caption,
+            traffic.classified,
+            traffic.of_no_model,
+            traffic.empty,
+            traffic.late,
+            traffic.left,
+        ),
         traffic.burst(30),
     )
     with serve(folder / "server", *flags, *cache, *tls, environment={"ATTNSERVE_HTTP_PLAIN_PORT": "0"}) as server:
@@ -80,8 +87,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
 
 
 def test_every_expression_has_data(watched: Prometheus) -> None:
-    left_out = (ONLY_ON_A_GPU, *OF_ONE_PASS)
-    asked = {name: text for name, text in expressions().items() if not any(each in text for each in left_out)}
+    asked = {name: expression for name, expression in expressions().items() if ONLY_ON_A_GPU not in expression}
     assert len(asked) > 80
     assert without_data(watched, asked) == []
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 
+from attnserve.v1 import classification_pb2, classification_pb2_grpc
 from tests.e2e import captioning
 from tests.e2e.serving import LONG_TEXT, SENTENCES, STREAM, ask, start_stream, start_unary
 
@@ -29,6 +30,12 @@ def streamed(channel: grpc.Channel) -> None:
 
 def caption(channel: grpc.Channel) -> None:
     captioning.caption(channel)
+
+
+def classified(channel: grpc.Channel) -> None:
+    """One run of a single-pass model."""
+    stub = classification_pb2_grpc.ClassificationServiceStub(channel)
+    stub.ClassifyImage(classification_pb2.ClassifyImageRequest(image=captioning.PHOTO), timeout=20)
 
 
 def of_no_model(channel: grpc.Channel) -> None:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import strategies as st
 
 from attnserve_server.tasks.registry import TASKS
-from tests.e2e.captioning import serve_captions
+from tests.e2e.every_task import serve_every_task
 from tests.e2e.serving import SENTENCES, Server, ask, eventually, texts
 from tests.e2e.wire import Rpc, ended, requests_of, rpcs
 from tests.fuzzing import ENOUGH, campaign, corpus, mutated, scales
@@ -47,7 +47,7 @@ metadata = st.dictionaries(st.sampled_from(["x-request-id", "x-client-id", "auth
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serve_captions(tmp_path_factory.mktemp("fuzzed"), "--workers", "1", "--log-level", "debug") as running:
+    with serve_every_task(tmp_path_factory.mktemp("fuzzed"), "--workers", "1", "--log-level", "debug") as running:
         yield running
 
 
@@ -91,6 +91,8 @@ def test_every_service_of_a_task_is_fuzzed(all_rpcs: list[Rpc]) -> None:
         "TranslateStream",
         "Caption",
         "CaptionStream",
+        "Segment",
+        "ClassifyImage",
         "Watch",
     }
 

@@ -132,3 +132,16 @@ def test_captions_and_translations_at_once(server: Server, tmp_path: Path) -> No
     for name in ("Translate", "TranslateStream", "Caption"):
         assert events[name]["errors"] == 0
         assert 5 < events[name]["count"] <= answered(before, server.scrape(), name) <= events[name]["count"] + 6
+
+
+@pytest.mark.load
+def test_images_of_all_services_at_once(server: Server, tmp_path: Path) -> None:
+    before = server.scrape()
+    done = load(server, tmp_path, "--no-sweep", "--kind", "images", "--users", "6", "--seconds", "10", "--slo", "errors<0.1")
+    assert done.returncode == 0
+    events, after = events_of(tmp_path), server.scrape()
+    for name in ("Caption", "Segment", "ClassifyImage"):
+        assert events[name]["errors"] == 0
+        assert 5 < events[name]["count"] <= answered(before, after, name) <= events[name]["count"] + 6
+    comparisons = json.loads((tmp_path / "loadtest.json").read_text())["comparisons"]
+    assert {each["event"] for each in comparisons} >= {"Caption", "Segment", "ClassifyImage"}

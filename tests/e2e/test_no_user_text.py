@@ -21,9 +21,12 @@ from google.protobuf import message_factory
 from PIL import Image, PngImagePlugin
 
 from attnserve.v1.caption_pb2 import CaptionRequest, CaptionStreamRequest
+from attnserve.v1.classification_pb2 import ClassifyImageRequest
 from attnserve.v1.decoding_pb2 import DecodeOptions, SamplingOptions
+from attnserve.v1.segmentation_pb2 import SegmentRequest
 from attnserve.v1.translation_pb2 import TranslateRequest, TranslateStreamRequest
-from tests.e2e.captioning import PHOTO, serve_captions
+from tests.e2e.captioning import PHOTO
+from tests.e2e.every_task import serve_every_task
 from tests.e2e.serving import Server, eventually
 from tests.e2e.wire import Rpc, ended, rpcs, strings_of
 from tests.photos import encoded
@@ -56,7 +59,7 @@ OPTIONS = (
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("marked")
-    with serve_captions(
+    with serve_every_task(
         folder, "--workers", "1", "--log-level", "debug", "--log-format", "json", "--cache-bytes", "1000000"
     ) as running:
         yield running
@@ -99,6 +102,8 @@ def requests() -> list[tuple[str, bytes]]:
         for options in OPTIONS:
             for other, method in ((CaptionRequest, "Caption"), (CaptionStreamRequest, "CaptionStream")):
                 found.append((method, other(image=image, options=options).SerializeToString()))
+        found.append(("Segment", SegmentRequest(image=image, return_unary=True).SerializeToString()))
+        found.append(("ClassifyImage", ClassifyImageRequest(image=image).SerializeToString()))
     return found
 
 

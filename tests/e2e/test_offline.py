@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from PIL import Image
 
 from attnserve_client.cli.app import build_app
 from tests.e2e.captioning import PHOTO
 from tests.e2e.serving import MODELS, SENTENCES, ask, serve
+from tests.labelled import write_camvid, write_cifar10
 
 ROOT = Path(__file__).parents[2]
 WATCHED = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
@@ -91,14 +93,23 @@ def arguments(folder: Path) -> dict[str, list[str]]:
         archive.addfile(member, io.BytesIO(PHOTO))
     (folder / "flickr8k" / "captions.json").write_text(json.dumps({"dev": {"a.jpg": ["a dog runs"] * 5}}))
     (folder / "photo.jpg").write_bytes(PHOTO)
+    labels = io.BytesIO()
+    with Image.open(io.BytesIO(PHOTO)) as photo:
+        Image.new("L", photo.size).save(labels, "PNG")
+    write_camvid(folder, {"a": (PHOTO, labels.getvalue())})
+    write_cifar10(folder, [PHOTO], [1])
     shutil.copytree(MODELS / "seq2seq-en-de", folder / "models" / "seq2seq-en-de")
     data = ["--data", str(folder)]
     return {
         "translate": ["A dog runs.", "--attention", str(folder / "attention.png")],
         "caption": [str(folder / "photo.jpg"), "--attention", str(folder / "caption.png")],
+        "segment": [str(folder / "photo.jpg"), "--overlay", str(folder / "overlay.png"), "--attention", str(folder / "maps.png")],
+        "classify": [str(folder / "photo.jpg"), "--attention", str(folder / "blocks.png")],
         "models": [],
         "evaluate translation": [*data, "--split", "val"],
         "evaluate caption": data,
+        "evaluate segmentation": data,
+        "evaluate classification": data,
         "evaluate lengths": [*data, "--split", "val", "--bins", "1", "--plot", str(folder / "lengths.png")],
         "evaluate alignment": [*data, "--split", "val", "--plot", str(folder / "alignment.png")],
         "profile": ["transformer-en-de", "--runs", "1"],

@@ -18,6 +18,7 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from hypothesis import strategies as st
 
+from tests.e2e.every_task import IDS
 from tests.e2e.serving import SENTENCES
 from tests.fuzzing import corpus, mutated
 
@@ -42,7 +43,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "text": texts,
     "prefix": st.just("") | texts,
     "image": st.sampled_from(IMAGES) | mutated(IMAGES, 2) | st.binary(max_size=20),
-    "model": st.just("") | st.sampled_from(["transformer-en-de", "show-attend-tell-flickr8k", "no-model"]) | st.text(max_size=4),
+    "model": st.just("") | st.sampled_from([*IDS, "no-model"]) | st.text(max_size=4),
     "service": st.just("") | st.sampled_from(["transformer-en-de", "attnserve.v1.TranslationService"]) | st.text(max_size=4),
     "version": st.sampled_from(["", "", "1", "9"]) | st.text(max_size=3),
     "priority": st.integers(-2, 2) | st.integers(-(2**31), 2**31 - 1),

@@ -19,13 +19,16 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from attnserve.v1 import (
     caption_pb2,
     caption_pb2_grpc,
+    classification_pb2_grpc,
     decoding_pb2,
     manifest_pb2,
     model_pb2,
     model_pb2_grpc,
+    segmentation_pb2_grpc,
     translation_pb2,
     translation_pb2_grpc,
 )
+from tests.fakes.single_pass import FakeClassification, FakeSegmentation, describe_passes
 
 NUM_LAYERS, NUM_HEADS = 2, 3
 
@@ -216,6 +219,7 @@ class FakeModels(model_pb2_grpc.ModelServiceServicer):
                 steps = [manifest_pb2.StepGraph(gives_attention=attention is not None)]
                 variants = [manifest_pb2.Variant(name="fp32", steps=steps), manifest_pb2.Variant(name="fp16")]
                 manifest = manifest_pb2.Manifest(model_id=model.id, vocabulary=vocabulary, attention=attention, variants=variants)
+                describe_passes(model, manifest)
                 return model_pb2.GetModelResponse(model=model, manifest=manifest)
         Failure(grpc.StatusCode.NOT_FOUND, f"no model {request.model}", "MODEL_NOT_FOUND", "model").abort(context)
         raise AssertionError
@@ -245,6 +249,9 @@ class FakeServer:
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(self.translation, self._server)
         self.captions = FakeCaptions()
         caption_pb2_grpc.add_CaptionServiceServicer_to_server(self.captions, self._server)
+        self.segmentation, self.classification = FakeSegmentation(), FakeClassification()
+        segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(self.segmentation, self._server)
+        classification_pb2_grpc.add_ClassificationServiceServicer_to_server(self.classification, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         address = f"127.0.0.1:{port}"

@@ -34,7 +34,7 @@ async def count(app: App, text: str, num_steps: int = 1, **asked: Any) -> dict[s
     call = Call("id")
     try:
         pending = await app.plane.submit(call, SPEC, Asked(Letters(text, num_steps), **asked))
-        answer: dict[str, int] = (await pending.answer())[0]
+        answer: dict[str, int] = await pending.answer(lambda counts, _: counts)
         return answer
     except asyncio.CancelledError:
         call.cancel("client")

@@ -75,7 +75,7 @@ class Asked:
     options: DecodeOptions
 
     def of(self, files: list[bytes], first_id: int = 0) -> list[SequenceWork]:
-        sources = [self.task.read(data, LIMITS).source for data in files]
+        sources = [self.task.source_of(self.task.read(data, LIMITS)) for data in files]
         return [sequence_work(first_id + index, source, self.options, Terms()) for index, source in enumerate(sources)]
 
 

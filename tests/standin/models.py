@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def copy_with_cuda_graphs(bundle: Path, models: Path, change: Change) -> Path:
     manifest = json_format.Parse((folder / "manifest.json").read_text(), manifest_pb2.Manifest())
     for variant in manifest.variants:
         if variant.device == manifest_pb2.DEVICE_CUDA:
-            for graph in (variant.encode, *(step.graph for step in variant.steps)):
+            for graph in _graphs(variant):
                 if (changed := change(folder, graph)) is not None:
                     graph.file = f"changed_{graph.file}"
                     onnx.save(changed, folder / graph.file)
@@ -47,11 +48,20 @@ def copy_with_cuda_graphs(bundle: Path, models: Path, change: Change) -> Path:
     return folder
 
 
+def _graphs(variant: manifest_pb2.Variant) -> list[manifest_pb2.Graph]:
+    """The graphs of a variant, one for each that a single-pass model has, or those that decode step by step."""
+    if variant.passes:
+        return [each.graph for each in variant.passes]
+    return [variant.encode, *(step.graph for step in variant.steps)]
+
+
 def without_cudnn(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | None:
     """Replaces a graph that needs cuDNN by one with the same inputs and outputs, which broadcasts a constant to their shapes."""
     model = onnx.load(folder / graph.file, load_external_data=False)
     if not NEEDS_CUDNN & {node.op_type for node in model.graph.node}:
         return None
+    if any(tensor.axes[0] == "batch" for tensor in graph.inputs):
+        return _broadcast_pass(folder, graph)
     sizes = Sizes(load_bundle(folder, "cuda"))
     nodes = [helper.make_node("Shape", [graph.inputs[-1].name], ["count"], start=0, end=1)]
     constants, outputs = [], []
@@ -73,6 +83,40 @@ def without_cudnn(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | 
     )
     made.ir_version = 10
     return made
+
+
+def _broadcast_pass(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto:
+    """The same for a graph of a single-pass model: a named axis of an output is one of the image, or its number of cells."""
+    cell = json.loads((folder / "manifest.json").read_text())["single_pass"]["picture"]["cell"]
+    constants = [helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("cell", cell), ("less", cell - 1))]
+    nodes = [
+        helper.make_node("Shape", ["image"], ["batch"], start=0, end=1),
+        helper.make_node("Shape", ["image"], ["height"], start=1, end=2),
+        helper.make_node("Shape", ["image"], ["width"], start=2, end=3),
+    ]
+    for axis in ("height", "width"):
+        nodes.append(helper.make_node("Add", [axis, "less"], [f"{axis}.more"]))
+        nodes.append(helper.make_node("Div", [f"{axis}.more", "cell"], [f"{axis}.cells"]))
+    nodes.append(helper.make_node("Mul", ["height.cells", "width.cells"], ["cell.count"]))
+    named = {"batch": "batch", "height": "height", "width": "width", "cell": "cell.count"}
+    for tensor in graph.outputs:
+        axes = [named.get(axis, f"axis.{axis}") for axis in tensor.axes]
+        constants.append(helper.make_tensor(f"{tensor.name}.value", _TYPES[tensor.dtype], [1], [0]))
+        nodes.append(helper.make_node("Concat", axes, [f"{tensor.name}.shape"], axis=0))
+        nodes.append(helper.make_node("Expand", [f"{tensor.name}.value", f"{tensor.name}.shape"], [tensor.name]))
+    numbers = {axis for tensor in graph.outputs for axis in tensor.axes if axis.isdigit()}
+    constants += [helper.make_tensor(f"axis.{axis}", TensorProto.INT64, [1], [int(axis)]) for axis in sorted(numbers)]
+    inputs, outputs = (
+        [
+            helper.make_tensor_value_info(
+                each.name, _TYPES[each.dtype], [int(axis) if axis.isdigit() else axis for axis in each.axes]
+            )
+            for each in tensors
+        ]
+        for tensors in (graph.inputs, graph.outputs)
+    )
+    made = helper.make_graph(nodes, "pass", inputs, outputs, constants)
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
 
 
 def with_wrong_weight(name: str) -> Change:

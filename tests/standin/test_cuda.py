@@ -25,14 +25,17 @@ from attnserve_loadtest.gpu.__main__ import CHECKS
 from attnserve_loadtest.gpu.context import DEFAULT_MODEL
 from attnserve_loadtest.gpu.results import SUMMARY
 from attnserve_loadtest.gpu.table import MOST_LINES
-from attnserve_server.bundle.loader import find_bundles
+from attnserve_server.bundle.loader import find_bundles, load_bundle
 from tests.standin.build import SOURCE, build
 from tests.standin.models import copy_with_cuda_graphs, without_cudnn
 from tests.standin.passes import UNCAPTURED, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "deploy" / "models"
-MODEL_IDS = [bundle.parent.name for bundle in find_bundles(MODELS)]
+MODEL_IDS = {is_single: [] for is_single in (False, True)}
+"""By whether they run in a single pass."""
+for _bundle in find_bundles(MODELS):
+    MODEL_IDS[load_bundle(_bundle).manifest.HasField("single_pass")].append(_bundle.parent.name)
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]
 CACHE = ROOT / ".standin"
 PACKAGES = ["onnxruntime-gpu==1.31.1"]
@@ -142,7 +145,7 @@ def test_every_check_of_gpu_check_runs_to_its_end(rehearsal: tuple[str, dict[str
     assert len(closing) <= MOST_LINES + 1, output
 
 
-@pytest.mark.parametrize("model", MODEL_IDS)
+@pytest.mark.parametrize("model", MODEL_IDS[False])
 def test_every_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, dict[str, Any]], Path], model: str) -> None:
     figures = {name: each["figures"] for name, each in rehearsal[1].items()}
     steps, parity = ("steps", "parity") if model == DEFAULT_MODEL else ("steps-others", "parity-others")
@@ -165,6 +168,15 @@ def test_every_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, dict[str, Any
     assert moves.keys() >= {"encode 1", "encode 64", "insert 8", "copy 16 rows", "move a request"}
 
 
+@pytest.mark.parametrize("model", MODEL_IDS[True])
+def test_every_single_pass_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, dict[str, Any]], Path], model: str) -> None:
+    found = {name: each for name, each in rehearsal[1]["passes"]["figures"].items() if name.startswith(model)}
+    assert found.keys() == {f"{model} fp16", f"{model} fp32"}
+    for entry in found.values():
+        assert entry["start_s"] >= 0
+        assert {name for each in entry["ms_an_image"].values() for name in each} == {"graph", "plain", "torch"}
+
+
 def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
     figures = {name: each["figures"] for name, each in rehearsal[1].items()}
     for slots in (64, 256, 1024):
@@ -183,8 +195,9 @@ def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[
 
 def test_parity_with_values_fails_for_every_bundle(stand_ins: StandIns, tmp_path: Path) -> None:
     """Kernels that compute nothing give other answers than the CPU, so parity must fail; it would pass if both sides were the CPU."""
-    process, results = stand_ins.check(tmp_path / "report.json", "--only", "parity", "--only", "parity-others")
+    checks = ("parity", "parity-others", "passes")
+    process, results = stand_ins.check(tmp_path / "report.json", *(part for name in checks for part in ("--only", name)))
     assert process.returncode == 1, process.stdout
-    assert [results[name]["status"] for name in ("parity", "parity-others")] == ["failed", "failed"]
-    for model in MODEL_IDS:
-        assert f"{model} fp" in "".join(results[name]["error"] for name in ("parity", "parity-others")), process.stdout
+    assert [results[name]["status"] for name in checks] == ["failed"] * 3
+    for model in (*MODEL_IDS[False], *MODEL_IDS[True]):
+        assert f"{model} fp" in "".join(results[name]["error"] for name in checks), process.stdout

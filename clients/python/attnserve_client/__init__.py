@@ -31,6 +31,16 @@ from attnserve_client.errors import (
     WorkerLost,
 )
 from attnserve_client.options import DecodeOptions
+from attnserve_client.pass_types import (
+    BlockAttention,
+    ClassArea,
+    Classification,
+    ClassProbability,
+    PairwiseMap,
+    PassTimings,
+    Segmentation,
+    SegmentAttention,
+)
 from attnserve_client.retry import RetryPolicy
 from attnserve_client.security import tls_credentials
 from attnserve_client.types import (
@@ -60,11 +70,15 @@ __all__ = [
     "AnswersUnread",
     "AsyncClient",
     "AttnserveError",
+    "BlockAttention",
     "Cancelled",
-    "ClientClosed",
     "Caption",
     "CaptionDelta",
+    "ClassArea",
+    "ClassProbability",
+    "Classification",
     "Client",
+    "ClientClosed",
     "DeadlineExceeded",
     "DeadlineUnreachable",
     "DecodeOptions",
@@ -79,11 +93,15 @@ __all__ = [
     "ModelNotReady",
     "ModelState",
     "Overloaded",
+    "PairwiseMap",
+    "PassTimings",
     "PermissionDenied",
     "Piece",
     "RateLimited",
     "RetryPolicy",
     "ScoreNormalization",
+    "Segmentation",
+    "SegmentAttention",
     "SequenceTooLong",
     "ServerUnreachable",
     "ShuttingDown",

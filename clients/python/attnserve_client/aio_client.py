@@ -8,15 +8,16 @@ from typing import Literal, Unpack, overload
 
 from attnserve.v1 import caption_pb2, translation_pb2
 from attnserve_client import convert, methods
-from attnserve_client.aio_connection import AioConnection, events, values
+from attnserve_client.aio_connection import events, values
 from attnserve_client.aio_many import many
+from attnserve_client.aio_passes import AioPasses
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
 
 
-class AsyncClient(AioConnection):
+class AsyncClient(AioPasses):
     """A client of an attnserve server.
 
     The blocking client may be shared between threads. The client for asyncio belongs to one event loop and must be created in

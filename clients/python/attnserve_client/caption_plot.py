@@ -3,19 +3,16 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
 
 from attnserve_client.attention_plot import INK
+from attnserve_client.pictures import Pixels, lit, upright
 from attnserve_client.types import Caption
 
 _TILE_IN = 1.7
@@ -26,8 +23,6 @@ _TITLE_IN = 0.42
 _COLUMNS = 6
 _DPI = 100
 _TILE_PIXELS = 320
-_DARKEST = 0.22
-"""Brightness of a pixel with attention 0."""
 
 
 def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[int, int]:
@@ -87,20 +82,9 @@ def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:
     return figure
 
 
-def _tiles(caption: Caption, image: bytes) -> list[tuple[str, NDArray[np.uint8]]]:
-    """Returns pairs of word and picture, uint8 (height, width, 3): the photo with an empty word, then the photo weighted by the
-    map of each word. The longer side is at most ``_TILE_PIXELS``.
+def _tiles(caption: Caption, image: bytes) -> list[tuple[str, Pixels]]:
+    """Returns pairs of word and picture: the photo with an empty word, then the photo weighted by the map of each word. The longer
+    side is at most ``_TILE_PIXELS``.
     """
-    file = Image.open(io.BytesIO(image))
-    file.draft("RGB", (2 * _TILE_PIXELS, 2 * _TILE_PIXELS))
-    photo = ImageOps.exif_transpose(file).convert("RGB")
-    photo.thumbnail((_TILE_PIXELS, _TILE_PIXELS))
-    pixels = np.asarray(photo)
-    return [("", pixels), *((each.word, _lit(pixels, each.weights)) for each in caption.word_maps())]
-
-
-def _lit(pixels: NDArray[np.uint8], weights: NDArray[np.float32]) -> NDArray[np.uint8]:
-    scaled = Image.fromarray(weights / max(float(weights.max()), 1e-6)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC)
-    light = _DARKEST + (1 - _DARKEST) * np.clip(np.asarray(scaled), 0, 1)[..., None]
-    lit: NDArray[np.uint8] = (pixels * light).astype(np.uint8)
-    return lit
+    pixels = upright(image, _TILE_PIXELS)
+    return [("", pixels), *((each.word, lit(pixels, each.weights)) for each in caption.word_maps())]

@@ -12,12 +12,13 @@ from attnserve_client import convert, methods
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
-from attnserve_client.sync_connection import SyncConnection, events, values
+from attnserve_client.sync_connection import events, values
 from attnserve_client.sync_many import many
+from attnserve_client.sync_passes import SyncPasses
 from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
 
 
-class Client(SyncConnection):
+class Client(SyncPasses):
     """A client of an attnserve server.
 
     The blocking client may be shared between threads. The client for asyncio belongs to one event loop and must be created in

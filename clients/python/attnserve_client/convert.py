@@ -6,7 +6,7 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -55,7 +55,7 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
         request = kind(text=text, model=model, version=version, options=asked.options)
     except ValueError as error:
         raise InvalidRequest(f"the text is not valid Unicode: {error}", field="text") from error
-    _set_fields(request, asked)
+    set_fields(request, asked.fields)
     return request
 
 
@@ -66,10 +66,18 @@ def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, 
         InvalidRequest: a field has a value that cannot be sent.
         OSError: the file cannot be read.
     """
-    data = image if isinstance(image, bytes) else Path(image).read_bytes()
-    request = kind(image=data, model=model, version=version, options=asked.options)
-    _set_fields(request, asked)
+    request = kind(image=image_bytes(image), model=model, version=version, options=asked.options)
+    set_fields(request, asked.fields)
     return request
+
+
+def image_bytes(image: ImageFile) -> bytes:
+    """Returns an image file's bytes.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
 
 
 def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:
@@ -90,8 +98,13 @@ def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | 
         yield request
 
 
-def _set_fields(request: Message, asked: Asked) -> None:
-    for name, value in asked.fields.items():
+def set_fields(request: Message, values: Mapping[str, Any]) -> None:
+    """Sets fields of a request by their names.
+
+    Raises:
+        InvalidRequest: there is no such field, or it has a value that cannot be sent.
+    """
+    for name, value in values.items():
         try:
             setattr(request, name, value)
         except (AttributeError, TypeError, ValueError) as error:

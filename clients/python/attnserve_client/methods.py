@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from attnserve.v1 import caption_pb2, model_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, classification_pb2, model_pb2, segmentation_pb2, translation_pb2
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -47,6 +47,16 @@ CAPTION_STREAM = Method(
     "/attnserve.v1.CaptionService/CaptionStream",
     caption_pb2.CaptionStreamRequest,
     caption_pb2.CaptionStreamResponse,
+)
+SEGMENT = Method(
+    "/attnserve.v1.SegmentationService/Segment",
+    segmentation_pb2.SegmentRequest,
+    segmentation_pb2.SegmentResponse,
+)
+CLASSIFY_IMAGE = Method(
+    "/attnserve.v1.ClassificationService/ClassifyImage",
+    classification_pb2.ClassifyImageRequest,
+    classification_pb2.ClassifyImageResponse,
 )
 LIST_MODELS = Method(
     "/attnserve.v1.ModelService/ListModels",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, TypedDict, cast
 
@@ -11,6 +12,7 @@ from attnserve_client.errors import InvalidRequest
 
 AttentionDetail = Literal["none", "mean", "all"]
 OnError = Literal["raise", "return"]
+ClassMapFormat = Literal["run_lengths", "png", "raw"]
 
 _DETAILS: dict[str | bool, decoding_pb2.AttentionDetail] = {
     "none": decoding_pb2.ATTENTION_DETAIL_NONE,
@@ -106,6 +108,37 @@ class CaptionKeywords(DecodeKeywords, total=False):
         priority: From -2 to 2; a higher priority is served sooner.
     """
 
+    priority: int
+
+
+class SegmentKeywords(TypedDict, total=False):
+    """Keywords of a segmentation request.
+
+    Attributes:
+        return_unary: Return the unary map.
+        queries: Pixels of the upright image, column and row, whose pairwise maps to return; at most 16.
+        format: Form of the class map on the network; the answer's array is the same. "run_lengths" by default; "png" is smaller
+            but needs Pillow, "raw" is the largest. The server refuses "raw" for large images.
+        priority: From -2 to 2; a higher priority is served sooner.
+    """
+
+    return_unary: bool
+    queries: Sequence[tuple[int, int]]
+    format: ClassMapFormat
+    priority: int
+
+
+class ClassifyKeywords(TypedDict, total=False):
+    """Keywords of a classification request.
+
+    Attributes:
+        top_k: Number of classes to return; 0 for the server's default of 5.
+        return_attention: Return the channel weights and the spatial map of each block.
+        priority: From -2 to 2; a higher priority is served sooner.
+    """
+
+    top_k: int
+    return_attention: bool
     priority: int
 
 

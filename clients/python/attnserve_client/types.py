@@ -40,6 +40,8 @@ class Task(enum.StrEnum):
 
     TRANSLATION = "translation"
     CAPTION = "caption"
+    SEGMENTATION = "segmentation"
+    CLASSIFICATION = "classification"
     UNSPECIFIED = "unspecified"
 
 

@@ -25,6 +25,8 @@ class GraphSpec:
     outputs: Sequence[manifest_pb2.Tensor]
     max_rows_of_request: int = 0
     gives_attention: bool = False
+    max_batch: int = 0
+    """Of a single-pass model: the largest batch that is worth while."""
 
     def describe(self) -> manifest_pb2.Graph:
         """The manifest's entry."""
@@ -33,22 +35,33 @@ class GraphSpec:
 
 @dataclass(frozen=True, slots=True)
 class VariantSpec:
-    """A variant's graphs; steps in order of increasing cost."""
+    """A variant's graphs, steps or passes in order of increasing cost: encode and steps of an iterative model, else passes."""
 
     name: str
     device: Any
-    encode: GraphSpec
-    steps: Sequence[GraphSpec]
+    encode: GraphSpec | None = None
+    steps: Sequence[GraphSpec] = ()
+    passes: Sequence[GraphSpec] = ()
+
+    @property
+    def graphs(self) -> list[GraphSpec]:
+        """All of them."""
+        return [*([] if self.encode is None else [self.encode]), *self.steps, *self.passes]
 
     def describe(self) -> manifest_pb2.Variant:
         """The manifest's entry."""
+        encode = None if self.encode is None else self.encode.describe()
         steps = [
             manifest_pb2.StepGraph(
                 graph=step.describe(), max_rows_of_request=step.max_rows_of_request, gives_attention=step.gives_attention
             )
             for step in self.steps
         ]
-        return manifest_pb2.Variant(name=self.name, device=self.device, encode=self.encode.describe(), steps=steps)
+        passes = [
+            manifest_pb2.PassGraph(graph=each.describe(), gives_attention=each.gives_attention, max_batch=each.max_batch)
+            for each in self.passes
+        ]
+        return manifest_pb2.Variant(name=self.name, device=self.device, encode=encode, steps=steps, passes=passes)
 
 
 def tensor(name: str, dtype: Any, *axes: str) -> manifest_pb2.Tensor:
@@ -61,18 +74,20 @@ class Graphs:
     """The parts of a bundle's manifest that an architecture provides, and its graphs."""
 
     paper: manifest_pb2.Paper
-    states: Callable[[Any, int, int], list[manifest_pb2.State]]
-    """Module, maximum of source tokens (the end symbol not counted), maximum of target tokens -> the declared state."""
     variants: Callable[[Any, list[manifest_pb2.State]], list[VariantSpec]]
     """Module and declared state -> all variants, preferred ones first."""
     parts: Mapping[str, str]
     """Name of a module -> its part of the paper; see :mod:`attnserve_export.graphs.parts`."""
+    states: Callable[[Any, int, int], list[manifest_pb2.State]] = lambda model, max_source, max_target: []
+    """Module, maximum of source tokens (the end symbol not counted), maximum of target tokens -> the declared state."""
     restore: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored
     """Values of the graphs, by name -> at least all parameters of the module."""
     is_bounded: Callable[[str], bool] = lambda name: False
     """Whether the input or output of this name lies in [-1, 1]; its products are then cheap in int8."""
     attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None
-    """Module -> the meaning of its attention; None if it has none."""
+    """Module -> the meaning of its attention; None if it has none, or is of a single-pass model."""
+    single_pass: Callable[[Any], manifest_pb2.SinglePass] | None = None
+    """Module -> input and attention of a single-pass model, without its labels; None for an iterative model."""
 
 
 def source_inputs() -> list[manifest_pb2.Tensor | None]:

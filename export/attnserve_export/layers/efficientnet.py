@@ -97,13 +97,13 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         self.stem = SameConv(3, 32, 3, stride=2)
         self.blocks = nn.ModuleList()
-        self._last_blocks: list[int] = []
+        self.last_blocks: list[int] = []
         inputs = 32
         for expansion, outputs, count, stride, size in _STAGES[:stages]:
             for index in range(count):
                 self.blocks.append(InvertedResidual(inputs, outputs, expansion, size, 1 if index else stride))
                 inputs = outputs
-            self._last_blocks.append(len(self.blocks) - 1)
+            self.last_blocks.append(len(self.blocks) - 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """Returns the last stage's output.
@@ -136,7 +136,7 @@ class EfficientNetLite0(nn.Module):
             x = block(x, valid)
             if valid is not None and block.depthwise.stride == 2:
                 valid = valid[:, :, ::2, ::2]
-            if index in self._last_blocks:
+            if index in self.last_blocks:
                 found.append(x)
         return found
 

@@ -155,7 +155,7 @@ class Cbam(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, list[BlockAttention]]:
         """Pixels from 0 to 255, (B, 32, 32, 3), red, green, blue, of any type -> logits (B, classes), attention of each block."""
         x = ((image.float() - self.mean) / self.deviation).permute(0, 3, 1, 2)  # (B, 3, H, W), channels last in memory
-        x = functional.relu(self.norm(self.stem(x)))
+        x = functional.relu(self.norm(self.stem(x.to(self.stem.weight.dtype))))
         attended: list[BlockAttention] = []
         for block in cast(Sequence[ResidualBlock], self.blocks):
             x, of_block = block(x)

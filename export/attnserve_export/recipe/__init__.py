@@ -18,6 +18,7 @@ __all__ = [
     "AnyRecipe",
     "CaptionRecipe",
     "ClassificationRecipe",
+    "ExportableRecipe",
     "GenerationRecipe",
     "Recipe",
     "RecipeError",
@@ -27,11 +28,12 @@ __all__ = [
     "VideoRecipe",
     "VisionRecipe",
 ]
-__all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
+__all__ += ["CONFIGS", "exportable", "load_recipe", "recipe_from", "sequence_recipe"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
+ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe
 AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe | VideoRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
@@ -85,12 +87,23 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
     content[last] = value
 
 
+def exportable(recipe: AnyRecipe) -> ExportableRecipe:
+    """Returns the recipe if it is of a model that can be exported.
+
+    Raises:
+        RecipeError: the model cannot be exported yet.
+    """
+    if isinstance(recipe, ExportableRecipe):
+        return recipe
+    raise RecipeError(f"{recipe.model_id}: the export of {recipe.architecture} models is not supported by this version")
+
+
 def sequence_recipe(recipe: AnyRecipe) -> SequenceRecipe:
     """Returns the recipe if it is of a model that generates text.
 
     Raises:
-        RecipeError: the model does not generate text; such a model cannot be exported yet.
+        RecipeError: the model does not generate text.
     """
     if isinstance(recipe, VisionRecipe):
-        raise RecipeError(f"{recipe.model_id}: the export of {recipe.architecture} models is not supported by this version")
+        raise RecipeError(f"{recipe.model_id} generates no text")
     return recipe

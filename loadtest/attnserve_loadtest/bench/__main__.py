@@ -20,13 +20,16 @@ from attnserve_export.trained import trained_in_bundle
 from attnserve_loadtest.bench import against, against_report, offline, online, report, trees
 from attnserve_loadtest.bench.contestants import Vocabulary
 from attnserve_loadtest.bench.ctranslate2_model import save_ctranslate2
-from attnserve_server.bundle.loader import Bundle, load_bundle
+from attnserve_loadtest.gpu.running import end_on_sigterm
+from attnserve_server.bundle.loader import Bundle, find_bundles, load_bundle
 from attnserve_server.errors import StartupError
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "loadtest" / "results"
 MODEL = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
 PARTS = ("offline", "online", "wire")
+SINGLE_PASS = "single-pass"
+"""The part that is a comparison of its own, with LitServe and BentoML."""
 ROUNDS, PAIRS = 5, 9
 
 
@@ -38,9 +41,14 @@ def bench(
         ),
     ] = None,
     model: Annotated[Path, typer.Option(metavar="DIR", help="A Transformer's bundle.")] = MODEL,
-    part: Annotated[list[str] | None, typer.Option(help="offline, online or wire; all by default.")] = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="offline, online or wire; all three by default. Or single-pass, alone.")
+    ] = None,
     point: Annotated[
-        str, typer.Option(metavar="TEXT", help="Only points (offline, or of --against) whose name contains this.")
+        str,
+        typer.Option(
+            metavar="TEXT", help="Only points (offline, or of --against) or models (single-pass) whose name contains this."
+        ),
     ] = "",
     rounds: Annotated[
         int | None, typer.Option(min=1, help=f"Interleaved rounds [{ROUNDS}], or pairs of --against [{PAIRS}].")
@@ -57,6 +65,8 @@ def bench(
     """Compare speed with CTranslate2 (same weights, one thread each) or with another source tree; ratios of interleaved rounds."""
     if tree and part:
         raise typer.BadParameter("--part belongs to the comparison with CTranslate2, not to --against")
+    if part and SINGLE_PASS in part:
+        return _single_pass(part, point, rounds or ROUNDS, out)
     if tree:
         texts = read_lines(_sources(data)[0], limit)
         return _against(tree, model, (texts, point, rounds or PAIRS), against.Bars(median_bar, quartile_bar), out)
@@ -94,6 +104,31 @@ def _known(parts: Sequence[str]) -> Sequence[str]:
     if unknown := set(parts) - set(PARTS):
         raise typer.BadParameter(f"no part {sorted(unknown)[0]!r}: there are {', '.join(PARTS)}")
     return parts
+
+
+def _single_pass(parts: Sequence[str], name: str, num_rounds: int, out: Path) -> None:
+    """Compares the models that run in a single pass, whose id contains ``name``, with LitServe and BentoML."""
+    from attnserve_loadtest.bench.passes import measure
+    from attnserve_loadtest.bench.passes import report as passes_report
+
+    if len(parts) > 1:
+        raise typer.BadParameter(f"{SINGLE_PASS} runs alone")
+    bundles = [load_bundle(path, variant="fp32") for path in find_bundles(MODEL.parents[1]) if name in path.parent.name]
+    bundles = [each for each in bundles if each.manifest.HasField("single_pass") and each.manifest.task in measure.WORKS]
+    if not bundles:
+        raise typer.BadParameter(f"no single-pass model has {name!r} in its id")
+    end_on_sigterm()
+    results, out_rows = [], list[report.Row]()
+    for each in bundles:
+        with output.progress(each.manifest.model_id, measure.num_runs(each.manifest.task, num_rounds)) as note:
+            results.append(measure.measure(each, num_rounds, note))
+        _add(out_rows, passes_report.rows(results[-1]))
+    out.mkdir(parents=True, exist_ok=True)
+    passes_report.save(out, results, num_rounds)
+    print(passes_report.text(results))
+    print(f"written to {out}")
+    if not all(row.is_reached for row in out_rows):
+        raise typer.Exit(1)
 
 
 def _show(table: Table, out: Path) -> None:

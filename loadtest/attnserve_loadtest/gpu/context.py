@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the checks share: the bundles, the sources, started engines, and the figures of earlier checks.
 
-The checks run the engine loop, as a worker does. All access to the server's execution and engine is here and in ``stepping.py``.
+The checks run the engine loop, as a worker does. All access to the server's execution and engine is here, in ``stepping.py``, and
+for single-pass models in ``passes.py``.
 """
 
 from __future__ import annotations
@@ -69,10 +70,18 @@ class Context:
         self.models, self.report = Path(self.models), Path(self.report)
 
     def bundles(self) -> list[tuple[Path, list[str]]]:
-        """Returns the folder of each bundle and the names of its CUDA variants; the default model's first, then by path."""
+        """Returns the folder of each bundle whose model decodes step by step, and the names of its CUDA variants.
+
+        The default model's is first, then by path.
+        """
+        return self._bundles(is_single_pass=False)
+
+    def _bundles(self, *, is_single_pass: bool) -> list[tuple[Path, list[str]]]:
         found = []
         for path in sorted(find_bundles(self.models), key=lambda path: (path.parent.name != DEFAULT_MODEL, path)):
             manifest = load_bundle(path).manifest
+            if manifest.HasField("single_pass") != is_single_pass:
+                continue
             found.append((path, [each.name for each in manifest.variants if each.device == manifest_pb2.DEVICE_CUDA]))
         return found
 
@@ -88,6 +97,17 @@ class Context:
         if not found:
             raise Skip(f"no such bundle with a CUDA variant in {self.models}")
         return found
+
+    def pass_variants(self) -> list[tuple[Path, str]]:
+        """Bundle and CUDA variant of all single-pass models, the first variant of each before the second ones.
+
+        Raises:
+            Skip: there are none.
+        """
+        found = [(rank, path, variant) for path, names in self._bundles(is_single_pass=True) for rank, variant in enumerate(names)]
+        if not found:
+            raise Skip(f"no single-pass bundle with a CUDA variant in {self.models}")
+        return [(path, variant) for _, path, variant in sorted(found)]
 
     def engine(self, path: Path, device: str, variant: str, *, captures: bool = True, slots: int = NUM_SLOTS) -> EngineLoop:
         """A started engine; one for each bundle, device, variant, capture mode and number of slots.

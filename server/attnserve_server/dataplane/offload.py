@@ -8,7 +8,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from attnserve_server.errors import Overloaded
@@ -54,12 +54,26 @@ class Offload:
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"too many {self._what} at once; try again", retry_after_s=_RETRY_S)
         try:
-            future = self._threads.submit(work)
-        except RuntimeError as error:  # the system refuses a thread
+            future = self._start(work)
+        except Overloaded:
             self._places.release()
-            raise Overloaded(f"no thread for {self._what} now; try again", retry_after_s=_RETRY_S) from error
+            raise
         future.add_done_callback(lambda _: self._places.release())  # also if the call was cancelled before it ran
         return await asyncio.wrap_future(future)
+
+    async def finish(self, work: Callable[[], T]) -> T:
+        """Runs ``work`` of an admitted request on a thread, however many calls are pending, and returns its result.
+
+        Raises:
+            Overloaded: the system refuses a thread.
+        """
+        return await asyncio.wrap_future(self._start(work))
+
+    def _start(self, work: Callable[[], T]) -> Future[T]:
+        try:
+            return self._threads.submit(work)
+        except RuntimeError as error:
+            raise Overloaded(f"no thread for {self._what} now; try again", retry_after_s=_RETRY_S) from error
 
     def close(self) -> None:
         """Drops pending calls and lets the threads end."""
@@ -88,6 +102,10 @@ class Preparing:
             Overloaded: too many calls are pending.
         """
         return work() if self.is_inline(effort) else await self._offload.run(work)
+
+    async def finish(self, work: Callable[[], T]) -> T:
+        """See :meth:`Offload.finish`."""
+        return await self._offload.finish(work)
 
     def close(self) -> None:
         """See :meth:`Offload.close`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -25,6 +25,9 @@ from attnserve_server.tasks.options import check_priority
 from attnserve_server.tasks.registry import TaskSpec
 
 T = TypeVar("T")
+
+Finish = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""``Preparing.finish``."""
 
 
 class Models(Protocol):
@@ -51,6 +54,7 @@ class Models(Protocol):
 class Timings(msgspec.Struct, frozen=True, gc=False):
     """Durations of the phases of a request, in seconds."""
 
+    preparation_s: float
     queue_s: float
     encode_s: float
     decode_s: float
@@ -61,6 +65,7 @@ class Timings(msgspec.Struct, frozen=True, gc=False):
         """Computes them up to now, from the events RECEIVED and QUEUED of ``metrics.intervals`` and those of the answer."""
         encoded_at = done.admitted_at + done.encode_s
         return cls(
+            max(queued_at - received_at, 0.0),
             max(done.admitted_at - queued_at, 0.0),
             done.encode_s,
             max(done.finished_at - encoded_at, 0.0),
@@ -89,18 +94,31 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 class Pending:
     """A submitted request."""
 
-    __slots__ = ("_call", "_prepared", "_spec", "_tickets", "model")
+    __slots__ = ("_call", "_finish", "_prepared", "_spec", "_tickets", "model")
 
-    def __init__(self, call: Call, spec: TaskSpec, model: Model, prepared: Prepared, tickets: Sequence[Ticket]) -> None:
+    def __init__(
+        self,
+        call: Call,
+        spec: TaskSpec,
+        model: Model,
+        prepared: Prepared,
+        tickets: Sequence[Ticket],
+        finish: Finish | None = None,
+    ) -> None:
         self._call, self._spec, self.model, self._prepared, self._tickets = call, spec, model, prepared, tickets
+        self._finish = finish
 
-    async def answer(self) -> tuple[Any, Timings]:
-        """Waits for the whole answer.
+    async def answer(self, to_message: Callable[[Any, Timings], T]) -> T:
+        """Waits for the whole answer, and returns it as a message; both are made on a thread if the task says so.
 
         Raises:
             ServiceError: the request failed.
         """
-        return self._rendered(await _results(self._tickets))
+        answers = await _results(self._tickets)
+        if self._finish is None:
+            return to_message(*self._rendered(answers))
+        made: T = await self._finish(lambda: to_message(*self._rendered(answers)))
+        return made
 
     async def stream(self, to_message: Callable[[Any], T]) -> AsyncGenerator[T, None]:
         """Yields the parts of the answer as they become certain, then the result of :meth:`answer`; all as messages.
@@ -188,7 +206,7 @@ class DataPlane:
         tickets = [call.submit(self._submit, model, payload, terms) for payload in prepared.payloads]
         if spec.reads_image:
             self.recorder.image_prepared(model.id, model.version, tickets[0].received_at - call.received_at)
-        return Pending(call, spec, model, prepared, tickets)
+        return Pending(call, spec, model, prepared, tickets, preparing.finish if spec.renders_on_threads else None)
 
     def close(self) -> None:
         """Drops requests that wait for preparation, and lets the threads end."""

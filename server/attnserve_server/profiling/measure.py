@@ -92,14 +92,14 @@ def profile_step(bundle: Bundle, workload: Workload, num_runs: int) -> Profile:
     inputs = workload.inputs()
     unprofiled = make_runner(bundle, workload.rows)
     unprofiled.start()
-    seconds = _median(lambda: unprofiled.step(inputs), num_runs)
+    seconds = median_seconds(lambda: unprofiled.step(inputs), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         runner = make_profiled_runner(bundle, workload.rows, Path(folder))
         runner.start()
         for _ in range(num_runs):
             runner.step(inputs)
         chosen = runner.choose(inputs)
-        return _added_up(chosen.declared.graph.file, seconds, node_times(chosen.session))
+        return added_up(chosen.declared.graph.file, seconds, node_times(chosen.session))
 
 
 def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_runs: int) -> Profile:
@@ -112,15 +112,16 @@ def profile_encode(bundle: Bundle, num_sources: int, source_tokens: int, num_run
     }
     feeds = {tensor.name: values[tensor.name].astype(NUMPY_TYPES[tensor.dtype]) for tensor in graph.inputs}
     unprofiled = make_session(bundle.folder / graph.file, "cpu")
-    seconds = _median(lambda: unprofiled.run(None, feeds), num_runs)
+    seconds = median_seconds(lambda: unprofiled.run(None, feeds), num_runs)
     with tempfile.TemporaryDirectory() as folder:
         session = make_session(bundle.folder / graph.file, "cpu", profile=Path(folder))
         for _ in range(num_runs):
             session.run(None, feeds)
-        return _added_up(graph.file, seconds, node_times(session))
+        return added_up(graph.file, seconds, node_times(session))
 
 
-def _median(run: Callable[[], object], num_runs: int) -> float:
+def median_seconds(run: Callable[[], object], num_runs: int) -> float:
+    """The median time of a run, in seconds; one run before them does not count."""
     run()
     seconds = []
     for _ in range(num_runs):
@@ -130,7 +131,14 @@ def _median(run: Callable[[], object], num_runs: int) -> float:
     return statistics.median(seconds)
 
 
-def _added_up(graph: str, seconds: float, nodes: list[NodeTimes]) -> Profile:
+def added_up(graph: str, seconds: float, nodes: list[NodeTimes]) -> Profile:
+    """Sums the times of nodes by part and by operator.
+
+    Args:
+        graph: file of the graph.
+        seconds: of a run without the profiler.
+        nodes: of all runs with the profiler.
+    """
     return Profile(graph, seconds, _shares(nodes, _part), _shares(nodes, lambda node: node.operator))
 
 

@@ -64,3 +64,74 @@ class TextDelta(msgspec.Struct):
 
     text: str
     pieces: Sequence[Span]
+
+
+class ClassMapFormat(enum.Enum):
+    """Form of a class map."""
+
+    PNG = "png"
+    RUN_LENGTHS = "run_lengths"
+    RAW = "raw"
+
+
+class ClassRuns(msgspec.Struct):
+    """Runs of equal classes in row-major order: the class of each (uint8) and its length in pixels (int64)."""
+
+    classes: npt.NDArray[np.uint8]
+    lengths: npt.NDArray[np.int64]
+
+
+class ClassArea(msgspec.Struct):
+    """A class: its share of the image's pixels, and its mean probability over its pixels, 0 if it has none."""
+
+    index: int
+    share: float
+    confidence: float
+
+
+class PairwiseMap(msgspec.Struct):
+    """Attention of the cell of a pixel (x, y): the index of the cell, and its weights (rows, columns)."""
+
+    query: tuple[int, int]
+    cell: int
+    weights: npt.NDArray[np.float32]
+
+
+class SegmentAttention(msgspec.Struct):
+    """Attention over the grid of cells: unary (rows, columns), and one map for each query; width and height of a cell in pixels."""
+
+    rows: int
+    columns: int
+    cell_size: tuple[float, float]
+    unary: npt.NDArray[np.float32] | None
+    pairwise: list[PairwiseMap]
+
+
+class Segmentation(msgspec.Struct):
+    """Answer to an image: its class map at the size of the upright image (a PNG file, runs, or the raw bytes), and all classes."""
+
+    width: int
+    height: int
+    format: ClassMapFormat
+    map: bytes | ClassRuns
+    classes: list[ClassArea]
+    attention: SegmentAttention | None
+    batch_size: int
+    """Requests of its batch, this one included."""
+
+
+class BlockAttention(msgspec.Struct):
+    """Attention of a block: factors of channels (channel), of cells (rows, columns), or both."""
+
+    block: str
+    channels: npt.NDArray[np.float32] | None
+    spatial: npt.NDArray[np.float32] | None
+
+
+class Classification(msgspec.Struct):
+    """Answer to an image: index and probability of its classes, most probable first, and the attention of each block."""
+
+    classes: list[tuple[int, float]]
+    attention: list[BlockAttention]
+    batch_size: int
+    """As in :class:`Segmentation`."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attnserve_server.bundle.loader import Bundle
-from attnserve_server.request import DecodeOptions, SequenceDone, SequencePayload
+from attnserve_server.request import DecodeOptions, ImageSource, SequenceDone, SequencePayload
 from attnserve_server.tasks import options
 from attnserve_server.tasks.answers import Caption
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, Picture, read_picture
 from attnserve_server.tasks.interface import Limits, Model
 from attnserve_server.tasks.joining import Part
@@ -39,12 +40,16 @@ class CaptionTask(TextTask):
     def __init__(self, bundle: Bundle) -> None:
         super().__init__(bundle)
         shape = bundle.manifest.image
-        self._size = shape.width, shape.height
+        self._sizes = InputSizes(((shape.width, shape.height),))
         self._num_cells = shape.grid_width * shape.grid_height
 
     def read(self, data: bytes, limits: ImageLimits) -> Picture:
         """Decodes an image file for the model; see :func:`read_picture`."""
-        return read_picture(data, limits, self._size, self._num_cells)
+        return read_picture(data, limits, self._sizes)
+
+    def source_of(self, picture: Picture) -> ImageSource:
+        """Returns a decoded image for the encode graph."""
+        return ImageSource(picture.pixels, self._num_cells)
 
 
 class CaptionWork:
@@ -67,7 +72,7 @@ class CaptionWork:
     def prepare(self, asked: AskedCaption, checked: DecodeOptions, model: Model, limits: Limits) -> CaptionPrepared:
         """See :class:`Task`."""
         picture = model.task.read(asked.image, limits.image)
-        payload = SequencePayload.of(picture.source, checked)
+        payload = SequencePayload.of(model.task.source_of(picture), checked)
         return CaptionPrepared(model=model, parts=[Part(NoText())], options=checked, payloads=[payload], picture=picture)
 
     def render(self, prepared: CaptionPrepared, answers: Sequence[SequenceDone]) -> Caption:

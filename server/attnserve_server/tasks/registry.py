@@ -3,13 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from attnserve.v1 import manifest_pb2
-from attnserve_server.kinds import ITERATIVE, Kind
+from attnserve_server.kinds import ITERATIVE, SINGLE_PASS, Kind
 from attnserve_server.tasks.caption import CaptionWork
+from attnserve_server.tasks.classification import ClassificationWork, classification_problems
 from attnserve_server.tasks.interface import Task
+from attnserve_server.tasks.segmentation import SegmentationWork, segmentation_problems
 from attnserve_server.tasks.translation import TranslationWork
 
 
@@ -39,7 +41,9 @@ class TaskSpec:
         task: the task's work before and after the engine.
         needs: dotted paths of required fields of the manifest.
         preparation: threads for its preparation.
-        reads_image: whether its models read images; the manifest then has ``image``, and the preparation time is measured.
+        reads_image: whether its models read images; the preparation time is then measured.
+        renders_on_threads: whether its answers are made on the preparation's threads, since they take milliseconds.
+        further_problems: returns the problems of a manifest that only this task's models can have.
     """
 
     number: int
@@ -51,13 +55,19 @@ class TaskSpec:
     needs: tuple[str, ...]
     preparation: Preparation
     reads_image: bool = False
+    renders_on_threads: bool = False
+    further_problems: Callable[[manifest_pb2.Manifest], list[str]] = lambda manifest: []
 
     def problems(self, manifest: manifest_pb2.Manifest) -> list[str]:
         """Returns all problems of a manifest of this task, including those of its kind of engine."""
         problems = [f"{name} is missing" for name in self.needs if not _at(manifest, name)]
-        if manifest.HasField("image") != self.reads_image:
-            problems.append("image: only captioning models have it, and all of them must")
-        return problems + self.kind.problems(manifest)
+        return problems + self.further_problems(manifest) + self.kind.problems(manifest)
+
+
+def _image_problems(manifest: manifest_pb2.Manifest) -> list[str]:
+    """Returns the problem of an iterative model that has an image but no captions, or the other way round."""
+    is_right = manifest.HasField("image") == (manifest.task == manifest_pb2.TASK_CAPTION)
+    return [] if is_right else ["image: only captioning models have it, and all of them must"]
 
 
 TRANSLATION = TaskSpec(
@@ -69,6 +79,7 @@ TRANSLATION = TaskSpec(
     task=TranslationWork(),
     needs=("limits.max_target_tokens", "limits.max_beam_size", "limits.max_source_tokens"),
     preparation=Preparation("tokenizer", "long texts"),
+    further_problems=_image_problems,
 )
 CAPTION = TaskSpec(
     number=manifest_pb2.TASK_CAPTION,
@@ -83,9 +94,35 @@ CAPTION = TaskSpec(
     ),
     preparation=Preparation("decoder", "images"),
     reads_image=True,
+    further_problems=_image_problems,
+)
+SEGMENTATION = TaskSpec(
+    number=manifest_pb2.TASK_SEGMENTATION,
+    name="segmentation",
+    does="segment",
+    service="attnserve.v1.SegmentationService",
+    kind=SINGLE_PASS,
+    task=SegmentationWork(),
+    needs=("single_pass.picture.sizes", "single_pass.picture.fit", "single_pass.picture.cell", "single_pass.labels"),
+    preparation=Preparation("decoder", "images"),
+    reads_image=True,
+    renders_on_threads=True,
+    further_problems=segmentation_problems,
+)
+CLASSIFICATION = TaskSpec(
+    number=manifest_pb2.TASK_CLASSIFICATION,
+    name="classification",
+    does="classify",
+    service="attnserve.v1.ClassificationService",
+    kind=SINGLE_PASS,
+    task=ClassificationWork(),
+    needs=("single_pass.picture.sizes", "single_pass.picture.fit", "single_pass.labels"),
+    preparation=Preparation("decoder", "images"),
+    reads_image=True,
+    further_problems=classification_problems,
 )
 
-TASKS = (TRANSLATION, CAPTION)
+TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION)
 
 
 class TaskTable:

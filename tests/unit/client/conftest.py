@@ -48,6 +48,12 @@ class BlockingAsyncClient:
     def caption_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         return self._drive(self._client.caption_many(*args, **kwargs))
 
+    def segment_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.segment_many(*args, **kwargs))
+
+    def classify_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.classify_many(*args, **kwargs))
+
     def _drive(self, events: Any) -> Iterator[Any]:
         async def advance() -> Any:
             return await anext(events, None)

@@ -51,7 +51,7 @@ def test_client_says_what_is_wrong_with_an_address(address: str) -> None:
     assert BAD[address] in str(raised.value)
 
 
-@pytest.mark.parametrize("command", [["translate", "x"], ["models"], ["caption", "x"], ["evaluate", "lengths"]])
+@pytest.mark.parametrize("command", [["translate", "x"], ["models"], ["caption", "x"], ["segment", "x"], ["evaluate", "lengths"]])
 def test_command_line_says_what_is_wrong_with_a_variable(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: list[str]
 ) -> None:

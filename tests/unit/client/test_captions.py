@@ -19,12 +19,7 @@ from attnserve_client.caption_plot import draw_stories, save_stories
 from attnserve_client.cli import main
 from attnserve_client.evaluation import caption_words, score_captions
 from tests.fakes.server import FakeServer, model_of
-
-
-def file_of(colour: str = "red", size: tuple[int, int] = (60, 40)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
-    return file.getvalue()
+from tests.unit.client.pictures import file_of
 
 
 def test_caption(client: Any, server: FakeServer, tmp_path: Path) -> None:

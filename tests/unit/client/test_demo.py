@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from attnserve.v1 import manifest_pb2
 from attnserve_client.demo import metrics
 from attnserve_client.demo.runner import run
 from attnserve_client.demo.server import DemoServer
@@ -29,7 +31,7 @@ class Metrics(http.server.BaseHTTPRequestHandler):
 signal.signal(signal.SIGTERM, lambda *_: sys.exit({exit_code}))
 fake, web = FakeServer(), http.server.HTTPServer(("127.0.0.1", 0), Metrics)
 names = ["fake-en-de", "other-en-de", "without-en-de"]
-fake.models.models = [model_of(name) for name in names[:{num_models}]]
+fake.models.models = [model_of(name) for name in names[:{num_models}]] + [model_of(f"fake-{{task}}", task) for task in {tasks}]
 threading.Thread(target=web.serve_forever, daemon=True).start()
 print("stand-in started", sys.argv[1:], flush=True)
 ready = pathlib.Path(sys.argv[sys.argv.index("--ready-file") + 1])
@@ -39,9 +41,9 @@ signal.pause()
 """
 
 
-def stand_in(tmp_path: Path, num_models: int = 1, exit_code: int = 0) -> list[str]:
+def stand_in(tmp_path: Path, num_models: int = 1, exit_code: int = 0, tasks: Sequence[int] = ()) -> list[str]:
     script = tmp_path / "server.py"
-    script.write_text(STAND_IN.format(root=str(ROOT), num_models=num_models, exit_code=exit_code))
+    script.write_text(STAND_IN.format(root=str(ROOT), num_models=num_models, exit_code=exit_code, tasks=list(map(int, tasks))))
     return [sys.executable, str(script)]
 
 
@@ -61,6 +63,20 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "-0.500  BEACH. THE ON" in out
     assert "this model has no attention" in out  # the third
     assert "rows per step, mean  1.50" in out
+
+
+def test_demo_of_models_that_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tasks = [manifest_pb2.TASK_SEGMENTATION, manifest_pb2.TASK_CLASSIFICATION]
+    assert run(command=stand_in(tmp_path, num_models=0, tasks=tasks), results=tmp_path / "results") == 0
+    out = capsys.readouterr().out
+    assert "street.jpg: 960 × 540 pixels" in out
+    lines = [line.strip() for line in out.splitlines()]
+    assert lines.count("S" * 72) == lines.count("R" * 72) == 10  # 72 × 540 / 960 / 2 lines, half of them sky
+    assert "S Sky, R Road" in lines
+    assert any(line.startswith("██ Road") for line in lines)
+    assert any(line.startswith(("cat", "dog", "frog")) and "70.0 %" in line for line in lines)
+    pictures = sorted(path.name for path in (tmp_path / "results").iterdir())
+    assert pictures == ["classification-fake-4.png", "segmentation-fake-3.png"]
 
 
 def test_demo_of_a_single_model_compares_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from attnserve_client.cli.app import build_app
 from tests.fakes.server import FakeServer
+from tests.labelled import write_camvid, write_cifar10
 from tests.unit.client.stream_runs import CASES
 
 ROOT = Path(__file__).parents[3]
@@ -31,6 +32,12 @@ COMMANDS = {
     "models": ["models"],
     "models --json": ["models", "--json"],
     "caption": ["caption", "{folder}"],
+    "segment": ["segment", "{folder}/phötö.png"],
+    "segment folder": ["segment", "{folder}"],
+    "classify": ["classify", "{folder}/phötö.png"],
+    "classify folder": ["classify", "{folder}"],
+    "evaluate segmentation": ["evaluate", "segmentation", "--data", "{folder}"],
+    "evaluate classification": ["evaluate", "classification", "--data", "{folder}"],
     "evaluate translation": ["evaluate", "translation", "--data", "{folder}", "--split", "val"],
     "evaluate caption": ["evaluate", "caption", "--data", "{folder}"],
     "evaluate lengths": ["evaluate", "lengths", "--data", "{folder}", "--split", "val", "--bins", "1", "--model", "fake-en-de"],
@@ -41,7 +48,7 @@ COMMANDS = {
     "export": ["export", "no-such-model", "--models", "{folder}"],
     "": ["--help"],
 }
-FAILING = ("evaluate alignment", "evaluate caption", "export")
+FAILING = ("evaluate alignment", "evaluate caption", "evaluate segmentation", "evaluate classification", "export")
 """Commands that end with an error, for the fake has no such model, and there is no such run."""
 WHOLE = ("translate lines", "models", "serve")
 """Commands that run with every case; the others run with the cases of standard output."""
@@ -64,6 +71,10 @@ def folder(tmp_path: Path) -> Path:
     with tarfile.open(found / "flickr8k" / "dev.tar", "w") as archive:
         archive.add(found / "phötö.png", "a.png")
     (found / "flickr8k" / "captions.json").write_text(json.dumps({"dev": {"a.png": ["a dog runs"] * 5}}))
+    labels = io.BytesIO()
+    Image.new("L", (64, 64)).save(labels, "PNG")
+    write_camvid(found, {"a": (photo.getvalue(), labels.getvalue())})
+    write_cifar10(found, [photo.getvalue()], [0])
     return found
 
 

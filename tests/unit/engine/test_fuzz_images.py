@@ -11,13 +11,15 @@ import pytest
 from PIL import Image
 
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, read_picture
 from tests.fuzzing import ENOUGH, campaign, corpus, mutated, scales
 from tests.photos import FOLDER, encoded
 
 IMAGES = corpus("image")
 REFUSED = ("gif.hex", "png-animated.hex", "webp-animated.hex")
-LIMITS, SIZE, CELLS = ImageLimits(max_bytes=100_000, max_pixels=4_000_000), (32, 24), 6
+LIMITS, SIZE = ImageLimits(max_bytes=100_000, max_pixels=4_000_000), (32, 24)
+SIZES = InputSizes((SIZE,))
 MOST_S = 20.0
 """Time after which one file is taken for a hang."""
 
@@ -26,7 +28,7 @@ def read(data: bytes) -> bool:
     """Whether the file is accepted."""
     began = time.monotonic()
     try:
-        picture = read_picture(data, LIMITS, SIZE, CELLS)
+        picture = read_picture(data, LIMITS, SIZES)
     except InvalidRequest as error:
         accepted, message = False, error.message
         assert error.field == "image"  # noqa: PT017
@@ -34,7 +36,7 @@ def read(data: bytes) -> bool:
         assert len(message) < 300
     else:
         accepted = True
-        assert len(picture.source.pixels) == 3 * SIZE[0] * SIZE[1]
+        assert len(picture.pixels) == 3 * SIZE[0] * SIZE[1]
         assert min(picture.width, picture.height) >= 16
         assert picture.width * picture.height <= LIMITS.max_pixels
     assert time.monotonic() - began < MOST_S
@@ -58,7 +60,7 @@ def test_error_has_no_bytes_of_the_image() -> None:
     pixels, end = png[at + 8 : at + 8 + size], png[at + 12 + size :]
     broken = png[:at] + chunk(b"IDAT", pixels[:10]) + chunk(b"Qz!7", b"") + chunk(b"IDAT", pixels[10:]) + end
     with pytest.raises(InvalidRequest) as raised:
-        read_picture(broken, LIMITS, SIZE, CELLS)
+        read_picture(broken, LIMITS, SIZES)
     assert "Qz!7" not in raised.value.message
 
 

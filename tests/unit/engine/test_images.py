@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import MIN_SIDE, ImageLimits, Picture, read_picture
 from tests.photos import FOLDER, encoded
 
@@ -25,11 +26,11 @@ SIZE = (224, 224)
 
 
 def read(data: bytes, limits: ImageLimits = LIMITS) -> Picture:
-    return read_picture(data, limits, SIZE, 49)
+    return read_picture(data, limits, InputSizes((SIZE,)))
 
 
 def pixels(picture: Picture) -> NDArray[np.float64]:
-    return np.frombuffer(picture.source.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
+    return np.frombuffer(picture.pixels, np.uint8).reshape(SIZE[1], SIZE[0], 3).astype(float)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def expected(image: Image.Image) -> NDArray[np.float64]:
 def test_formats(photo: Image.Image, kind: str, options: dict[str, Any]) -> None:
     picture = read(encoded(photo, kind, **options))
     assert np.abs(pixels(picture) - expected(photo)).mean() < 2.0
-    assert (picture.width, picture.height, picture.source.num_cells) == (*photo.size, 49)
+    assert (picture.width, picture.height) == photo.size
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -203,3 +204,16 @@ def test_limits_come_before_the_decoder(photo: Image.Image) -> None:
     with pytest.raises(InvalidRequest, match="must have at most 159,999 pixels; it has 400 x 400"):
         read(data, ImageLimits(10_000_000, 159_999))
     read(data, ImageLimits(len(data), 160_000))
+
+
+def test_memory_of_decoded_images_is_used_again(photo: Image.Image) -> None:
+    """New memory costs more time than decoding: each of its pages is a fault."""
+    data, core = encoded(photo.resize((480, 360)), "JPEG"), getattr(Image, "core")  # noqa: B009
+    read(data)
+    core.reset_stats()
+    for _ in range(20):
+        read(data)
+    stats = core.get_stats()
+    assert stats["reused_blocks"] >= 20
+    assert stats["freed_blocks"] <= 2
+    assert core.get_block_size() * core.get_blocks_max() <= 16 * 2**20

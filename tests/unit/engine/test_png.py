@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, read_picture
 
 LIMITS = ImageLimits(max_bytes=10_000_000, max_pixels=40_000_000)
@@ -76,9 +77,9 @@ def upright(image: NDArray[np.float64], orientation: int) -> NDArray[np.float64]
 
 def read(data: bytes, shape: tuple[int, int] = (HEIGHT, WIDTH)) -> NDArray[np.float64]:
     """The pixels that the model gets, not scaled."""
-    picture = read_picture(data, LIMITS, (shape[1], shape[0]), 1)
+    picture = read_picture(data, LIMITS, InputSizes(((shape[1], shape[0]),)))
     assert (picture.height, picture.width) == shape
-    return np.frombuffer(picture.source.pixels, np.uint8).reshape(*shape, 3).astype(float)
+    return np.frombuffer(picture.pixels, np.uint8).reshape(*shape, 3).astype(float)
 
 
 def case(colour: int, depth: int, is_transparent: bool) -> tuple[NDArray[np.int64], list[Chunk], NDArray[np.float64]]:

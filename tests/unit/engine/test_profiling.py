@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`attnserve profile` over the bundles that the project ships: every node is counted once, and has its part of the paper."""
+"""`attnserve profile` over the bundles that the project ships and that decode step by step: every node is counted once, and has its part of the paper."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from attnserve_client.cli.app import build_app
 from attnserve_server.bundle.loader import default_models, find_bundles, load_bundle
 from attnserve_server.profiling.measure import OTHER, Workload, profile_encode, profile_step
 
-BUNDLES = {path.parent.name: path for path in find_bundles(default_models())}
+BUNDLES = {
+    path.parent.name: path for path in find_bundles(default_models()) if not load_bundle(path).manifest.HasField("single_pass")
+}
 PARTS = {
     "transformer-en-de": {"embedding", "self-attention", "cross-attention", "feed-forward", "output"},
     "rnnsearch-en-de": {"embedding", "alignment", "recurrence", "deep output", "output"},

@@ -49,7 +49,7 @@ class CpuInPlaceOfCuda(HostMemory):
         return range(1, 3)
 
 
-@pytest.mark.parametrize("model", sorted(ALL_BUNDLES))
+@pytest.mark.parametrize("model", sorted(WEIGHTS))
 @pytest.mark.parametrize("is_wrong", [False, True])
 def test_parity_sees_a_wrong_weight_of_each_cuda_variant(
     model: str, is_wrong: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

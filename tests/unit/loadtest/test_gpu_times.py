@@ -17,7 +17,7 @@ from attnserve_loadtest.gpu import floor as floor_module
 from attnserve_loadtest.gpu import served, stepping
 from attnserve_loadtest.gpu.torch_step import CAPACITY, POSITION, TorchStep
 from attnserve_server.bundle.loader import load_bundle
-from tests.driving import ALL_BUNDLES, DEFAULT_BUNDLE
+from tests.driving import ALL_BUNDLES, DEFAULT_BUNDLE, STEP_BUNDLES
 
 FLOOR = {
     "us_a_node_64_rows": 2.0,
@@ -36,7 +36,7 @@ def test_the_floor_of_a_step_is_its_launches_and_copies_not_its_bytes() -> None:
     assert stepping.bytes_ms(100, {}) is None
 
 
-@pytest.mark.parametrize("model", sorted(ALL_BUNDLES))
+@pytest.mark.parametrize("model", sorted(STEP_BUNDLES))
 def test_bytes_of_a_step_are_counted_in_the_precision_of_the_variant(model: str) -> None:
     bundle = load_bundle(ALL_BUNDLES[model], "cuda")
     weights = (bundle.folder / "weights.bin").stat().st_size * (2 if bundle.variant.name == "fp32" else 1)

@@ -72,7 +72,7 @@ def test_only_errors(recorder: Recorder) -> None:
         ("p99", "is no objective"),
         ("p99=5", "is no objective"),
         ("Translate:p99<", "is no objective"),
-        ("Segment:p99<5", "no event 'Segment'"),
+        ("Paint:p99<5", "no event 'Paint'"),
         ("Translate:p100<5", "no measure 'p100'"),
         ("latency<5", "no measure 'latency'"),
         ("p99<1.2.3", "is no number"),

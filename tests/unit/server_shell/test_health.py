@@ -121,7 +121,9 @@ async def list_services(shell: Shell) -> list[str]:
 async def test_reflection(shell: Shell) -> None:
     assert await list_services(shell) == [
         "attnserve.v1.CaptionService",
+        "attnserve.v1.ClassificationService",
         "attnserve.v1.ModelService",
+        "attnserve.v1.SegmentationService",
         "attnserve.v1.TranslationService",
         "grpc.health.v1.Health",
         "grpc.reflection.v1.ServerReflection",

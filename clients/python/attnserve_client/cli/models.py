@@ -36,6 +36,6 @@ def models_table(found: Sequence[Model]) -> Table:
         table.add_column(limit, justify="right", no_wrap=True)
     for model in found:
         state = f"[green]{model.state}[/]" if model.is_ready else f"[yellow]{model.state}[/]"
-        limits = (model.max_source_tokens or "image", model.max_target_tokens, model.max_beam_size)
+        limits = (model.max_source_tokens or "image", model.max_target_tokens or "–", model.max_beam_size or "–")
         table.add_row(model.id, model.version, model.task, model.variant, state, *map(str, limits))
     return table

@@ -21,6 +21,8 @@ from attnserve_client.cli import streams
 from attnserve_client.errors import AttnserveError, ModelNotFound, ServerUnreachable, ToolError
 from attnserve_client.types import Answer, Delta
 
+_OF_ALL = frozenset({"model", "version", "priority", "top_k", "queries"})
+"""Fields of a request that are the same for all items of a command; a single query is named by its number, as "queries[0].x"."""
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -46,7 +48,8 @@ class Failures:
     """
 
     def __init__(self, *, is_single: bool) -> None:
-        self._is_single, self._num = is_single, 0
+        self.is_single, self._num = is_single, 0
+        """Whether the command has one item."""
 
     def report(self, error: AttnserveError) -> None:
         """Reports the error of one item.
@@ -54,8 +57,9 @@ class Failures:
         Raises:
             AttnserveError: ``error``, if it concerns all items: no server or model, or a wrong option.
         """
-        is_of_all = isinstance(error, ServerUnreachable | ModelNotFound) or (error.field or "").startswith("options.")
-        if self._is_single or is_of_all:
+        field = error.field or ""
+        is_of_all = isinstance(error, ServerUnreachable | ModelNotFound) or field in _OF_ALL or field.startswith("options.")
+        if self.is_single or is_of_all:
             raise error
         self._num += 1
         report(error)

@@ -11,12 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.text import Text
 
 from attnserve_client.caption_plot import save_stories
-from attnserve_client.cli import attention
+from attnserve_client.class_map_text import ClassMapText
+from attnserve_client.classification_plot import save_maps
+from attnserve_client.cli import attention, classify, segment
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
+from attnserve_client.segmentation_plot import save_attention
 from attnserve_client.types import CaptionDelta, ModelDetails, Task, Translation, TranslationDelta
 
 _SENTENCES = {
@@ -30,8 +34,11 @@ _SENTENCES = {
 }
 """For each source language, one text for each step below."""
 PHOTO = Path(__file__).with_name("dog.jpg")
-"""The photo to describe: a German shepherd; Hans Kemperman, public domain,
-https://commons.wikimedia.org/wiki/File:German-shepherd-4040871920._(2).jpg."""
+"""The photo to describe and to classify: a German shepherd; see ``PICTURES.md``."""
+STREET = PHOTO.with_name("street.jpg")
+"""The photo to segment; see ``PICTURES.md``."""
+STREET_QUERIES = ((300, 420), (880, 160))
+"""Pixels of it: on the road, and on a building."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,8 +182,7 @@ def caption_with_attention(stage: Stage) -> None:
     for hypothesis in caption.hypotheses:
         stage.console.print(Text.assemble((f"   {hypothesis.score:.3f} ", "dim"), (hypothesis.text, "bold green")))
     if caption.best.attention is not None:
-        path = stage.results / f"caption-{stage.model_id}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = _file(stage, f"caption-{stage.model_id}.png")
         save_stories(path, [(caption, photo)])
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
@@ -185,6 +191,33 @@ def caption_streamed(stage: Stage) -> None:
     """The words of a caption as they become certain."""
     events = stage.client.caption_stream(PHOTO, model=stage.model_id, beam_size=1)
     _print_parts(stage, (event.text for event in events if isinstance(event, CaptionDelta)), beam_size=1)
+
+
+def segment_street(stage: Stage) -> None:
+    """A street with the classes of its parts; the attention as an image, if the model has attention."""
+    has_attention = _has_attention(stage.model)
+    segmentation = stage.client.segment(
+        STREET, model=stage.model_id, return_unary=has_attention, queries=STREET_QUERIES if has_attention else ()
+    )
+    stage.console.print(Text(f"   {STREET.name}: {segmentation.width} × {segmentation.height} pixels", "dim"))
+    stage.console.print(Padding(ClassMapText(segmentation), (0, 0, 0, 3)))
+    stage.console.print(Padding(segment.classes_table(segmentation), (0, 0, 0, 3)))
+    if segmentation.attention is not None:
+        path = _file(stage, f"segmentation-{stage.model_id}.png")
+        save_attention(path, segmentation, STREET.read_bytes())
+        stage.console.print(Text(f"   drawn in {path}", "dim"))
+
+
+def classify_photo(stage: Stage) -> None:
+    """A photo with its most probable classes; the attention of each block as an image, if the model has attention."""
+    has_attention = _has_attention(stage.model)
+    answer = stage.client.classify_image(PHOTO, model=stage.model_id, top_k=3, return_attention=has_attention)
+    stage.console.print(Text(f"   {PHOTO.name}", "dim"))
+    stage.console.print(Padding(classify.classes_table(answer), (0, 0, 0, 3)))
+    if answer.attention:
+        path = _file(stage, f"classification-{stage.model_id}.png")
+        save_maps(path, [(answer, PHOTO.read_bytes())])
+        stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
 STEPS = (
@@ -197,18 +230,26 @@ STEPS = (
     Step(Task.TRANSLATION, "two paragraphs, sentence by sentence", translate_paragraphs),
     Step(Task.CAPTION, "a photo, with the attention of each word", caption_with_attention),
     Step(Task.CAPTION, "streamed, word by word", caption_streamed),
+    Step(Task.SEGMENTATION, "a street, with its classes and the attention of two pixels", segment_street),
+    Step(Task.CLASSIFICATION, "a photo, with the attention of each block", classify_photo),
 )
 
 
 def _has_attention(details: ModelDetails) -> bool:
     """Whether the served variant can return attention."""
-    served = (variant for variant in details.manifest.variants if variant.name == details.model.variant)
-    return any(step.gives_attention for variant in served for step in variant.steps)
+    served = [variant for variant in details.manifest.variants if variant.name == details.model.variant]
+    in_steps = any(step.gives_attention for variant in served for step in variant.steps)
+    return in_steps or any(each.gives_attention for variant in served for each in variant.passes)
+
+
+def _file(stage: Stage, name: str) -> Path:
+    """Returns the path of a file for a step to write; its folder exists."""
+    stage.results.mkdir(parents=True, exist_ok=True)
+    return stage.results / name
 
 
 def _draw(stage: Stage, translation: Translation, name: str) -> None:
-    path = stage.results / name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _file(stage, name)
     attention.save(path, translation)
     stage.console.print(Text(f"   drawn in {path}", "dim"))
 

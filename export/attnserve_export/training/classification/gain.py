@@ -38,6 +38,7 @@ def gain(runs: Path) -> dict[str, Any]:
     images = [np.array([index]) for index in range(len(found[True][0]))]
     interval = paired_interval(found[True], found[False], lambda rows: 100 * float(rows.mean()), images)
     return {
+        "evaluation": "classification_gain",
         "model": RECIPE,
         "epochs": EPOCHS,
         "val_accuracy": {str(seed): round(100 * float(found[True][at].mean()), 2) for at, seed in enumerate(SEEDS)},

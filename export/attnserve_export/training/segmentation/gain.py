@@ -54,6 +54,7 @@ def gains(runs: Path, seeds: Sequence[int] = SEEDS, draws: int = 2000) -> dict[s
     confusions = {block: [run[0] for run in found[block]] for block in BLOCKS}
     blocks = consecutive_blocks(len(confusions[BLOCKS[0]][0]), BLOCK_FRAMES)
     return {
+        "evaluation": "segmentation_gain",
         "seeds": list(seeds),
         "block_frames": BLOCK_FRAMES,
         "val_miou": {block: [round(mean_iou(each), 2) for each in confusions[block]] for block in BLOCKS},

@@ -26,6 +26,8 @@ TOKEN_KEY = "authorization"
 SCOPES: dict[str, Scope] = {
     "attnserve.v1.TranslationService": Scope.INFER,
     "attnserve.v1.CaptionService": Scope.INFER,
+    "attnserve.v1.SegmentationService": Scope.INFER,
+    "attnserve.v1.ClassificationService": Scope.INFER,
     "attnserve.v1.ModelService/ListModels": Scope.READ,
     "attnserve.v1.ModelService/GetModel": Scope.READ,
 }

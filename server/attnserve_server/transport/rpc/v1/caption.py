@@ -32,7 +32,7 @@ class CaptionServicer:
     async def caption(self, request: caption_pb2.CaptionRequest, call: Call) -> caption_pb2.CaptionResponse:
         """Answers with the whole caption."""
         pending = await self._plane.submit(call, CAPTION, _asked(request, is_streamed=False))
-        return caption_response(pending.model, *await pending.answer())
+        return await pending.answer(functools.partial(caption_response, pending.model))
 
     async def caption_stream(self, request: caption_pb2.CaptionStreamRequest, call: Call) -> StreamResponses:
         """Returns parts of the caption as they become certain, then the whole answer."""

@@ -14,6 +14,7 @@ from attnserve_server.request import AttentionDetail, FinishReason
 from attnserve_server.tasks.answers import Normalization, TextHypothesis
 from attnserve_server.tasks.options import AskedOptions, AskedSampling
 from attnserve_server.tasks.text import Span
+from attnserve_server.transport.rpc.v1.packed import add_floats
 
 _ATTENTION = {
     decoding_pb2.ATTENTION_DETAIL_UNSPECIFIED: AttentionDetail.NONE,
@@ -33,9 +34,6 @@ _NORMALIZATION = {
     Normalization.LENGTH: decoding_pb2.SCORE_NORMALIZATION_LENGTH,
     Normalization.COVERAGE: decoding_pb2.SCORE_NORMALIZATION_COVERAGE,
 }
-
-_WEIGHTS_TAG = bytes([decoding_pb2.Attention.WEIGHTS_FIELD_NUMBER << 3 | 2])
-"""Field number and wire type (length-delimited) of the packed weights."""
 
 
 def asked_options(options: decoding_pb2.DecodeOptions) -> AskedOptions:
@@ -113,21 +111,7 @@ def _attentions(weights: npt.NDArray[np.float32]) -> Iterator[decoding_pb2.Atten
 
 
 def _matrix(weights: npt.NDArray[np.float32]) -> decoding_pb2.Attention:
-    """Converts one matrix (num_target, num_source).
-
-    Packed floats are little-endian on the wire, as in memory, so they are merged as bytes: 30 x 30 weights take 2 µs, against 40 µs
-    by a list of Python numbers.
-    """
+    """Converts one matrix (num_target, num_source)."""
     message = decoding_pb2.Attention(num_target=weights.shape[0], num_source=weights.shape[1])
-    packed = weights.astype("<f4", copy=False).tobytes()
-    message.MergeFromString(_WEIGHTS_TAG + _varint(len(packed)) + packed)
+    add_floats(message, decoding_pb2.Attention.WEIGHTS_FIELD_NUMBER, weights)
     return message
-
-
-def _varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

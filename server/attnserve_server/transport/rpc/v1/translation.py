@@ -32,7 +32,7 @@ class TranslationServicer:
     async def translate(self, request: translation_pb2.TranslateRequest, call: Call) -> translation_pb2.TranslateResponse:
         """Answers with the whole translation."""
         pending = await self._plane.submit(call, TRANSLATION, _asked(request, is_streamed=False))
-        return translate_response(pending.model, *await pending.answer())
+        return await pending.answer(functools.partial(translate_response, pending.model))
 
     async def translate_stream(self, request: translation_pb2.TranslateStreamRequest, call: Call) -> StreamResponses:
         """Returns parts of the translation as they become certain, then the whole answer."""

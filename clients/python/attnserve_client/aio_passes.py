@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The client's methods for models that run once for an image."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterable
+from typing import Unpack
+
+from attnserve_client import convert, methods, pass_convert
+from attnserve_client.aio_connection import AioConnection, values
+from attnserve_client.aio_many import many
+from attnserve_client.convert import ImageFile
+from attnserve_client.errors import AttnserveError
+from attnserve_client.options import ClassifyKeywords, SegmentKeywords
+from attnserve_client.pass_types import Classification, Segmentation
+
+
+class AioPasses(AioConnection):
+    """Segmentation and classification, for ``AsyncClient``."""
+
+    async def segment(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[SegmentKeywords],
+    ) -> Segmentation:
+        """Finds the class of each pixel of an image.
+
+        Args:
+            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts together.
+            keywords: ``return_unary``, ``queries``, ``format``, ``priority``; see ``SegmentKeywords``.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        request = pass_convert.segment_request(image, model, version, keywords)
+        return pass_convert.segmentation_from_proto(await self._calls.unary(methods.SEGMENT, request, timeout))
+
+    def segment_many(
+        self,
+        images: Iterable[ImageFile],
+        *,
+        max_in_flight: int = 16,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[SegmentKeywords],
+    ) -> AsyncGenerator[Segmentation | AttnserveError]:
+        """Segments many images concurrently over one connection; returns an iterator over answers or errors, in their order.
+
+        Files are read as by ``caption_many``.
+
+        Args:
+            images: as for ``segment``.
+            max_in_flight: maximum number of concurrent calls, at least 1.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts of one image.
+            keywords: as for ``segment``.
+        """
+        requests = convert.requests_of(lambda image: pass_convert.segment_request(image, model, version, keywords), images)
+        outcomes = many(self._calls, methods.SEGMENT, requests, timeout, max_in_flight)
+        return values(outcomes, pass_convert.segmentation_from_proto, is_raising=False)
+
+    async def classify_image(
+        self,
+        image: ImageFile,
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[ClassifyKeywords],
+    ) -> Classification:
+        """Finds the most probable classes of an image.
+
+        Args:
+            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts together.
+            keywords: ``top_k``, ``return_attention``, ``priority``; see ``ClassifyKeywords``.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        request = pass_convert.classify_request(image, model, version, keywords)
+        return pass_convert.classification_from_proto(await self._calls.unary(methods.CLASSIFY_IMAGE, request, timeout))
+
+    def classify_many(
+        self,
+        images: Iterable[ImageFile],
+        *,
+        max_in_flight: int = 16,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[ClassifyKeywords],
+    ) -> AsyncGenerator[Classification | AttnserveError]:
+        """Classifies many images concurrently over one connection; returns an iterator over answers or errors, in their order.
+
+        Files are read as by ``caption_many``.
+
+        Args:
+            images: as for ``classify_image``.
+            max_in_flight: maximum number of concurrent calls, at least 1.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts of one image.
+            keywords: as for ``classify_image``.
+        """
+        requests = convert.requests_of(lambda image: pass_convert.classify_request(image, model, version, keywords), images)
+        outcomes = many(self._calls, methods.CLASSIFY_IMAGE, requests, timeout, max_in_flight)
+        return values(outcomes, pass_convert.classification_from_proto, is_raising=False)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Golden answers of a single-pass bundle: made-up pictures with what the PyTorch module gives, for each size of the input.
+
+The pictures are fields of colour, so they stand on no terms of a data set. Tolerances are those that the parity check showed to be
+met: probabilities within rounding; of class maps and of confidences, which are whole numbers, a small share may differ.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from google.protobuf import json_format
+from torch import nn
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.golden import GOLDEN_FILE
+from attnserve_export.golden_sources import made_up_images
+from attnserve_export.parity import EXACT
+from attnserve_export.parity_sources import Array
+from attnserve_export.pass_runner import PROBABILITIES, Outputs, placed, reference
+
+EXACT_DIFFERENCE, DIFFERENCE = 1e-3, 0.05
+"""Largest difference of a probability or an attention weight, of fp32 and of other variants."""
+EXACT_SHARE, SHARE = 0.001, 0.02
+"""Largest share of pixels whose class may differ, of fp32 and of other variants."""
+CLASSES, CONFIDENCE = "classes", "confidence"
+NUM_QUERIES = 3
+"""Queries of a golden answer; the entries after them are not used, as in a request."""
+_STRETCHED = 3
+"""Pictures of a model that has one size."""
+
+
+def golden_passes(manifest: manifest_pb2.Manifest, model: nn.Module) -> manifest_pb2.GoldenPasses:
+    """Returns a picture for each size of the input, or several for a model with one size, and their answers.
+
+    The first has all outputs; the others have none that is attention, and no confidence, so that the file stays small.
+    """
+    found = manifest_pb2.GoldenPasses()
+    for feeds in _made_up(manifest):
+        answers = _answers(manifest, reference(model, feeds))
+        if found.passes:
+            answers = {name: answers[name] for name in (CLASSES, PROBABILITIES) if name in answers}
+        inputs = {name: value[0] for name, value in feeds.items()}
+        found.passes.add(inputs=_tensors(inputs), outputs=_tensors(answers))
+    names = [each.name for each in found.passes[0].outputs]
+    for variant in dict.fromkeys(each.name for each in manifest.variants):
+        is_exact = variant == EXACT
+        for name in names:
+            if name in (CLASSES, CONFIDENCE):
+                difference = 0.0 if name == CLASSES else (1.0 if is_exact else 255 * DIFFERENCE)
+                found.tolerances.add(variant=variant, output=name, difference=difference, share=EXACT_SHARE if is_exact else SHARE)
+            else:
+                found.tolerances.add(variant=variant, output=name, difference=EXACT_DIFFERENCE if is_exact else DIFFERENCE)
+    return found
+
+
+def _made_up(manifest: manifest_pb2.Manifest) -> Iterator[dict[str, Array]]:
+    """Inputs of one picture each; with padding, the picture is a little smaller than its image, and the padding is black."""
+    picture, rng = manifest.single_pass.picture, np.random.default_rng(0)
+    for index, size in enumerate(picture.sizes):
+        if picture.fit != manifest_pb2.FIT_PAD:
+            for image in made_up_images(_STRETCHED, size.height, size.width):
+                yield {"image": image[None]}
+            continue
+        scene = made_up_images(len(picture.sizes), size.height, size.width)[index][: size.height - 24 * index]
+        feeds = placed([scene], size.width, size.height, picture.cell, rng)
+        feeds["image"][:, scene.shape[0] :] = 0
+        feeds["query"][:, NUM_QUERIES:] = 0
+        yield feeds
+
+
+def _answers(manifest: manifest_pb2.Manifest, outputs: Outputs) -> Outputs:
+    """Returns the outputs of a graph that gives attention, from the module's; each without its batch axis."""
+    first = {name: value[0] for name, value in outputs.items()}
+    if manifest.task != manifest_pb2.TASK_SEGMENTATION:
+        return {name: value.astype(np.float32) for name, value in first.items()}
+    probabilities = first.pop(PROBABILITIES)
+    classes = probabilities.argmax(0).astype(np.uint8)
+    confidence = np.rint(255 * probabilities.max(0)).astype(np.uint8)
+    return {CLASSES: classes, CONFIDENCE: confidence, **{name: value.astype(np.float32) for name, value in first.items()}}
+
+
+def _tensors(values: Outputs) -> list[manifest_pb2.GoldenTensor]:
+    return [
+        manifest_pb2.GoldenTensor(name=name, shape=value.shape, data=zlib.compress(np.ascontiguousarray(value).tobytes(), 9))
+        for name, value in values.items()
+    ]
+
+
+def add_golden_passes(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module) -> None:
+    """Writes the file into a written bundle and names it in ``manifest``, which is still to be written."""
+    text = json_format.MessageToJson(golden_passes(manifest, model), preserving_proto_field_name=True, indent=None)
+    (folder / GOLDEN_FILE).write_text(text + "\n", encoding="utf-8")
+    manifest.golden_file = GOLDEN_FILE

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Locust users of the services whose models run once for an image: segmentation and classification."""
+
+from __future__ import annotations
+
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from attnserve.v1 import classification_pb2, classification_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
+from attnserve_loadtest import images
+from attnserve_loadtest.recording import CLASSIFY, SEGMENT
+from attnserve_loadtest.users import LoadUser, image_files
+
+NUM_QUERIES = 4
+"""Pixels of an image whose pairwise maps are asked for, with attention."""
+
+
+@functools.cache
+def street_files(folder: str) -> list[bytes]:
+    """The files of a folder, or the project's own street in many sizes; read once."""
+    return images.streets(Path(folder) if folder else None)
+
+
+@functools.cache
+def queries_of(image: bytes) -> tuple[segmentation_pb2.Pixel, ...]:
+    """Pixels on the diagonal of an image, each in the middle of its part."""
+    with Image.open(io.BytesIO(image)) as file:
+        width, height = file.size
+    shares = [(2 * index + 1) / (2 * NUM_QUERIES) for index in range(NUM_QUERIES)]
+    return tuple(segmentation_pb2.Pixel(x=int(share * width), y=int(share * height)) for share in shares)
+
+
+class SegmentUser(LoadUser):
+    """Requests segmentations of images; with attention, the unary map and the pairwise maps of some pixels too."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = segmentation_pb2_grpc.SegmentationServiceStub(self._channel)
+        options = environment.parsed_options
+        self._model, self._has_attention = options.segment_model, options.attention != "none"
+
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """See :meth:`LoadUser.prepare`."""
+        street_files(options.images)
+
+    def items(self, options: Any) -> list[bytes]:
+        """Image files."""
+        return street_files(options.images)
+
+    def ask(self, item: bytes, scheduled: float) -> None:
+        """See :meth:`LoadUser.ask`."""
+        request = segmentation_pb2.SegmentRequest(
+            image=item,
+            model=self._model,
+            format=segmentation_pb2.CLASS_MAP_FORMAT_RUN_LENGTHS,
+            return_unary=self._has_attention,
+            queries=queries_of(item) if self._has_attention else (),
+        )
+        self.call(SEGMENT, scheduled, lambda: self.send(self._stub.Segment, request).timings.total_seconds)
+
+
+class ClassifyUser(LoadUser):
+    """Requests classifications of images; with attention, the maps of all blocks too."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)
+        options = environment.parsed_options
+        self._model, self._has_attention = options.classify_model, options.attention != "none"
+
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """See :meth:`LoadUser.prepare`."""
+        image_files(options.images)
+
+    def items(self, options: Any) -> list[bytes]:
+        """Image files."""
+        return image_files(options.images)
+
+    def ask(self, item: bytes, scheduled: float) -> None:
+        """See :meth:`LoadUser.ask`."""
+        request = classification_pb2.ClassifyImageRequest(image=item, model=self._model, return_attention=self._has_attention)
+        self.call(CLASSIFY, scheduled, lambda: self.send(self._stub.ClassifyImage, request).timings.total_seconds)
+
+
+PASS_USERS = (SegmentUser, ClassifyUser)
+"""The user classes of this file; ``recording.KINDS`` names those of each kind of load."""

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SegmentationService: converts messages to segmentation requests, and answers to messages. Must not import grpc."""
+
+from __future__ import annotations
+
+import functools
+
+from attnserve.v1 import segmentation_pb2
+from attnserve_server.dataplane.call import Call
+from attnserve_server.dataplane.plane import Asked, DataPlane, Timings
+from attnserve_server.tasks.answers import ClassArea, ClassMapFormat, ClassRuns, Segmentation, SegmentAttention
+from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.registry import SEGMENTATION
+from attnserve_server.tasks.segmentation import AskedSegmentation
+from attnserve_server.transport.rpc.v1.packed import add_floats
+from attnserve_server.transport.rpc.v1.single_pass import pass_timings_message
+
+_FORMAT = {
+    segmentation_pb2.CLASS_MAP_FORMAT_UNSPECIFIED: ClassMapFormat.PNG,
+    segmentation_pb2.CLASS_MAP_FORMAT_PNG: ClassMapFormat.PNG,
+    segmentation_pb2.CLASS_MAP_FORMAT_RUN_LENGTHS: ClassMapFormat.RUN_LENGTHS,
+    segmentation_pb2.CLASS_MAP_FORMAT_RAW: ClassMapFormat.RAW,
+}
+
+
+class SegmentationServicer:
+    """Answers the RPCs of ``attnserve.v1.SegmentationService``.
+
+    Args:
+        plane: handles the requests.
+    """
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+
+    async def segment(self, request: segmentation_pb2.SegmentRequest, call: Call) -> segmentation_pb2.SegmentResponse:
+        """Answers with the class of each pixel."""
+        pending = await self._plane.submit(call, SEGMENTATION, _asked(request))
+        return await pending.answer(functools.partial(segment_response, pending.model))
+
+
+def segment_response(model: Model, answer: Segmentation, timings: Timings) -> segmentation_pb2.SegmentResponse:
+    """Returns the message of an answer. Runs on a thread where the answer was made."""
+    response = segmentation_pb2.SegmentResponse(
+        classes=[_area_message(model, each) for each in answer.classes],
+        attention=_attention_message(answer.attention) if answer.attention is not None else None,
+        model=model.id,
+        version=model.version,
+        timings=pass_timings_message(timings, answer.batch_size),
+    )
+    response.map.width, response.map.height = answer.width, answer.height
+    if isinstance(answer.map, ClassRuns):
+        response.map.runs.classes.extend(answer.map.classes.tolist())
+        response.map.runs.lengths.extend(answer.map.lengths.tolist())
+    elif answer.format is ClassMapFormat.PNG:
+        response.map.png = answer.map
+    else:
+        response.map.raw = answer.map
+    return response
+
+
+def _area_message(model: Model, area: ClassArea) -> segmentation_pb2.ClassArea:
+    label = model.manifest.single_pass.labels[area.index]
+    return segmentation_pb2.ClassArea(
+        index=area.index, name=label.name, colour=label.colour, share=area.share, confidence=area.confidence
+    )
+
+
+def _attention_message(attention: SegmentAttention) -> segmentation_pb2.SegmentAttention:
+    width, height = attention.cell_size
+    message = segmentation_pb2.SegmentAttention(
+        rows=attention.rows, columns=attention.columns, cell_width=width, cell_height=height
+    )
+    if attention.unary is not None:
+        add_floats(message, segmentation_pb2.SegmentAttention.UNARY_FIELD_NUMBER, attention.unary)
+    for each in attention.pairwise:
+        pixel = segmentation_pb2.Pixel(x=each.query[0], y=each.query[1])
+        added = message.pairwise.add(query=pixel, cell=each.cell)
+        add_floats(added, segmentation_pb2.PairwiseMap.WEIGHTS_FIELD_NUMBER, each.weights)
+    return message
+
+
+def _asked(request: segmentation_pb2.SegmentRequest) -> Asked:
+    form = _FORMAT.get(request.format, int(request.format))
+    queries = [(pixel.x, pixel.y) for pixel in request.queries]
+    asked = AskedSegmentation(request.image, form, request.return_unary, queries)
+    return Asked(asked, request.model, request.version, request.priority)

@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A server with one model of each task in the server's registry: a shipped one, or a made-up one where none is shipped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from attnserve_server.tasks.registry import TASKS
+from tests.e2e.captioning import MODEL, repository
+from tests.e2e.serving import MODELS, Server, serve
+from tests.fakes import passes, small_classifier
+
+SHIPPED: Mapping[str, str] = {
+    "translation": "transformer-en-de",
+    "caption": MODEL,
+    "segmentation": "dnl-camvid",
+    "classification": "cbam-cifar10",
+}
+"""Id of the model of each task."""
+MADE_UP: Mapping[str, Callable[[Path], Path]] = {
+    "segmentation": passes.write_bundle,
+    "classification": small_classifier.write_bundle,
+}
+"""Writers of the models that stand in for those that are not there."""
+IDS = (*SHIPPED.values(), passes.MODEL_ID, small_classifier.MODEL_ID)
+
+
+def every_task(folder: Path) -> Path:
+    """Makes the model repository.
+
+    Raises:
+        KeyError: a task of the registry has neither a shipped model nor a made-up one.
+    """
+    found = repository(folder, *(SHIPPED[spec.name] for spec in TASKS if (MODELS / SHIPPED[spec.name]).exists()))
+    for spec in TASKS:
+        if not (MODELS / SHIPPED[spec.name]).exists():
+            MADE_UP[spec.name](found)
+    return found
+
+
+@contextlib.contextmanager
+def serve_every_task(folder: Path, *flags: str) -> Iterator[Server]:
+    """A server of these models."""
+    with serve(folder, "--models", str(every_task(folder)), *flags) as server:
+        yield server

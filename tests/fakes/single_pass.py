@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The services of single-pass models for ``FakeServer``. Their answers follow from the size of the image."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from attnserve.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    manifest_pb2,
+    model_pb2,
+    segmentation_pb2,
+    segmentation_pb2_grpc,
+)
+
+CLASSES = (("Sky", 0x8080FF), ("Road", 0x804080), ("Tree", 0x808000))
+CELL = 4
+"""Pixels of a cell of the grid."""
+
+
+def class_map_of(width: int, height: int) -> NDArray[np.uint8]:
+    """Sky above, road below, a tree nowhere."""
+    found = np.zeros((height, width), np.uint8)
+    found[height // 2 :] = 1
+    return found
+
+
+def segment_answer(request: segmentation_pb2.SegmentRequest) -> segmentation_pb2.SegmentResponse:
+    """Pairwise weights are on the query's own cell, unary ones on the first cell."""
+    with Image.open(io.BytesIO(request.image)) as image:
+        width, height = image.size
+    found = class_map_of(width, height)
+    response = segmentation_pb2.SegmentResponse(model=request.model or "fake-segments", version="1")
+    response.map.width, response.map.height = width, height
+    if request.format == segmentation_pb2.CLASS_MAP_FORMAT_RAW:
+        response.map.raw = found.tobytes()
+    elif request.format == segmentation_pb2.CLASS_MAP_FORMAT_RUN_LENGTHS:
+        above = height // 2 * width
+        response.map.runs.classes.extend([0, 1] if above else [1])
+        response.map.runs.lengths.extend([above, width * height - above] if above else [width * height])
+    else:
+        file = io.BytesIO()
+        indexed = Image.fromarray(found, "P")
+        indexed.putpalette([part for _, colour in CLASSES for part in (colour >> 16, colour >> 8 & 255, colour & 255)])
+        indexed.save(file, "PNG")
+        response.map.png = file.getvalue()
+    for index, (name, colour) in enumerate(CLASSES):
+        share = float((found == index).mean())
+        response.classes.add(index=index, name=name, colour=colour, share=share, confidence=0.75 if share else 0.0)
+    rows, columns = -(-height // CELL), -(-width // CELL)
+    if request.return_unary or request.queries:
+        attention = response.attention
+        attention.rows, attention.columns, attention.cell_width, attention.cell_height = rows, columns, CELL, CELL
+        if request.return_unary:
+            attention.unary.extend([1.0] + [0.0] * (rows * columns - 1))
+        for query in request.queries:
+            cell = query.y // CELL * columns + query.x // CELL
+            weights = [float(index == cell) for index in range(rows * columns)]
+            attention.pairwise.add(query=query, cell=cell, weights=weights)
+    response.timings.preparation_seconds, response.timings.queue_seconds = 0.001, 0.002
+    response.timings.run_seconds, response.timings.total_seconds, response.timings.batch_size = 0.003, 0.5, 1
+    return response
+
+
+CATEGORIES = ("cat", "dog", "frog")
+
+
+def classify_answer(request: classification_pb2.ClassifyImageRequest) -> classification_pb2.ClassifyImageResponse:
+    """The class is that of the strongest colour channel of the image's first pixel."""
+    with Image.open(io.BytesIO(request.image)) as image:
+        red, green, blue = np.asarray(image.convert("RGB"))[0, 0].tolist()
+    order = np.argsort([-red, -green, -blue], kind="stable").tolist()
+    response = classification_pb2.ClassifyImageResponse(model=request.model or "fake-classes", version="1")
+    for probability, index in list(zip((0.7, 0.2, 0.1), order, strict=True))[: request.top_k or 5]:
+        response.classes.add(index=index, name=CATEGORIES[index], probability=probability)
+    if request.return_attention:
+        response.attention.add(block="stage1", channels=[0.5, 0.25], rows=2, columns=2, spatial=[0.1, 0.2, 0.3, 0.4])
+        response.attention.add(block="stage2", channels=[1.0, 0.0, 0.5])
+    response.timings.total_seconds, response.timings.batch_size = 0.5, 2
+    return response
+
+
+def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> None:
+    """Adds to a manifest what a single-pass model declares."""
+    names = {manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES], manifest_pb2.TASK_CLASSIFICATION: CATEGORIES}
+    manifest.single_pass.labels.extend(manifest_pb2.Label(name=name) for name in names.get(model.task, ()))
+    if manifest.single_pass.labels:
+        manifest.variants[0].passes.extend(manifest_pb2.PassGraph(gives_attention=gives) for gives in (False, True))
+
+
+def refuse(request: Any, context: Any) -> None:
+    """Refuses a file that begins with "bad", and more than 16 queries."""
+    from tests.fakes.server import Failure
+
+    if request.image.startswith(b"bad"):
+        Failure(grpc.StatusCode.INVALID_ARGUMENT, "image is bad", "INVALID_REQUEST", "image").abort(context)
+    if len(getattr(request, "queries", ())) > 16:
+        Failure(grpc.StatusCode.INVALID_ARGUMENT, "queries must be at most 16", "INVALID_REQUEST", "queries").abort(context)
+
+
+@dataclass
+class FakeSegmentation(segmentation_pb2_grpc.SegmentationServiceServicer):
+    """Answers with ``segment_answer``, altered by ``alter``."""
+
+    alter: Callable[[Any], None] = lambda response: None
+    requests: list[Any] = field(default_factory=list)
+
+    def Segment(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        refuse(request, context)
+        response = segment_answer(request)
+        self.alter(response)
+        return response
+
+
+@dataclass
+class FakeClassification(classification_pb2_grpc.ClassificationServiceServicer):
+    """Answers with ``classify_answer``, altered by ``alter``."""
+
+    alter: Callable[[Any], None] = lambda response: None
+    requests: list[Any] = field(default_factory=list)
+
+    def ClassifyImage(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        refuse(request, context)
+        response = classify_answer(request)
+        self.alter(response)
+        return response

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Users of single-pass models against a fake server: what they send, and what the report counts."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from attnserve.v1 import segmentation_pb2
+from attnserve_loadtest import images
+from tests.fakes.server import FakeServer
+
+LOCUSTFILE = Path(images.__file__).with_name("locustfile.py")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    yield fake
+    fake.stop()
+
+
+def load(server: FakeServer, results: Path, *options: str) -> dict[str, int]:
+    """Runs Locust for two seconds; returns the number of answers by event."""
+    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", server.address]
+    command += ["--users", "3", "--spawn-rate", "3", "--run-time", "2s", "--results", str(results), "--slo", "errors<0.1"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return {row["event"]: row["count"] for row in json.loads((results / "loadtest.json").read_text())["events"]}
+
+
+def test_segmentations_of_streets_with_maps(tmp_path: Path, server: FakeServer) -> None:
+    counts = load(server, tmp_path, "--attention", "mean", "--segment-model", "s", "SegmentUser")
+    assert 0 < counts["Segment"] <= len(server.segmentation.requests)
+    for request in server.segmentation.requests:
+        assert (request.model, request.return_unary, len(request.queries)) == ("s", True, 4)
+        assert request.format == segmentation_pb2.CLASS_MAP_FORMAT_RUN_LENGTHS
+        with Image.open(io.BytesIO(request.image)) as image:
+            assert image.size in images.STREET_SIZES
+            assert all(each.x < image.width and each.y < image.height for each in request.queries)
+
+
+@pytest.mark.parametrize("attention", ["none", "mean"])
+def test_a_folder_of_images_replaces_the_projects_own(attention: str, tmp_path: Path, server: FakeServer) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (30, 20), "red").save(folder / "red.png")
+    options = ("--images", str(folder), "--attention", attention, "--classify-model", "c")
+    counts = load(server, tmp_path, *options, "SegmentUser", "ClassifyUser")
+    assert 0 < counts["ClassifyImage"] <= len(server.classification.requests)
+    requests = [*server.segmentation.requests, *server.classification.requests]
+    assert {request.image for request in requests} == {(folder / "red.png").read_bytes()}
+    has_attention = attention == "mean"
+    assert {request.return_unary for request in server.segmentation.requests} == {has_attention}
+    assert {(each.model, each.return_attention) for each in server.classification.requests} == {("c", has_attention)}
+
+
+def test_streets_have_the_sizes_of_video() -> None:
+    found = images.streets()
+    assert len(set(found)) == len(found) == 2 * len(images.STREET_SIZES)
+    for data in found:
+        with Image.open(io.BytesIO(data)) as image:
+            assert (image.format, image.size in images.STREET_SIZES) == ("JPEG", True)

@@ -66,20 +66,25 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # Tests that depend on no clock: two files at a time; with ARGS, pytest runs with these arguments only.
 run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "$(1)")
-# Tests that load or measure the machine: one at a time; a file that fails is run again once.
+# Tests that load or measure the machine, or need its time: one at a time; a file that fails is run again once.
 run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -m "$(1)")
 
 .PHONY: test
 test: $(DEV) ## Run the tests that depend on no clock, except the long ones
-	@$(call run-tests,not load and not long)
+	@$(call run-tests,not load and not long and not deploy)
 
 .PHONY: test-load
 test-load: $(DEV) ## Run the tests that load or measure the machine, except the long ones
-	@$(call run-load,load and not long)
+	@$(call run-load,load and not long and not deploy)
+
+# Their programs are fetched once, into .make. One at a time: windows of seconds stand for minutes in them.
+.PHONY: test-deploy
+test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
+	@$(call run-load,deploy and not long)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load) && $(call run-load,load))
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(call run-load,deploy))
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity
@@ -180,6 +185,12 @@ client: $(DEV) ## Generate the blocking client from the client for asyncio
 .PHONY: docs
 docs: $(DEV) ## Generate the API reference from the protos and the client
 	@$(PY) $(MAKE_API)
+
+.PHONY: watch
+watch: $(DEV) ## Generate the rules for Prometheus, the dashboard for Grafana, and the table of all metrics
+	@$(PY) -m deploy.prometheus.make_rules
+	@$(PY) -m deploy.grafana.make_dashboard
+	@$(PY) -m tests.contract.metrics_page
 
 .PHONY: clean
 clean: ## Remove build outputs and caches, but not .venv

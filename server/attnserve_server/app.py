@@ -74,6 +74,7 @@ class App:
         _check_batches(engine, models)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
         metrics.build_info(__version__, hello.onnxruntime)
+        metrics.devices.watch(hello.device)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
         cache_bytes, submit = config.cache.max_bytes, None

@@ -4,61 +4,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 
 import grpc
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from attnserve.v1 import translation_pb2, translation_pb2_grpc
-from attnserve_export.bundle_writer import write_bundle
-from attnserve_server.bundle.loader import default_models
+from tests.chaos.faulty import FAULTY, POISON, SOUND, write_models
 from tests.e2e.serving import SENTENCES, Server, ask, details, eventually, serve, start_unary, texts
-from tests.foreign import common, gru_luong
-
-FAULTY, SOUND = gru_luong.MODEL_ID, "transformer-en-de"
-POISON = "A dog runs."
-"""Sources of exactly this many pieces make the graph raise."""
-
-
-def plant(step: onnx.ModelProto, num_pieces: int) -> onnx.ModelProto:
-    """Looks up a table of one entry, at an index far beyond it where any source has ``num_pieces`` pieces; adds the 0 to the logits."""
-    graph = step.graph
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.array(num_pieces, np.int64), "planted_length"),
-            numpy_helper.from_array(np.array(1 << 20, np.int64), "planted_far"),
-            numpy_helper.from_array(np.array(0, np.int64), "planted_near"),
-            numpy_helper.from_array(np.zeros(1, np.float32), "planted_table"),
-        ]
-    )
-    logits = next(node for node in graph.node if "logits" in node.output)
-    logits.output[list(logits.output).index("logits")] = "sound_logits"
-    graph.node.extend(
-        [
-            helper.make_node("Equal", ["source_length", "planted_length"], ["planted_is"]),
-            helper.make_node("Where", ["planted_is", "planted_far", "planted_near"], ["planted_index"]),
-            helper.make_node("Gather", ["planted_table", "planted_index"], ["planted_zeros"]),
-            helper.make_node("ReduceSum", ["planted_zeros"], ["planted_zero"], keepdims=0),
-            helper.make_node("Add", ["sound_logits", "planted_zero"], ["logits"]),
-        ]
-    )
-    assert all(initializer.data_type != TensorProto.UNDEFINED for initializer in graph.initializer)
-    return step
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     models = tmp_path_factory.mktemp("models")
-    manifest, graphs = gru_luong.describe(), gru_luong.build_graphs(gru_luong.build_module())
-    step = manifest.variants[0].steps[0].graph.file
-    num_pieces = len(common.tokenizer().encode(POISON)) + 1
-    write_bundle(models / FAULTY / "1", manifest, {**graphs, step: plant(graphs[step], num_pieces)}, gru_luong.extra_files())
-    shutil.copytree(default_models() / SOUND, models / SOUND)
+    write_models(models)
     with serve(tmp_path_factory.mktemp("server"), "--models", str(models), "--workers", "1", "--log-format", "json") as running:
         yield running
 

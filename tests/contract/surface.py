@@ -31,6 +31,7 @@ from attnserve.v1 import (
 from attnserve_client.cli.app import build_app
 from attnserve_server.config import ServerConfig, to_toml, variables
 from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.metrics.sampled import SampledGauge
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden" / "surface"
 PROTOS: tuple[Any, ...] = (
@@ -56,13 +57,22 @@ def protos() -> dict[str, str]:
     return found
 
 
-def metrics() -> str:
-    """One line for each metric: name, type and labels."""
+def described() -> list[tuple[str, str, tuple[str, ...], str]]:
+    """Each metric: name, type, labels and help text."""
     registry: Any = CollectorRegistry()
     Metrics(registry)
     collectors = registry._collector_to_names  # noqa: SLF001 - nothing public names the labels of a metric without samples
-    lines = [f"{each._name} {each._type} {' '.join(each._labelnames)}".rstrip() for each in collectors]  # noqa: SLF001
-    return "\n".join(sorted(lines)) + "\n"
+    return sorted(
+        (each.name, "gauge", each.labels, each.text)
+        if isinstance(each, SampledGauge)
+        else (each._name, each._type, each._labelnames, each._documentation)  # noqa: SLF001
+        for each in collectors
+    )
+
+
+def metrics() -> str:
+    """One line for each metric: name, type and labels."""
+    return "".join(f"{' '.join((name, kind, *labels))}\n" for name, kind, labels, _ in described())
 
 
 def commands() -> list[str]:

@@ -16,15 +16,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "deploy" / "models"
-SOURCES = ("clients", "export", "loadtest", "protos", "server", "tests")
-PACKAGES = ("clients", "export", "loadtest", "server")
+SOURCES = ("clients", "deploy", "export", "loadtest", "protos", "server", "tests")
+PACKAGES = ("clients", "deploy", "export", "loadtest", "server")
 GENERATED = ("*_pb2.py", "*_pb2.pyi", "*_pb2_grpc.py")
 HEADER = "SPDX-License-Identifier: Apache-2.0"
 MIB = 1 << 20
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
-FOLDERS = ("chaos", "contract", "e2e", "parity", "perf", "unit")
-NEIGHBOURS = {"chaos": {"e2e"}, "e2e": {"chaos"}, "perf": {"e2e"}}
+FOLDERS = ("chaos", "contract", "deploy", "e2e", "parity", "perf", "unit")
+NEIGHBOURS = {"chaos": {"e2e"}, "deploy": {"chaos", "e2e"}, "e2e": {"chaos"}, "perf": {"e2e"}}
 """Other folders that a folder of tests may import from; shared helpers are in `tests/fakes`, or in `tests` itself."""
 REPLACED = {
     "tests/contract/test_surface.py": {"_MODEL"},

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contract.metrics_page import HEAD, PAGE, with_table
 from tests.contract.surface import FOLDER, commands, help_file, help_of, metrics, surface
 
 SURFACE = surface()
@@ -39,3 +40,14 @@ def test_another_label_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_proto_is_in_it() -> None:
     protos = {path.stem for path in (Path(__file__).resolve().parents[2] / "protos/attnserve/v1").glob("*.proto")}
     assert protos == {Path(name).stem for name in SURFACE if name.startswith("protos/")}
+
+
+def test_page_of_metrics_has_the_table_of_the_code() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert with_table(text) == text, "python -m tests.contract.metrics_page writes it"
+
+
+def test_metric_that_the_page_lacks_is_seen() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    first = text.index("| `attnserve_", text.index(HEAD))
+    assert with_table(text[:first] + text[text.index("\n", first) + 1 :]) == text

@@ -7,7 +7,6 @@ All methods must be called on one thread (the event loop); any thread may scrape
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection
 from typing import TypeVar
 
 from prometheus_client import Counter, Gauge, Histogram, Info
@@ -15,10 +14,13 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
+from attnserve_server.metrics.devices import DeviceMetrics
 from attnserve_server.metrics.engines import EngineMetrics, Makers, Series
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
+from attnserve_server.metrics.processes import ProcessMetrics
 from attnserve_server.metrics.trust import TrustMetrics
+from attnserve_server.metrics.waiting import Waiting
 from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
 from attnserve_server.metrics.workers import Key, WorkerReports
 from attnserve_server.stats import EngineStats, Measured, RequestStats
@@ -90,21 +92,21 @@ class Metrics:
 
     def forget_worker(self, worker_id: str) -> None:
         """Removes a dead worker from the gauges; counters keep its counts."""
-        self._liveness.forget(worker_id)
+        self.liveness.forget(worker_id)
         for key in self._reports.forget(worker_id):
             self._show_workers(key)
 
-    def watch_workers(self, num_expected: int, living: Callable[[], Collection[str]]) -> None:
-        """Sets the expected number of workers; ``living`` returns the names of the running ones and is called at each scrape."""
-        self._liveness.watch(num_expected, living)
+    def set_queue(self, model: str, version: str, num_waiting: int, waiting_since: float | None) -> None:
+        """Sets length and oldest request of the front's queue; requests that wait in workers are added to the length.
 
-    def worker_heard(self, worker_id: str) -> None:
-        """Records that a worker sent a message."""
-        self._liveness.heard(worker_id)
-
-    def set_queue_length(self, model: str, version: str, num_waiting: int) -> None:
-        """Sets the length of the front's queue; requests that wait in workers are added to the gauge."""
+        Args:
+            model: its id.
+            version: its version.
+            num_waiting: number of waiting requests.
+            waiting_since: when the oldest one was queued, by the monotonic clock; None if none waits.
+        """
         key = model, version
+        self._waiting.set(key, waiting_since)
         self._queue_lengths[key] = num_waiting
         self._queue_length.labels(model, version).set(num_waiting + self._reports.total(key).num_waiting)
 
@@ -134,6 +136,7 @@ class Metrics:
         key = model, version
         self._series_of(key, measured)
         self._show_workers(key)
+        self._waiting.set(key, None)
         self.set_model_ready(model, version, False)
 
     def forget_model(self, model: str, version: str) -> None:
@@ -141,6 +144,7 @@ class Metrics:
         key = model, version
         self._queue_lengths.pop(key, None)
         self._series.pop(key, None)
+        self._waiting.forget(key)
         self._reports.forget_model(key)
         for metric in self._of_models:
             metric.remove_by_labels({"model": model, "version": version})
@@ -175,11 +179,9 @@ class Metrics:
         self._queue_length = self._gauge("queue_length", "Waiting requests, in the front and in workers.", _MODEL)
 
     def _make_server_metrics(self) -> None:
-        workers = self._gauge("workers", "Number of worker processes: live, and expected.", ("state",))
-        ages = self._gauge(
-            "worker_last_message_age_seconds", "Time since the last message of a worker; idle workers send none.", ("worker",)
-        )
-        self._liveness = Liveness(workers, ages)
+        register = self._registry.register
+        self.liveness, self.processes = Liveness(self._gauge, self._counter, register), ProcessMetrics(register)
+        self.devices, self._waiting = DeviceMetrics(register), Waiting(register)
         self.trust = TrustMetrics(self._gauge, self._counter)
         self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
@@ -195,8 +197,6 @@ class Metrics:
         self._unread_bytes = self._gauge("unread_answers_bytes", "Size of the answers that clients have not read yet.", ())
         dropped = self._counter("log_lines_dropped", "Log lines of the front that its output did not take in time.", ())
         report_drops_to(dropped.inc)
-        # It is part of the public surface but has no series: no worker measures it yet.
-        self._gauge("device_memory_bytes", "Memory that the workers use on a device, in bytes.", ("device",))
         self._build_info = Info("attnserve_build", "Versions of server, ONNX Runtime and Python.", registry=self._registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:

@@ -75,6 +75,11 @@ class FairQueue(Generic[T]):
         yield from self._returned.values()
         yield from (entry.item for entry in self._entries.values())
 
+    def oldest(self) -> Iterator[T]:
+        """Yields the request that was added first, and the one that was put back first, as far as there are any."""
+        yield from itertools.islice(self._returned.values(), 1)
+        yield from (entry.item for entry in itertools.islice(self._entries.values(), 1))
+
     def num_waiting(self, client: str) -> int:
         """Returns the number of a client's waiting requests."""
         found = self._clients.get(client)

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import time
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,7 @@ from attnserve_server.engine.front import front as front_module
 from attnserve_server.engine.front import workers
 from attnserve_server.engine.link.messages import Broken, Hello, Load, Unload
 from attnserve_server.errors import ConfigError, ModelNotReady, StartupError
-from attnserve_server.metrics import logs
+from attnserve_server.metrics import liveness, logs
 from attnserve_server.request import DecodeOptions, SequencePayload, Terms
 from tests.fakes.front import WORKER, Bench, failed, produced, ready
 from tests.fakes.models import make_model
@@ -283,6 +284,38 @@ async def test_time_of_service_counts_too(clock: Clock, bench: Bench) -> None:
     with pytest.raises(errors.DeadlineUnreachable):
         bench.ask(client="quiet", deadline=clock.now + 0.03)
     bench.ask(client="quiet", options=DecodeOptions(max_tokens=1), deadline=clock.now + 0.03)
+
+
+async def test_queue_seconds_count_from_the_oldest_waiting_request(clock: Clock, bench: Bench) -> None:
+    now = clock.now
+    clock.now = now - 100  # the gauge reads the real clock
+    tickets = [bench.ask() for _ in range(7)]  # the worker takes six
+    clock.now = now - 50
+    bench.ask()
+    assert bench.value("queue_length") == 2
+    assert 100 <= bench.value("queue_seconds") <= 120
+    tickets[6].cancel("client")
+    assert 50 <= bench.value("queue_seconds") <= 70
+    bench.lose()
+    assert bench.value("queue_length") == 7
+    assert 100 <= bench.value("queue_seconds") <= 120, "the requests of a dead worker wait again"
+
+
+async def test_silence_of_a_worker_counts_from_when_it_was_given_work(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [time.monotonic() + 100]
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    assert bench.value("worker_silence_seconds") == 0
+    bench.ask()
+    assert bench.value("worker_silence_seconds") == 0, "it was idle before"
+    now[0] += 5
+    bench.ask()
+    assert bench.value("worker_silence_seconds") == 5, "more work does not end a silence"
+    bench.finish(1)
+    assert bench.value("worker_silence_seconds") == 0
+    now[0] += 2
+    assert bench.value("worker_silence_seconds") == 2, "it has the second request"
+    bench.finish(2)
+    assert bench.value("worker_silence_seconds") == 0
 
 
 async def test_without_evidence_nothing_is_refused(bench: Bench) -> None:

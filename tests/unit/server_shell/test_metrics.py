@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ LABELS = {
     "attnserve_window_duration_seconds": set(MODEL),
     "attnserve_slots": {*MODEL, "state"},
     "attnserve_queue_length": set(MODEL),
+    "attnserve_queue_seconds": set(MODEL),
     "attnserve_engine_busy_ratio": set(MODEL),
     "attnserve_source_tokens_total": set(MODEL),
     "attnserve_generated_tokens_total": set(MODEL),
@@ -48,6 +50,12 @@ LABELS = {
     "attnserve_model_ready": set(MODEL),
     "attnserve_model_load_duration_seconds": set(MODEL),
     "attnserve_workers": {"state"},
+    "attnserve_worker_deaths_total": {"worker"},
+    "attnserve_worker_silence_seconds": {"worker"},
+    "attnserve_process_resident_bytes": {"process"},
+    "attnserve_process_open_fds": {"process"},
+    "attnserve_process_max_fds": {"process"},
+    "attnserve_memory_limit_bytes": set(),
     "attnserve_certificate_expiry_timestamp_seconds": {"certificate"},
     "attnserve_reloads_total": {"what"},
     "attnserve_reload_failures_total": {"what"},
@@ -57,8 +65,8 @@ LABELS = {
 }
 """Names and labels that dashboards, alerts and autoscalers rely on: changing one is a breaking change."""
 
-NOT_MEASURED = {"attnserve_device_memory_bytes"}
-"""Part of the surface, without series."""
+ONLY_ON_A_GPU = {"attnserve_device_memory_bytes", "attnserve_device_memory_limit_bytes"}
+"""Part of the surface, without series elsewhere."""
 SERVER = Path(attnserve_server.__file__).parent
 
 
@@ -99,10 +107,12 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.register_model("p", "1", Measured.RUNS)
     metrics.engine("w0", run_report(RunStats(0.001, [0.1])))
     metrics.set_model_ready("m", "1", True)
+    metrics.set_queue("m", "1", 1, time.monotonic())
     metrics.answers_under_way(10)
     metrics.model_loaded("m", "1", 1.5)
-    metrics.watch_workers(1, lambda: ["w0"])
-    metrics.worker_heard("w0")
+    metrics.liveness.watch(1, lambda: {"w0": os.getpid()}, lambda: {"w0"})
+    metrics.processes.watch(lambda: {"w0": os.getpid()})
+    metrics.liveness.heard("w0")
     metrics.build_info("0.1.0", "1.31.1")
     metrics.trust.set_expiry("server", 1.8e9)
     metrics.trust.reloaded("tokens")
@@ -110,7 +120,10 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.trust.handshake()
 
 
-ALL_MODELS = {"attnserve_queue_duration_seconds", "attnserve_queue_length", "attnserve_engine_busy_ratio", "attnserve_cold_shapes"}
+ALL_MODELS = {
+    *("attnserve_queue_duration_seconds", "attnserve_queue_length", "attnserve_queue_seconds"),
+    *("attnserve_engine_busy_ratio", "attnserve_cold_shapes"),
+}
 OF_STEPS = {
     *("attnserve_encode_duration_seconds", "attnserve_decode_duration_seconds", "attnserve_decode_step_duration_seconds"),
     *("attnserve_time_to_first_token_seconds", "attnserve_inter_token_latency_seconds", "attnserve_batch_rows", "attnserve_slots"),
@@ -148,26 +161,26 @@ def test_model_has_the_metrics_of_its_engine_and_no_others(metrics: Metrics, reg
 
 
 def test_workers_that_live_and_when_they_spoke(metrics: Metrics, registry: CollectorRegistry) -> None:
-    living = ["worker-0.0", "worker-1.0"]
+    living = {"worker-0.0": 1, "worker-1.0": 1}
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"attnserve_{name}", labels)
 
-    metrics.watch_workers(2, lambda: living)
-    metrics.worker_heard("worker-0.0")
+    metrics.liveness.watch(2, lambda: living, lambda: {"worker-0.0"})
+    metrics.liveness.heard("worker-0.0")
     time.sleep(0.02)
-    metrics.worker_heard("worker-1.0")
+    metrics.liveness.heard("worker-1.0")
     first, second = (value("worker_last_message_age_seconds", worker=name) for name in ("worker-0", "worker-1"))
     assert first is not None
     assert second is not None
     assert first - 0.01 > second >= 0
-    metrics.worker_heard("worker-0.0")
+    metrics.liveness.heard("worker-0.0")
     assert (value("worker_last_message_age_seconds", worker="worker-0") or 0) < first
-    living.remove("worker-0.0")
+    del living["worker-0.0"]
     metrics.forget_worker("worker-0.0")
     assert (value("workers", state="live"), value("workers", state="expected")) == (1, 2)
     assert value("worker_last_message_age_seconds", worker="worker-0") is None
-    metrics.worker_heard("worker-0.1")
+    metrics.liveness.heard("worker-0.1")
     assert value("worker_last_message_age_seconds", worker="worker-0") is not None
 
 
@@ -182,7 +195,7 @@ def test_names_and_labels_are_pinned(metrics: Metrics, registry: CollectorRegist
                     name = name.removesuffix("_bucket").removesuffix("_count").removesuffix("_sum")
                 found.setdefault(name, set()).update(set(sample.labels) - {"le"})
     assert found == LABELS
-    assert {family.name for family in registry.collect() if not family.samples} == NOT_MEASURED
+    assert {family.name for family in registry.collect() if not family.samples} == ONLY_ON_A_GPU
 
 
 def uncalled(metrics: type[Metrics]) -> set[str]:
@@ -293,7 +306,7 @@ def test_gauges_are_of_all_workers_together(metrics: Metrics, registry: Collecto
 
     metrics.engine("w0", report(used=30, waiting=2, busy_s=1.0))
     metrics.engine("w1", report(used=10, waiting=1, busy_s=0.5))
-    metrics.set_queue_length("m", "1", 5)
+    metrics.set_queue("m", "1", 5, time.monotonic())
     assert gauges() == [40, 24, 8, 0.75]
     metrics.engine("w1", report(used=0, waiting=0, busy_s=0.0))
     assert gauges() == [30, 34, 7, 0.5]
@@ -341,7 +354,7 @@ def test_model_that_is_no_longer_served_has_no_series(metrics: Metrics, registry
 
     touch_everything(metrics)
     metrics.register_model("other", "1")
-    metrics.set_queue_length("m", "1", 3)
+    metrics.set_queue("m", "1", 3, None)
     assert models() == {"m", "p", "other"}
     metrics.forget_model("p", "1")
     metrics.forget_model("m", "1")

@@ -76,6 +76,11 @@ class Admission:
         service_s, num_source = answer.finished_at - answer.admitted_at, job.work.payload.num_source
         self._estimator.answered(job.work.cost, service_s, answer.num_steps, num_source)
 
+    @property
+    def waiting_since(self) -> float | None:
+        """When the oldest waiting job was queued; None if none waits."""
+        return min((job.queued_at for job in self._queue.oldest()), default=None)
+
     def settle(self) -> int:
         """Passes the queue length after a dispatch to the estimator, and returns it."""
         self._estimator.set_waiting(len(self._queue))

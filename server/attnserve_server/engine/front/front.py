@@ -205,7 +205,7 @@ class Front:
                 self._workers.send(worker, job)
                 if job.watcher is not None:
                     job.watcher.sent(job)
-        self._metrics.set_queue_length(model.id, model.version, admission.settle())
+        self._metrics.set_queue(model.id, model.version, admission.settle(), admission.waiting_since)
 
     def forget(self, job: Job, outcome: Outcome | None = None) -> None:
         """Removes a job from all accounting."""

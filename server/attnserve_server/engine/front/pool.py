@@ -128,8 +128,8 @@ class WorkerPool:
             self._ends[worker].send(ENCODER.encode(shared))
 
     def pids(self) -> dict[str, int]:
-        """Returns the process id of each running worker."""
-        return {name: process.pid for name, process in self._processes.items()}
+        """Returns the process id of each running worker; another thread may call it."""
+        return {name: process.pid for name, process in list(self._processes.items())}
 
     def kill(self, worker: str) -> None:
         """Kills a worker that hangs; it is replaced like any worker that dies."""

@@ -36,8 +36,8 @@ class Rows:
         return sum(self._rows.values())
 
     def busy(self) -> set[str]:
-        """Workers that hold rows."""
-        return {worker for (worker, _), rows in self._rows.items() if rows}
+        """Workers that hold rows; another thread may call it."""
+        return {worker for (worker, _), rows in list(self._rows.items()) if rows}
 
     def choose(self, job: Job) -> str | None:
         """The worker with most credit for the job's model; None where it is not enough, or no worker is warm."""

@@ -102,7 +102,8 @@ class Workers:
         self._listener = listener
         self._pool.learn(model.kind for model in self._registry.all())
         await self._pool.start(self._on_message, self._on_lost)
-        self._metrics.watch_workers(self._pool.num_workers, self._pool.pids)
+        self._metrics.liveness.watch(self._pool.num_workers, self._pool.pids, self._busy)
+        self._metrics.processes.watch(self._pool.pids)
         self._watching = asyncio.create_task(self._keep_watch(), name="watch")
         await self._wait_for(self._registry.all)
         self._is_started = True
@@ -161,6 +162,8 @@ class Workers:
         """Sends a job to a worker."""
         job.worker, job.status = worker, Status.SENT
         job.num_attempts += 1
+        if worker not in self._busy():
+            self._metrics.liveness.given_work(worker)
         self.rows.take(worker, job)
         self._pool.send(worker, job.work)
 
@@ -174,16 +177,20 @@ class Workers:
         while True:
             await asyncio.sleep(self._watch.interval_s)
             try:
-                living, busy = list(self._pool.pids()), self.rows.busy() | {name for name, loads in self._loads.items() if loads}
-                for worker in self._watch.tick(living, set(living) - self._names, busy):
+                living = list(self._pool.pids())
+                for worker in self._watch.tick(living, set(living) - self._names, self._busy()):
                     log.error("%s hangs: it has work and has sent nothing for %g s", worker, self._config.hang_seconds)
                     self._pool.kill(worker)
             except Exception:
                 log.exception("the workers could not be watched")
 
+    def _busy(self) -> set[str]:
+        """Returns the workers that have work, or load a model; another thread may call it."""
+        return self.rows.busy() | {name for name, loads in list(self._loads.items()) if loads}
+
     def _on_message(self, worker: str, message: FromWorker) -> None:
         self._watch.heard(worker)
-        self._metrics.worker_heard(worker)
+        self._metrics.liveness.heard(worker)
         if isinstance(message, Progress):
             if ModelKey(message.stats.model, message.stats.version) in self._loaded:
                 self._metrics.engine(worker, message.stats)
@@ -216,6 +223,8 @@ class Workers:
         if model.num_deaths >= MAX_DEATHS_LOADING:
             self._on_broken(worker, model, [SET_ASIDE], SET_ASIDE_S)
             return
+        if worker not in self._busy():
+            self._metrics.liveness.given_work(worker)
         self._loads[worker].add(model.key)
         folder, variant = str(model.bundle.folder), model.variant
         self._pool.send(worker, Load(model.key, model.kind.path, folder, self._pool.device, variant, model.generation))

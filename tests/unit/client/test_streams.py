@@ -30,6 +30,7 @@ COMMANDS = {
     "translate --show-attention": ["translate", "ein Hünd 🐶", "--show-attention"],
     "models": ["models"],
     "models --json": ["models", "--json"],
+    "health": ["health"],
     "caption": ["caption", "{folder}"],
     "evaluate translation": ["evaluate", "translation", "--data", "{folder}", "--split", "val"],
     "evaluate caption": ["evaluate", "caption", "--data", "{folder}"],

@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from attnserve_client import __version__
-from attnserve_client.cli import caption, evaluate, models, output, plugins, streams, translate
+from attnserve_client.cli import caption, evaluate, health, models, output, plugins, streams, translate
 from attnserve_client.errors import AttnserveError, ToolError
 
 
@@ -26,6 +26,7 @@ def build_app() -> typer.Typer:
     app.command("translate")(translate.translate)
     app.command("caption")(caption.caption)
     app.command("models")(models.models)
+    app.command("health")(health.health)
     app.add_typer(evaluate.app, name="evaluate")
     plugins.add_commands(app)
     return app

@@ -181,6 +181,15 @@ client: $(DEV) ## Generate the blocking client from the client for asyncio
 docs: $(DEV) ## Generate the API reference from the protos and the client
 	@$(PY) $(MAKE_API)
 
+# For the images: Python 3.13 on Linux. Pins that still fit are kept; delete a file to renew its pins.
+LOCK := $(PY) -m uv pip compile -q --python-version 3.13 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command 'make lock'
+.PHONY: lock
+lock: $(DEV) ## Lock the dependencies of the images, with hashes
+	@$(LOCK) pyproject.toml --extra server --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
+	@$(LOCK) --group image-build -o deploy/docker/requirements-build.txt >/dev/null
+
 .PHONY: clean
 clean: ## Remove build outputs and caches, but not .venv
 	@rm -rf .make dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

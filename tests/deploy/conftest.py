@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine of containers and the image of the server, made once for all tests of ``deploy/``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.deploy.containers import ROOT, Engine, build, engine
+
+
+@pytest.fixture(scope="session")
+def containers() -> Iterator[Engine]:
+    """Runs containers without a daemon."""
+    with engine() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def image(containers: Engine) -> str:
+    """Name of the image for CPUs, built from this checkout."""
+    return build(containers, ROOT / "deploy/docker/Dockerfile", "attnserve:test")

@@ -105,7 +105,9 @@ class Engine:
     def socket(self, folder: Path) -> Iterator[str]:
         """Serves Docker's API of this engine on a socket; yields its address, as of ``DOCKER_HOST``."""
         address = f"unix://{folder / 'engine.sock'}"
-        command = self.command("podman", "system", "service", "--time", "0", address)
+        # The service takes its own soft limit for the containers' hard one.
+        script = 'ulimit -S -n "$(ulimit -H -n)" && exec podman system service --time 0 "$1"'
+        command = self.command("sh", "-c", script, "sh", address)
         service = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             eventually((folder / "engine.sock").exists, "the engine's socket", 30)
@@ -200,7 +202,7 @@ def _configure(folder: Path) -> None:
     )
     (folder / "containers.conf").write_text(
         f"""[containers]
-default_ulimits = ["nofile=4096:{files}", "nproc=4096:4096"]
+default_ulimits = ["nofile={files}:{files}", "nproc=4096:4096"]
 seccomp_profile = "{folder}/usr/share/containers/seccomp.json"
 [engine]
 runtime = "runc"

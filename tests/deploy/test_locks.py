@@ -19,6 +19,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 WANTED = {
     "cpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["cpu"]],
     "gpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["gpu"]],
+    "locust": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["image-locust"]],
     "build": [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["image-build"]],
 }
 
@@ -71,4 +72,4 @@ def test_ignore_file_lets_in_what_the_wheel_is_made_of() -> None:
     assert patterns[1] == "*", "an allow-list: files are left out unless they are named"
     named = {line.removeprefix("!") for line in patterns if line.startswith("!")}
     assert {line for line in named if not list(ROOT.glob(line))} == set()
-    assert not named & {".git", "tests", "loadtest", "docs"}
+    assert not named & {".git", "tests", "docs"}

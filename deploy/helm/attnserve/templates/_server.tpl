@@ -80,14 +80,14 @@
 {{- end }}
 {{- if $v.tls.secretName }}
 - name: tls
-  secret: {secretName: {{ $v.tls.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ $v.tls.secretName }}, defaultMode: 0440, optional: false}
 {{- end }}
 {{- if $v.tls.clientCaSecretName }}
 - name: client-ca
-  secret: {secretName: {{ $v.tls.clientCaSecretName }}, defaultMode: 0440}
+  secret: {secretName: {{ $v.tls.clientCaSecretName }}, defaultMode: 0440, optional: false}
 {{- end }}
 {{- if $v.tokens.secretName }}
 - name: tokens
-  secret: {secretName: {{ $v.tokens.secretName }}, defaultMode: 0440}
+  secret: {secretName: {{ $v.tokens.secretName }}, defaultMode: 0440, optional: false}
 {{- end }}
 {{- end -}}

@@ -87,15 +87,17 @@ class Engine:
         settings = {**os.environ, **(environment or {})}
         return subprocess.run(self.command(*command), env=settings, capture_output=True, text=True, check=False, timeout=timeout)
 
-    def get(self, url: str) -> str:
-        """Returns the body of a page in the private network; an error's too."""
+    def get(self, url: str) -> tuple[int, str]:
+        """Returns status and body of a page in the private network; 0 if no server answers."""
         program = (
             "import sys, urllib.request as u, urllib.error as e\n"
-            "try: print(u.urlopen(sys.argv[1], timeout=10).read().decode())\n"
-            "except e.HTTPError as error: print(error.read().decode())"
+            "try: answer = u.urlopen(sys.argv[1], timeout=10)\n"
+            "except e.HTTPError as error: answer = error\n"
+            "print(answer.status, answer.read().decode())"
         )
         done = self.ask(sys.executable, "-c", program, url)
-        return done.stdout if done.returncode == 0 else ""
+        status, _, body = done.stdout.partition(" ")
+        return (int(status), body) if done.returncode == 0 else (0, "")
 
     def inspect(self, name: str, path: str) -> str:
         """Returns one field of a container's or image's description (a Go template)."""
@@ -146,15 +148,14 @@ def engine() -> Iterator[Engine]:
             if holder.stdout is None or holder.stdout.readline().strip() != b"up":
                 raise ToolError("the tests of deploy/ need network namespaces (unshare --net), which this machine refuses")
             found = Engine(folder, holder.pid)
-            found.podman("rm", "--force", "--all", "--time", "0", is_checked=False)
+            _remove_containers(found)
             _make_base(found, folder)
             if len(found.buildah("images", "--all", "--quiet").split()) > MAX_IMAGES:
                 found.buildah("rmi", "--prune")
             try:
                 yield found
             finally:
-                found.podman("pod", "rm", "--force", "--all", "--time", "0", is_checked=False)
-                found.podman("rm", "--force", "--all", "--volumes", "--time", "0", is_checked=False)
+                _remove_containers(found)
         finally:
             holder.send_signal(signal.SIGKILL)
             holder.wait()
@@ -219,6 +220,14 @@ network_config_dir = "{STORAGE / "networks"}"
 """,
         encoding="utf-8",
     )
+
+
+def _remove_containers(engine: Engine) -> None:
+    """Removes what tests have left, or a run that was ended; volumes too, for podman keeps a pod's secrets in them."""
+    for arguments in (("pod", "rm", "--force", "--all", "--time", "0"), ("rm", "--force", "--all", "--time", "0")):
+        engine.podman(*arguments, is_checked=False)
+    for kind in ("volume", "secret"):
+        engine.podman(kind, "rm", "--all", is_checked=False)
 
 
 def _make_base(engine: Engine, packages: Path) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import json
 import sys
+from http import HTTPStatus
 from typing import Any
 
 from tests.deploy.containers import ROOT, Engine, eventually
 
 PHOTO = ROOT / "clients/python/attnserve_client/demo/dog.jpg"
+READY_S = 90.0
 QUESTIONS = {
     "translation": ["translate", "A dog runs through the snow."],
     "caption": ["caption", str(PHOTO)],
@@ -26,17 +28,22 @@ def command(engine: Engine, address: str, *arguments: str) -> str:
     return done.stdout
 
 
-def await_ready(engine: Engine, address: str, container: str, timeout: float = 90) -> None:
-    """Waits until the server in a container says that it serves; a container that has ended fails the test with its log."""
+def await_ready(engine: Engine, address: str, container: str, page: str = "") -> None:
+    """Waits until the server in a container says that it serves, by its health service, or by a page where one is given.
+
+    A container that has ended fails the test with its log.
+    """
 
     def is_ready() -> bool:
         is_running = engine.inspect(container, ".State.Running") == "true"
         assert is_running, engine.podman("logs", container, is_checked=False)[-3000:]
+        if page:
+            return engine.get(page)[0] == HTTPStatus.OK
         asked = engine.ask(sys.executable, "-m", "attnserve_client.cli", "health", "--address", address)
         assert asked.returncode in (0, 1), asked.stderr
         return asked.returncode == 0
 
-    eventually(is_ready, f"{address} serves", timeout)
+    eventually(is_ready, f"{address} serves", READY_S)
 
 
 def tasks_answered(engine: Engine, address: str) -> set[str]:

@@ -86,8 +86,8 @@ def started(containers: Engine, compose: Compose, prometheus_image: str) -> Comp
 
 def ask(containers: Engine, path: str) -> Any:
     """An answer of Prometheus' API; none while it starts."""
-    body = containers.get(f"http://127.0.0.1:9090/api/v1/{path}")
-    return json.loads(body)["data"] if body.startswith("{") else {}
+    status, body = containers.get(f"http://127.0.0.1:9090/api/v1/{path}")
+    return json.loads(body)["data"] if status == 200 else {}
 
 
 def value(containers: Engine, query: str) -> float:

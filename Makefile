@@ -71,15 +71,21 @@ run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -
 
 .PHONY: test
 test: $(DEV) ## Run the tests that depend on no clock, except the long ones
-	@$(call run-tests,not load and not long)
+	@$(call run-tests,not load and not long and not deploy)
 
 .PHONY: test-load
 test-load: $(DEV) ## Run the tests that load or measure the machine, except the long ones
-	@$(call run-load,load and not long)
+	@$(call run-load,load and not long and not deploy)
+
+# Their programs are fetched once. One test at a time: windows of seconds stand for minutes in some. A pass is recorded, so that
+# .ci/run repeats it only for other files.
+.PHONY: test-deploy
+test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m tests.deploy.inputs --begin && $(PY) -m pytest -m "deploy and not long" && $(PY) -m tests.deploy.inputs --passed)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load) && $(call run-load,load))
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(PY) -m pytest -m deploy)
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity

@@ -13,7 +13,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is
 pytest_plugins = ["tests.e2e.shared"]
 
 TESTS = Path(__file__).resolve().parent
-KINDS = frozenset({"unit", "contract", "parity", "e2e", "chaos", "perf"})
+KINDS = frozenset({"unit", "contract", "parity", "e2e", "chaos", "perf", "deploy"})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

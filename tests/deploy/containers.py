@@ -50,7 +50,9 @@ class Engine:
 
     def __init__(self, folder: Path, holder: int) -> None:
         self._holder, self.policy = holder, folder / "home/.config/containers/policy.json"
+        proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         self.environment = {
+            **proxies,
             "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
             "HOME": str(folder / "home"),
             "LD_LIBRARY_PATH": str(folder / LIBRARIES),
@@ -141,7 +143,8 @@ def engine() -> Iterator[Engine]:
     with tools.locked("engine"):
         _configure(folder)
         holder = subprocess.Popen(
-            ["unshare", "--net", "--mount", "sh", "-c", "ip link set lo up && echo up && exec sleep infinity"],
+            ["unshare", "--net", "--mount", "sh", "-c", "ip link set lo up && echo up && exec cat"],  # ends with this process
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
         )
         try:
@@ -172,7 +175,7 @@ def build(engine: Engine, dockerfile: Path, tag: str, *arguments: str, context: 
 def build_options(engine: Engine, folder: Path) -> list[str]:
     """Returns the options of ``buildah bud`` by which Dockerfiles run as they are on this machine.
 
-    Downloads of pip are checked with the machine's certificates, which a registry on the way may need.
+    Downloads of pip come from the machine's index, and are checked with its certificates, which that may need.
 
     Args:
         engine: the engine.
@@ -183,7 +186,8 @@ def build_options(engine: Engine, folder: Path) -> list[str]:
     if not certificates.is_file():
         return options
     shutil.copy(certificates, folder / "ca.crt")
-    (folder / "pip.conf").write_text("[global]\ncert = /etc/xdg/pip/ca.crt\nretries = 5\n", encoding="utf-8")
+    index = f"index-url = {os.environ['PIP_INDEX_URL']}\n" if os.environ.get("PIP_INDEX_URL") else ""
+    (folder / "pip.conf").write_text(f"[global]\ncert = /etc/xdg/pip/ca.crt\nretries = 5\n{index}", encoding="utf-8")
     return [*options, "--volume", f"{folder}:/etc/xdg/pip:ro"]
 
 

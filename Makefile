@@ -81,11 +81,11 @@ test-load: $(DEV) ## Run the tests that load or measure the machine, except the 
 # .ci/run repeats it only for other files.
 .PHONY: test-deploy
 test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(PY) -m tests.deploy.inputs --begin && $(PY) -m pytest -m "deploy and not long" && $(PY) -m tests.deploy.inputs --passed)
+	@$(PY) -m tests.deploy.inputs --begin && $(call run-load,deploy and not long)$(if $(ARGS),, && $(PY) -m tests.deploy.inputs --passed)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
-	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(PY) -m pytest -m deploy)
+	@$(if $(ARGS),$(PY) -m pytest $(ARGS),$(call run-tests,not load and not deploy) && $(call run-load,load and not deploy) && $(call run-load,deploy))
 
 SPLIT ?= test_2016_flickr
 .PHONY: parity

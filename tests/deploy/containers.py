@@ -152,6 +152,8 @@ def engine() -> Iterator[Engine]:
                 raise ToolError("the tests of deploy/ need network namespaces (unshare --net), which this machine refuses")
             found = Engine(folder, holder.pid)
             _remove_containers(found)
+            for state in ("run", "tmp"):  # of containers that run: none does now, and after a restart of the machine it is wrong
+                shutil.rmtree(STORAGE / state, ignore_errors=True)
             _make_base(found, folder)
             if len(found.buildah("images", "--all", "--quiet").split()) > MAX_IMAGES:
                 found.buildah("rmi", "--prune")
@@ -207,8 +209,6 @@ def _unpack(folder: Path) -> None:
 
 def _configure(folder: Path) -> None:
     """Writes the engine's configuration."""
-    for stale in (STORAGE / "run", STORAGE / "tmp"):  # what says that containers run; none does
-        shutil.rmtree(stale, ignore_errors=True)
     files = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{STORAGE / "graph"}"\nrunroot = "{STORAGE / "run"}"\n', encoding="utf-8"

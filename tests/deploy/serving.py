@@ -43,7 +43,10 @@ def await_ready(engine: Engine, address: str, container: str, page: str = "") ->
         assert asked.returncode in (0, 1), asked.stderr
         return asked.returncode == 0
 
-    eventually(is_ready, f"{address} serves", READY_S)
+    try:
+        eventually(is_ready, f"{address} serves", READY_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; its log: {engine.podman('logs', container, is_checked=False)[-3000:]}") from None
 
 
 def tasks_answered(engine: Engine, address: str) -> set[str]:

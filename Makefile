@@ -77,10 +77,11 @@ test: $(DEV) ## Run the tests that depend on no clock, except the long ones
 test-load: $(DEV) ## Run the tests that load or measure the machine, except the long ones
 	@$(call run-load,load and not long and not deploy)
 
-# Their programs are fetched once, into .make. One at a time: windows of seconds stand for minutes in them.
+# Their programs are fetched once. One test at a time: windows of seconds stand for minutes in some. A pass is recorded, so that
+# .ci/run repeats it only for other files.
 .PHONY: test-deploy
 test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
-	@$(call run-load,deploy and not long)
+	@$(PY) -m tests.deploy.inputs --begin && $(call run-load,deploy and not long)$(if $(ARGS),, && $(PY) -m tests.deploy.inputs --passed)
 
 .PHONY: test-all
 test-all: $(DEV) ## Run all tests, the long ones too
@@ -191,6 +192,16 @@ watch: $(DEV) ## Generate the rules for Prometheus, the dashboard for Grafana, a
 	@$(PY) -m deploy.prometheus.make_rules
 	@$(PY) -m deploy.grafana.make_dashboard
 	@$(PY) -m tests.contract.metrics_page
+
+# For the images: Python 3.13 on Linux. Pins that still fit are kept; delete a file to renew its pins.
+LOCK := $(PY) -m uv pip compile -q --python-version 3.13 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command 'make lock'
+.PHONY: lock
+lock: $(DEV) ## Lock the dependencies of the images, with hashes
+	@$(LOCK) pyproject.toml --extra server --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --group image-locust -o deploy/docker/requirements-locust.txt >/dev/null
+	@$(LOCK) --group image-build -o deploy/docker/requirements-build.txt >/dev/null
 
 .PHONY: clean
 clean: ## Remove build outputs and caches, but not .venv

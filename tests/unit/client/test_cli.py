@@ -238,6 +238,17 @@ def test_models(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     assert "no model" in capsys.readouterr().out
 
 
+def test_health(capsys: pytest.CaptureFixture[str], server: FakeServer, unused_port: int) -> None:
+    server.set_serving(True)
+    assert main(["health"]) == 0
+    assert capsys.readouterr().out == f"the server at {server.address}: serving\n"
+    assert main(["health", "--model", "some-model"]) == 1
+    assert capsys.readouterr().out == f"the server at {server.address}, model some-model: not serving\n"
+    server.set_serving(False)
+    assert main(["health"]) == 1
+    assert main(["health", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1
+
+
 SOURCES = ["the cat sat on the mat", "", "a second sentence goes here now"]
 REFERENCES = ["MAT THE ON SAT CAT THE", "nothing", "now here goes sentence another A"]
 

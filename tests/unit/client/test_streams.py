@@ -31,6 +31,7 @@ COMMANDS = {
     "translate --show-attention": ["translate", "ein Hünd 🐶", "--show-attention"],
     "models": ["models"],
     "models --json": ["models", "--json"],
+    "health": ["health"],
     "caption": ["caption", "{folder}"],
     "segment": ["segment", "{folder}/phötö.png"],
     "segment folder": ["segment", "{folder}"],

@@ -98,3 +98,15 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
         assert all(each.map.png for each in answers)
         assert await value("requests_cancelled_total", reason="client") == 1
         assert await value("batch_size_sum") == 2, "it was not run"
+
+
+async def test_answer_from_the_cache_is_the_same_and_says_that_nothing_was_run(start: Starter) -> None:
+    app = await start(cache_bytes=1_000_000)
+    async with channel_to(app) as channel:
+        first, again, other = [await segment(channel, width) for width in (32, 32, 30)]
+        assert (first.map, first.classes) == (again.map, again.classes)
+        assert [each.timings.batch_size for each in (first, again, other)] == [1, 0, 1]
+        assert [each.timings.run_seconds > 0 for each in (first, again, other)] == [True, False, True]
+        assert 0 < again.timings.preparation_seconds <= again.timings.total_seconds
+        results = {name: await metric(app, "cache_requests_total", model=MODEL_ID, result=name) for name in ("hit", "miss")}
+        assert (results, await metric(app, "batch_size_sum", model=MODEL_ID)) == ({"hit": 1, "miss": 2}, 2)

@@ -76,11 +76,11 @@ class App:
         metrics.build_info(__version__, hello.onnxruntime)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
-        cache_bytes, submit = config.cache.max_bytes, None
+        cache_bytes, sharing = config.cache.max_bytes, None
         if cache_bytes:
-            submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
+            sharing = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics)
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
-        self.plane = DataPlane(self.front, metrics, limits, submit)
+        self.plane = DataPlane(self.front, metrics, limits, sharing)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
         pages = Exposition(collectors), self._health
         self.http = HttpServer(config.http.host, config.http.port, *pages, tls=self.trust.context())

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from attnserve_server.app import App
+from attnserve_server.engine.front.sharing import SharedAnswers
 from tests.fakes.gate import NUM_THREADS, Gate
 from tests.fakes.passes import MODEL_ID, write_bundle
 from tests.foreign.asking import made_app, metric, until
@@ -98,6 +100,21 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
         assert all(each.map.png for each in answers)
         assert await value("requests_cancelled_total", reason="client") == 1
         assert await value("batch_size_sum") == 2, "it was not run"
+
+
+async def test_key_of_an_image_is_made_where_it_was_decoded(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, original = list[threading.Thread](), SharedAnswers.key
+
+    def key(self: SharedAnswers, model: Any, payload: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return original(self, model, payload)
+
+    monkeypatch.setattr(SharedAnswers, "key", key)
+    app = await start(cache_bytes=1_000_000)
+    async with channel_to(app) as channel:
+        assert (await segment(channel)).map.png
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_answer_from_the_cache_is_the_same_and_says_that_nothing_was_run(start: Starter) -> None:

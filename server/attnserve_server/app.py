@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
 from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
+from attnserve_server.bundle.single_pass import batch_warning
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import EngineConfig, ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
@@ -221,8 +222,8 @@ class App:
         return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
 
 
-def _check_batches(engine: EngineConfig, models: Iterable[ServedModel]) -> None:
-    """Checks that models with settings of batches have batches.
+def _check_batches(engine: EngineConfig, models: Sequence[ServedModel]) -> None:
+    """Checks that models with settings of batches have batches, and warns of batches that may need too much memory.
 
     Raises:
         ConfigError: a model answers step by step, where the settings would change nothing.
@@ -230,6 +231,9 @@ def _check_batches(engine: EngineConfig, models: Iterable[ServedModel]) -> None:
     measured = {model.id: model.kind.measured for model in models}
     if unfit := sorted(name for name in engine.batches if measured.get(name) is Measured.STEPS):
         raise ConfigError(f"engine.batches: only single-pass models have batches, not {', '.join(map(repr, unfit))}")
+    for model in models:
+        if model.id in engine.batches and (warning := batch_warning(model.bundle.variant, engine.batches_of(model.id).max_batch)):
+            log.warning("%s, version %s: %s", *model.key, warning)
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import grpc.aio
 import msgspec
 import pytest
+from PIL import Image
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from attnserve_server.app import App
@@ -20,7 +21,6 @@ from tests.fakes.gate import NUM_THREADS, Gate
 from tests.fakes.passes import MODEL_ID, write_bundle
 from tests.foreign.asking import made_app, metric, until
 from tests.photos import encoded
-from tests.unit.server_shell.test_segmentation import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 1.0
@@ -49,8 +49,9 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 def segment(channel: grpc.aio.Channel, width: int = 32, **rest: Any) -> Any:
-    """A call with an image of its own class map at each width."""
-    request = segmentation_pb2.SegmentRequest(image=encoded(picture(width, 16), "PNG"))
+    """A call with an image of this width and 16 rows."""
+    image = Image.effect_mandelbrot((width, 16), (-2, -1, 1, 1), 100).convert("RGB")
+    request = segmentation_pb2.SegmentRequest(image=encoded(image, "PNG"))
     stub: Any = segmentation_pb2_grpc.SegmentationServiceStub(channel)
     return stub.Segment(request, **rest)
 

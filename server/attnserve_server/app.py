@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
 from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
+from attnserve_server.bundle.single_pass import batch_warning
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import EngineConfig, ServerConfig, repository_defaults
 from attnserve_server.dataplane.plane import DataPlane
@@ -77,11 +78,11 @@ class App:
         metrics.devices.watch(hello.device)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
-        cache_bytes, submit = config.cache.max_bytes, None
+        cache_bytes, sharing = config.cache.max_bytes, None
         if cache_bytes:
-            submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
+            sharing = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics)
         limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
-        self.plane = DataPlane(self.front, metrics, limits, submit)
+        self.plane = DataPlane(self.front, metrics, limits, sharing)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
         pages = Exposition(collectors), self._health
         self.http = HttpServer(config.http.host, config.http.port, *pages, tls=self.trust.context())
@@ -222,8 +223,8 @@ class App:
         return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
 
 
-def _check_batches(engine: EngineConfig, models: Iterable[ServedModel]) -> None:
-    """Checks that models with settings of batches have batches.
+def _check_batches(engine: EngineConfig, models: Sequence[ServedModel]) -> None:
+    """Checks that models with settings of batches have batches, and warns of batches that may need too much memory.
 
     Raises:
         ConfigError: a model answers step by step, where the settings would change nothing.
@@ -231,6 +232,9 @@ def _check_batches(engine: EngineConfig, models: Iterable[ServedModel]) -> None:
     measured = {model.id: model.kind.measured for model in models}
     if unfit := sorted(name for name in engine.batches if measured.get(name) is Measured.STEPS):
         raise ConfigError(f"engine.batches: only single-pass models have batches, not {', '.join(map(repr, unfit))}")
+    for model in models:
+        if model.id in engine.batches and (warning := batch_warning(model.bundle.variant, engine.batches_of(model.id).max_batch)):
+            log.warning("%s, version %s: %s", *model.key, warning)
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:

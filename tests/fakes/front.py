@@ -106,8 +106,9 @@ class Bench:
 
     def ask(self, tokens: list[int] | None = None, model: int = 0, options: DecodeOptions | None = None, **terms: Any) -> Ticket:
         payload = SequencePayload(tokens or [5, 6, 7, 3], options or DecodeOptions())
-        submit = self.shared.submit if self.shared is not None else self.front.submit
-        return submit(self.models[model], payload, Terms(**terms))
+        if self.shared is None:
+            return self.front.submit(self.models[model], payload, Terms(**terms))
+        return self.shared.submit(self.models[model], payload, Terms(**terms), self.shared.key(self.models[model], payload))
 
     def submitted(self, model: int = 0) -> list[int]:
         """Numbers of the requests that were sent to workers, in order."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ from typing import Any
 import grpc.aio
 import msgspec
 import pytest
+from PIL import Image
 
 from attnserve.v1 import segmentation_pb2, segmentation_pb2_grpc
 from attnserve_server.app import App
+from attnserve_server.engine.front.sharing import SharedAnswers
 from tests.fakes.gate import NUM_THREADS, Gate
 from tests.fakes.passes import MODEL_ID, write_bundle
 from tests.foreign.asking import made_app, metric, until
 from tests.photos import encoded
-from tests.unit.server_shell.test_segmentation import picture
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 1.0
@@ -47,8 +49,9 @@ async def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterato
 
 
 def segment(channel: grpc.aio.Channel, width: int = 32, **rest: Any) -> Any:
-    """A call with an image of its own class map at each width."""
-    request = segmentation_pb2.SegmentRequest(image=encoded(picture(width, 16), "PNG"))
+    """A call with an image of this width and 16 rows."""
+    image = Image.effect_mandelbrot((width, 16), (-2, -1, 1, 1), 100).convert("RGB")
+    request = segmentation_pb2.SegmentRequest(image=encoded(image, "PNG"))
     stub: Any = segmentation_pb2_grpc.SegmentationServiceStub(channel)
     return stub.Segment(request, **rest)
 
@@ -98,3 +101,30 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
         assert all(each.map.png for each in answers)
         assert await value("requests_cancelled_total", reason="client") == 1
         assert await value("batch_size_sum") == 2, "it was not run"
+
+
+async def test_key_of_an_image_is_made_where_it_was_decoded(start: Starter, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, original = list[threading.Thread](), SharedAnswers.key
+
+    def key(self: SharedAnswers, model: Any, payload: Any) -> bytes:
+        threads.append(threading.current_thread())
+        return original(self, model, payload)
+
+    monkeypatch.setattr(SharedAnswers, "key", key)
+    app = await start(cache_bytes=1_000_000)
+    async with channel_to(app) as channel:
+        assert (await segment(channel)).map.png
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
+
+
+async def test_answer_from_the_cache_is_the_same_and_says_that_nothing_was_run(start: Starter) -> None:
+    app = await start(cache_bytes=1_000_000)
+    async with channel_to(app) as channel:
+        first, again, other = [await segment(channel, width) for width in (32, 32, 30)]
+        assert (first.map, first.classes) == (again.map, again.classes)
+        assert [each.timings.batch_size for each in (first, again, other)] == [1, 0, 1]
+        assert [each.timings.run_seconds > 0 for each in (first, again, other)] == [True, False, True]
+        assert 0 < again.timings.preparation_seconds <= again.timings.total_seconds
+        results = {name: await metric(app, "cache_requests_total", model=MODEL_ID, result=name) for name in ("hit", "miss")}
+        assert (results, await metric(app, "batch_size_sum", model=MODEL_ID)) == ({"hit": 1, "miss": 2}, 2)

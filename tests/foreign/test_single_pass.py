@@ -91,6 +91,17 @@ async def test_setting_for_an_unknown_model_is_refused(models: Path) -> None:
     await app.stop_what_started()
 
 
+@pytest.mark.parametrize(("max_batch", "warns"), [(8, False), (9, True)])
+async def test_setting_far_above_the_largest_batch_of_the_bundle_is_warned_of(
+    models: Path, caplog: pytest.LogCaptureFixture, max_batch: int, warns: bool
+) -> None:
+    app = made_app(models, SPEC, batches={MODEL_ID: {"max_batch": max_batch}})
+    await app.start()
+    await app.drain_and_stop()
+    text = f"{MODEL_ID}, version 1: a largest batch of {max_batch} is set, and the bundle was measured with 2 at most"
+    assert (text in caplog.text) == warns
+
+
 async def test_setting_for_a_model_without_batches_is_refused(models: Path) -> None:
     letters.write_bundle(models)
     batches = {letters.MODEL_ID: {"max_batch": 1}, MODEL_ID: {"max_batch": 1}}

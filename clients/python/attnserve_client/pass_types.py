@@ -19,9 +19,9 @@ class PassTimings:
     Attributes:
         preparation_s: from the request's arrival to the queue; the image is decoded and scaled.
         queue_s: from queueing to the run of its batch.
-        run_s: the run of its batch.
+        run_s: the run of its batch; 0 if the answer came from the cache.
         total_s: from the request's arrival to its answer.
-        batch_size: requests of its batch, this one included.
+        batch_size: requests of its batch, this one included; 0 if the answer came from the cache.
     """
 
     preparation_s: float

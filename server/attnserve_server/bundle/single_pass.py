@@ -14,6 +14,8 @@ from attnserve_server.bundle.checks import named_files
 
 MAX_BATCH = 1024
 """Largest batch that a manifest or a setting may name: the warm-up runs each size."""
+MUCH_LARGER = 4
+"""Times of the manifest's largest batch above which a setting is worth a warning: memory grows with the batch."""
 MAX_PIXELS = 8192
 """Largest width or height of an input image."""
 _ROLE_AXES = {
@@ -55,6 +57,19 @@ def largest_batch(variant: manifest_pb2.Variant, *, wants_attention: bool, asked
     """
     fitting = (each.max_batch for each in variant.passes if each.gives_attention or not wants_attention)
     return asked or next(fitting, 1)
+
+
+def batch_warning(variant: manifest_pb2.Variant, asked: int) -> str:
+    """Returns a warning of a setting that is much larger than the largest batch of the manifest; empty if it is not.
+
+    Args:
+        variant: of the checked manifest.
+        asked: the setting; 0 for the manifest's.
+    """
+    most = max(largest_batch(variant, wants_attention=wants) for wants in (False, True))
+    if asked <= MUCH_LARGER * most:
+        return ""
+    return f"a largest batch of {asked} is set, and the bundle was measured with {most} at most: memory may not suffice"
 
 
 def _picture_problems(picture: manifest_pb2.PictureInput) -> Iterator[str]:

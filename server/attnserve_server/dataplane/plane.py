@@ -18,7 +18,7 @@ from attnserve_server.dataplane.accounts import RequestRecorder
 from attnserve_server.dataplane.call import Call, Submit, Ticket
 from attnserve_server.dataplane.offload import Preparing
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.request import Done
+from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Limits, Model, Prepared
 from attnserve_server.tasks.joining import whole
 from attnserve_server.tasks.options import check_priority
@@ -47,6 +47,18 @@ class Models(Protocol):
         Raises:
             ModelNotFound: there is no such model.
         """
+        ...
+
+
+class Sharing(Protocol):
+    """The cache and the jobs in progress, in place of the front's ``submit`` (``engine/front/sharing.py``)."""
+
+    def key(self, model: Any, payload: Any) -> bytes:
+        """Returns the key of a payload's answer. Runs on any thread."""
+        ...
+
+    def submit(self, model: Any, payload: Any, terms: Terms, key: bytes) -> Ticket:
+        """As ``Front.submit``."""
         ...
 
 
@@ -159,12 +171,13 @@ class DataPlane:
         front: resolves models and takes requests.
         recorder: observes the times of preparation.
         limits: of a request's content.
-        submit: replaces ``front.submit``.
+        sharing: replaces ``front.submit``.
     """
 
-    def __init__(self, front: Any, recorder: RequestRecorder, limits: Limits, submit: Submit | None = None) -> None:
+    def __init__(self, front: Any, recorder: RequestRecorder, limits: Limits, sharing: Sharing | None = None) -> None:
         self._front: Models = front
-        self.recorder, self._limits, self._submit = recorder, limits, submit or front.submit
+        self._front_submit: Submit = front.submit
+        self.recorder, self._limits, self._sharing = recorder, limits, sharing
         self._preparing: dict[str, Preparing] = {}
 
     @property
@@ -199,14 +212,22 @@ class DataPlane:
         terms = call.terms(is_streamed=asked.is_streamed, priority=check_priority(asked.priority))
         effort = task.effort(what)
         preparing = self._of(spec)
+        prepare = functools.partial(task.prepare, what, checked, model, limits)
         if preparing.is_inline(effort):
-            prepared = task.prepare(what, checked, model, limits)
+            prepared, submits = self._prepared(prepare, model)
         else:
-            prepared = await preparing.run(effort, functools.partial(task.prepare, what, checked, model, limits))
-        tickets = [call.submit(self._submit, model, payload, terms) for payload in prepared.payloads]
+            prepared, submits = await preparing.run(effort, functools.partial(self._prepared, prepare, model))
+        tickets = [call.submit(submit, model, payload, terms) for submit, payload in zip(submits, prepared.payloads, strict=True)]
         if spec.reads_image:
             self.recorder.image_prepared(model.id, model.version, tickets[0].received_at - call.received_at)
         return Pending(call, spec, model, prepared, tickets, preparing if spec.renders_on_threads else None)
+
+    def _prepared(self, prepare: Callable[[], Prepared], model: Model) -> tuple[Prepared, list[Submit]]:
+        """Returns the prepared request, and the function that submits each of its payloads. Runs on any thread."""
+        prepared, sharing = prepare(), self._sharing
+        if sharing is None:
+            return prepared, [self._front_submit] * len(prepared.payloads)
+        return prepared, [functools.partial(sharing.submit, key=sharing.key(model, payload)) for payload in prepared.payloads]
 
     @property
     def num_expected(self) -> int:

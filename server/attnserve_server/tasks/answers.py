@@ -117,7 +117,7 @@ class Segmentation(msgspec.Struct):
     classes: list[ClassArea]
     attention: SegmentAttention | None
     batch_size: int
-    """Requests of its batch, this one included."""
+    """Requests of its batch, this one included; 0 if the answer came from the cache."""
 
 
 class BlockAttention(msgspec.Struct):

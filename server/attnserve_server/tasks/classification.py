@@ -19,6 +19,7 @@ from attnserve_server.tasks.interface import AnswerStream, Limits, Model
 from attnserve_server.tasks.passes import (
     PassPrepared,
     array_of,
+    batch_size_of,
     check_attention,
     manifest_problems,
     outcome_of,
@@ -94,7 +95,7 @@ class ClassificationWork:
         best = np.argsort(-probabilities, kind="stable")[: prepared.asked]
         classes = [(int(index), float(probabilities[index])) for index in best]
         attention = _attention(prepared.model, outcome) if prepared.payloads[0].wants_attention else []
-        return Classification(classes, attention, outcome.batch_size)
+        return Classification(classes, attention, batch_size_of(answers))
 
     def stream(self, prepared: PassPrepared) -> AnswerStream:
         """See :class:`Task`: no method of its service streams."""

@@ -75,6 +75,12 @@ def outcome_of(answers: Sequence[PassDone]) -> PassOutcome:
     return answer.outcome
 
 
+def batch_size_of(answers: Sequence[PassDone]) -> int:
+    """Returns the requests of the batch of a request with one payload; 0 if the cache answered, without a run."""
+    (answer,) = answers
+    return answer.outcome.batch_size if answer.num_steps else 0
+
+
 def array_of(outcome: PassOutcome, name: str, dtype: npt.DTypeLike, num_axes: int) -> npt.NDArray[Any]:
     """Returns an output as an array.
 

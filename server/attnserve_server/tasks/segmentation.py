@@ -21,6 +21,7 @@ from attnserve_server.tasks.interface import AnswerStream, Limits, Model
 from attnserve_server.tasks.passes import (
     PassPrepared,
     array_of,
+    batch_size_of,
     check_attention,
     manifest_problems,
     outcome_of,
@@ -129,7 +130,7 @@ class SegmentationWork:
         areas += [ClassArea(index, 0.0, 0.0) for index in range(len(areas), task.num_classes)]
         attention = _attention(prepared, outcome) if prepared.payloads[0].wants_attention else None
         form = _formed(class_map, asked.format, task.palette)
-        return Segmentation(*class_map.size, asked.format, form, areas, attention, outcome.batch_size)
+        return Segmentation(*class_map.size, asked.format, form, areas, attention, batch_size_of(answers))
 
     def stream(self, prepared: PassPrepared) -> AnswerStream:
         """See :class:`Task`: no method of its service streams."""

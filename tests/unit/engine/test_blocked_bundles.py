@@ -51,7 +51,10 @@ def in_block(change: Callable[[Any], Any]) -> Callable[[Manifest], Any]:
 
 BROKEN: dict[str, tuple[Callable[[Manifest], Any], str]] = {
     "not required": (lambda manifest: manifest.update(requires=[]), "format version 2, and requires is empty"),
-    "version 1": (lambda manifest: manifest.update(format_version=1), "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"),
+    "version 1": (
+        lambda manifest: manifest.update(format_version=1),
+        "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows",
+    ),
     "blocks in version 1": (
         lambda manifest: manifest.update(format_version=1, requires=[]),
         "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows",

@@ -158,7 +158,10 @@ def test_bundle_is_loaded_by_the_check_of_its_own_kind(tmp_path: Path) -> None:
     [
         ({"format_version": 3}, "format version 3; this server reads 1 and 2"),
         ({"format_version": 1}, "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"),
-        ({"format_version": 1, "requires": []}, "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows"),
+        (
+            {"format_version": 1, "requires": []},
+            "format version 1 has neither requires, nor single_pass, nor passes, nor block_rows",
+        ),
         ({"requires": []}, "format version 2, and requires is empty"),
         ({"requires": ["video", "single_pass", "adapters"]}, "it requires adapters, video, which this server does not support"),
         ({"requires": ["video"], "frames": 5}, "it requires video, which this server does not support"),

@@ -95,11 +95,21 @@ class SharedAnswers:
         """Number of jobs that requests can join."""
         return len(self._under_way)
 
-    def submit(self, model: ServedModel, payload: Payload, terms: Terms) -> Ticket:
-        """As :meth:`Front.submit`, but uses a cached answer or an equal job in progress."""
+    def key(self, model: ServedModel, payload: Payload) -> bytes:
+        """Returns what :meth:`submit` finds an answer by: everything that determines it. Runs on any thread.
+
+        It takes up to milliseconds for an image; empty if equal payloads may have different answers.
+        """
         if not payload.is_reproducible:
+            return b""
+        key = _ENCODER.encode((model.id, model.version, model.generation, model.variant, payload))
+        return key if len(key) <= LARGEST_KEY else hashlib.sha256(key).digest()
+
+    def submit(self, model: ServedModel, payload: Payload, terms: Terms, key: bytes) -> Ticket:
+        """As :meth:`Front.submit`, but uses a cached answer or an equal job in progress; ``key`` is that of :meth:`key`."""
+        if not key:
             return self._front.submit(model, payload, terms)
-        received_at, key = time.monotonic(), _key(model, payload)
+        received_at = time.monotonic()
         job: Job | None = None
         try:
             self._front.check(model, payload)
@@ -191,12 +201,6 @@ class SharedAnswers:
 
     def _count(self, model: ServedModel, result: str) -> None:
         self._metrics.cache_request(model.id, model.version, result)
-
-
-def _key(model: ServedModel, payload: Payload) -> bytes:
-    """Returns the cache key: everything that determines the answer."""
-    key = _ENCODER.encode((model.id, model.version, model.generation, model.variant, payload))
-    return key if len(key) <= LARGEST_KEY else hashlib.sha256(key).digest()
 
 
 def _answer_with(ticket: Ticket, outcome: Outcome) -> None:

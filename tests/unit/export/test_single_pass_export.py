@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The export of single-pass models end to end: small models with random weights, on small data sets; and faults that it must find."""
+"""The export of single-pass models end to end: small models with random weights, on small data sets; and faults that it must find.
+
+A graph of Disentangled Non-local takes ten seconds of processor time to trace, so its second export is a long test.
+"""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ from attnserve_export import pass_independence, pass_runner
 from attnserve_export.bundle_writer import read_manifest
 from attnserve_export.bundles import export_bundle, renew_golden_answers, stored_model
 from attnserve_export.exporter import ExportError
+from attnserve_export.graphs import disentangled_nonlocal
 from attnserve_export.graphs.upsampled import UpsampledClasses
 from attnserve_export.layers.folded import fold_norms, has_norms
 from attnserve_export.parity_sources import Array
@@ -39,6 +43,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cbam-cifar10": {"model.blocks": 1},
     "dnl-camvid": {"model.width": 16, "model.inner": 8, "model.decoder": [8, 8]},
 }
+SIZES = ((96, 48), (64, 96), (96, 64), (96, 96))
+"""Width and height of the images, instead of Disentangled Non-local's own ones."""
 COMMON = {
     "epochs": 2, "updates": 6, "kept_epoch": 1, "parameters": {"model": 9}, "train_seconds": 60,
     "log": [{"epoch": each, "loss": 2.5, "accuracy": 0.1, "held_back_accuracy": 0.2, "held_back_miou": 3.0} for each in (1, 2)],
@@ -83,7 +89,14 @@ def fresh(model_id: str) -> Trained:
 
 
 @pytest.fixture(scope="module")
-def all_made(tmp_path_factory: pytest.TempPathFactory, camvid: Path) -> Callable[[str], Made]:  # noqa: F811
+def small_sizes() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(disentangled_nonlocal, "SIZES", SIZES)
+        yield
+
+
+@pytest.fixture(scope="module")
+def all_made(tmp_path_factory: pytest.TempPathFactory, camvid: Path, small_sizes: None) -> Callable[[str], Made]:  # noqa: F811
     made: dict[str, Made] = {}
 
     def make(model_id: str) -> Made:
@@ -105,8 +118,8 @@ def made(request: pytest.FixtureRequest, all_made: Callable[[str], Made]) -> Mad
 
 def pictures(count: int, height: int = 48, width: int = 60) -> list[Array]:
     rng = np.random.default_rng(3)
-    squares = rng.integers(0, 256, (count, height // 6, width // 6, 3)).astype(np.uint8)
-    return list(squares.repeat(6, 1).repeat(6, 2))
+    squares = rng.integers(0, 256, (count, -(-height // 6), -(-width // 6), 3)).astype(np.uint8)
+    return list(squares.repeat(6, 1).repeat(6, 2)[:, :height, :width])
 
 
 @pytest.mark.timeout(900)  # the graphs are made here
@@ -144,6 +157,7 @@ def test_the_card_reports_quality_parity_and_terms(made: Made) -> None:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("made", ["cbam-cifar10", pytest.param("dnl-camvid", marks=pytest.mark.long)], indirect=True)
 def test_an_export_from_the_bundle_is_the_same_bundle(made: Made, tmp_path: Path) -> None:
     again = trained_in_bundle(made.folder)
     assert not has_norms(again.weights)
@@ -217,7 +231,7 @@ def test_other_classes_in_a_pictures_last_rows_are_refused(
 
     monkeypatch.setattr(pass_independence, "classes_in", faulty)
     with pytest.raises(ExportError, match=r"independence: in another size \d\.\d\d% of a picture's edge pixels have another class"):
-        check_independence(made.folder, made.manifest, pictures(1, 360, 480))
+        check_independence(made.folder, made.manifest, pictures(1))
 
 
 @pytest.mark.timeout(900)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import zlib
@@ -60,7 +61,7 @@ def pass_manifest(max_batch: int = 4, model_id: str = MODEL_ID) -> dict[str, Any
         "task": "TASK_SEGMENTATION",
         "architecture": "made up",
         "single_pass": single_pass,
-        "variants": [{"name": "fp32", "device": "DEVICE_CPU", "passes": [plain, attention]}],
+        "variants": [{"name": "fp32", "device": "DEVICE_CPU", "passes": copy.deepcopy([plain, attention])}],
     }
 
 

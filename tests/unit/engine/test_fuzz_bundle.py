@@ -23,7 +23,7 @@ from attnserve_server.kinds import ITERATIVE
 from attnserve_server.tasks.registry import TaskTable
 from attnserve_server.tasks.translation import TranslationTask
 from attnserve_server.transport.rpc.v1.model import model_message
-from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE
+from tests.driving import STEP_BUNDLES
 from tests.fakes.bundles import FILES, sound_bundle
 from tests.foreign.common import sentencepiece_model
 from tests.fuzzing import ENOUGH, campaign, corpus, json_mutated, mutated, scales
@@ -123,7 +123,7 @@ class Started:
 
 @pytest.fixture(scope="module")
 def started() -> tuple[Bundle, Started]:
-    bundle = load_bundle(ALL_BUNDLES["rnnsearch-en-de"])
+    bundle = load_bundle(STEP_BUNDLES["rnnsearch-en-de"])
     engine = make_engine(bundle, EngineConfig())
     for _ in engine.starting():
         pass
@@ -159,7 +159,7 @@ def test_mutated_golden_answers_are_compared_or_refused(tmp_path: Path, started:
 @scales
 @pytest.mark.timeout(600)
 def test_mutated_graph_names_its_files_or_none(scale: float) -> None:
-    graphs = [(path / "encode.onnx").read_bytes()[-1500:] for path in (*ALL_BUNDLES.values(), CAPTION_BUNDLE)]
-    whole = (ALL_BUNDLES["rnnsearch-en-de"] / "encode.onnx").read_bytes()
+    graphs = [(path / "encode.onnx").read_bytes()[-1500:] for path in STEP_BUNDLES.values()]
+    whole = (STEP_BUNDLES["rnnsearch-en-de"] / "encode.onnx").read_bytes()
     assert external_files(whole) == {"weights.bin"}
     campaign(mutated([*graphs, whole]), lambda data: external_files(data), 2, scale)

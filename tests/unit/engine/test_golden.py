@@ -28,12 +28,12 @@ from attnserve_server.errors import BundleError
 from attnserve_server.execution.runner import IterativeRunner
 from attnserve_server.execution.step import StepInputs
 from attnserve_server.kinds import ITERATIVE
-from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE
+from tests.driving import ALL_BUNDLES, CAPTION_BUNDLE, STEP_BUNDLES
 
 SMALL = "rnnsearch-en-de"
 VARIANTS = [
     (model, variant.name)
-    for model, path in ALL_BUNDLES.items()
+    for model, path in STEP_BUNDLES.items()
     for variant in load_bundle(path).manifest.variants
     if variant.device == manifest_pb2.DEVICE_CPU
 ]

@@ -70,8 +70,12 @@ class ServedModel:
 
     @property
     def gives_scores(self) -> bool:
-        """Whether every step graph scores all tokens, which penalties, sampling and prefixes need."""
-        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in self.bundle.variant.steps)
+        """Whether the step graphs score all tokens, which penalties, sampling and prefixes need.
+
+        Graphs for beams in blocks need not: no search that uses these scores runs on them.
+        """
+        steps = [step for step in self.bundle.variant.steps if not step.block_rows]
+        return all(_SCORES & {tensor.name for tensor in step.graph.outputs} for step in steps)
 
     @property
     def is_ready(self) -> bool:

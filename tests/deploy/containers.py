@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.deploy import tools
-from tests.deploy.debian import ToolError, unpacked
-from tests.deploy.tools import CACHE
+from tests.deploy.debian import source, unpacked
+from tests.deploy.tools import CACHE, ToolError
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "bookworm"
@@ -196,7 +196,7 @@ def build_options(engine: Engine, folder: Path) -> list[str]:
 def _unpack(folder: Path) -> None:
     """Fills a folder with the engine's packages."""
     for packages in PACKAGES:
-        shutil.copytree(unpacked(*packages, release=RELEASE, cache=CACHE), folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(unpacked(*packages, release=RELEASE), folder, symlinks=True, dirs_exist_ok=True)
     (folder / "bin").mkdir()
     for name in ("iptables", "ip6tables", "iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"):
         (folder / "bin" / name).symlink_to("../usr/sbin/xtables-nft-multi")
@@ -252,7 +252,7 @@ def _make_base(engine: Engine, packages: Path) -> None:
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("man", "doc", "locale", "info")]
         options = ["--variant=minbase", "--dpkgopt=force-unsafe-io", *left_out, "--dpkgopt=path-include=/usr/share/doc/*/copyright"]
         environment = {**os.environ, "PATH": f"{packages / 'usr/bin'}:{os.environ['PATH']}"}
-        line = tools.source("trixie")
+        line = source("trixie")
         tools.called("perl", packages / "usr/bin/mmdebstrap", *options, "trixie", folder / "base.tar", line, env=environment)
         (folder / "Dockerfile").write_text('FROM scratch\nADD base.tar /\nCMD ["bash"]\n', encoding="utf-8")
         engine.buildah(

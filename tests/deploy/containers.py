@@ -53,10 +53,8 @@ class Engine:
         proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         self.environment = {
             **proxies,
-            "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
+            **_paths(folder),
             "HOME": str(folder / "home"),
-            "LD_LIBRARY_PATH": str(folder / LIBRARIES),
-            "XTABLES_LIBDIR": str(folder / LIBRARIES / "xtables"),
             "CONTAINERS_CONF": str(folder / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(folder / "etc/containers/registries.conf"),
@@ -207,8 +205,21 @@ def _unpack(folder: Path) -> None:
     shutil.copy(folder / "etc/containers/policy.json", folder / "home/.config/containers/policy.json")
 
 
+def _paths(folder: Path) -> dict[str, str]:
+    """Variables by which the engine's programs find each other, and their libraries."""
+    return {
+        "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": str(folder / LIBRARIES),
+        "XTABLES_LIBDIR": str(folder / LIBRARIES / "xtables"),
+    }
+
+
 def _configure(folder: Path) -> None:
-    """Writes the engine's configuration."""
+    """Writes the engine's configuration.
+
+    Its variables are for the cleanup after a container's end: conmon starts that podman with almost no variables. Without ``iptables``
+    on its path, netavark leaves the bridge and the rules of published ports in place, and a later container is not reached there.
+    """
     files = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{STORAGE / "graph"}"\nrunroot = "{STORAGE / "run"}"\n', encoding="utf-8"
@@ -223,6 +234,7 @@ conmon_path = ["{folder}/usr/bin/conmon"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 helper_binaries_dir = ["{folder}/usr/lib/podman"]
+env = {json.dumps([f"{name}={value}" for name, value in _paths(folder).items()])}
 tmp_dir = "{STORAGE / "tmp"}"
 [engine.runtimes]
 runc = ["{folder}/usr/sbin/runc"]

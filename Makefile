@@ -77,8 +77,8 @@ test: $(DEV) ## Run the tests that depend on no clock, except the long ones
 test-load: $(DEV) ## Run the tests that load or measure the machine, except the long ones
 	@$(call run-load,load and not long and not deploy)
 
-# Their programs are fetched once. One test at a time: windows of seconds stand for minutes in some. A pass is recorded, so that
-# .ci/run repeats it only for other files.
+# Their programs are fetched once. One test at a time: windows of seconds stand for minutes in some. A pass without ARGS writes
+# .ci/test-deploy.json, to be committed: .ci/run repeats the tests only when an input differs from it.
 .PHONY: test-deploy
 test-deploy: $(DEV) ## Test what is in deploy/ with the real tools, except the long tests
 	@$(PY) -m tests.deploy.inputs --begin && $(call run-load,deploy and not long)$(if $(ARGS),, && $(PY) -m tests.deploy.inputs --passed)

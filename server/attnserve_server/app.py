@@ -25,11 +25,12 @@ from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
+from attnserve_server.engine.front.snapshot import snapshot
 from attnserve_server.errors import BundleError, ConfigError, StartupError
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
-from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, stop_event
+from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, show_stacks_on_signal, stop_event
 from attnserve_server.stats import Measured
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
@@ -122,6 +123,7 @@ class App:
         """
         raise_descriptor_limit()
         return_memory()
+        show_stacks_on_signal(self._show_state)
         ready = ReadyFile(ready_file)
         watchdog = Watchdog(functools.partial(end_process, ready.remove))
         stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")
@@ -175,6 +177,13 @@ class App:
             await self.trust.stop()
         for server in self._http_servers():
             await server.stop()
+
+    def _show_state(self) -> None:
+        """Logs queues and requests, without user text, and asks the workers for their stacks."""
+        for line in snapshot(self.front.jobs.values(), time.monotonic()) if hasattr(self, "front") else ():
+            log.warning("state: %s", line)
+        if hasattr(self, "pool"):
+            self.pool.show_stacks()
 
     def _http_servers(self) -> list[HttpServer]:
         return [getattr(self, name) for name in ("http", "plain_http") if hasattr(self, name)]

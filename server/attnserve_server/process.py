@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import faulthandler
 import json
 import os
 import resource
@@ -17,6 +18,7 @@ from typing import Any
 from attnserve_server.errors import StartupError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+STACKS_SIGNAL = signal.SIGUSR1
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 256 * 1024
 CUT_SHORT = 130
 """The exit code after a second signal."""
@@ -26,6 +28,17 @@ def ignore_stop_signals() -> None:
     """For a worker: terminals and service managers signal a whole group, but the front alone decides when a worker ends."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+
+
+def show_stacks_on_signal(also: Callable[[], object] | None = None) -> None:
+    """Lets SIGUSR1 print the stacks of all threads to standard error, at once, also while one is stuck in a library.
+
+    Args:
+        also: called by the running event loop after that.
+    """
+    if also is not None:
+        asyncio.get_running_loop().add_signal_handler(STACKS_SIGNAL, also)
+    faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True, chain=also is not None)
 
 
 def stop_event(at_once: Callable[[], None]) -> asyncio.Event:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The engine of containers and the image of the server, made anew for each file: networks of one file do not disturb another."""
+"""The engine of containers and the image of the server, made once for all tests of ``deploy/``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest
 from tests.deploy.containers import ROOT, Engine, build, engine
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def containers() -> Iterator[Engine]:
     """Runs containers without a daemon."""
     with engine() as started:
         yield started
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def image(containers: Engine) -> str:
     """Name of the image for CPUs, built from this checkout."""
     return build(containers, ROOT / "deploy/docker/Dockerfile", "attnserve:test")

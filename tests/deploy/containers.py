@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from tests.deploy import tools
-from tests.deploy.debian import ToolError, unpacked
-from tests.deploy.tools import CACHE
+from tests.deploy.debian import source, unpacked
+from tests.deploy.tools import CACHE, ToolError
 
 ROOT = Path(__file__).resolve().parents[2]
 RELEASE = "bookworm"
@@ -53,10 +53,8 @@ class Engine:
         proxies = {name: value for name, value in os.environ.items() if name.lower().endswith("_proxy")}
         self.environment = {
             **proxies,
-            "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
+            **_paths(folder),
             "HOME": str(folder / "home"),
-            "LD_LIBRARY_PATH": str(folder / LIBRARIES),
-            "XTABLES_LIBDIR": str(folder / LIBRARIES / "xtables"),
             "CONTAINERS_CONF": str(folder / "containers.conf"),
             "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
             "CONTAINERS_REGISTRIES_CONF": str(folder / "etc/containers/registries.conf"),
@@ -196,7 +194,7 @@ def build_options(engine: Engine, folder: Path) -> list[str]:
 def _unpack(folder: Path) -> None:
     """Fills a folder with the engine's packages."""
     for packages in PACKAGES:
-        shutil.copytree(unpacked(*packages, release=RELEASE, cache=CACHE), folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(unpacked(*packages, release=RELEASE), folder, symlinks=True, dirs_exist_ok=True)
     (folder / "bin").mkdir()
     for name in ("iptables", "ip6tables", "iptables-save", "ip6tables-save", "iptables-restore", "ip6tables-restore"):
         (folder / "bin" / name).symlink_to("../usr/sbin/xtables-nft-multi")
@@ -207,8 +205,21 @@ def _unpack(folder: Path) -> None:
     shutil.copy(folder / "etc/containers/policy.json", folder / "home/.config/containers/policy.json")
 
 
+def _paths(folder: Path) -> dict[str, str]:
+    """Variables by which the engine's programs find each other, and their libraries."""
+    return {
+        "PATH": f"{folder}/bin:{folder}/usr/bin:{folder}/usr/sbin:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": str(folder / LIBRARIES),
+        "XTABLES_LIBDIR": str(folder / LIBRARIES / "xtables"),
+    }
+
+
 def _configure(folder: Path) -> None:
-    """Writes the engine's configuration."""
+    """Writes the engine's configuration.
+
+    Its variables are for the cleanup after a container's end: conmon starts that podman with almost no variables. Without ``iptables``
+    on its path, netavark leaves the bridge and the rules of published ports in place, and a later container is not reached there.
+    """
     files = min(20_000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     (folder / "storage.conf").write_text(
         f'[storage]\ndriver = "overlay"\ngraphroot = "{STORAGE / "graph"}"\nrunroot = "{STORAGE / "run"}"\n', encoding="utf-8"
@@ -223,6 +234,7 @@ conmon_path = ["{folder}/usr/bin/conmon"]
 cgroup_manager = "cgroupfs"
 events_logger = "file"
 helper_binaries_dir = ["{folder}/usr/lib/podman"]
+env = {json.dumps([f"{name}={value}" for name, value in _paths(folder).items()])}
 tmp_dir = "{STORAGE / "tmp"}"
 [engine.runtimes]
 runc = ["{folder}/usr/sbin/runc"]
@@ -252,7 +264,7 @@ def _make_base(engine: Engine, packages: Path) -> None:
         left_out = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in ("man", "doc", "locale", "info")]
         options = ["--variant=minbase", "--dpkgopt=force-unsafe-io", *left_out, "--dpkgopt=path-include=/usr/share/doc/*/copyright"]
         environment = {**os.environ, "PATH": f"{packages / 'usr/bin'}:{os.environ['PATH']}"}
-        line = tools.source("trixie")
+        line = source("trixie")
         tools.called("perl", packages / "usr/bin/mmdebstrap", *options, "trixie", folder / "base.tar", line, env=environment)
         (folder / "Dockerfile").write_text('FROM scratch\nADD base.tar /\nCMD ["bash"]\n', encoding="utf-8")
         engine.buildah(

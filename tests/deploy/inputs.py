@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a file that ``make test-deploy`` depends on has changed since it passed on this machine; needs no package.
+"""Whether an input of ``make test-deploy`` differs from the committed record of its last pass; needs no package.
 
-``python -m tests.deploy.inputs`` prints the answer and ends with 0 if there is a change, with 3 if there is none. ``--begin`` notes the
-files before the tests, and ``--passed`` records what was noted as passed.
+``python -m tests.deploy.inputs`` prints the answer and ends with 0 if an input differs, with 3 if none does. ``--begin`` notes the
+digests before the tests, and ``--passed`` writes what was noted to the record, ``.ci/test-deploy.json``, which is to be committed.
 """
 
 from __future__ import annotations
@@ -13,66 +13,82 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.deploy.tools import CACHE
-
 ROOT = Path(__file__).resolve().parents[2]
 INPUTS = (
-    *(".ci/run", ".dockerignore", "Makefile", "pyproject.toml", "clients/python", "deploy", "export/attnserve_export"),
-    *(
-        "loadtest/attnserve_loadtest",
-        "protos/attnserve",
-        "server/attnserve_server",
-        "tests/conftest.py",
-        "tests/deploy",
-        "tests/e2e",
-    ),
-    *("tests/fakes", "tests/golden"),
+    ".ci/run",
+    ".dockerignore",
+    "Makefile",
+    "clients/python",
+    "deploy",
+    "export/attnserve_export",
+    "loadtest/attnserve_loadtest",
+    "protos/attnserve",
+    "pyproject.toml",
+    "server/attnserve_server",
+    "tests/chaos/faulty.py",
+    "tests/conftest.py",
+    "tests/deploy",
+    "tests/e2e",
+    "tests/fakes",
+    "tests/foreign",
+    "tests/golden",
+    "tests/photos.py",
+    "tests/rerun.py",
 )
+"""Files and folders; none is inside another."""
+RECORD = ".ci/test-deploy.json"
+NOTE = ".make/test-deploy.json"
 UNCHANGED = 3
-_SHOWN = 5
-"""Names of changed files that are printed."""
 
 
 def digests(root: Path = ROOT) -> dict[str, str]:
-    """SHA-256 of every file that the tests depend on, by path; files that git ignores do not count."""
+    """By input: SHA-256 of its sorted lines "path NUL SHA-256 of the file"; files that git ignores do not count."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *INPUTS]
     listed = subprocess.run(command, cwd=root, capture_output=True, check=True).stdout.decode().split("\0")
-    return {name: _digest(root / name) for name in sorted(set(listed)) if name and (root / name).exists()}
+    lines = [f"{name}\0{_digest(root / name)}\n" for name in sorted(set(listed)) if name and _is_there(root / name)]
+    texts = {each: [line for line in lines if line.startswith((f"{each}\0", f"{each}/"))] for each in INPUTS}
+    return {each: hashlib.sha256("".join(text).encode()).hexdigest() for each, text in texts.items()}
 
 
 def changes(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Paths that were added, removed or changed."""
+    """Inputs that differ, or that only one of the two has."""
     return sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
 
 
 def message(changed: list[str], is_first: bool) -> str:
     """What :func:`main` prints."""
     if is_first:
-        return "make test-deploy: runs, for it has not passed on this machine yet"
+        return f"make test-deploy: runs, for there is no record of a pass ({RECORD})"
     if not changed:
-        return "make test-deploy: left out, for no file that it depends on has changed since it passed on this machine"
-    more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
-    return f"make test-deploy: runs, for files have changed since it passed on this machine: {', '.join(changed[:_SHOWN])}{more}"
+        return f"make test-deploy: left out, for no input differs from the record of its last pass ({RECORD})"
+    return f"make test-deploy: runs, for inputs differ from the record of its last pass ({RECORD}): {', '.join(changed)}"
 
 
-def main(arguments: list[str], root: Path = ROOT, cache: Path = CACHE) -> int:
+def main(arguments: list[str], root: Path = ROOT) -> int:
     """See above; returns the exit code."""
-    begun, passed = cache / "begun.json", cache / "passed.json"
-    cache.mkdir(parents=True, exist_ok=True)
+    record, note = root / RECORD, root / NOTE
     match arguments:
         case []:
-            before = json.loads(passed.read_text(encoding="utf-8")) if passed.is_file() else {}
+            before = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
             changed = changes(before, digests(root))
             print(message(changed, not before), flush=True)
             return 0 if changed else UNCHANGED
         case ["--begin"]:
-            begun.write_text(json.dumps(digests(root)), encoding="utf-8")
+            note.parent.mkdir(exist_ok=True)
+            note.write_text(json.dumps(digests(root), indent=2) + "\n", encoding="utf-8")
             return 0
         case ["--passed"]:
-            begun.rename(passed)
+            before = record.read_bytes() if record.is_file() else b""
+            note.replace(record)
+            if record.read_bytes() != before:
+                print(f"make test-deploy: passed; commit {RECORD}", flush=True)
             return 0
     print("usage: python -m tests.deploy.inputs [--begin|--passed]", file=sys.stderr)
     return 2
+
+
+def _is_there(file: Path) -> bool:
+    return file.is_symlink() or file.is_file()
 
 
 def _digest(file: Path) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from deploy.prometheus.make_rules import rules_file
-from tests.deploy.debian import ToolError, unpacked
+from tests.deploy.debian import unpacked
+from tests.deploy.tools import required
 from tests.e2e.serving import eventually
 
 SCALE = 120
@@ -175,8 +175,7 @@ def watch(folder: Path, *ports: int) -> Iterator[Watch]:
 
 def _over_usr_share(files: Path) -> list[str]:
     """A prefix of a command that shows ``files`` in ``/usr/share`` to it alone: Debian's Alertmanager reads a template there."""
-    if shutil.which("unshare") is None:
-        raise ToolError("unshare is not there: these tests need util-linux")
+    required("unshare")
     rights = [] if os.geteuid() == 0 else ["--map-root-user"]
     script = 'mount -t overlay overlay -o "lowerdir=$0:/usr/share" /usr/share && exec "$@"'
     return ["unshare", *rights, "--mount", "sh", "-c", script, str(files)]

@@ -19,7 +19,6 @@ import yaml
 from tests.deploy.containers import BASE, ROOT, Engine, build, eventually
 from tests.deploy.debian import unpacked
 from tests.deploy.serving import await_ready, command, tasks_answered
-from tests.deploy.tools import CACHE
 
 FOLDER = ROOT / "deploy/compose"
 PROMETHEUS_FILE = f"""FROM {BASE}
@@ -32,7 +31,7 @@ Compose = Callable[..., str]
 
 
 def docker_compose() -> Path:
-    return unpacked("docker-compose", release="trixie", cache=CACHE) / "usr/libexec/docker/cli-plugins/docker-compose"
+    return unpacked("docker-compose") / "usr/libexec/docker/cli-plugins/docker-compose"
 
 
 def project() -> dict[str, Any]:
@@ -48,7 +47,7 @@ def locust_image(containers: Engine, image: str) -> str:
 @pytest.fixture(scope="module")
 def prometheus_image(containers: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("prometheus")
-    shutil.copy(unpacked("prometheus", "promtool", release="forky", cache=CACHE) / "usr/bin/prometheus", folder)
+    shutil.copy(unpacked("prometheus", "promtool", release="forky") / "usr/bin/prometheus", folder)
     (folder / "Dockerfile").write_text(PROMETHEUS_FILE, encoding="utf-8")
     name = project()["services"]["prometheus"]["image"]
     made = build(containers, folder / "Dockerfile", "prometheus:test", context=folder)

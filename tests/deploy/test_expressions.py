@@ -17,7 +17,6 @@ from deploy.prometheus.recordings import RECORDINGS
 from tests.deploy import traffic
 from tests.deploy.prometheus import SCALE, Prometheus, plain_port, prometheus
 from tests.e2e import captioning
-from tests.e2e.every_task import SHIPPED
 from tests.e2e.serving import serve
 from tests.fakes.trust import Files
 
@@ -59,7 +58,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Prometheus, and a server with TLS, a cache and three models under load: a part of each kind of request that it counts."""
     folder = tmp_path_factory.mktemp("watched")
     files = Files(folder)
-    models = captioning.repository(folder, captioning.MODEL, "transformer-en-de", SHIPPED["classification"])
+    models = captioning.repository(folder, captioning.MODEL, "transformer-en-de", "cbam-cifar10")
     flags = ("--models", str(models), "--workers", "1", "--slots", "4", "--queue-limit", "8")
     cache = ("--cache-bytes", "1")  # each answer is too large for it
     tls = ("--tls-cert", str(files.chain), "--tls-key", str(files.key))

@@ -11,8 +11,8 @@ import pytest
 
 from tests.deploy import tools
 from tests.deploy.containers import ROOT, Engine
-from tests.deploy.debian import ToolError
 from tests.deploy.serving import await_ready, command, tasks_answered
+from tests.deploy.tools import ToolError
 
 DOCKERFILE = ROOT / "deploy/docker/Dockerfile"
 MAX_BYTES = 480_000_000

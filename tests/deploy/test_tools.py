@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy import containers, tools
-from tests.deploy.debian import ToolError
+from tests.deploy.tools import ToolError
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of the tools that the tests of ``deploy/`` run, and those of them that are on PyPI; see ``debian.py`` for the others.
+"""The cache of the tools that the tests of ``deploy/`` run, and those from PyPI and npm; ``debian.py`` has Debian's.
 
 Nothing is installed on the machine. A network is needed while the cache is cold.
 """
@@ -17,9 +17,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from tests.deploy.debian import KEYRING, ToolError
-
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "attnserve" / "deploy"
+"""All checkouts of a machine share it."""
+
+
+class ToolError(AssertionError):
+    """A program cannot be had."""
 
 
 def required(*names: str) -> None:
@@ -75,25 +78,6 @@ def locked(name: str) -> Iterator[None]:
     with (CACHE / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def archive() -> str:
-    """Returns the address of the Debian archive that this machine uses.
-
-    Raises:
-        ToolError: the machine lacks ``apt-get``, or uses none.
-    """
-    required("apt-get", "dpkg")
-    listed = called("apt-get", "indextargets", "--format", "$(REPO_URI)", "Created-By: Packages").split()
-    found = next((address for address in listed if "security" not in address), None)
-    if found is None:
-        raise ToolError("apt-get names no archive of packages (apt-get indextargets)")
-    return found
-
-
-def source(release: str) -> str:
-    """Returns the line of ``sources.list`` for a Debian release."""
-    return f"deb [signed-by={KEYRING}] {archive()} {release} main"
 
 
 def python(*requirements: str) -> Path:

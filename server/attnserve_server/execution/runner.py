@@ -68,10 +68,11 @@ class IterativeRunner:
         started = time.monotonic()
         end = self.bundle.manifest.vocabulary.end_id
         for step in self._steps:
-            group = max(1, min(step.declared.max_rows_of_request or 2, self.num_slots))
+            block = step.declared.block_rows
+            group = block or max(1, min(step.declared.max_rows_of_request or 2, self.num_slots))
             for rows in self._memory.warm_rows():
-                if step.declared.block_rows and rows % group:
-                    continue
+                if block and rows % block:
+                    continue  # no batch has it; with fewer slots than a block, none has the graph
                 requests = rows if group == 1 else -(-rows // group)
                 of_row = [min(row // group, requests - 1) for row in range(rows)]
                 members = [[row for row in range(rows) if of_row[row] == request] for request in range(requests)]

@@ -208,3 +208,27 @@ def test_refused_process_does_not_stop_grpc(tmp_path: Path) -> None:
     environ = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60, env=environ)
     assert done.stdout.split() == ["answered", "refused", "answered", "worker-0.2"], done.stderr[-2000:]
+
+
+async def test_stacks_are_asked_of_a_worker_that_has_spoken(started: Started) -> None:
+    """This one has no handler, so the signal ends it."""
+    started.pool.show_stacks()
+    assert await started.successor() == "worker-0.1"
+    assert started.lost == ["worker-0.0"]
+
+
+async def test_stacks_are_not_asked_of_a_worker_that_has_said_nothing(tmp_path: Path) -> None:
+    silent = tmp_path / "silent"
+    silent.write_text("#!/bin/sh\nexec sleep 60\n", encoding="utf-8")
+    silent.chmod(0o755)
+    pool = WorkerPool(1, python=str(silent))
+    opening = asyncio.create_task(pool.open())
+    async with asyncio.timeout(20):
+        while not pool.pids():
+            await asyncio.sleep(0.005)
+    (pid,) = pool.pids().values()
+    pool.show_stacks()
+    await asyncio.sleep(0.2)
+    assert pool.pids() == {"worker-0.0": pid}
+    opening.cancel()
+    await pool.stop(0)

@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gRPC core would do by itself: calls without a message, idle connections, both versions of reflection."""
+"""What gRPC core would do by itself: calls without a message, idle and old connections, both versions of reflection."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -12,7 +13,9 @@ from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from attnserve.v1 import translation_pb2
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.transport.rpc import calls
+from attnserve_server.transport.rpc.arguments import channel_arguments
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 
 SERVICE = "/attnserve.v1.TranslationService/"
@@ -71,6 +74,46 @@ async def test_idle_connection_is_closed_and_opened_again_for_the_next_call(make
     async with asyncio.timeout(20):
         await shell.channel.wait_for_state_change(state)
     assert (await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))).hypotheses
+
+
+def asked(shell: Shell) -> Any:
+    return shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))
+
+
+async def test_connection_over_its_age_is_closed_and_no_call_fails(make_shell: ShellFactory) -> None:
+    shell = await make_shell(max_connection_age_seconds=0.2)
+    async with asyncio.timeout(20):
+        for _ in range(3):
+            assert (await asked(shell)).hypotheses
+            closed = asyncio.create_task(shell.channel.wait_for_state_change(grpc.ChannelConnectivity.READY))
+            while not closed.done():
+                assert (await asked(shell)).hypotheses
+
+
+async def test_call_on_a_connection_over_its_age_is_answered(make_shell: ShellFactory) -> None:
+    shell = await make_shell(max_connection_age_seconds=0.2)
+    shell.front.hang = True
+    call = asked(shell)
+    async with asyncio.timeout(20):
+        await shell.front.submitted.wait()
+        await shell.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)
+        shell.front.hang = False
+        assert (await call).hypotheses
+
+
+async def test_call_is_cancelled_when_the_grace_of_its_connection_is_over(make_shell: ShellFactory) -> None:
+    shell = await make_shell(max_connection_age_seconds=0.2, max_connection_age_grace_seconds=0.2)
+    shell.front.hang = True
+    with pytest.raises(grpc.aio.AioRpcError) as raised:
+        await asyncio.wait_for(asked(shell), 20)
+    assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+    await until(lambda: bool(shell.front.tickets[0].cancelled))
+
+
+def test_connections_have_no_age_by_default() -> None:
+    assert not [name for name, _ in channel_arguments(GrpcConfig()) if "age" in name.split("_")]
+    old = dict(channel_arguments(GrpcConfig(max_connection_age_seconds=60)))
+    assert (old["grpc.max_connection_age_ms"], old["grpc.max_connection_age_grace_ms"]) == (60_000, 300_000)
 
 
 @pytest.mark.parametrize("version", ["v1", "v1alpha"])

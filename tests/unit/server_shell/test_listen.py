@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from attnserve.v1 import model_pb2, model_pb2_grpc
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.transport.http.server import HttpServer

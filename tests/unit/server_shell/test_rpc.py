@@ -17,7 +17,7 @@ from grpc_status import rpc_status
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
 from attnserve_server import errors
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits

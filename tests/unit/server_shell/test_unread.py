@@ -12,7 +12,7 @@ import grpc.aio
 import pytest
 
 from attnserve.v1 import translation_pb2
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.errors import AnswersUnread
 from attnserve_server.transport.rpc import connections
 from attnserve_server.transport.rpc.unread import Unread

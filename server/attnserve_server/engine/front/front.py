@@ -45,7 +45,7 @@ class Front:
         self._registry, self._metrics, self._on_state = registry, metrics, on_state
         self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
         self._ids = itertools.count(1)
-        self._jobs: dict[int, Job] = {}
+        self.jobs: dict[int, Job] = {}
         self._admissions: dict[ModelKey, Admission] = {}
         self._workers = Workers(registry, pool, config, metrics, on_state)
         self.is_draining = False
@@ -106,12 +106,12 @@ class Front:
         self.is_draining = True
         self._workers.drain()
         until = time.monotonic() + timeout_s
-        while self._jobs and time.monotonic() < until:
+        while self.jobs and time.monotonic() < until:
             for model in self.models():
                 if not self._workers.can_serve(model):
                     self._give_up_all(model, "shutdown", errors.ShuttingDown("the last worker died while the server stopped"))
             await asyncio.sleep(0.005)
-        for job in list(self._jobs.values()):
+        for job in list(self.jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
             self.dispatch(model)
@@ -124,7 +124,7 @@ class Front:
     @property
     def is_idle(self) -> bool:
         """Whether no request is queued or running, and no worker holds a row."""
-        return not self._jobs and not any(map(len, self._admissions.values())) and not self._workers.rows.total
+        return not self.jobs and not any(map(len, self._admissions.values())) and not self._workers.rows.total
 
     def models(self) -> list[ServedModel]:
         """Returns all models and versions."""
@@ -179,7 +179,7 @@ class Front:
         if (admission := self._admissions.get(model.key)) is None:  # the model was removed after it was resolved
             raise model.gone()
         admission.add(job)
-        self._jobs[job.id] = job
+        self.jobs[job.id] = job
         return job
 
     def ticket(self, terms: Terms, received_at: float) -> Ticket:
@@ -209,7 +209,7 @@ class Front:
 
     def forget(self, job: Job, outcome: Outcome | None = None) -> None:
         """Removes a job from all accounting."""
-        self._jobs.pop(job.id, None)
+        self.jobs.pop(job.id, None)
         if job.watcher is not None:
             job.watcher.ended(job, outcome)
         if job.status == Status.QUEUED:
@@ -231,7 +231,7 @@ class Front:
 
     def _of(self, model: ServedModel) -> list[Job]:
         """Returns a model's jobs."""
-        return [job for job in self._jobs.values() if job.model is model]
+        return [job for job in self.jobs.values() if job.model is model]
 
     def _leave(self, ticket: Ticket, reason: str) -> None:
         """Cancels a ticket; its job continues while other tickets wait for it."""
@@ -271,7 +271,7 @@ class Front:
             self.dispatch(model)
 
     def _on_event(self, event: Any) -> None:
-        if (job := self._jobs.get(event.request_id)) is None:
+        if (job := self.jobs.get(event.request_id)) is None:
             return
         if isinstance(event, Done):
             self.forget(job, event.outcome)
@@ -286,7 +286,7 @@ class Front:
 
     def _on_lost(self, worker: str, was_loading: bool) -> None:
         """Retries the jobs of a dead worker that may run again, see :meth:`Job.survives`."""
-        held = [job for job in self._jobs.values() if job.worker == worker]
+        held = [job for job in self.jobs.values() if job.worker == worker]
         for job in held:
             job.worker = None
             if job.survives(is_suspect=not was_loading, was_alone=len(held) == 1):

@@ -24,6 +24,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.machine import usable_cpus
 from attnserve_server.metrics import logs
+from attnserve_server.process import STACKS_SIGNAL
 from attnserve_server.request import Work
 
 MAX_DEATHS_AT_START = 3
@@ -65,6 +66,8 @@ class WorkerPool:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ends: dict[str, FrontEnd] = {}
         self._memories: dict[str, FrontMemory] = {}
+        self._heard: set[str] = set()
+        """Workers that have sent a message."""
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
         self._num_lost, self._last_end = 0, ""
@@ -137,6 +140,12 @@ class WorkerPool:
             with contextlib.suppress(ProcessLookupError):
                 self._processes[worker].kill()
 
+    def show_stacks(self) -> None:
+        """Asks the workers for the stacks of their threads; not those that have sent nothing yet, which the signal could end."""
+        for name in self._heard & self._processes.keys():
+            with contextlib.suppress(ProcessLookupError):
+                self._processes[name].send_signal(STACKS_SIGNAL)
+
     async def stop(self, grace_s: float = 3.0) -> None:
         """Asks the workers to exit, and kills those that do not within the grace period."""
         self._is_stopping = self.is_draining = True
@@ -158,6 +167,7 @@ class WorkerPool:
                 each.cancel()
 
     def _receive(self, worker: str, data: bytes) -> None:
+        self._heard.add(worker)
         try:
             message, memory = self._decoder.decode(data), self._memories.get(worker)
             if isinstance(message, Freed):
@@ -208,6 +218,7 @@ class WorkerPool:
         finally:
             self._ends.pop(name, None)
             self._processes.pop(name, None)
+            self._heard.discard(name)
             end.close()
             if (memory := self._memories.pop(name, None)) is not None:
                 memory.close()

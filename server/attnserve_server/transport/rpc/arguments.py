@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 
 MAX_PENDING = 100_000
 """Calls that gRPC core holds until the event loop takes them over; it cancels further ones, without a metric or a log line.
@@ -19,7 +19,10 @@ MAX_PENDING_S = 120
 def channel_arguments(config: GrpcConfig) -> list[tuple[str, int]]:
     """Returns gRPC's settings; without SO_REUSEPORT a second server on the port is an error instead of sharing its connections."""
     ping_ms = int(config.min_ping_interval_seconds * 1000)
+    age_ms, grace_ms = (int(each * 1000) for each in (config.max_connection_age_seconds, config.max_connection_age_grace_seconds))
+    ages = [("grpc.max_connection_age_ms", age_ms), ("grpc.max_connection_age_grace_ms", grace_ms)] if age_ms else []
     return [
+        *ages,
         ("grpc.so_reuseport", 0),
         ("grpc.max_receive_message_length", config.max_message_bytes),
         ("grpc.max_concurrent_streams", config.max_concurrent_streams),

@@ -13,7 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2
 
 from attnserve.v1 import caption_pb2, classification_pb2, model_pb2, segmentation_pb2, translation_pb2
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of

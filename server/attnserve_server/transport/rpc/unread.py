@@ -14,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from attnserve_server.config import GrpcConfig
+from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.errors import AnswersUnread
 from attnserve_server.transport.rpc import connections
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGUSR1 shows what a running server does, and changes nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary
+
+MARK = "Quagga"
+WAITS = (
+    r"state: request \d+ \[[^]]*\] of transformer-en-de: waits, for [\d.]+ s; 1 rows, source \d+, 0 parts sent, 1 callers, deadline"
+)
+NUM = 12
+AT = r"state: request \d+ \[[^]]*\] of transformer-en-de: at worker-0\.0, for"
+
+
+def test_signal_shows_stacks_queues_and_requests_without_their_text(tmp_path: Path) -> None:
+    """The worker is stopped, so that requests stay where they are; its stacks come when it goes on."""
+    with (
+        serve(tmp_path, "--workers", "1", "--slots", "1", environment={"ATTNSERVE_ENGINE_HANG_SECONDS": "600"}) as server,
+        server.channel() as channel,
+    ):
+        (worker,) = server.workers.values()
+        ask(channel, SENTENCES[0])
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
+            eventually(lambda: server.scrape().total("attnserve_queue_length") > 0, "some wait")
+            server.process.send_signal(signal.SIGUSR1)
+            eventually(lambda: re.search(WAITS, server.log.read_text()) is not None, "a request that waits")
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert all(call.result().hypotheses for call in calls)
+        eventually(lambda: len(re.findall("most recent call first", server.log.read_text())) > 2, "stacks of both processes")
+        text = server.log.read_text()
+        (waiting,) = re.findall(
+            r"state: transformer-en-de, version 1: (\d+) wait, the oldest for [\d.]+ s; rows: \d+ at worker-0\.0", text
+        )
+        (in_flight,) = re.findall(r"state: (\d+) requests in flight", text)
+        assert len(re.findall(WAITS, text)) == int(waiting) > 0
+        assert len(re.findall(AT, text)) == int(in_flight) - int(waiting) > 0
+        assert "engine/worker/worker.py" in text and "asyncio/base_events.py" in text
+        assert MARK not in text
+        server.assert_unharmed()
+
+
+def test_second_signal_shows_it_again(tmp_path: Path) -> None:
+    with serve(tmp_path, "--workers", "1") as server:
+        for number in (1, 2):
+            server.process.send_signal(signal.SIGUSR1)
+            eventually(lambda: server.log.read_text().count("state: 0 requests in flight") == number, "another answer")  # noqa: B023
+        server.assert_unharmed()

@@ -48,9 +48,7 @@ def classification_card(
         *cleaned_lines("Accuracy (%)", accuracy, summary["val_accuracy_cleaned"], 100),
         *confusion_lines(summary["classes"], measured["val"]["confusion"], "images"),
         *_gain(summary),
-        *picture(
-            "classification.jpg", "A photo that is not from the data set: its classes and the maps of each block", pictures
-        ),
+        *picture("classification.jpg", "A photo that is not from the data set: its classes and the maps of each block", pictures),
         *parity_lines(manifest, measured, "images"),
         "## Use, limits, terms",
         "",

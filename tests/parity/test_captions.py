@@ -82,7 +82,7 @@ class Asked:
 def test_what_is_encoded(engine: EngineLoop, module: Any, task: CaptionTask) -> None:
     runner = engine.runner
     for data in files():
-        source, pixels = task.read(data, LIMITS).source, prepared(data)
+        source, pixels = task.source_of(task.read(data, LIMITS)), prepared(data)
         assert np.array_equal(np.frombuffer(source.pixels, np.uint8).reshape(224, 224, 3), pixels)
         found = runner.encode([source])
         with torch.no_grad():

@@ -36,6 +36,12 @@ class Seen:
     def p99(self) -> float:
         return float(np.quantile(self.gaps, 0.99))
 
+    @property
+    def p99_of_time(self) -> float:
+        """The length that the gap around a moment does not exceed for 99 % of all moments: rare but long gaps count by their length."""
+        gaps = np.sort(self.gaps)
+        return float(gaps[np.searchsorted(gaps.cumsum(), 0.99 * gaps.sum())])
+
 
 async def load(server: Server, readers: int, viewers: int, view: View, texts: Sequence[str] = SENTENCES) -> Seen:
     """Runs so many clients of each kind for a time, of streams of these texts; measurements while they start and end do not count."""

@@ -28,10 +28,11 @@ class InputArrays:
     def of(cls, num_slots: int, find: Callable[[str, npt.DTypeLike], Array | None]) -> InputArrays:
         """Takes the arrays that ``find`` returns by name and type, and makes the missing ones."""
         types = {"token": np.int64, "position": np.int32, "request_of_row": np.int64, "source_length": np.int32}
-        found: list[Any] = [find(name, dtype) for name, dtype in types.items()]
-        return cls(
-            *(np.zeros(num_slots, dtype) if each is None else each for each, dtype in zip(found, types.values(), strict=True))
-        )
+        arrays: list[Any] = []
+        for name, dtype in types.items():
+            found = find(name, dtype)
+            arrays.append(np.zeros(num_slots, dtype) if found is None else found)
+        return cls(*arrays)
 
 
 @dataclass(slots=True, eq=False)

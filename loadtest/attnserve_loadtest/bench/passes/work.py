@@ -86,7 +86,7 @@ class Work:
         own = (image.height, image.width) if is_lying else image.size
         target = inner = self._target(own)
         draft = (_DRAFT * target[0], _DRAFT * target[1])
-        image.draft("RGB", draft[::-1] if is_lying else draft)
+        image.draft("RGB", (draft[1], draft[0]) if is_lying else draft)
         image = ImageOps.exif_transpose(image).convert("RGB")
         if self._settings.is_padded:
             factor = min(target[0] / own[0], target[1] / own[1])

@@ -82,6 +82,7 @@ def asked(shell: Shell) -> Any:
 
 async def test_connection_over_its_age_is_closed_and_no_call_fails(make_shell: ShellFactory) -> None:
     shell = await make_shell(max_connection_age_seconds=0.2)
+    shell.front.max_tickets = 1_000_000
     async with asyncio.timeout(20):
         for _ in range(3):
             assert (await asked(shell)).hypotheses

@@ -44,10 +44,13 @@ def deblocked_once(pixels: Pixels, folder: Path, processes: int = 1) -> Pixels:
 
 
 def deblocked(pixels: Pixels, processes: int = 1) -> Pixels:
-    """Images (N, 32, 32, 3) without the edges of their JPEG blocks, of the same shape; computed by so many processes."""
+    """Images (N, 32, 32, 3) without the edges of their JPEG blocks, of the same shape; computed by so many processes.
+
+    They are started anew: a forked process can wait for ever for a lock that another thread of the first one held.
+    """
     if processes == 1:
         return np.stack([_deblocked(image) for image in pixels])
-    with multiprocessing.get_context("fork").Pool(processes) as pool:
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
         return np.concatenate(pool.map(deblocked, np.array_split(pixels, min(len(pixels), 4 * processes))))
 
 

@@ -28,7 +28,6 @@ from tests.chaos import walk as walk_module
 from tests.chaos.walk import NUM_CHANNELS, Walk
 from tests.chaos.walk_faults import FAULTS, Clock, Fault, LogPipe, Scene
 from tests.chaos.walk_questions import Question, answer_of, asked_alone, content, questions_of
-from tests.e2e.captioning import MODEL, repository
 from tests.e2e.every_task import every_task, serve_every_task
 from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, serve
 from tests.foreign.letters import SPEC as LETTERS
@@ -217,7 +216,7 @@ async def test_random_walk_at_length(tmp_path: Path) -> None:
 
 @pytest.mark.load
 async def test_log_on_a_full_disk(tmp_path: Path) -> None:
-    models, full = str(repository(tmp_path, MODEL, "transformer-en-de")), os.open("/dev/full", os.O_WRONLY)
+    models, full = str(every_task(tmp_path)), os.open("/dev/full", os.O_WRONLY)
     with serve(tmp_path, "--models", models, output=full) as server:
         os.close(full)
         async with grpc.aio.insecure_channel(server.target, options=OPTIONS) as channel:

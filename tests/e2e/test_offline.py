@@ -106,6 +106,7 @@ def arguments(folder: Path) -> dict[str, list[str]]:
         "segment": [str(folder / "photo.jpg"), "--overlay", str(folder / "overlay.png"), "--attention", str(folder / "maps.png")],
         "classify": [str(folder / "photo.jpg"), "--attention", str(folder / "blocks.png")],
         "models": [],
+        "health": [],
         "evaluate translation": [*data, "--split", "val"],
         "evaluate caption": data,
         "evaluate segmentation": data,

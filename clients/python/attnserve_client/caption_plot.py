@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from attnserve_client.attention_plot import INK
-from attnserve_client.pictures import Pixels, lit, upright
+from attnserve_client.pictures import Pixels, lit, save, upright
 from attnserve_client.types import Caption
 
 _TILE_IN = 1.7
@@ -21,7 +21,6 @@ _WORD_IN = 0.32
 _LETTER_IN = 0.1
 _TITLE_IN = 0.42
 _COLUMNS = 6
-_DPI = 100
 _TILE_PIXELS = 320
 
 
@@ -39,10 +38,7 @@ def save_stories(path: Path, stories: Sequence[tuple[Caption, bytes]]) -> tuple[
         ValueError: a caption has no single attention map.
         OSError: the file cannot be written, or an image cannot be opened.
     """
-    figure = draw_stories(stories)
-    figure.savefig(path, dpi=_DPI)
-    width, height = figure.get_size_inches() * _DPI
-    return round(width), round(height)
+    return save(draw_stories(stories), path)
 
 
 def draw_stories(stories: Sequence[tuple[Caption, bytes]]) -> Figure:

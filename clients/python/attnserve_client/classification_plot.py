@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from attnserve_client.attention_plot import INK
 from attnserve_client.pass_types import BlockAttention, Classification
-from attnserve_client.pictures import Pixels, lit, upright
+from attnserve_client.pictures import Pixels, lit, save, upright
 
 _TILE_IN = 1.7
 _GAP_IN = 0.14
@@ -23,7 +23,6 @@ _BARS_IN = 0.55
 _TITLE_IN = 0.42
 _COLUMNS = 5
 _LETTER_IN = 0.1
-_DPI = 100
 _TILE_PIXELS = 320
 _BAR = "#4a6fd4"
 
@@ -38,10 +37,7 @@ def save_maps(path: Path, answers: Sequence[tuple[Classification, bytes]]) -> tu
         ValueError: a classification has no attention.
         OSError: the file cannot be written, or an image cannot be opened.
     """
-    figure = draw_maps(answers)
-    figure.savefig(path, dpi=_DPI)
-    width, height = figure.get_size_inches() * _DPI
-    return round(width), round(height)
+    return save(draw_maps(answers), path)
 
 
 def draw_maps(answers: Sequence[tuple[Classification, bytes]]) -> Figure:

@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files as arrays, and attention shown as light on them. Needs the extra ``cli``."""
+"""Image files as arrays, attention shown as light on them, and figures as files. Needs the extra ``cli``."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 Pixels = NDArray[np.uint8]
 """Red, green and blue, uint8 (height, width, 3)."""
 
+_DPI = 100
 _DARKEST = 0.22
 """Brightness of a pixel with attention 0."""
 
@@ -64,3 +67,14 @@ def stretched(weights: NDArray[np.float32], pixels: Pixels, extent: tuple[float,
     scaled = Image.fromarray(weights.astype(np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC, box)
     clipped: NDArray[np.float32] = np.clip(np.asarray(scaled), 0, 1)
     return clipped
+
+
+def save(figure: Figure, path: Path) -> tuple[int, int]:
+    """Writes a figure to a file, whose suffix selects the format; returns width and height in pixels (of a PNG).
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    figure.savefig(path, dpi=_DPI)
+    width, height = figure.get_size_inches() * _DPI
+    return round(width), round(height)

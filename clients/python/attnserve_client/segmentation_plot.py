@@ -17,7 +17,7 @@ from PIL import Image
 
 from attnserve_client.attention_plot import INK
 from attnserve_client.pass_types import ClassArea, PairwiseMap, Segmentation
-from attnserve_client.pictures import Pixels, stretched, upright
+from attnserve_client.pictures import Pixels, save, stretched, upright
 
 _TILE_IN = 3.4
 _GAP_IN = 0.12
@@ -25,7 +25,6 @@ _TITLE_IN = 0.3
 _LEGEND_ROW_IN = 0.24
 _LEGEND_COLUMN_IN = 1.7
 _COLUMNS = 3
-_DPI = 100
 _TILE_PIXELS = 680
 _MARK = "#5de6ff"
 _TOP_QUANTILE, _MOST_OVER_TOP = 0.99, 4.0
@@ -66,10 +65,7 @@ def save_attention(path: Path, segmentation: Segmentation, image: bytes) -> tupl
         ValueError: the segmentation has no attention.
         OSError: the file cannot be written, or the image cannot be opened.
     """
-    figure = draw_attention(segmentation, image)
-    figure.savefig(path, dpi=_DPI)
-    width, height = figure.get_size_inches() * _DPI
-    return round(width), round(height)
+    return save(draw_attention(segmentation, image), path)
 
 
 def draw_attention(segmentation: Segmentation, image: bytes) -> Figure:

@@ -13,7 +13,7 @@ from PIL import Image
 from attnserve.v1 import classification_pb2, classification_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
 from attnserve_loadtest import images
 from attnserve_loadtest.recording import CLASSIFY, SEGMENT
-from attnserve_loadtest.users import LoadUser, image_files
+from attnserve_loadtest.users import ImageUser
 
 NUM_QUERIES = 4
 """Pixels of an image whose pairwise maps are asked for, with attention."""
@@ -34,23 +34,16 @@ def queries_of(image: bytes) -> tuple[segmentation_pb2.Pixel, ...]:
     return tuple(segmentation_pb2.Pixel(x=int(share * width), y=int(share * height)) for share in shares)
 
 
-class SegmentUser(LoadUser):
+class SegmentUser(ImageUser):
     """Requests segmentations of images; with attention, the unary map and the pairwise maps of some pixels too."""
+
+    files = staticmethod(street_files)
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._stub = segmentation_pb2_grpc.SegmentationServiceStub(self._channel)
         options = environment.parsed_options
         self._model, self._has_attention = options.segment_model, options.attention != "none"
-
-    @classmethod
-    def prepare(cls, options: Any) -> None:
-        """See :meth:`LoadUser.prepare`."""
-        street_files(options.images)
-
-    def items(self, options: Any) -> list[bytes]:
-        """Image files."""
-        return street_files(options.images)
 
     def ask(self, item: bytes, scheduled: float) -> None:
         """See :meth:`LoadUser.ask`."""
@@ -64,7 +57,7 @@ class SegmentUser(LoadUser):
         self.call(SEGMENT, scheduled, lambda: self.send(self._stub.Segment, request).timings.total_seconds)
 
 
-class ClassifyUser(LoadUser):
+class ClassifyUser(ImageUser):
     """Requests classifications of images; with attention, the maps of all blocks too."""
 
     def __init__(self, environment: Any) -> None:
@@ -72,15 +65,6 @@ class ClassifyUser(LoadUser):
         self._stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)
         options = environment.parsed_options
         self._model, self._has_attention = options.classify_model, options.attention != "none"
-
-    @classmethod
-    def prepare(cls, options: Any) -> None:
-        """See :meth:`LoadUser.prepare`."""
-        image_files(options.images)
-
-    def items(self, options: Any) -> list[bytes]:
-        """Image files."""
-        return image_files(options.images)
 
     def ask(self, item: bytes, scheduled: float) -> None:
         """See :meth:`LoadUser.ask`."""

@@ -198,22 +198,30 @@ def image_files(folder: str) -> list[bytes]:
     return images.photos(Path(folder) if folder else None)
 
 
-class CaptionUser(LoadUser):
+class ImageUser(LoadUser):
+    """Base of the users that send image files."""
+
+    abstract = True
+    files = staticmethod(image_files)
+    """Returns the files of a folder, or the project's own without one; reads them once."""
+
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """See :meth:`LoadUser.prepare`."""
+        cls.files(options.images)
+
+    def items(self, options: Any) -> list[bytes]:
+        """Image files."""
+        return self.files(options.images)
+
+
+class CaptionUser(ImageUser):
     """Requests captions of images."""
 
     def __init__(self, environment: Any) -> None:
         super().__init__(environment)
         self._stub = caption_pb2_grpc.CaptionServiceStub(self._channel)
         self._model = environment.parsed_options.caption_model
-
-    @classmethod
-    def prepare(cls, options: Any) -> None:
-        """See :meth:`LoadUser.prepare`."""
-        image_files(options.images)
-
-    def items(self, options: Any) -> list[bytes]:
-        """Image files."""
-        return image_files(options.images)
 
     def ask(self, item: bytes, scheduled: float) -> None:
         """See :meth:`LoadUser.ask`."""

@@ -10,16 +10,28 @@ from typing import Any
 
 import grpc.aio
 import pytest
+from prometheus_client import CollectorRegistry
 
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
 from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
+from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.transport.rpc.health import HealthBoard
 from attnserve_server.transport.rpc.server import GrpcServer
 from attnserve_server.transport.trust import Trust
 from tests.fakes.dataplane import Front, Recorder
+
+
+@pytest.fixture
+def registry() -> CollectorRegistry:
+    return CollectorRegistry()
+
+
+@pytest.fixture
+def metrics(registry: CollectorRegistry) -> Metrics:
+    return Metrics(registry)
 
 
 @dataclass

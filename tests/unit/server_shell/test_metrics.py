@@ -70,16 +70,6 @@ ONLY_ON_A_GPU = {"attnserve_device_memory_bytes", "attnserve_device_memory_limit
 SERVER = Path(attnserve_server.__file__).parent
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry)
-
-
 def report(
     *steps: StepStats, used: int = 0, waiting: int = 0, busy_s: float = 0.0, cancelled: dict[str, int] | None = None
 ) -> EngineStats:

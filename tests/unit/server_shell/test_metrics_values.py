@@ -13,16 +13,6 @@ from attnserve_server.stats import StepStats
 from tests.unit.server_shell.test_metrics import MODEL, answered, report, touch_everything
 
 
-@pytest.fixture
-def registry() -> CollectorRegistry:
-    return CollectorRegistry()
-
-
-@pytest.fixture
-def metrics(registry: CollectorRegistry) -> Metrics:
-    return Metrics(registry)
-
-
 def test_a_request(metrics: Metrics, registry: CollectorRegistry) -> None:
     metrics.request_done("m", "1", "Translate", "OK", 0.25)
     metrics.answered(answered(inter_token_s=[0.01, 0.02]))

@@ -35,8 +35,8 @@ MAX_MATE_DIFFERENCE = 1e-5
 """Of a value from -1 to 1, between an image alone and in a batch."""
 MAX_LOSS = 0.5
 """Largest loss of the stored weights in the share of samples that are classified as asked, in percent."""
-NUM_SAMPLES = 2000
-"""Samples of which this share is measured."""
+NUM_SAMPLES, NUM_COMPARED = 2000, 100
+"""Samples of which this share is measured; and those whose pixels are compared without a judge."""
 GOLDEN_DIFFERENCE, GOLDEN_SHARE = {True: 1.0, False: 12.0}, {True: 0.001, False: 0.02}
 """Grey levels by which a pixel may differ, and the share of pixels that may differ by more: of fp32, and of other variants."""
 GOLDEN_ATTENTION = {True: 1e-3, False: 0.05}
@@ -215,13 +215,21 @@ def judge_of(folder: Path) -> Judge:
 
 
 def stored_loss(
-    folder: Path, manifest: manifest_pb2.Manifest, trained: nn.Module, judge: Judge | None, count: int = NUM_SAMPLES
+    folder: Path, manifest: manifest_pb2.Manifest, trained: nn.Module, judge: Judge | None, count: int = 0
 ) -> dict[str, Any]:
     """Compares the samples of the bundle's fp32 graph with those of the trained weights, of the same latent vectors.
+
+    Args:
+        folder: the bundle's.
+        manifest: the bundle's.
+        trained: the module with the trained weights.
+        judge: classifies the samples; None if there is none.
+        count: number of samples; 0 for ``NUM_SAMPLES``, or ``NUM_COMPARED`` without a judge.
 
     Raises:
         ExportError: the share of samples that are classified as asked falls by more than ``MAX_LOSS`` percent.
     """
+    count = count or (NUM_SAMPLES if judge is not None else NUM_COMPARED)
     runner, feeds = GeneratorRunner(folder, exact_of(manifest).passes[0]), drawn(manifest, count, 7)
     parts = [{name: value[at : at + _BATCH] for name, value in feeds.items()} for at in range(0, count, _BATCH)]
     ours = np.concatenate([runner.run(part)[PIXELS] for part in parts])

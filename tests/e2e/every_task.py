@@ -10,21 +10,23 @@ from pathlib import Path
 from attnserve_server.tasks.registry import TASKS
 from tests.e2e.captioning import MODEL, repository
 from tests.e2e.serving import MODELS, Server, serve
-from tests.fakes import passes, small_classifier
+from tests.fakes import passes, small_classifier, small_generator
 
 SHIPPED: Mapping[str, str] = {
     "translation": "transformer-en-de",
     "caption": MODEL,
     "segmentation": "dnl-camvid",
     "classification": "cbam-cifar10",
+    "generation": "sagan-cifar10",
 }
 """Id of the model of each task."""
 MADE_UP: Mapping[str, Callable[[Path], Path]] = {
     "segmentation": passes.write_bundle,
     "classification": small_classifier.write_bundle,
+    "generation": small_generator.write_bundle,
 }
 """Writers of the models that stand in for those that are not there."""
-IDS = (*SHIPPED.values(), passes.MODEL_ID, small_classifier.MODEL_ID)
+IDS = (*SHIPPED.values(), passes.MODEL_ID, small_classifier.MODEL_ID, small_generator.MODEL_ID)
 
 
 def every_task(folder: Path) -> Path:

@@ -60,7 +60,7 @@ def generation_card(
         "## Use, limits, terms",
         "",
         "It draws small pictures that look like those of its data set, often with wrong details: it is made to show the attention, "
-        "and not to make pictures that anyone takes for photos. Class and seed determine an image, so it can be made again; an "
+        "and not to make pictures that pass for photos. Class and seed determine an image, so it can be made again; an "
         "image that is made on another device or in another batch may differ by single grey levels.",
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",

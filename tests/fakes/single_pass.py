@@ -135,6 +135,8 @@ def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> 
     names = {manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES], manifest_pb2.TASK_CLASSIFICATION: CATEGORIES}
     names[manifest_pb2.TASK_GENERATION] = KINDS
     manifest.single_pass.labels.extend(manifest_pb2.Label(name=name) for name in names.get(model.task, ()))
+    if model.task == manifest_pb2.TASK_GENERATION:
+        manifest.single_pass.generated.width = manifest.single_pass.generated.height = GENERATED
     if manifest.single_pass.labels:
         manifest.variants[0].passes.extend(manifest_pb2.PassGraph(gives_attention=gives) for gives in (False, True))
 

@@ -40,8 +40,6 @@ STREET = PHOTO.with_name("street.jpg")
 """The photo to segment; see ``PICTURES.md``."""
 STREET_QUERIES = ((300, 420), (880, 160))
 """Pixels of it: on the road, and on a building."""
-_PIXEL = (16, 16)
-"""Pixel of generated images whose attention is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,9 +223,10 @@ def classify_photo(stage: Stage) -> None:
 
 def generate_images(stage: Stage) -> None:
     """Eight images of the model's first class, as a grid; with the seed they are the same at every run."""
-    name, has_attention = stage.model.manifest.single_pass.labels[0].name, _has_attention(stage.model)
+    declared, has_attention = stage.model.manifest.single_pass, _has_attention(stage.model)
+    name, middle = declared.labels[0].name, (declared.generated.width // 2, declared.generated.height // 2)
     answer = stage.client.generate_image(
-        name, model=stage.model_id, count=8, seed=7, grid=True, attention_at=_PIXEL if has_attention else None
+        name, model=stage.model_id, count=8, seed=7, grid=True, attention_at=middle if has_attention else None
     )
     stage.console.print(Text(f"   {answer.count} images of {answer.width} × {answer.height} pixels: {name}", "dim"))
     path = _file(stage, f"generation-{stage.model_id}.png")

@@ -16,8 +16,8 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export.graphs.spec import FLOAT32, INT64, UINT8, Graphs, GraphSpec, VariantSpec, tensor
 from attnserve_export.models.sagan import ATTENTION_SIZE, IMAGE_SIZE, Generator, GeneratorBlock, SaganConfig
 
-CPU_BATCH, CUDA_BATCH = 8, 64
-"""Largest batches."""
+CPU_BATCH, CUDA_BATCH = 4, 64
+"""Largest batches. On a CPU an image takes 0.77 ms alone, 0.66 in batches of 4, 0.86 in batches of 8 and 1.5 in larger ones."""
 
 
 def make_average(config: SaganConfig) -> Generator:

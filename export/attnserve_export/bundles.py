@@ -19,6 +19,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export import eight_bits
 from attnserve_export.bundle_writer import read_manifest, write_bundle, write_manifest
 from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.generation_checks import add_golden_images
 from attnserve_export.golden import add_golden_answers
 from attnserve_export.graphs.parts import name_parts
 from attnserve_export.int8_variant import add_int8_variant
@@ -28,7 +29,7 @@ from attnserve_export.parity import check_parity
 from attnserve_export.parity_sources import Sources
 from attnserve_export.pass_golden import add_golden_passes
 from attnserve_export.pass_tasks import pass_task_of
-from attnserve_export.recipe import ExportableRecipe, VisionRecipe, sequence_recipe
+from attnserve_export.recipe import ExportableRecipe, GenerationRecipe, VisionRecipe, sequence_recipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
@@ -50,10 +51,10 @@ def stored_model(recipe: ExportableRecipe, weights: dict[str, torch.Tensor], voc
     model = build_model(recipe.architecture, vocab_size, {**recipe.model, **architecture.bundle_sizes})
     if has_norms(weights):
         model.load_state_dict(weights)
-        fold_norms(model, architecture.norms)
+    fold_norms(model, architecture.norms)
+    architecture.fold(model)
+    if has_norms(weights):
         weights = model.state_dict()
-    else:
-        fold_norms(model, architecture.norms)
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(weights))
     if missing:
@@ -104,6 +105,10 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
         ExportError: the parity check fails; the destination is unchanged.
         FileNotFoundError: the data sets are missing.
     """
+    if isinstance(trained.recipe, GenerationRecipe):
+        from attnserve_export.generation_bundle import export_generator  # imports this module
+
+        return export_generator(trained, data_root, models, version)
     if isinstance(trained.recipe, VisionRecipe):
         from attnserve_export.pass_bundles import export_pass_bundle  # imports this module
 
@@ -162,7 +167,8 @@ def renew_golden_answers(folder: Path) -> Path:
     trained, manifest = trained_in_bundle(folder), read_manifest(folder)
     if isinstance(trained.recipe, VisionRecipe):
         model = stored_model(trained.recipe, trained.weights, len(manifest.single_pass.labels))
-        add_golden_passes(folder, manifest, model)
+        add_golden = add_golden_images if isinstance(trained.recipe, GenerationRecipe) else add_golden_passes
+        add_golden(folder, manifest, model)
         write_manifest(folder, manifest)
         return folder
     recipe = sequence_recipe(trained.recipe)

@@ -145,5 +145,65 @@ class ClassificationGain(
     """Mean and bounds of the interval."""
 
 
-Gain = SegmentationGain | ClassificationGain
-AnyEvaluation = Translation | Caption | Lengths | Alignment | Segmentation | Classification | Gain
+class NearestImages(msgspec.Struct, frozen=True):
+    """Distances to the nearest training image: root mean square, in grey levels."""
+
+    median: float
+    median_of_val: float
+    share_nearer_than_1_percent_of_val: float
+
+
+class JudgedSamples(msgspec.Struct, frozen=True):
+    """Figures of one generator's samples."""
+
+    updates: int | None
+    epochs: int | None
+    planned_epochs: int
+    samples: int
+    as_asked: float
+    as_asked_by_class: dict[str, float]
+    variance_of_real: float
+    fid: float
+    nearest_train_image: NearestImages
+
+
+class Differences(msgspec.Struct, frozen=True):
+    """Generator - twin: mean and bounds of the interval."""
+
+    as_asked: list[float]
+    fid: list[float]
+
+
+class GenerationGain(msgspec.Struct, frozen=True, tag_field="evaluation", tag="generation_gain", forbid_unknown_fields=True):
+    """Output of `python -m attnserve_export.training.generation.gain --output FILE`; shares, not percentages."""
+
+    judge: str
+    judge_accuracy: float
+    generator: JudgedSamples
+    twin: JudgedSamples | None = None
+    difference: Differences | None = msgspec.field(name="generator - twin", default=None)
+
+
+class Generation(msgspec.Struct, frozen=True, tag_field="evaluation", tag="generation", forbid_unknown_fields=True):
+    """Output of `attnserve evaluate generation`; percentages."""
+
+    model: str
+    variant: str
+    judge: str
+    judge_variant: str
+    seed: int
+    samples: int
+    as_asked: float
+    class_as_asked: dict[str, float]
+    seconds: float
+
+    def check(self) -> None:
+        """Raises ``ExportError`` if the evaluation has too few samples, or others than the command's own."""
+        if self.samples < MIN_SAMPLES or self.seed != 0:
+            raise ExportError(f"only an evaluation of at least {MIN_SAMPLES:,} samples of the seed 0 can be recorded")
+
+
+MIN_SAMPLES = 2000
+"""Least number of generated images in an evaluation that can be recorded."""
+Gain = SegmentationGain | ClassificationGain | GenerationGain
+AnyEvaluation = Translation | Caption | Lengths | Alignment | Segmentation | Classification | Generation | Gain

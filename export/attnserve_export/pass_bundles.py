@@ -18,7 +18,7 @@ from attnserve_export.pass_golden import add_golden_passes
 from attnserve_export.pass_independence import check_independence
 from attnserve_export.pass_parity import check_passes
 from attnserve_export.pass_runner import PassRunner
-from attnserve_export.pass_tasks import METRIC, PassTask, pass_task_of
+from attnserve_export.pass_tasks import METRIC, PictureTask, picture_task_of
 from attnserve_export.recipe import VisionRecipe, exportable
 from attnserve_export.recording import MAX_PASS_LOSS
 from attnserve_export.trained import TRAINING_FILE, Trained, training_file
@@ -37,7 +37,7 @@ def export_pass_bundle(trained: Trained, data_root: Path, models: Path, version:
     """
     recipe, summary = exportable(trained.recipe), dict(trained.summary)
     assert isinstance(recipe, VisionRecipe)
-    task, classes = pass_task_of(recipe), summary["classes"]
+    task, classes = picture_task_of(recipe), summary["classes"]
     if not has_attention(recipe.model):
         raise ExportError(f"{recipe.model_id}: a twin without attention is for comparison only; it has no bundle")
     model = stored_model(recipe, trained.weights, len(classes))
@@ -78,7 +78,7 @@ def measure(
 
 
 def val_scores(
-    folder: Path, manifest: manifest_pb2.Manifest, task: PassTask, summary: dict[str, Any], data_root: Path
+    folder: Path, manifest: manifest_pb2.Manifest, task: PictureTask, summary: dict[str, Any], data_root: Path
 ) -> dict[str, Any]:
     """Returns the scores of the plain fp32 graph on val.
 

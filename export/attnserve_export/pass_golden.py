@@ -44,7 +44,7 @@ def golden_passes(manifest: manifest_pb2.Manifest, model: nn.Module) -> manifest
         if found.passes:
             answers = {name: answers[name] for name in (CLASSES, PROBABILITIES) if name in answers}
         inputs = {name: value[0] for name, value in feeds.items()}
-        found.passes.add(inputs=_tensors(inputs), outputs=_tensors(answers))
+        found.passes.add(inputs=tensors_of(inputs), outputs=tensors_of(answers))
         all_answers.append(answers)
     for variant in dict.fromkeys(each.name for each in manifest.variants):
         found.tolerances.extend(_tolerance(variant, name, value) for name, value in all_answers[0].items())
@@ -90,7 +90,8 @@ def _answers(manifest: manifest_pb2.Manifest, outputs: Outputs) -> Outputs:
     return {CLASSES: classes, CONFIDENCE: confidence, **{name: value.astype(np.float32) for name, value in first.items()}}
 
 
-def _tensors(values: Outputs) -> list[manifest_pb2.GoldenTensor]:
+def tensors_of(values: Outputs) -> list[manifest_pb2.GoldenTensor]:
+    """Returns tensors of one request, compressed."""
     return [
         manifest_pb2.GoldenTensor(name=name, shape=value.shape, data=zlib.compress(np.ascontiguousarray(value).tobytes(), 9))
         for name, value in values.items()
@@ -99,6 +100,10 @@ def _tensors(values: Outputs) -> list[manifest_pb2.GoldenTensor]:
 
 def add_golden_passes(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module) -> None:
     """Writes the file into a written bundle and names it in ``manifest``, which is still to be written."""
-    text = json_format.MessageToJson(golden_passes(manifest, model), preserving_proto_field_name=True, indent=None)
-    (folder / GOLDEN_FILE).write_text(text + "\n", encoding="utf-8")
-    manifest.golden_file = GOLDEN_FILE
+    write_golden(folder / GOLDEN_FILE, manifest, golden_passes(manifest, model))
+
+
+def write_golden(path: Path, manifest: manifest_pb2.Manifest, golden: manifest_pb2.GoldenPasses) -> None:
+    """Writes golden answers to a file of a bundle, and names it in ``manifest``."""
+    path.write_text(json_format.MessageToJson(golden, preserving_proto_field_name=True, indent=None) + "\n", encoding="utf-8")
+    manifest.golden_file = path.name

@@ -11,9 +11,10 @@ import numpy as np
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.classification_card import classification_card
+from attnserve_export.generation_task import Generation
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs
-from attnserve_export.recipe import ClassificationRecipe, RecipeError, SegmentationRecipe, VisionRecipe
+from attnserve_export.recipe import ClassificationRecipe, GenerationRecipe, RecipeError, SegmentationRecipe, VisionRecipe
 from attnserve_export.segmentation_card import segmentation_card
 from attnserve_export.training.classification.data import read_images
 from attnserve_export.training.segmentation.data import CLASSES, VOID, read_frames
@@ -51,6 +52,14 @@ class PassTask(Protocol):
         """Sets task, labels and data of the manifest."""
         ...
 
+    def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
+        """Returns the model card; ``pictures``: file names in the repository."""
+        ...
+
+
+class PictureTask(PassTask, Protocol):
+    """The same of a task whose models read a picture."""
+
     def held_out(self, data_root: Path) -> Sequence[Array]:
         """Returns pictures that were not used for training, uint8 (height, width, 3) each.
 
@@ -69,10 +78,6 @@ class PassTask(Protocol):
 
     def trained_score(self, summary: dict[str, Any]) -> float:
         """Returns the first of these scores as the training measured it."""
-        ...
-
-    def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
-        """Returns the model card; ``pictures``: file names in the repository."""
         ...
 
 
@@ -177,6 +182,15 @@ def pass_task_of(recipe: VisionRecipe) -> PassTask:
 
     Raises:
         RecipeError: such a model cannot be exported yet.
+    """
+    return Generation(recipe) if isinstance(recipe, GenerationRecipe) else picture_task_of(recipe)
+
+
+def picture_task_of(recipe: VisionRecipe) -> PictureTask:
+    """Returns the task of the recipe of a model that reads a picture.
+
+    Raises:
+        RecipeError: it is of no such model, or such a model cannot be exported yet.
     """
     if isinstance(recipe, SegmentationRecipe):
         return Segmentation(recipe)

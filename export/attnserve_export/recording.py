@@ -18,6 +18,8 @@ from attnserve_export.evaluations import (
     Classification,
     Evaluation,
     Gain,
+    Generation,
+    GenerationGain,
     Lengths,
     Segmentation,
     SegmentationGain,
@@ -33,9 +35,11 @@ from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 MAX_LOSS = 0.3
 """Largest loss of a variant of lower precision against fp32, in the task's first metric."""
 TRANSLATION_METRICS, CAPTION_METRICS = ("bleu_lc", "bleu", "chrf"), ("bleu_4", "bleu_1")
-MIOU, ACCURACY = "miou", "accuracy"
+MIOU, ACCURACY, AS_ASKED = "miou", "accuracy", "as_asked"
 MAX_PASS_LOSS = 0.2
 """The same of a single-pass model, in percent."""
+MAX_SAMPLE_LOSS = 1.0
+"""The same of a generator: two variants draw the same samples, of which a judge finds some near two classes."""
 ALIGNMENT, GAIN = "alignment", "gain"
 """Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins."""
 
@@ -58,7 +62,7 @@ def record(folder: Path, text: bytes) -> Path:
         evaluation = msgspec.json.decode(text, type=AnyEvaluation)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ExportError(f"not an evaluation that can be recorded: {error}") from error
-    if isinstance(evaluation, Evaluation):
+    if isinstance(evaluation, Evaluation | Generation):
         evaluation.check()
     manifest = read_manifest(folder)
     recipe, summary = read_training(folder)
@@ -72,6 +76,8 @@ def record(folder: Path, text: bytes) -> Path:
         _record_alignment(manifest, summary, evaluation)
     elif isinstance(evaluation, Segmentation | Classification):
         _record_pass_scores(manifest, evaluation, recipe.data.set)
+    elif isinstance(evaluation, Generation):
+        _record_samples(manifest, evaluation)
     else:
         _record_gain(manifest, summary, evaluation)
     order = [each.name for each in manifest.variants]
@@ -130,11 +136,25 @@ def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentatio
     _replace(manifest, kept)
 
 
+def _record_samples(manifest: manifest_pb2.Manifest, evaluation: Generation) -> None:
+    """Records the share of generated images that the judge classifies as asked, with that of each class."""
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    command = f"attnserve evaluate generation --model {manifest.model_id} --judge {evaluation.judge}"
+    kept = _others(manifest, command, evaluation.variant)
+    data = f"{evaluation.samples:,} generated images"
+    common = {"metric": AS_ASKED, "dataset": data, "command": command, "variant": evaluation.variant}
+    kept.append(manifest_pb2.Quality(value=evaluation.as_asked, **common))
+    kept += [manifest_pb2.Quality(value=value, part=part, **common) for part, value in evaluation.class_as_asked.items()]
+    _refuse_loss(kept, AS_ASKED, MAX_SAMPLE_LOSS)
+    _replace(manifest, kept)
+
+
 def _record_gain(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: Gain) -> None:
-    task = "segmentation" if isinstance(evaluation, SegmentationGain) else "classification"
+    task = {SegmentationGain: "segmentation", GenerationGain: "generation"}.get(type(evaluation), "classification")
     if manifest.task != manifest_pb2.Task.Value(f"TASK_{task.upper()}"):
         raise ExportError(f"the comparison is of {task} models, {manifest.model_id} is not one")
-    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": f"python -m attnserve_export.training.{task}.gain --runs DIR"}
+    command = f"python -m attnserve_export.training.{task}.gain --runs DIR"
+    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": command}
 
 
 def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: Lengths, data: str) -> None:

@@ -12,11 +12,12 @@ from typing import Any
 
 from torch import nn
 
-from attnserve_export.graphs import cbam, disentangled_nonlocal, rnnsearch, seq2seq, show_attend_tell, transformer
+from attnserve_export.graphs import cbam, disentangled_nonlocal, rnnsearch, sagan, seq2seq, show_attend_tell, transformer
 from attnserve_export.graphs.spec import Graphs
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.models.disentangled_nonlocal import DisentangledNonLocal, DisentangledNonLocalConfig
 from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
+from attnserve_export.models.sagan import SaganConfig
 from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
 from attnserve_export.models.transformer import Transformer, TransformerConfig
@@ -40,6 +41,9 @@ class Architecture:
     norms: Mapping[str, str] = field(default_factory=dict)
     """Attribute of a convolution -> that of the batch normalisation that is folded into it before the weights are stored."""
 
+    fold: Callable[[nn.Module], None] = lambda model: None
+    """Folds what else a bundle's module has folded, in place."""
+
 
 ARCHITECTURES: dict[str, Architecture] = {
     "cbam": Architecture(CbamConfig, Cbam, cbam.GRAPHS, norms=cbam.NORMS),
@@ -47,6 +51,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         DisentangledNonLocalConfig, DisentangledNonLocal, disentangled_nonlocal.GRAPHS, norms=disentangled_nonlocal.NORMS
     ),
     "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
+    "sagan": Architecture(SaganConfig, sagan.make_average, sagan.GRAPHS, fold=sagan.fold_generator),
     "seq2seq": Architecture(Seq2SeqConfig, Seq2Seq, seq2seq.GRAPHS),
     "show-attend-tell": Architecture(ShowAttendTellConfig, ShowAttendTell, show_attend_tell.GRAPHS, stored_bits=8),
     "transformer": Architecture(TransformerConfig, Transformer, transformer.GRAPHS, {"max_positions": MAX_TOKENS + 1}),

@@ -9,6 +9,7 @@ inverse (:attr:`attnserve_export.graphs.spec.Graphs.restore`).
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from onnx import numpy_helper
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import ExportableRecipe, VisionRecipe, exportable, recipe_from
+from attnserve_export.recipe import ExportableRecipe, GenerationRecipe, VisionRecipe, exportable, recipe_from
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -53,11 +54,32 @@ def trained_in_run(recipe: ExportableRecipe, run: Path) -> Trained:
     """Reads a run folder of `attnserve train`.
 
     Raises:
-        FileNotFoundError: the run has no selected weights.
+        FileNotFoundError: the run has no selected weights; or it has not finished, and its model needs figures of the end.
     """
-    weights = torch.load(run / "best.pt", weights_only=True)
-    summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
-    return Trained(recipe, weights, _tokenizer(recipe, run), summary)
+    weights = torch.load(run / "best.pt", weights_only=True, map_location="cpu")
+    path = run / "summary.json"
+    if isinstance(recipe, GenerationRecipe) and not path.exists():
+        return Trained(recipe, weights, b"", summary_so_far(recipe, run, weights))
+    return Trained(recipe, weights, _tokenizer(recipe, run), json.loads(path.read_text(encoding="utf-8")))
+
+
+def summary_so_far(recipe: GenerationRecipe, run: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """Returns the summary of a generator's run that was stopped before its last epoch, without the names of the classes.
+
+    Raises:
+        FileNotFoundError: the run has no log.
+    """
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    return {
+        "epochs": len(log),
+        "planned_epochs": recipe.schedule.epochs,
+        "kept_epoch": len(log),
+        "parameters": {"average": sum(each.numel() for name, each in weights.items() if not name.endswith(statistics))},
+        "train_seconds": round(sum(line["seconds"] for line in log)),
+        "train_cpu_seconds": round(sum(line["cpu_seconds"] for line in log)),
+        "log": log,
+    }
 
 
 def trained_in_bundle(folder: Path) -> Trained:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locust users of the services whose models run once for an image: segmentation and classification."""
+"""Locust users of the services whose models run once for an image: segmentation, classification and generation."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ from typing import Any
 
 from PIL import Image
 
-from attnserve.v1 import classification_pb2, classification_pb2_grpc, segmentation_pb2, segmentation_pb2_grpc
+from attnserve.v1 import (
+    classification_pb2,
+    classification_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
+    segmentation_pb2,
+    segmentation_pb2_grpc,
+)
 from attnserve_loadtest import images
-from attnserve_loadtest.recording import CLASSIFY, SEGMENT
-from attnserve_loadtest.users import ImageUser
+from attnserve_loadtest.recording import CLASSIFY, GENERATE, SEGMENT
+from attnserve_loadtest.users import ImageUser, LoadUser
 
 NUM_QUERIES = 4
 """Pixels of an image whose pairwise maps are asked for, with attention."""
+COUNTS = (1, 1, 4, 16)
+"""Images of a generation, in turn; the answer is a grid."""
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @functools.cache
@@ -72,5 +82,29 @@ class ClassifyUser(ImageUser):
         self.call(CLASSIFY, scheduled, lambda: self.send(self._stub.ClassifyImage, request).timings.total_seconds)
 
 
-PASS_USERS = (SegmentUser, ClassifyUser)
+class GenerateUser(LoadUser):
+    """Requests images of the classes of CIFAR-10, each time of another seed; with attention, the maps of a pixel too."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = generation_pb2_grpc.GenerationServiceStub(self._channel)
+        options = environment.parsed_options
+        self._model, self._has_attention = options.generate_model, options.attention != "none"
+
+    def items(self, options: Any) -> list[tuple[str, int]]:
+        """Classes and numbers of images."""
+        del options
+        return [(name, count) for count in COUNTS for name in CIFAR10]
+
+    def ask(self, item: tuple[str, int], scheduled: float) -> None:
+        """See :meth:`LoadUser.ask`."""
+        name, count = item
+        pixel = generation_pb2.GeneratedPixel(x=0, y=0) if self._has_attention else None
+        request = generation_pb2.GenerateImageRequest(
+            class_name=name, count=count, model=self._model, form=generation_pb2.GENERATION_FORM_GRID, attention_at=pixel
+        )
+        self.call(GENERATE, scheduled, lambda: self.send(self._stub.GenerateImage, request).timings.total_seconds)
+
+
+PASS_USERS = (SegmentUser, ClassifyUser, GenerateUser)
 """The user classes of this file; ``recording.KINDS`` names those of each kind of load."""

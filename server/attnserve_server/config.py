@@ -91,6 +91,7 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     caption: str = ""
     segmentation: str = ""
     classification: str = ""
+    generation: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -13,6 +13,7 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from attnserve.v1.decoding_pb2 import AttentionDetail, DecodeOptions, SamplingOptions
+from attnserve.v1.generation_pb2 import GeneratedPixel, GenerationForm
 from attnserve.v1.segmentation_pb2 import ClassMapFormat, Pixel
 from attnserve_server.tasks.registry import TASKS, TaskSpec
 from attnserve_server.transport.rpc.server import SERVICERS
@@ -32,6 +33,11 @@ _SEGMENTING: Sequence[Mapping[str, Any]] = (
     {"queries": [Pixel(x=100, y=50), Pixel(x=7, y=300)]},
 )
 _CLASSIFYING: Sequence[Mapping[str, Any]] = ({}, {"return_attention": True}, {"top_k": 2})
+_GENERATING: Sequence[Mapping[str, Any]] = (
+    {"count": 3},
+    {"count": 9, "form": GenerationForm.GENERATION_FORM_GRID},
+    {"count": 2, "attention_at": GeneratedPixel(x=9, y=5)},
+)
 CONTENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "translation": [
         {"text": text, "options": DecodeOptions(**options)}
@@ -42,6 +48,9 @@ CONTENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ],
     "classification": [
         {"image": photo.read_bytes(), **options} for photo, options in zip(PHOTOS, _CLASSIFYING, strict=False)
+    ],
+    "generation": [
+        {"class_name": name, "seed": seed, **options} for name, seed, options in zip(("ship", "airplane", "ship"), (1, 2, 3), _GENERATING, strict=True)
     ],
     "caption": [
         {"image": photo.read_bytes(), "options": DecodeOptions(**options)} for photo, options in zip(PHOTOS, _DECODING, strict=False)

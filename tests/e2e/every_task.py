@@ -14,16 +14,17 @@ from pathlib import Path
 from attnserve_server.tasks.registry import TASKS
 from tests.e2e.captioning import MODEL, repository
 from tests.e2e.serving import Server, serve
-from tests.fakes import passes, small_classifier
+from tests.fakes import passes, small_classifier, small_generator
 
 SHIPPED: Mapping[str, str] = {"translation": "transformer-en-de", "caption": MODEL}
 """Id of a shipped model of a task."""
 MADE_UP: Mapping[str, Callable[[Path], Path]] = {
     "segmentation": passes.write_bundle,
     "classification": small_classifier.write_bundle,
+    "generation": small_generator.write_bundle,
 }
 """Writer of a made-up model of a task."""
-IDS = (*SHIPPED.values(), passes.MODEL_ID, small_classifier.MODEL_ID)
+IDS = (*SHIPPED.values(), passes.MODEL_ID, small_classifier.MODEL_ID, small_generator.MODEL_ID)
 
 
 def every_task(folder: Path) -> Path:

@@ -23,6 +23,7 @@ from PIL import Image, PngImagePlugin
 from attnserve.v1.caption_pb2 import CaptionRequest, CaptionStreamRequest
 from attnserve.v1.classification_pb2 import ClassifyImageRequest
 from attnserve.v1.decoding_pb2 import DecodeOptions, SamplingOptions
+from attnserve.v1.generation_pb2 import GenerateImageRequest
 from attnserve.v1.segmentation_pb2 import SegmentRequest
 from attnserve.v1.translation_pb2 import TranslateRequest, TranslateStreamRequest
 from tests.e2e.captioning import PHOTO
@@ -103,6 +104,7 @@ def requests() -> list[tuple[str, bytes]]:
             for other, method in ((CaptionRequest, "Caption"), (CaptionStreamRequest, "CaptionStream")):
                 found.append((method, other(image=image, options=options).SerializeToString()))
         found.append(("Segment", SegmentRequest(image=image, return_unary=True).SerializeToString()))
+        found.append(("GenerateImage", GenerateImageRequest(class_name=MARK).SerializeToString()))
         found.append(("ClassifyImage", ClassifyImageRequest(image=image).SerializeToString()))
     return found
 

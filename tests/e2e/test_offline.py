@@ -23,6 +23,8 @@ from tests.e2e.serving import MODELS, SENTENCES, ask, serve
 from tests.labelled import write_camvid, write_cifar10
 
 ROOT = Path(__file__).parents[2]
+HAS_GENERATOR = (MODELS / "sagan-cifar10").exists()
+"""Whether the repository has the model that two of the commands need."""
 WATCHED = ("CI", "ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME")
 """Variables by which ONNX Runtime decides whether and where it writes."""
 
@@ -100,7 +102,12 @@ def arguments(folder: Path) -> dict[str, list[str]]:
     write_cifar10(folder, [PHOTO], [1])
     shutil.copytree(MODELS / "seq2seq-en-de", folder / "models" / "seq2seq-en-de")
     data = ["--data", str(folder)]
+    generation = {
+        "generate": ["--class", "ship", "--out", str(folder / "ship.png"), "--attention", str(folder / "ship-attention.png")],
+        "evaluate generation": ["--samples", "10"],
+    }
     return {
+        **{name: rest for name, rest in generation.items() if HAS_GENERATOR},
         "translate": ["A dog runs.", "--attention", str(folder / "attention.png")],
         "caption": [str(folder / "photo.jpg"), "--attention", str(folder / "caption.png")],
         "segment": [str(folder / "photo.jpg"), "--overlay", str(folder / "overlay.png"), "--attention", str(folder / "maps.png")],
@@ -132,7 +139,7 @@ def test_every_command_works_without_a_network_and_with_an_empty_home(home: Path
     if not may_unshare():
         pytest.skip("this process may not have a network of its own")
     given = arguments(tmp_path)
-    assert commands() == {*given, "serve"}
+    assert commands() == {*given, "serve"} | (set() if HAS_GENERATOR else {"generate", "evaluate generation"})
     lists = [[*name.split(), *rest] for name, rest in given.items()]
     program = ["unshare", "-n", "-m", sys.executable, "-m", "tests.e2e.offline", str(home), str(MODELS), json.dumps(lists)]
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})

@@ -43,6 +43,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "text": texts,
     "prefix": st.just("") | texts,
     "image": st.sampled_from(IMAGES) | mutated(IMAGES, 2) | st.binary(max_size=20),
+    "class_name": st.sampled_from(["airplane", "automobile", "ship"]) | texts,
     "model": st.just("") | st.sampled_from([*IDS, "no-model"]) | st.text(max_size=4),
     "service": st.just("") | st.sampled_from(["transformer-en-de", "attnserve.v1.TranslationService"]) | st.text(max_size=4),
     "version": st.sampled_from(["", "", "1", "9"]) | st.text(max_size=3),

@@ -21,14 +21,16 @@ from attnserve_server.errors import ModelNotFound
 from attnserve_server.kinds import SINGLE_PASS
 from attnserve_server.passes import PassOutcome, PassPayload, PassTensor
 from attnserve_server.request import Done, Terms
-from attnserve_server.tasks.registry import CLASSIFICATION, SEGMENTATION, TaskSpec
+from attnserve_server.tasks.registry import CLASSIFICATION, GENERATION, SEGMENTATION, TaskSpec
 
 SIZES = ((480, 360), (360, 480), (480, 272), (480, 480))
 CELL, NUM_QUERIES = 16, 16
 COLOURS = {"road": 0x804080, "building": 0x800000, "sky": 0x8080FF, "car": 0x400080}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ROLES = manifest_pb2.AttentionRole
-SEGMENTER, CLASSIFIER = "segmenter", "classifier"
+SEGMENTER, CLASSIFIER, GENERATOR = "segmenter", "classifier", "generator"
+LATENT, GENERATED, GENERATED_CELL = 5, (8, 6), 2
+"""Size of the latent vector; width and height of an image, and pixels of a cell."""
 
 
 def _graph(outputs: tuple[str, ...], *, gives_attention: bool) -> manifest_pb2.PassGraph:
@@ -84,6 +86,18 @@ def classifier_manifest(model_id: str = CLASSIFIER, *, gives_attention: bool = T
     return _manifest(model_id, manifest_pb2.TASK_CLASSIFICATION, declared, ("probabilities",), gives_attention)
 
 
+def generator_manifest(model_id: str = GENERATOR, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
+    """A generation model of ten classes."""
+    attention = [manifest_pb2.PassAttention(output="attention", role=ROLES.ATTENTION_ROLE_PAIRWISE, block="attention")]
+    declared = manifest_pb2.SinglePass(
+        labels=[manifest_pb2.Label(name=name) for name in CLASSES],
+        attention=attention,
+        latent=manifest_pb2.LatentInput(size=LATENT),
+        generated=manifest_pb2.PictureOutput(width=GENERATED[0], height=GENERATED[1], cell=GENERATED_CELL),
+    )
+    return _manifest(model_id, manifest_pb2.TASK_GENERATION, declared, ("pixels",), gives_attention)
+
+
 def pass_model(spec: TaskSpec, manifest: manifest_pb2.Manifest) -> ServedModel:
     """A served model."""
     bundle = Bundle(Path("nowhere"), manifest, manifest.variants[0])
@@ -98,6 +112,10 @@ def segmenter(*args: Any, **rest: Any) -> ServedModel:
 
 def classifier(*args: Any, **rest: Any) -> ServedModel:
     return pass_model(CLASSIFICATION, classifier_manifest(*args, **rest))
+
+
+def generator(*args: Any, **rest: Any) -> ServedModel:
+    return pass_model(GENERATION, generator_manifest(*args, **rest))
 
 
 def tensor(values: np.ndarray) -> PassTensor:
@@ -143,6 +161,30 @@ def classified(payload: PassPayload) -> dict[str, PassTensor]:
     return outputs
 
 
+def generated(payload: PassPayload) -> dict[str, PassTensor]:
+    """Outputs of the generation model: red is the class, green follows from the latent vector, and blue is the place."""
+    width, height = GENERATED
+    latent = np.frombuffer(payload.inputs["latent"].data, np.float32)
+    pixels = np.zeros((height, width, 3), np.uint8)
+    pixels[..., 0] = np.frombuffer(payload.inputs["label"].data, np.int64)
+    pixels[..., 1] = int(abs(latent.sum()) * 1000) % 256
+    pixels[..., 2] = np.arange(width * height).reshape(height, width)
+    outputs = {"pixels": tensor(pixels)}
+    if payload.wants_attention:
+        weights = np.zeros((1, width // GENERATED_CELL * height // GENERATED_CELL), np.float32)
+        weights[0, numbers(payload.inputs["query"])] = 0.75
+        weights[0, 0] += 0.25
+        outputs["attention"] = tensor(weights)
+    return outputs
+
+
+ANSWERS = {
+    manifest_pb2.TASK_SEGMENTATION: segmented,
+    manifest_pb2.TASK_CLASSIFICATION: classified,
+    manifest_pb2.TASK_GENERATION: generated,
+}
+
+
 class PassTicket:
     """Answers at once."""
 
@@ -162,7 +204,7 @@ class PassFront:
     """Accepts everything; ``alter`` changes the outputs; ``payloads`` is what came."""
 
     def __init__(self, *models: ServedModel) -> None:
-        self._models = models or (segmenter(), classifier())
+        self._models = models or (segmenter(), classifier(), generator())
         self.is_draining = False
         self.payloads: list[PassPayload] = []
         self.terms: list[Terms] = []
@@ -180,6 +222,6 @@ class PassFront:
     def submit(self, model: ServedModel, payload: PassPayload, terms: Terms) -> PassTicket:
         self.payloads.append(payload)
         self.terms.append(terms)
-        outputs = segmented(payload) if model.manifest.task == manifest_pb2.TASK_SEGMENTATION else classified(payload)
+        outputs = ANSWERS[model.manifest.task](payload)
         self.alter(outputs)
         return PassTicket(outputs)

@@ -21,6 +21,7 @@ from attnserve.v1 import (
     caption_pb2_grpc,
     classification_pb2_grpc,
     decoding_pb2,
+    generation_pb2_grpc,
     manifest_pb2,
     model_pb2,
     model_pb2_grpc,
@@ -28,7 +29,7 @@ from attnserve.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
-from tests.fakes.single_pass import FakeClassification, FakeSegmentation, describe_passes
+from tests.fakes.single_pass import FakeClassification, FakeGeneration, FakeSegmentation, describe_passes
 
 NUM_LAYERS, NUM_HEADS = 2, 3
 
@@ -252,6 +253,8 @@ class FakeServer:
         self.segmentation, self.classification = FakeSegmentation(), FakeClassification()
         segmentation_pb2_grpc.add_SegmentationServiceServicer_to_server(self.segmentation, self._server)
         classification_pb2_grpc.add_ClassificationServiceServicer_to_server(self.classification, self._server)
+        self.generation = FakeGeneration()
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self.generation, self._server)
         model_pb2_grpc.add_ModelServiceServicer_to_server(self.models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self.health, self._server)
         address = f"127.0.0.1:{port}"

@@ -16,6 +16,8 @@ from PIL import Image
 from attnserve.v1 import (
     classification_pb2,
     classification_pb2_grpc,
+    generation_pb2,
+    generation_pb2_grpc,
     manifest_pb2,
     model_pb2,
     segmentation_pb2,
@@ -89,10 +91,52 @@ def classify_answer(request: classification_pb2.ClassifyImageRequest) -> classif
     return response
 
 
+KINDS = ("cat", "dog", "frog")
+GENERATED, SIDE = 4, 2
+"""Pixels of a generated image's side, and cells of its attention's."""
+
+
+def generated_pixels(seed: int, index: int) -> NDArray[np.uint8]:
+    """An image of one colour."""
+    return np.full((GENERATED, GENERATED, 3), ((seed + 50 * index) % 256, index, 7), np.uint8)
+
+
+def png_of(pixels: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def generate_answer(request: generation_pb2.GenerateImageRequest) -> generation_pb2.GenerateImageResponse:
+    """Images of the seed's colour, in a grid of two columns if a grid is asked for; all attention is on the cell itself."""
+    count, seed = request.count or 1, request.seed if request.HasField("seed") else 99
+    images = [generated_pixels(seed, index) for index in range(count)]
+    response = generation_pb2.GenerateImageResponse(width=GENERATED, height=GENERATED, count=count, seed=seed)
+    if request.form == generation_pb2.GENERATION_FORM_GRID:
+        response.columns = 2
+        images += [np.full_like(images[0], 255)] * (count % 2)
+        response.images.append(png_of(np.concatenate([np.concatenate(images[at : at + 2], 1) for at in range(0, count, 2)])))
+    else:
+        response.images.extend(png_of(each) for each in images)
+    if request.HasField("attention_at"):
+        side = GENERATED // SIDE
+        response.attention.rows = response.attention.columns = SIDE
+        response.attention.cell = request.attention_at.y // side * SIDE + request.attention_at.x // side
+        for _ in range(count):
+            response.attention.maps.add(weights=[float(cell == response.attention.cell) for cell in range(SIDE**2)])
+    response.class_index = KINDS.index(request.class_name)
+    response.model, response.version = request.model or "fake-generation", "1"
+    response.timings.total_seconds, response.timings.batch_size = 0.5, 2
+    return response
+
+
 def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> None:
     """Adds to a manifest what a single-pass model declares."""
     names = {manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES], manifest_pb2.TASK_CLASSIFICATION: CATEGORIES}
+    names[manifest_pb2.TASK_GENERATION] = KINDS
     manifest.single_pass.labels.extend(manifest_pb2.Label(name=name) for name in names.get(model.task, ()))
+    if model.task == manifest_pb2.TASK_GENERATION:
+        manifest.single_pass.generated.width = manifest.single_pass.generated.height = GENERATED
     if manifest.single_pass.labels:
         manifest.variants[0].passes.extend(manifest_pb2.PassGraph(gives_attention=gives) for gives in (False, True))
 
@@ -133,5 +177,23 @@ class FakeClassification(classification_pb2_grpc.ClassificationServiceServicer):
         self.requests.append(request)
         refuse(request, context)
         response = classify_answer(request)
+        self.alter(response)
+        return response
+
+
+@dataclass
+class FakeGeneration(generation_pb2_grpc.GenerationServiceServicer):
+    """Answers with ``generate_answer``, altered by ``alter``; refuses unknown classes."""
+
+    alter: Callable[[Any], None] = lambda response: None
+    requests: list[Any] = field(default_factory=list)
+
+    def GenerateImage(self, request: Any, context: Any) -> Any:
+        from tests.fakes.server import Failure
+
+        self.requests.append(request)
+        if request.class_name not in KINDS:
+            Failure(grpc.StatusCode.INVALID_ARGUMENT, "class_name is bad", "INVALID_REQUEST", "class_name").abort(context)
+        response = generate_answer(request)
         self.alter(response)
         return response

@@ -30,6 +30,7 @@ from attnserve_client.errors import (
     Unauthenticated,
     WorkerLost,
 )
+from attnserve_client.generation_types import Generation, GenerationAttention
 from attnserve_client.options import DecodeOptions
 from attnserve_client.pass_types import (
     BlockAttention,
@@ -84,6 +85,8 @@ __all__ = [
     "DecodeOptions",
     "ExecutionFailed",
     "FinishReason",
+    "Generation",
+    "GenerationAttention",
     "Hypothesis",
     "ImageGrid",
     "InvalidRequest",

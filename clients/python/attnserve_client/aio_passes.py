@@ -1,22 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The client's methods for models that run once for an image."""
+"""The client's methods for models that run once for an answer."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterable
 from typing import Unpack
 
-from attnserve_client import convert, methods, pass_convert
+from attnserve_client import convert, generation_convert, methods, pass_convert
 from attnserve_client.aio_connection import AioConnection, values
 from attnserve_client.aio_many import many
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import ClassifyKeywords, SegmentKeywords
+from attnserve_client.generation_types import Generation
+from attnserve_client.options import ClassifyKeywords, GenerateKeywords, SegmentKeywords
 from attnserve_client.pass_types import Classification, Segmentation
 
 
 class AioPasses(AioConnection):
-    """Segmentation and classification, for ``AsyncClient``."""
+    """Segmentation, classification and generation, for ``AsyncClient``."""
 
     async def segment(
         self,
@@ -117,3 +118,24 @@ class AioPasses(AioConnection):
         requests = convert.requests_of(lambda image: pass_convert.classify_request(image, model, version, keywords), images)
         outcomes = many(self._calls, methods.CLASSIFY_IMAGE, requests, timeout, max_in_flight)
         return values(outcomes, pass_convert.classification_from_proto, is_raising=False)
+
+    async def generate_image(
+        self,
+        class_name: str,
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Generation:
+        """Generates images of a class.
+
+        Args:
+            class_name: name of the class; the error for an unknown one lists the model's classes.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts together.
+            keywords: ``count``, ``seed``, ``grid``, ``attention_at``, ``priority``; see ``GenerateKeywords``.
+        """
+        request = generation_convert.generate_request(class_name, model, version, keywords)
+        return generation_convert.generation_from_proto(await self._calls.unary(methods.GENERATE_IMAGE, request, timeout))

@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 from google.protobuf.message import Message
 from google.protobuf.wrappers_pb2 import Int32Value, StringValue
 
-from attnserve.v1 import caption_pb2, classification_pb2, model_pb2, segmentation_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, classification_pb2, generation_pb2, model_pb2, segmentation_pb2, translation_pb2
 
 RequestT = TypeVar("RequestT", bound=Message)
 ResponseT = TypeVar("ResponseT", bound=Message)
@@ -57,6 +57,11 @@ CLASSIFY_IMAGE = Method(
     "/attnserve.v1.ClassificationService/ClassifyImage",
     classification_pb2.ClassifyImageRequest,
     classification_pb2.ClassifyImageResponse,
+)
+GENERATE_IMAGE = Method(
+    "/attnserve.v1.GenerationService/GenerateImage",
+    generation_pb2.GenerateImageRequest,
+    generation_pb2.GenerateImageResponse,
 )
 LIST_MODELS = Method(
     "/attnserve.v1.ModelService/ListModels",

@@ -142,6 +142,24 @@ class ClassifyKeywords(TypedDict, total=False):
     priority: int
 
 
+class GenerateKeywords(TypedDict, total=False):
+    """Keywords of a generation request.
+
+    Attributes:
+        count: Number of images, from 1 to 64; 1 by default.
+        seed: The same seed gives the same images; a new one is drawn if it is not set.
+        grid: Return one PNG file with all images in rows, not a file for each.
+        attention_at: Pixel of the images, column and row, whose self-attention in each image to return.
+        priority: From -2 to 2; a higher priority is served sooner.
+    """
+
+    count: int | None
+    seed: int | None
+    grid: bool
+    attention_at: tuple[int, int] | None
+    priority: int
+
+
 _OF_REQUEST = ("split_sentences", "priority")
 _OF_SAMPLING = frozenset(decoding_pb2.SamplingOptions.DESCRIPTOR.fields_by_name)
 

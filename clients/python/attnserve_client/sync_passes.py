@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 # Generated from aio_passes.py by make_sync.py: do not edit.
-"""The client's methods for models that run once for an image."""
+"""The client's methods for models that run once for an answer."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from typing import Unpack
 
-from attnserve_client import convert, methods, pass_convert
+from attnserve_client import convert, generation_convert, methods, pass_convert
 from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
-from attnserve_client.options import ClassifyKeywords, SegmentKeywords
+from attnserve_client.generation_types import Generation
+from attnserve_client.options import ClassifyKeywords, GenerateKeywords, SegmentKeywords
 from attnserve_client.pass_types import Classification, Segmentation
 from attnserve_client.sync_connection import SyncConnection, values
 from attnserve_client.sync_many import many
 
 
 class SyncPasses(SyncConnection):
-    """Segmentation and classification, for ``Client``."""
+    """Segmentation, classification and generation, for ``Client``."""
 
     def segment(
         self,
@@ -118,3 +119,24 @@ class SyncPasses(SyncConnection):
         requests = convert.requests_of(lambda image: pass_convert.classify_request(image, model, version, keywords), images)
         outcomes = many(self._calls, methods.CLASSIFY_IMAGE, requests, timeout, max_in_flight)
         return values(outcomes, pass_convert.classification_from_proto, is_raising=False)
+
+    def generate_image(
+        self,
+        class_name: str,
+        *,
+        model: str = "",
+        version: str = "",
+        timeout: float | None = None,
+        **keywords: Unpack[GenerateKeywords],
+    ) -> Generation:
+        """Generates images of a class.
+
+        Args:
+            class_name: name of the class; the error for an unknown one lists the model's classes.
+            model: id of the model; empty for the server's default.
+            version: of the model; empty for the newest.
+            timeout: seconds for all attempts together.
+            keywords: ``count``, ``seed``, ``grid``, ``attention_at``, ``priority``; see ``GenerateKeywords``.
+        """
+        request = generation_convert.generate_request(class_name, model, version, keywords)
+        return generation_convert.generation_from_proto(self._calls.unary(methods.GENERATE_IMAGE, request, timeout))

@@ -12,12 +12,15 @@ from torch.nn import functional
 
 
 def _spread(kernel: Tensor) -> Tensor:
-    """Returns the sum of a 3 × 3 kernel (..., 3, 3) placed at the four corners of 4 × 4 cells."""
+    """Returns the sum of a 3 × 3 kernel (..., 3, 3) placed at the four corners of 4 × 4 cells.
+
+    The sum is computed in 32 bits: ONNX Runtime then computes it when it loads a graph, also of weights of 16 bits.
+    """
     corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-    first, *others = (functional.pad(kernel, corner) for corner in corners)
+    first, *others = (functional.pad(kernel.float(), corner) for corner in corners)
     for each in others:
         first = first + each
-    return first
+    return first.to(kernel.dtype)
 
 
 def convolve_then_halve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -33,8 +33,8 @@ __all__ += ["CONFIGS", "exportable", "load_recipe", "recipe_from", "sequence_rec
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe
-AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe | VideoRecipe
+ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe
+AnyRecipe = ExportableRecipe | VideoRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
     "translation": Recipe,

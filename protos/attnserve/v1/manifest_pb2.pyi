@@ -14,6 +14,7 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_CAPTION: _ClassVar[Task]
     TASK_SEGMENTATION: _ClassVar[Task]
     TASK_CLASSIFICATION: _ClassVar[Task]
+    TASK_GENERATION: _ClassVar[Task]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -54,6 +55,7 @@ TASK_TRANSLATION: Task
 TASK_CAPTION: Task
 TASK_SEGMENTATION: Task
 TASK_CLASSIFICATION: Task
+TASK_GENERATION: Task
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
 DATA_TYPE_FLOAT16: DataType
@@ -146,14 +148,34 @@ class ImageInput(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., grid_height: _Optional[int] = ..., grid_width: _Optional[int] = ...) -> None: ...
 
 class SinglePass(_message.Message):
-    __slots__ = ("picture", "labels", "attention")
+    __slots__ = ("picture", "labels", "attention", "latent", "generated")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    LATENT_FIELD_NUMBER: _ClassVar[int]
+    GENERATED_FIELD_NUMBER: _ClassVar[int]
     picture: PictureInput
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     attention: _containers.RepeatedCompositeFieldContainer[PassAttention]
-    def __init__(self, picture: _Optional[_Union[PictureInput, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attention: _Optional[_Iterable[_Union[PassAttention, _Mapping]]] = ...) -> None: ...
+    latent: LatentInput
+    generated: PictureOutput
+    def __init__(self, picture: _Optional[_Union[PictureInput, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attention: _Optional[_Iterable[_Union[PassAttention, _Mapping]]] = ..., latent: _Optional[_Union[LatentInput, _Mapping]] = ..., generated: _Optional[_Union[PictureOutput, _Mapping]] = ...) -> None: ...
+
+class LatentInput(_message.Message):
+    __slots__ = ("size",)
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    def __init__(self, size: _Optional[int] = ...) -> None: ...
+
+class PictureOutput(_message.Message):
+    __slots__ = ("width", "height", "cell")
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CELL_FIELD_NUMBER: _ClassVar[int]
+    width: int
+    height: int
+    cell: int
+    def __init__(self, width: _Optional[int] = ..., height: _Optional[int] = ..., cell: _Optional[int] = ...) -> None: ...
 
 class PictureInput(_message.Message):
     __slots__ = ("sizes", "fit", "cell")

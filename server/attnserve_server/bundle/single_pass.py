@@ -29,6 +29,8 @@ _RESERVED = {
     "image": (manifest_pb2.DATA_TYPE_UINT8, ("batch", "height", "width", "3")),
     "size": (manifest_pb2.DATA_TYPE_INT64, ("batch", "2")),
     "query": (manifest_pb2.DATA_TYPE_INT64, ("batch", "query")),
+    "latent": (manifest_pb2.DATA_TYPE_FLOAT32, ("batch", "latent")),
+    "label": (manifest_pb2.DATA_TYPE_INT64, ("batch",)),
 }
 """Type and axes of the inputs with a reserved name; a decimal number may stand for a named axis."""
 

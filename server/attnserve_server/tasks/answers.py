@@ -135,3 +135,34 @@ class Classification(msgspec.Struct):
     attention: list[BlockAttention]
     batch_size: int
     """As in :class:`Segmentation`."""
+
+
+class GenerationForm(enum.Enum):
+    """Form of generated images."""
+
+    IMAGES = "images"
+    GRID = "grid"
+
+
+class GeneratedAttention(msgspec.Struct):
+    """Self-attention of one cell (its index) over the grid of cells: a map (rows x columns), flattened, for each image."""
+
+    rows: int
+    columns: int
+    cell: int
+    maps: list[npt.NDArray[np.float32]]
+
+
+class Generation(msgspec.Struct):
+    """Generated images of one class, as PNG files: one for each, or one with ``columns`` (else 0) images in a row."""
+
+    files: list[bytes]
+    size: tuple[int, int]
+    """Width and height of an image."""
+    count: int
+    columns: int
+    label: int
+    seed: int
+    attention: GeneratedAttention | None
+    batch_size: int
+    """Of the largest batch that one of the images was in."""

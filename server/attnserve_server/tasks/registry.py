@@ -10,6 +10,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_server.kinds import ITERATIVE, SINGLE_PASS, Kind
 from attnserve_server.tasks.caption import CaptionWork
 from attnserve_server.tasks.classification import ClassificationWork, classification_problems
+from attnserve_server.tasks.generation import GenerationWork, generation_problems
 from attnserve_server.tasks.interface import Task
 from attnserve_server.tasks.segmentation import SegmentationWork, segmentation_problems
 from attnserve_server.tasks.translation import TranslationWork
@@ -121,8 +122,20 @@ CLASSIFICATION = TaskSpec(
     reads_image=True,
     further_problems=classification_problems,
 )
+GENERATION = TaskSpec(
+    number=manifest_pb2.TASK_GENERATION,
+    name="generation",
+    does="generate",
+    service="attnserve.v1.GenerationService",
+    kind=SINGLE_PASS,
+    task=GenerationWork(),
+    needs=("single_pass.latent.size", "single_pass.generated.width", "single_pass.generated.height", "single_pass.labels"),
+    preparation=Preparation("decoder", "images"),
+    renders_on_threads=True,
+    further_problems=generation_problems,
+)
 
-TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION)
+TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION, GENERATION)
 
 
 class TaskTable:

@@ -66,7 +66,7 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_demo_of_models_that_run_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tasks = [manifest_pb2.TASK_SEGMENTATION, manifest_pb2.TASK_CLASSIFICATION]
+    tasks = [manifest_pb2.TASK_SEGMENTATION, manifest_pb2.TASK_CLASSIFICATION, manifest_pb2.TASK_GENERATION]
     assert run(command=stand_in(tmp_path, num_models=0, tasks=tasks), results=tmp_path / "results") == 0
     out = capsys.readouterr().out
     assert "street.jpg: 960 × 540 pixels" in out
@@ -76,7 +76,8 @@ def test_demo_of_models_that_run_once(tmp_path: Path, capsys: pytest.CaptureFixt
     assert any(line.startswith("██ Road") for line in lines)
     assert any(line.startswith(("cat", "dog", "frog")) and "70.0 %" in line for line in lines)
     pictures = sorted(path.name for path in (tmp_path / "results").iterdir())
-    assert pictures == ["classification-fake-4.png", "segmentation-fake-3.png"]
+    assert "8 images of 4 × 4 pixels: cat" in out
+    assert pictures == ["classification-fake-4.png", "generation-fake-6.png", "segmentation-fake-3.png"]
 
 
 def test_demo_of_a_single_model_compares_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from attnserve_export.models.sagan import Generator, SaganConfig, fix_statistics
 from attnserve_export.recipe import RecipeError
 from attnserve_export.training.generation import gain
 from attnserve_export.training.generation.judge import Judge, Judged, frechet_distance, nearest, variance_within
-from attnserve_export.training.run import BEST, SUMMARY
+from attnserve_export.training.run import BEST, LOG, SUMMARY
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.export.made_up_images import CLASSES, RECIPE, pictures, write_images
 
@@ -181,6 +181,26 @@ def test_a_twin_of_another_length_is_not_compared(
     found = gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]), 30)
     assert (found["generator"]["updates"], found["twin"]["updates"]) == (9, twin and twin["updates"])
     assert "generator - twin" not in found
+
+
+@pytest.mark.parametrize(("epochs", "is_compared"), [(2, True), (3, False)])
+def test_runs_that_were_stopped_are_compared_after_equally_many_epochs(
+    data: Path,
+    recipe_path: Path,
+    runs: tuple[Path, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    epochs: int,
+    is_compared: bool,
+) -> None:
+    monkeypatch.setattr(gain, "_NEIGHBOURS", 20)
+    shutil.copytree(runs[0], tmp_path, dirs_exist_ok=True)
+    for name, count in (("small", 2), ("small+attention=false", epochs)):
+        (tmp_path / name / SUMMARY).unlink()
+        (tmp_path / name / LOG).write_text('{"epoch": 0}\n' * count, encoding="utf-8")
+    found = gain.judged_runs(data, tmp_path, str(recipe_path), str(runs[1]), 30)
+    assert (found["generator"]["epochs"], found["twin"]["epochs"]) == (2, epochs)
+    assert ("generator - twin" in found) == is_compared
 
 
 def test_recipes_of_another_kind_are_refused(data: Path, recipe_path: Path, runs: tuple[Path, Path]) -> None:

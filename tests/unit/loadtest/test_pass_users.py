@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from attnserve.v1 import segmentation_pb2
+from attnserve.v1 import generation_pb2, segmentation_pb2
 from attnserve_loadtest import images
 from tests.fakes.server import FakeServer
 
 LOCUSTFILE = Path(images.__file__).with_name("locustfile.py")
+CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @pytest.fixture
@@ -68,3 +69,15 @@ def test_streets_have_the_sizes_of_video() -> None:
     for data in found:
         with Image.open(io.BytesIO(data)) as image:
             assert (image.format, image.size in images.STREET_SIZES) == ("JPEG", True)
+
+
+@pytest.mark.parametrize("attention", ["none", "mean"])
+def test_generations_of_grids(attention: str, tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.fakes.single_pass.KINDS", CIFAR10)
+    counts = load(server, tmp_path, "--attention", attention, "--generate-model", "g", "GenerateUser")
+    assert 0 < counts["GenerateImage"] <= len(server.generation.requests)
+    requests = server.generation.requests
+    assert {(each.model, each.form) for each in requests} == {("g", generation_pb2.GENERATION_FORM_GRID)}
+    assert {each.count for each in requests} <= {1, 4, 16}
+    assert {each.HasField("attention_at") for each in requests} == {attention == "mean"}
+    assert not any(each.HasField("seed") for each in requests)

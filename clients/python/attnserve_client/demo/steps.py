@@ -20,6 +20,7 @@ from attnserve_client.classification_plot import save_maps
 from attnserve_client.cli import attention, classify, segment
 from attnserve_client.client import Client
 from attnserve_client.errors import ToolError
+from attnserve_client.generation_plot import save_attention as save_generated
 from attnserve_client.segmentation_plot import save_attention
 from attnserve_client.types import CaptionDelta, ModelDetails, Task, Translation, TranslationDelta
 
@@ -220,6 +221,22 @@ def classify_photo(stage: Stage) -> None:
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
+def generate_images(stage: Stage) -> None:
+    """Eight images of the model's first class, as a grid; with the seed they are the same at every run."""
+    declared, has_attention = stage.model.manifest.single_pass, _has_attention(stage.model)
+    name, middle = declared.labels[0].name, (declared.generated.width // 2, declared.generated.height // 2)
+    answer = stage.client.generate_image(
+        name, model=stage.model_id, count=8, seed=7, grid=True, attention_at=middle if has_attention else None
+    )
+    stage.console.print(Text(f"   {answer.count} images of {answer.width} × {answer.height} pixels: {name}", "dim"))
+    path = _file(stage, f"generation-{stage.model_id}.png")
+    if answer.attention is None:
+        path.write_bytes(answer.files[0])
+    else:
+        save_generated(path, answer)
+    stage.console.print(Text(f"   drawn in {path}", "dim"))
+
+
 STEPS = (
     Step(Task.TRANSLATION, "one call, with its alignment", translate_with_attention),
     Step(Task.TRANSLATION, "the same sentence through all models", translate_by_all, compares=True),
@@ -232,6 +249,7 @@ STEPS = (
     Step(Task.CAPTION, "streamed, word by word", caption_streamed),
     Step(Task.SEGMENTATION, "a street, with its classes and the attention of two pixels", segment_street),
     Step(Task.CLASSIFICATION, "a photo, with the attention of each block", classify_photo),
+    Step(Task.GENERATION, "images of a class, with the self-attention of a pixel", generate_images),
 )
 
 

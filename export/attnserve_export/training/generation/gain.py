@@ -26,7 +26,7 @@ from attnserve_export.training.generation.judge import Features, Judge, Judged, 
 from attnserve_export.training.generation.trainer import draw, read_generator
 from attnserve_export.training.intervals import consecutive_blocks, paired_interval
 from attnserve_export.training.report import OutputOption, report
-from attnserve_export.training.run import BEST, SUMMARY
+from attnserve_export.training.run import BEST, LOG, SUMMARY
 from attnserve_export.training.start import folder_name
 
 RECIPE, JUDGE = "sagan-cifar10", "cbam-cifar10"
@@ -107,7 +107,9 @@ def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) 
 
 
 def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str = JUDGE, count: int = 2000) -> dict[str, Any]:
-    """Returns the figures of a run and of its twin, and their differences if both ended after equally many updates.
+    """Returns the figures of a run and of its twin, and their differences if both had equally many updates or epochs.
+
+    A run that has not finished is judged by the weights after its last epoch.
 
     Args:
         data: root of the data sets.
@@ -123,9 +125,13 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
     train, val = read_images(data, "train"), read_images(data, "val")
     judge = _read_judge(runs, judge_recipe, len(val.classes))
     on_val = judge(val.pixels)
-    result: dict[str, Any] = {"judge": judge_recipe, "judge_accuracy": round(float((on_val.found == val.labels).mean()), 4)}
+    result: dict[str, Any] = {
+        "evaluation": "generation_gain",
+        "judge": judge_recipe,
+        "judge_accuracy": round(float((on_val.found == val.labels).mean()), 4),
+    }
     sides: dict[str, Samples] = {}
-    updates: dict[str, int | None] = {}
+    lengths: dict[str, tuple[int | None, int | None]] = {}
     for name, changes in SIDES.items():
         of_side = load_recipe(recipe, changes)
         if not isinstance(of_side, GenerationRecipe):
@@ -133,9 +139,10 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
         folder = runs / folder_name(recipe, changes)
         if name == "generator" or (folder / BEST).exists():
             sides[name] = read_samples(folder, of_side, judge, count, len(val.classes))
-            updates[name] = _updates(folder)
-            result[name] = {"updates": updates[name], **figures(sides[name], val, on_val, train.pixels)}
-    if len(sides) == len(SIDES) and None not in updates.values() and len(set(updates.values())) == 1:
+            updates, epochs = lengths[name] = _updates(folder), _epochs(folder)
+            done = {"updates": updates, "epochs": epochs, "planned_epochs": of_side.schedule.epochs}
+            result[name] = {**done, **figures(sides[name], val, on_val, train.pixels)}
+    if len(sides) == len(SIDES) and any(one is not None and one == other for one, other in zip(*lengths.values(), strict=True)):
         result["generator - twin"] = differences(sides["generator"], sides["twin"], on_val)
     return result
 
@@ -154,6 +161,12 @@ def _updates(folder: Path) -> int | None:
     """Returns the number of updates of a finished run; None for another one."""
     path = folder / SUMMARY
     return int(json.loads(path.read_text(encoding="utf-8"))["updates"]) if path.exists() else None
+
+
+def _epochs(folder: Path) -> int | None:
+    """Returns the number of epochs that a run has finished; None for one without a log."""
+    path = folder / LOG
+    return len(path.read_text(encoding="utf-8").splitlines()) if path.exists() else None
 
 
 def _existing(path: Path) -> Path:

@@ -28,6 +28,7 @@ SCOPES: dict[str, Scope] = {
     "attnserve.v1.CaptionService": Scope.INFER,
     "attnserve.v1.SegmentationService": Scope.INFER,
     "attnserve.v1.ClassificationService": Scope.INFER,
+    "attnserve.v1.GenerationService": Scope.INFER,
     "attnserve.v1.ModelService/ListModels": Scope.READ,
     "attnserve.v1.ModelService/GetModel": Scope.READ,
 }

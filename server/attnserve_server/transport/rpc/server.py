@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from grpc_health.v1 import health_pb2
 
-from attnserve.v1 import caption_pb2, classification_pb2, model_pb2, segmentation_pb2, translation_pb2
+from attnserve.v1 import caption_pb2, classification_pb2, generation_pb2, model_pb2, segmentation_pb2, translation_pb2
 from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
@@ -25,6 +25,7 @@ from attnserve_server.transport.rpc.reflection import enable_reflection
 from attnserve_server.transport.rpc.unread import Unread
 from attnserve_server.transport.rpc.v1.caption import CaptionServicer
 from attnserve_server.transport.rpc.v1.classification import ClassificationServicer
+from attnserve_server.transport.rpc.v1.generation import GenerationServicer
 from attnserve_server.transport.rpc.v1.model import ModelServicer
 from attnserve_server.transport.rpc.v1.segmentation import SegmentationServicer
 from attnserve_server.transport.rpc.v1.translation import TranslationServicer
@@ -33,6 +34,7 @@ TRANSLATION = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
 CAPTION = caption_pb2.DESCRIPTOR.services_by_name["CaptionService"]
 SEGMENTATION = segmentation_pb2.DESCRIPTOR.services_by_name["SegmentationService"]
 CLASSIFICATION = classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"]
+GENERATION = generation_pb2.DESCRIPTOR.services_by_name["GenerationService"]
 MODEL = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 HEALTH: Any = health_pb2.DESCRIPTOR.services_by_name["Health"]
 SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
@@ -40,6 +42,7 @@ SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
     (CAPTION, CaptionServicer),
     (SEGMENTATION, SegmentationServicer),
     (CLASSIFICATION, ClassificationServicer),
+    (GENERATION, GenerationServicer),
     (MODEL, ModelServicer),
 )
 """All services that use the data plane; health does not."""

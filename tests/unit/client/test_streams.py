@@ -37,6 +37,8 @@ COMMANDS = {
     "segment folder": ["segment", "{folder}"],
     "classify": ["classify", "{folder}/phötö.png"],
     "classify folder": ["classify", "{folder}"],
+    "generate": ["generate", "--class", "cat", "--seed", "1", "--out", "{folder}/grid.png"],
+    "evaluate generation": ["evaluate", "generation", "--samples", "1"],
     "evaluate segmentation": ["evaluate", "segmentation", "--data", "{folder}"],
     "evaluate classification": ["evaluate", "classification", "--data", "{folder}"],
     "evaluate translation": ["evaluate", "translation", "--data", "{folder}", "--split", "val"],
@@ -49,7 +51,14 @@ COMMANDS = {
     "export": ["export", "no-such-model", "--models", "{folder}"],
     "": ["--help"],
 }
-FAILING = ("evaluate alignment", "evaluate caption", "evaluate segmentation", "evaluate classification", "export")
+FAILING = (
+    "evaluate alignment",
+    "evaluate caption",
+    "evaluate segmentation",
+    "evaluate classification",
+    "evaluate generation",
+    "export",
+)
 """Commands that end with an error, for the fake has no such model, and there is no such run."""
 WHOLE = ("translate lines", "models", "serve")
 """Commands that run with every case; the others run with the cases of standard output."""

@@ -143,6 +143,12 @@ BATCHES = Row(
             (Query(f"avg by (model) (attnserve_engine_busy_ratio{{{OF_MODEL}}})", "{{model}}"),),
         ),
         Panel(
+            "Workers' time",
+            "Workers that each model keeps busy, mean over the rate's interval.",
+            "none",
+            (Query(rate(f"attnserve_engine_busy_seconds_total{{{OF_MODEL}}}", "model"), "{{model}}"),),
+        ),
+        Panel(
             "Steps",
             "Decode steps, and those whose shape was not warmed up.",
             "ops",

@@ -52,6 +52,7 @@ METRICS = {
     "slots": {"model", "version", "state"},
     "queue_length": {"model", "version"},
     "engine_busy_ratio": {"model", "version"},
+    "engine_busy_seconds_total": {"model", "version"},
     "source_tokens_total": {"model", "version"},
     "generated_tokens_total": {"model", "version"},
     "requests_rejected_total": {"model", "version", "reason"},

@@ -60,6 +60,7 @@ class EngineMetrics:
         self.busy_ratio = makers.gauge(
             "engine_busy_ratio", "Share of the last report's period spent in steps or runs, mean over workers.", _MODEL
         )
+        self.busy_seconds = makers.counter("engine_busy_seconds", "Time that the workers spent in steps or runs, in seconds.", _MODEL)
         steps, runs = _StepMetrics(makers), _RunMetrics(makers)
         self._series: Mapping[Measured, Callable[[Key], Series]] = {
             Measured.STEPS: lambda key: _StepSeries(self, steps, key),
@@ -99,6 +100,7 @@ class _CommonSeries:
         self._queue = metrics.queue_duration.labels(*key)
         self._cold_shapes = metrics.cold_shapes.labels(*key)
         self._busy_ratio = metrics.busy_ratio.labels(*key)
+        self._busy_seconds = metrics.busy_seconds.labels(*key)
 
     def answered(self, stats: RequestStats) -> None:
         """See :class:`Series`."""
@@ -106,6 +108,7 @@ class _CommonSeries:
 
     def reported(self, stats: EngineStats) -> None:
         """See :class:`Series`."""
+        self._busy_seconds.inc(stats.busy_s)
         cold = sum(step.is_cold for step in stats.steps) + sum(run.is_cold for run in stats.runs)
         if cold:
             self._cold_shapes.inc(cold)

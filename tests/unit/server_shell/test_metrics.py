@@ -36,6 +36,7 @@ LABELS = {
     "attnserve_queue_length": set(MODEL),
     "attnserve_queue_seconds": set(MODEL),
     "attnserve_engine_busy_ratio": set(MODEL),
+    "attnserve_engine_busy_seconds_total": set(MODEL),
     "attnserve_source_tokens_total": set(MODEL),
     "attnserve_generated_tokens_total": set(MODEL),
     "attnserve_requests_rejected_total": {*MODEL, "reason"},
@@ -112,7 +113,7 @@ def touch_everything(metrics: Metrics) -> None:
 
 ALL_MODELS = {
     *("attnserve_queue_duration_seconds", "attnserve_queue_length", "attnserve_queue_seconds"),
-    *("attnserve_engine_busy_ratio", "attnserve_cold_shapes"),
+    *("attnserve_engine_busy_ratio", "attnserve_engine_busy_seconds", "attnserve_cold_shapes"),
 }
 OF_STEPS = {
     *("attnserve_encode_duration_seconds", "attnserve_decode_duration_seconds", "attnserve_decode_step_duration_seconds"),

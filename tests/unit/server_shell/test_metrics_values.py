@@ -89,6 +89,7 @@ def test_gauges_are_of_all_workers_together(metrics: Metrics, registry: Collecto
     metrics.forget_worker("w0")
     metrics.forget_worker("w1")
     assert gauges() == [0, 0, 5, 0.0]
+    assert registry.get_sample_value("attnserve_engine_busy_seconds_total", MODEL) == 1.5
 
 
 def test_a_registered_model_has_its_series_at_zero(metrics: Metrics, registry: CollectorRegistry) -> None:

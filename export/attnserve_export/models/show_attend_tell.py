@@ -9,6 +9,8 @@ What differs from the paper:
 * f_init are single layers with tanh. Dropout on annotations (whole channels of them), embeddings and the output layer's input.
 * The output has a bias for each word, initialised to the logarithm of its share of the training captions.
 * Hard attention is trained by the rule of section 4.1; at inference it selects the most probable location instead of drawing one.
+* Uniform attention, the twin that the paper's claim is tested against, gives all locations the same weight at each step: its
+  alignment scores are 0.
 * Sizes: the paper's embeddings and states have up to 1000 dimensions.
 
 Symbols of the paper and their names here: a_i -> memory; E -> ``embedding``; f_init,c, f_init,h -> ``initial``; f_att ->
@@ -47,11 +49,11 @@ class ShowAttendTellConfig:
     d_alignment: int = 256
     dropout: float = 0.4
     annotation_dropout: float = 0.2
-    attention: Literal["soft", "hard"] = "soft"
+    attention: Literal["soft", "hard", "uniform"] = "soft"
 
     def __post_init__(self) -> None:
-        if self.attention not in ("soft", "hard"):
-            raise ValueError(f"attention must be soft or hard, not {self.attention!r}")
+        if self.attention not in ("soft", "hard", "uniform"):
+            raise ValueError(f"attention must be soft, hard or uniform, not {self.attention!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,8 @@ class ShowAttendTell(TiedModel):
             nn.init.zeros_(linear.bias)
         nn.init.ones_(self.token_gates.bias.data.chunk(4)[1])
         nn.init.normal_(self.align_score, std=self.config.d_alignment**-0.5)
+        if self.config.attention == "uniform":
+            nn.init.zeros_(self.align_score.requires_grad_(requires_grad=False))
         nn.init.normal_(self.embedding.weight, std=self.config.d_embedding**-0.5)
 
     def features(self, image: Tensor) -> Tensor:

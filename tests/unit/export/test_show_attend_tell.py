@@ -54,6 +54,19 @@ def test_maps_sum_to_one_and_the_context_is_their_mean() -> None:
         assert torch.allclose(step.context, gate * torch.einsum("bl,bld->bd", step.weights, source.memory), atol=1e-5)
 
 
+def test_uniform_attention_stays_uniform_in_training() -> None:
+    model = small(attention="uniform", annotation_dropout=0.0).train()
+    optimizer = torch.optim.AdamW((each for each in model.parameters() if each.requires_grad), lr=0.1)
+    for _ in range(2):
+        source = model.source(model.annotate(torch.randn(2, NUM_CELLS, efficientnet.WIDTH)))
+        hidden, cell = model.initial_state(source.memory.mean(1))
+        step = model.step(torch.zeros(2, 160), hidden, cell, source)
+        assert torch.allclose(step.weights, torch.full((2, NUM_CELLS), 1 / NUM_CELLS))
+        assert torch.allclose(step.context, torch.sigmoid(model.gate(hidden)) * source.memory.mean(1), atol=1e-5)
+        step.context.square().sum().backward()
+        optimizer.step()
+
+
 def test_hard_attention_looks_at_one_place() -> None:
     model = small(attention="hard").eval()
     with torch.no_grad():
@@ -83,7 +96,7 @@ def test_hard_attention_learns_from_the_mean_too() -> None:
 
 
 def test_an_unknown_attention_is_refused() -> None:
-    with pytest.raises(ValueError, match="attention must be soft or hard, not 'loud'"):
+    with pytest.raises(ValueError, match="attention must be soft, hard or uniform, not 'loud'"):
         ShowAttendTellConfig(VOCAB_SIZE, attention="loud")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 

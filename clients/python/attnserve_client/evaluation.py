@@ -9,8 +9,15 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from attnserve_client.errors import ToolError
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.bleu import BLEU
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +119,70 @@ def score_captions(captions: Sequence[str], references: Sequence[Sequence[str]])
     unigrams, bleu = (BLEU(tokenize="none", force=True, max_ngram_order=order) for order in (1, 4))
     value_1, value_4 = (metric.corpus_score(words, by_rank).score for metric in (unigrams, bleu))
     return CaptionScores(bleu_1=value_1, bleu_4=value_4, signature=str(bleu.get_signature()))
+
+
+BleuParts = NDArray[np.int64]
+"""What corpus BLEU is a function of, a row for each answer: right and all n-grams up to 4, length, and the reference's length."""
+_ORDER, _DRAWS = 4, 1000
+
+
+def translation_parts(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> BleuParts:
+    """Returns the parts of the score ``bleu_lc``: int64 (answers, 10)."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    return _parts(BLEU(lowercase=True, tokenize="13a", effective_order=True), hypotheses, references)
+
+
+def caption_parts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> BleuParts:
+    """Returns the parts of the score ``bleu_4``: int64 (captions, 10)."""
+    from sacrebleu.metrics.bleu import BLEU
+
+    words = [[caption_words(text) for text in each] for each in references]
+    return _parts(BLEU(tokenize="none", force=True, effective_order=True), [caption_words(each) for each in captions], words)
+
+
+def _parts(metric: BLEU, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> BleuParts:
+    scores = [metric.sentence_score(*each) for each in zip(hypotheses, references, strict=True)]
+    return np.array([[*each.counts, *each.totals, each.sys_len, each.ref_len] for each in scores], np.int64)
+
+
+@dataclass(frozen=True, slots=True)
+class BleuGain:
+    """Corpus scores of two models on the same data, from 0 to 100, and their difference.
+
+    Attributes:
+        bleu: of the model.
+        against_bleu: of the model that it is compared with.
+        gain: the difference.
+        interval: its 95 % interval.
+    """
+
+    bleu: float
+    against_bleu: float
+    gain: float
+    interval: tuple[float, float]
+
+
+def bleu_gain(ours: BleuParts, theirs: BleuParts) -> BleuGain:
+    """Returns the difference of two models with its interval by paired bootstrap (Koehn 2004, section 4), 1000 draws.
+
+    Args:
+        ours: parts of the answers of a model.
+        theirs: parts of the answers of another model to the same requests, in the same order.
+    """
+    count = len(ours)
+    times = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), _DRAWS)  # (draws, answers)
+    gains = [_bleu(one) - _bleu(other) for one, other in zip(times @ ours, times @ theirs, strict=True)]
+    bleu, against = _bleu(ours.sum(0)), _bleu(theirs.sum(0))
+    low, high = np.quantile(gains, (0.025, 0.975))
+    return BleuGain(round(bleu, 2), round(against, 2), round(bleu - against, 2), (round(float(low), 2), round(float(high), 2)))
+
+
+def _bleu(parts: NDArray[np.int64]) -> float:
+    from sacrebleu.metrics.bleu import BLEU
+
+    right, every, (length, reference) = parts[:_ORDER].tolist(), parts[_ORDER : 2 * _ORDER].tolist(), parts[2 * _ORDER :].tolist()
+    return BLEU.compute_bleu(right, every, length, reference, smooth_method="exp").score
 
 
 @dataclass(frozen=True, slots=True)

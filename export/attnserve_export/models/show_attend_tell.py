@@ -117,7 +117,7 @@ class ShowAttendTell(TiedModel):
         nn.init.ones_(self.token_gates.bias.data.chunk(4)[1])
         nn.init.normal_(self.align_score, std=self.config.d_alignment**-0.5)
         if self.config.attention == "uniform":
-            nn.init.zeros_(self.align_score.requires_grad_(requires_grad=False))
+            nn.init.zeros_(self.align_score.requires_grad_(False))
         nn.init.normal_(self.embedding.weight, std=self.config.d_embedding**-0.5)
 
     def features(self, image: Tensor) -> Tensor:

@@ -60,7 +60,9 @@ class EngineMetrics:
         self.busy_ratio = makers.gauge(
             "engine_busy_ratio", "Share of the last report's period spent in steps or runs, mean over workers.", _MODEL
         )
-        self.busy_seconds = makers.counter("engine_busy_seconds", "Time that the workers spent in steps or runs, in seconds.", _MODEL)
+        self.busy_seconds = makers.counter(
+            "engine_busy_seconds", "Time that the workers spent in steps or runs, in seconds.", _MODEL
+        )
         steps, runs = _StepMetrics(makers), _RunMetrics(makers)
         self._series: Mapping[Measured, Callable[[Key], Series]] = {
             Measured.STEPS: lambda key: _StepSeries(self, steps, key),

@@ -44,6 +44,7 @@ COMMANDS = {
     "evaluate translation": ["evaluate", "translation", "--data", "{folder}", "--split", "val"],
     "evaluate caption": ["evaluate", "caption", "--data", "{folder}"],
     "evaluate lengths": ["evaluate", "lengths", "--data", "{folder}", "--split", "val", "--bins", "1", "--model", "fake-en-de"],
+    "evaluate gain": ["evaluate", "gain", "--model", "a", "--against", "b", "--data", "{folder}", "--split", "val"],
     "evaluate alignment": ["evaluate", "alignment", "--data", "{folder}", "--split", "val"],
     "serve": ["serve", "--print-config"],
     "profile": ["profile", "seq2seq-en-de", "--runs", "1", "--models", "deploy/models"],
@@ -54,6 +55,7 @@ COMMANDS = {
 FAILING = (
     "evaluate alignment",
     "evaluate caption",
+    "evaluate gain",
     "evaluate segmentation",
     "evaluate classification",
     "evaluate generation",

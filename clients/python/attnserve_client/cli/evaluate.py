@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from pathlib import Path
@@ -13,17 +12,16 @@ import typer
 
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_TIMEOUT_S
-from attnserve_client.cli import compare, evaluate_generation, evaluate_images, output, photos, sentences
+from attnserve_client.cli import compare, evaluate_generation, evaluate_images, gain, output, photos, sentences
 from attnserve_client.cli.options import SAMPLING, AsJson, ImagesInFlight, MaxInFlight, ModelId, Timeout, takes_keywords
 from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
-from attnserve_client.errors import AttnserveError
 from attnserve_client.options import CaptionKeywords, RequestKeywords
-from attnserve_client.types import Caption
 
 app = typer.Typer(help="Score a model's answers through a running server.", no_args_is_help=True)
 app.command("lengths")(compare.evaluate_lengths)
 app.command("alignment")(compare.evaluate_alignment)
+app.command("gain")(gain.evaluate_gain)
 app.command("segmentation")(evaluate_images.evaluate_segmentation)
 app.command("classification")(evaluate_images.evaluate_classification)
 app.command("generation")(evaluate_generation.evaluate_generation)
@@ -110,15 +108,8 @@ def evaluate_caption(
     evaluation.require_sacrebleu()
     found = photos.read_split(data, split, limit)
     with server.client(timeout=timeout) as client:
-        start, captions = time.monotonic(), list[Caption]()
-        answers = client.caption_many((each.data for each in found), model=model, max_in_flight=max_in_flight, **keywords)
-        with contextlib.closing(answers), output.progress(f"describing {split}", len(found)) as advance:
-            for photo, answer in zip(found, answers, strict=True):
-                if isinstance(answer, AttnserveError):
-                    answer.add_note(photo.name)
-                    raise answer
-                captions.append(answer)
-                advance()
+        start = time.monotonic()
+        captions = photos.described(client, found, model, max_in_flight, keywords)
         seconds = time.monotonic() - start
         variant = client.get_model(captions[0].model).model.variant
     scores = evaluation.score_captions([each.text for each in captions], [each.captions for each in found])

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The photos of an evaluation: those of a split of Flickr8k, with their captions."""
+"""The photos of an evaluation: those of a split of Flickr8k, with their captions, described with a progress bar."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tarfile
 from dataclasses import dataclass
@@ -11,7 +12,11 @@ from typing import Annotated
 
 import typer
 
-from attnserve_client.errors import ToolError
+from attnserve_client.cli import output
+from attnserve_client.client import Client
+from attnserve_client.errors import AttnserveError, ToolError
+from attnserve_client.options import CaptionKeywords
+from attnserve_client.types import Caption
 
 DataFolder = Annotated[
     Path | None, typer.Option("--data", envvar="ATTNSERVE_DATA", metavar="DIR", help="Folder of data sets, with flickr8k/ in it.")
@@ -57,3 +62,21 @@ def read_split(data: Path | None, split: str, limit: int | None) -> list[Photo]:
     except (OSError, KeyError, ValueError, tarfile.TarError) as error:
         raise ToolError(f"cannot read the {split} split in {folder}: {error}") from error
     return photos
+
+
+def described(client: Client, photos: list[Photo], model: str, max_in_flight: int, keywords: CaptionKeywords) -> list[Caption]:
+    """Describes photos with a progress bar; one caption for each, in order.
+
+    Raises:
+        AttnserveError: the first error in order, with the photo's name as its note; the other requests are cancelled.
+    """
+    answers = client.caption_many((each.data for each in photos), model=model, max_in_flight=max_in_flight, **keywords)
+    captions: list[Caption] = []
+    with contextlib.closing(answers), output.progress(f"describing {model}".strip(), len(photos)) as advance:
+        for photo, answer in zip(photos, answers, strict=True):
+            if isinstance(answer, AttnserveError):
+                answer.add_note(photo.name)
+                raise answer
+            captions.append(answer)
+            advance()
+    return captions

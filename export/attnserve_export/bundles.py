@@ -50,10 +50,10 @@ def stored_model(recipe: ExportableRecipe, weights: dict[str, torch.Tensor], voc
     model = build_model(recipe.architecture, vocab_size, {**recipe.model, **architecture.bundle_sizes})
     if has_norms(weights):
         model.load_state_dict(weights)
-        fold_norms(model, architecture.norms)
+        fold_norms(model, architecture.norms, architecture.leading_norms)
         weights = model.state_dict()
     else:
-        fold_norms(model, architecture.norms)
+        fold_norms(model, architecture.norms, architecture.leading_norms)
     wanted = model.state_dict()
     missing = sorted(set(wanted) - set(weights))
     if missing:

@@ -117,7 +117,7 @@ def export(
     from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation
-    from attnserve_export.trained import trained_in_bundle, trained_in_run
+    from attnserve_export.trained import run_folder, trained_in_bundle, trained_in_run
 
     folder = models / model_id / version
     try:
@@ -129,7 +129,7 @@ def export(
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
             recipe = exportable(load_recipe(model_id))
-            typer.echo(export_bundle(trained_in_run(recipe, runs.expanduser() / recipe.model_id), data, models, version))
+            typer.echo(export_bundle(trained_in_run(recipe, run_folder(recipe, runs.expanduser())), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
 

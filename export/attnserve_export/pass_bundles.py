@@ -95,7 +95,7 @@ def val_scores(
 
 def has_attention(sizes: dict[str, Any]) -> bool:
     """Whether a recipe's ``model`` is that of a model with its attention, not of a twin."""
-    return bool(sizes.get("attention", True)) and sizes.get("block", "dnl") == "dnl"
+    return bool(sizes.get("attention", True)) and sizes.get("block", "dnl") == "dnl" and sizes.get("pairwise") != "none"
 
 
 def shown(models: Path) -> frozenset[str]:

@@ -16,12 +16,16 @@ from attnserve_export.evaluations import (
     AnyEvaluation,
     Caption,
     Classification,
+    ClassificationGain,
     Evaluation,
     Gain,
     Lengths,
     Segmentation,
     SegmentationGain,
     Translation,
+    Video,
+    VideoGain,
+    VideoSkew,
 )
 from attnserve_export.exporter import ExportError
 from attnserve_export.parity import EXACT
@@ -36,8 +40,14 @@ TRANSLATION_METRICS, CAPTION_METRICS = ("bleu_lc", "bleu", "chrf"), ("bleu_4", "
 MIOU, ACCURACY = "miou", "accuracy"
 MAX_PASS_LOSS = 0.2
 """The same of a single-pass model, in percent."""
-ALIGNMENT, GAIN = "alignment", "gain"
-"""Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins."""
+ALIGNMENT, GAIN, SKEW = "alignment", "gain", "skew"
+"""Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins; encoded clips."""
+_GAINS = {
+    SegmentationGain: ("segmentation", "segmentation.gain"),
+    ClassificationGain: ("classification", "classification.gain"),
+    VideoGain: ("video_classification", "video.protocol"),
+}
+"""Task, and the module that compares."""
 
 
 def record(folder: Path, text: bytes) -> Path:
@@ -70,7 +80,9 @@ def record(folder: Path, text: bytes) -> Path:
         _record_lengths(manifest, evaluation, recipe.data.set)
     elif isinstance(evaluation, Alignment):
         _record_alignment(manifest, summary, evaluation)
-    elif isinstance(evaluation, Segmentation | Classification):
+    elif isinstance(evaluation, VideoSkew):
+        _record_skew(manifest, summary, evaluation)
+    elif isinstance(evaluation, Segmentation | Classification | Video):
         _record_pass_scores(manifest, evaluation, recipe.data.set)
     else:
         _record_gain(manifest, summary, evaluation)
@@ -114,13 +126,14 @@ def _record_scores(
     _replace(manifest, kept)
 
 
-def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentation | Classification, data: str) -> None:
+def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentation | Classification | Video, data: str) -> None:
     """Records the scores of a single-pass model on a whole split, with those of each class."""
     _check_model(manifest, evaluation.model, evaluation.variant)
     if isinstance(evaluation, Segmentation):
         name, metric, whole, of_class = "segmentation", MIOU, evaluation.miou, evaluation.class_iou
     else:
-        name, metric, whole, of_class = "classification", ACCURACY, evaluation.accuracy, evaluation.class_accuracy
+        name = "video" if isinstance(evaluation, Video) else "classification"
+        metric, whole, of_class = ACCURACY, evaluation.accuracy, evaluation.class_accuracy
     command = _command(name, f"--model {manifest.model_id}", evaluation.split, "")
     kept = _others(manifest, command, evaluation.variant)
     common = {"metric": metric, "dataset": f"{data} {evaluation.split}", "command": command, "variant": evaluation.variant}
@@ -131,10 +144,16 @@ def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentatio
 
 
 def _record_gain(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: Gain) -> None:
-    task = "segmentation" if isinstance(evaluation, SegmentationGain) else "classification"
+    task, module = _GAINS[type(evaluation)]
     if manifest.task != manifest_pb2.Task.Value(f"TASK_{task.upper()}"):
-        raise ExportError(f"the comparison is of {task} models, {manifest.model_id} is not one")
-    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": f"python -m attnserve_export.training.{task}.gain --runs DIR"}
+        raise ExportError(f"the comparison is of {task.replace('_', ' ')} models, {manifest.model_id} is not one")
+    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": f"python -m attnserve_export.training.{module} --runs DIR"}
+
+
+def _record_skew(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: VideoSkew) -> None:
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    command = _command("video-skew", f"--model {manifest.model_id}", evaluation.split, "")
+    summary[SKEW] = {**msgspec.to_builtins(evaluation), "command": command}
 
 
 def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: Lengths, data: str) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from torch import nn
 
-from attnserve_export.graphs import cbam, disentangled_nonlocal, rnnsearch, seq2seq, show_attend_tell, transformer
+from attnserve_export.graphs import cbam, disentangled_nonlocal, nonlocal_video, rnnsearch, seq2seq, show_attend_tell, transformer
 from attnserve_export.graphs.spec import Graphs
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.models.disentangled_nonlocal import DisentangledNonLocal, DisentangledNonLocalConfig
+from attnserve_export.models.nonlocal_video import NonlocalVideo, NonlocalVideoConfig
 from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
 from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
 from attnserve_export.models.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
@@ -38,13 +39,23 @@ class Architecture:
     """Bits of a stored weight. With 8, matrices and kernels have one scale for each output, and vectors have 16 bits."""
 
     norms: Mapping[str, str] = field(default_factory=dict)
-    """Attribute of a convolution -> that of the batch normalisation that is folded into it before the weights are stored."""
+    """Attribute of a layer -> that of the batch normalisation after it that is folded into it before the weights are stored."""
+
+    leading_norms: Mapping[str, str] = field(default_factory=dict)
+    """Attribute of a batch normalisation -> that of the linear layer after it into which it is folded likewise."""
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "cbam": Architecture(CbamConfig, Cbam, cbam.GRAPHS, norms=cbam.NORMS),
     "disentangled_nonlocal": Architecture(
         DisentangledNonLocalConfig, DisentangledNonLocal, disentangled_nonlocal.GRAPHS, norms=disentangled_nonlocal.NORMS
+    ),
+    "nonlocal-video": Architecture(
+        NonlocalVideoConfig,
+        NonlocalVideo,
+        nonlocal_video.GRAPHS,
+        norms=nonlocal_video.NORMS,
+        leading_norms=nonlocal_video.LEADING_NORMS,
     ),
     "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
     "seq2seq": Architecture(Seq2SeqConfig, Seq2Seq, seq2seq.GRAPHS),

@@ -23,7 +23,9 @@ from onnx import numpy_helper
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import ExportableRecipe, VisionRecipe, exportable, recipe_from
+from attnserve_export.layers.efficientnet import imagenet_weights
+from attnserve_export.models.nonlocal_video import trunk_weights
+from attnserve_export.recipe import ExportableRecipe, VideoRecipe, VisionRecipe, exportable, recipe_from
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -56,8 +58,28 @@ def trained_in_run(recipe: ExportableRecipe, run: Path) -> Trained:
         FileNotFoundError: the run has no selected weights.
     """
     weights = torch.load(run / "best.pt", weights_only=True)
+    if isinstance(recipe, VideoRecipe):
+        weights = whole_model(weights)
     summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     return Trained(recipe, weights, _tokenizer(recipe, run), summary)
+
+
+def whole_model(head: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adds the frozen trunk to the head of a video classifier, which alone is trained.
+
+    Raises:
+        FileNotFoundError: the package with the trunk's weights is not installed.
+    """
+    trunk = trunk_weights(imagenet_weights())
+    return {f"trunk.{name}": value for name, value in trunk.items()} | {f"head.{name}": value for name, value in head.items()}
+
+
+def run_folder(recipe: ExportableRecipe, runs: Path) -> Path:
+    """Returns the folder of a recipe's run: one of a video classifier also has its pairwise function in its name."""
+    folder = runs / recipe.model_id
+    if isinstance(recipe, VideoRecipe) and not folder.exists():
+        return runs / f"{recipe.model_id}+pairwise={recipe.model['pairwise']}"
+    return folder
 
 
 def trained_in_bundle(folder: Path) -> Trained:

@@ -33,7 +33,7 @@ __all__ += ["CONFIGS", "exportable", "load_recipe", "recipe_from", "sequence_rec
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe
+ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | VideoRecipe
 AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe | VideoRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {

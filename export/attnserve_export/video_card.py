@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The model card of a video classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+
+from attnserve.v1 import manifest_pb2
+from attnserve_export.model_card import chart, picture, quality_table, variant_names
+from attnserve_export.pass_card import confusion_lines, interval, parity_lines, training, verdict
+from attnserve_export.recipe import VideoRecipe
+
+_SHOWN = {"non-local": "Non-local", "twin": "twin without the block", "baseline": "frame differences, logistic regression"}
+_TWIN = "non-local - twin"
+
+
+def video_card(
+    manifest: manifest_pb2.Manifest, recipe: VideoRecipe, summary: dict[str, Any], pictures: Set[str] = frozenset()
+) -> str:
+    """Makes the card (Markdown) from manifest, recipe and the run's summary; ``pictures``: file names in the repository."""
+    paper, name, log, measured = manifest.paper, manifest.model_id, summary["log"], summary["measured"]
+    clip, accuracy = manifest.single_pass.clip, 100 * summary["test_accuracy"]
+    cells = clip.cells
+    lines = [
+        f"# {name}, version {manifest.version}",
+        "",
+        f"{manifest.description} After [{paper.title}]({paper.url}) ({paper.authors} {paper.year}).",
+        "",
+        "- Network: differences of neighbouring frames, EfficientNet-Lite0 up to stride 8 (ImageNet weights, frozen), means over "
+        "space and time, one Non-local block over all cells; the paper has a ResNet-50 with five blocks, trained on 240,000 clips. "
+        f"Sizes: {', '.join(f'{key} {value}' for key, value in recipe.model.items())}; {summary['parameters']['model']:,} trained "
+        "parameters.",
+        f"- Input: {clip.frames} frames of {clip.size.width} × {clip.size.height} pixels, evenly over the clip. A frame of any "
+        "shape is scaled to a square; frames of a short clip are repeated.",
+        "- Output: the probability of each class.",
+        f"- Attention: {' '.join(f'`{each.output}`, {each.meaning}' for each in manifest.single_pass.attention)} There are "
+        f"{cells.times} × {cells.rows} × {cells.columns} cells; one covers {cells.frames} frames and "
+        f"{clip.size.width // cells.columns} × {clip.size.height // cells.rows} pixels.",
+        f"- Variants: {variant_names(manifest)}; weights are stored once, in 16 bits.",
+        "",
+        "## Training",
+        "",
+        training(
+            name, recipe, summary, f"loss of {recipe.data.inner_folds} inner models on the training clips held back from them"
+        ),
+        f"On cached features of {recipe.data.views} views of each clip: unchanged, mirrored, and altered ones (sections, crops, "
+        "reversed, blurred, recompressed).",
+        "",
+        *chart("Training loss (with label smoothing)", log, ("loss",)),
+        *chart("Loss held back", log, ("held_back_loss",)),
+        "## Quality",
+        "",
+        *quality_table(manifest),
+        "",
+        f"By `attnserve export {name}` with the graph classify.onnx on val ({summary['test_clips']} clips of sources that were "
+        f"not trained on; one clip is {100 / summary['test_clips']:.1f} points): accuracy {measured['val']['score']:.2f} %; the "
+        f"trained weights in PyTorch: {accuracy:.2f} %.",
+        "",
+        *confusion_lines(summary["classes"], measured["val"]["confusion"], "clips"),
+        *_skew(summary),
+        *_protocol(summary),
+        *picture("video.jpg", "A rendered clip: its sampled frames, and the attention of a position over them", pictures),
+        *parity_lines(manifest, measured, "clips"),
+        "## Use, limits, terms",
+        "",
+        "Trained on 174 clips of two seconds from surveillance cameras, cut from public online videos. It takes about one clip in "
+        "five for the other class; of val one in four, nearly half of the clips without a fight. **It must not be used to watch, "
+        "judge or report people, to call for action against anyone, or for any other decision about a person**, with or without a "
+        "human who checks: it is a demonstration of the block. It takes strong, irregular motion for a fight, also in sport, "
+        "dance, play and crowds, and was not measured for differences between groups of people. Of anything else it says one of "
+        "its two classes too.",
+        "All clips of the data set were reduced to JPEG frames before training. **The skew against the streams of real cameras "
+        "(their codecs, noise, light, frame rates, angles) is not measured.**",
+        "The weights show which cells a cell was computed from; they do not explain a class. Clips of the data set are not shown.",
+        "",
+        f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _protocol(summary: dict[str, Any]) -> list[str]:
+    """Reports the cross-validation, if it was recorded."""
+    if "gain" not in summary:
+        return []
+    found = summary["gain"]
+    seeds = len(found["accuracies"]["non-local"]["of_each_seed"])
+    chosen = ", ".join(f"{kind} {count}" for kind, count in found["chosen"].items())
+    return [
+        "## Gain of the attention",
+        "",
+        f"Cross-validation over train and val together: {found['folds']} folds that share no source video, {seeds} seeds; the "
+        "pairwise function of each fold is selected inside it by the held-back loss "
+        f"(chosen: {chosen}). Mean accuracy (%) with its 95 % interval, by bootstrap over sources and seeds:",
+        "",
+        f"| | mean | {' | '.join(f'seed {seed}' for seed in range(1, seeds + 1))} | of val alone |",
+        "| --- |" + " --- |" * (seeds + 2),
+        *(
+            f"| {_SHOWN[name]} | {each['accuracy'][0]:.1f} [{each['accuracy'][1]:.1f}, {each['accuracy'][2]:.1f}] | "
+            f"{' | '.join(f'{score:.1f}' for score in each['of_each_seed'])} | {each['of_val']:.1f} |"
+            for name, each in found["accuracies"].items()
+        ),
+        "",
+        f"Differences in points, paired: {'; '.join(f'{pair}: {interval(each)}' for pair, each in found['gains'].items())}. "
+        f"{verdict(found['gains'][_TWIN])} `{found['command']}`",
+        "",
+    ]
+
+
+def _skew(summary: dict[str, Any]) -> list[str]:
+    """Reports how encoding changes the answers, if it was recorded."""
+    if "skew" not in summary:
+        return []
+    found = summary["skew"]
+    return [
+        f"The {found['clips']} clips of val, sent as encoded files instead of as their frames. `{found['command']}`",
+        "",
+        "| file | size | same class | mean difference of the probability | largest |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {each['codec']} | {each['width']} × {each['height']} | {each['same_class']:.1f} % | "
+            f"{each['mean_difference']:.4f} | {each['largest_difference']:.3f} |"
+            for each in found["encodings"]
+        ),
+        "",
+    ]

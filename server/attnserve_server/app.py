@@ -28,6 +28,7 @@ from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, stop_event
+from attnserve_server.tasks.clips.wire import ClipLimits
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -76,7 +77,7 @@ class App:
         cache_bytes, submit = config.cache.max_bytes, None
         if cache_bytes:
             submit = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics).submit
-        limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
+        limits = limits_of(config)
         self.plane = DataPlane(self.front, metrics, limits, submit)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
         pages = Exposition(collectors), self._health
@@ -214,6 +215,14 @@ class App:
         spec, engine = self._tasks.of(bundle.manifest), self.config.engine
         max_beam_size = min(engine.max_beam_size, engine.slots)
         return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
+
+
+def limits_of(config: ServerConfig) -> Limits:
+    """Returns the limits of requests."""
+    image = ImageLimits(config.max_image_bytes, config.max_image_pixels)
+    video = config.video
+    clip = ClipLimits(video.max_bytes, video.max_frames, video.max_pixels, video.max_seconds)
+    return Limits(config.max_text_chars, image, clip)
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:

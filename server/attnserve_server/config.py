@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import msgspec
 
 from attnserve_server.config_trust import TlsConfig, TokensConfig
+from attnserve_server.config_video import VideoConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
 from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
@@ -126,6 +127,7 @@ class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     caption: str = ""
     segmentation: str = ""
     classification: str = ""
+    video_classification: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -148,6 +150,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     cache: CacheConfig = CacheConfig()
     tls: TlsConfig = TlsConfig()
     tokens: TokensConfig = TokensConfig()
+    video: VideoConfig = VideoConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 
 

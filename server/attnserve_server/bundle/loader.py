@@ -18,7 +18,7 @@ from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSIONS = (1, 2)
-SUPPORTED = frozenset({"single_pass"})
+SUPPORTED = frozenset({"single_pass", "clip_input"})
 """What a manifest of format version 2 may require."""
 Check = Callable[[manifest_pb2.Manifest], list[str]]
 """Returns all problems of a manifest, except those of its files."""
@@ -143,6 +143,8 @@ def _version_problems(manifest: manifest_pb2.Manifest) -> list[str]:
         return [f"format version {version}, and requires is empty"]
     if has_passes and "single_pass" not in manifest.requires:
         return ['single_pass or passes, and requires has no "single_pass"']
+    if manifest.single_pass.HasField("clip") and "clip_input" not in manifest.requires:
+        return ['single_pass.clip, and requires has no "clip_input"']
     return []
 
 

@@ -13,6 +13,7 @@ from attnserve_server.tasks.classification import ClassificationWork, classifica
 from attnserve_server.tasks.interface import Task
 from attnserve_server.tasks.segmentation import SegmentationWork, segmentation_problems
 from attnserve_server.tasks.translation import TranslationWork
+from attnserve_server.tasks.video_classification import VideoWork, video_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +122,21 @@ CLASSIFICATION = TaskSpec(
     reads_image=True,
     further_problems=classification_problems,
 )
+VIDEO_CLASSIFICATION = TaskSpec(
+    number=manifest_pb2.TASK_VIDEO_CLASSIFICATION,
+    name="video_classification",
+    does="classify video",
+    service="attnserve.v1.ClassificationService",
+    kind=SINGLE_PASS,
+    task=VideoWork(),
+    needs=("single_pass.clip.frames", "single_pass.clip.size.width", "single_pass.clip.size.height", "single_pass.labels"),
+    preparation=Preparation("clips", "clips"),
+    reads_image=True,
+    renders_on_threads=True,
+    further_problems=video_problems,
+)
 
-TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION)
+TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION, VIDEO_CLASSIFICATION)
 
 
 class TaskTable:

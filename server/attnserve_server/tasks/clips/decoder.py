@@ -69,10 +69,7 @@ def _opened(data: bytes, wanted: Wanted) -> tuple[Any, Any]:
     """Opens a file; returns its container and its first video stream, checked by what the header says."""
     import av
 
-    options = {"err_detect": "explode", "max_pixels": str(wanted.limits.max_pixels + (1 << 16))}  # rows are padded
-    container: Any = av.open(
-        io.BytesIO(data), format=_FORMAT[wanted.container], stream_options=[options], metadata_errors="replace"
-    )
+    container: Any = av.open(io.BytesIO(data), format=_FORMAT[wanted.container], metadata_errors="replace")
     try:
         if not container.streams.video:
             raise _Bad("has no video")
@@ -82,7 +79,7 @@ def _opened(data: bytes, wanted: Wanted) -> tuple[Any, Any]:
         container.close()
         raise
     stream.codec_context.thread_count = 1
-    stream.codec_context.options = options
+    stream.codec_context.options = {"err_detect": "explode", "max_pixels": str(wanted.limits.max_pixels + (1 << 16))}  # padded
     return container, stream
 
 
@@ -160,7 +157,7 @@ def _pixels(frame: Any, size: tuple[int, int]) -> bytes:
 
 
 def _in_short(error: Exception) -> str:
-    text = str(error).splitlines()
+    text = str(getattr(error, "strerror", None) or error).splitlines()
     return (text[0] if text else type(error).__name__)[:100]
 
 

@@ -27,6 +27,21 @@ def is_cut_off(data: bytes, container: str) -> bool:
     return not data.rstrip(b"\0").endswith(b";")
 
 
+def claimed_seconds(data: bytes, container: str) -> float:
+    """Returns how long an MP4 file's header says that it lasts; 0 if it does not say, and for other files, whose decoder knows it.
+
+    FFmpeg does not believe this header, and sums up the durations of the frames.
+    """
+    place = data.find(b"mvhd") if container == MP4 else -1
+    if place < 0:
+        return 0.0
+    is_long = data[place + 4 : place + 5] == b"\1"
+    begin, width = (place + 24, 8) if is_long else (place + 16, 4)
+    scale, duration = data[begin : begin + 4], data[begin + 4 : begin + 4 + width]
+    is_unknown = not scale.strip(b"\0") or not duration.strip(b"\xff")
+    return 0.0 if is_unknown else int.from_bytes(duration, "big") / int.from_bytes(scale, "big")
+
+
 def _lacks_part_of_a_box(data: bytes) -> bool:
     place, types = 0, set[bytes]()
     for _ in range(_MAX_BOXES):

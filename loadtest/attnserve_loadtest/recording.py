@@ -11,6 +11,7 @@ from typing import Any
 from attnserve_loadtest.histogram import Histogram
 
 UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY = "Translate", "TranslateStream", "Caption", "Segment", "ClassifyImage"
+CLASSIFY_VIDEO = "ClassifyVideo"
 KINDS = {
     "unary": ["TranslateUser"],
     "stream": ["TranslateStreamUser"],
@@ -18,12 +19,13 @@ KINDS = {
     "caption": ["CaptionUser"],
     "segment": ["SegmentUser"],
     "classify": ["ClassifyUser"],
+    "video": ["ClassifyVideoUser"],
     "images": ["CaptionUser", "SegmentUser", "ClassifyUser"],
     "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
 }
 """User classes of each kind of load."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
-REQUESTS = (UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY)
+REQUESTS = (UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY, CLASSIFY_VIDEO)
 """Events that are whole requests, by the names of their methods; the others are parts of them."""
 OUTSIDE = " outside the server"
 """Suffix of a request's name: its latency outside the server (client, gRPC, network)."""

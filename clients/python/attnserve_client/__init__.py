@@ -17,6 +17,7 @@ from attnserve_client.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
     ExecutionFailed,
+    ExtraMissing,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -60,6 +61,7 @@ from attnserve_client.types import (
     TranslationDelta,
     WordMap,
 )
+from attnserve_client.video_types import PositionMap, SampledFrame, VideoClassification
 
 try:
     __version__ = version("attnserve")
@@ -83,6 +85,7 @@ __all__ = [
     "DeadlineUnreachable",
     "DecodeOptions",
     "ExecutionFailed",
+    "ExtraMissing",
     "FinishReason",
     "Hypothesis",
     "ImageGrid",
@@ -97,11 +100,13 @@ __all__ = [
     "PassTimings",
     "PermissionDenied",
     "Piece",
+    "PositionMap",
     "RateLimited",
     "RetryPolicy",
+    "SampledFrame",
     "ScoreNormalization",
-    "Segmentation",
     "SegmentAttention",
+    "Segmentation",
     "SequenceTooLong",
     "ServerUnreachable",
     "ShuttingDown",
@@ -111,6 +116,7 @@ __all__ = [
     "Translation",
     "TranslationDelta",
     "Unauthenticated",
+    "VideoClassification",
     "WordMap",
     "WorkerLost",
     "tls_credentials",

@@ -58,6 +58,11 @@ CLASSIFY_IMAGE = Method(
     classification_pb2.ClassifyImageRequest,
     classification_pb2.ClassifyImageResponse,
 )
+CLASSIFY_VIDEO = Method(
+    "/attnserve.v1.ClassificationService/ClassifyVideo",
+    classification_pb2.ClassifyVideoRequest,
+    classification_pb2.ClassifyVideoResponse,
+)
 LIST_MODELS = Method(
     "/attnserve.v1.ModelService/ListModels",
     model_pb2.ListModelsRequest,

@@ -96,7 +96,7 @@ def segmentation_from_proto(message: segmentation_pb2.SegmentResponse) -> Segmen
         attention=_attention(message.attention) if message.HasField("attention") else None,
         model=message.model,
         version=message.version,
-        timings=_timings(message.timings),
+        timings=timings_from_proto(message.timings),
     )
 
 
@@ -139,14 +139,16 @@ def classification_from_proto(message: classification_pb2.ClassifyImageResponse)
         attention=tuple(
             BlockAttention(
                 block=each.block,
-                channels=_weights(each.channels, (len(each.channels),)) if each.channels else None,
-                spatial=_weights(each.spatial, (each.rows, each.columns)) if each.rows or each.columns or each.spatial else None,
+                channels=weights_array(each.channels, (len(each.channels),)) if each.channels else None,
+                spatial=weights_array(each.spatial, (each.rows, each.columns))
+                if each.rows or each.columns or each.spatial
+                else None,
             )
             for each in message.attention
         ),
         model=message.model,
         version=message.version,
-        timings=_timings(message.timings),
+        timings=timings_from_proto(message.timings),
     )
 
 
@@ -191,16 +193,20 @@ def _attention(message: segmentation_pb2.SegmentAttention) -> SegmentAttention:
         columns=shape[1],
         cell_width=message.cell_width,
         cell_height=message.cell_height,
-        unary=_weights(message.unary, shape) if message.unary else None,
+        unary=weights_array(message.unary, shape) if message.unary else None,
         pairwise=tuple(
-            PairwiseMap((each.query.x, each.query.y), divmod(each.cell, shape[1]), _weights(each.weights, shape))
+            PairwiseMap((each.query.x, each.query.y), divmod(each.cell, shape[1]), weights_array(each.weights, shape))
             for each in message.pairwise
         ),
     )
 
 
-def _weights(values: Iterable[float], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Returns a read-only array of that shape."""
+def weights_array(values: Iterable[float], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Returns a read-only array of that shape.
+
+    Raises:
+        AttnserveError: there is another number of values.
+    """
     weights = np.array(values, np.float32)
     if weights.shape != (int(np.prod(shape)),):
         raise AttnserveError(f"the server's answer has {weights.size} weights for an attention of {shape}", code="INTERNAL")
@@ -209,7 +215,8 @@ def _weights(values: Iterable[float], shape: tuple[int, ...]) -> NDArray[np.floa
     return shaped
 
 
-def _timings(message: single_pass_pb2.PassTimings) -> PassTimings:
+def timings_from_proto(message: single_pass_pb2.PassTimings) -> PassTimings:
+    """Returns the timings in a response."""
     return PassTimings(
         preparation_s=message.preparation_seconds,
         queue_s=message.queue_seconds,

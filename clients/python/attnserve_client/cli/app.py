@@ -10,7 +10,7 @@ import typer
 from typer.main import get_command
 
 from attnserve_client import __version__
-from attnserve_client.cli import caption, classify, evaluate, models, output, plugins, segment, streams, translate
+from attnserve_client.cli import caption, classify, classify_video, evaluate, models, output, plugins, segment, streams, translate
 from attnserve_client.errors import AttnserveError, ToolError
 
 
@@ -27,6 +27,7 @@ def build_app() -> typer.Typer:
     app.command("caption")(caption.caption)
     app.command("segment")(segment.segment)
     app.command("classify")(classify.classify)
+    app.command("classify-video")(classify_video.classify_video)
     app.command("models")(models.models)
     app.add_typer(evaluate.app, name="evaluate")
     plugins.add_commands(app)

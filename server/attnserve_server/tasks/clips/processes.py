@@ -75,6 +75,11 @@ class Decoding:
         while (process := self._take()) is not None:
             process.close()
 
+    def idle_pids(self) -> list[int]:
+        """Returns the process ids of the processes that wait for a clip."""
+        with self._lock:
+            return [process.pid for process in self._idle]
+
     def _take(self) -> _Process | None:
         with self._lock:
             return self._idle.pop() if self._idle else None
@@ -139,6 +144,11 @@ class _Process:
             raise InvalidRequest(f"{FIELD} takes too long to decode", field=FIELD) from error
         except (OSError, EOFError) as error:
             raise self._fate(len(data)) from error
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     def close(self) -> None:
         """Ends the process and waits for its end."""

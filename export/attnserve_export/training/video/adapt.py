@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Trains a finished video classifier further, so that its answer to an encoded clip is that to the clip's frames.
 
-``python -m attnserve_export.training.video.adapt --data DIR --runs RUNS --output RUNS2`` adapts the run that was trained on train alone
-and writes the run folder that `attnserve export --runs RUNS2` reads. ``--folds`` adapts the cross-validation's models instead and
-prints their accuracy, so that the adapted training has figures of its own.
+``python -m attnserve_export.training.video.adapt --data DIR --runs RUNS --output-runs RUNS2`` adapts the run that was trained on
+train alone and writes the run folder that `attnserve export --runs RUNS2` reads. ``--folds`` adapts the cross-validation's models
+instead and prints their accuracy, so that the adapted training has figures of its own.
 
 The loss adds to the cross-entropy the squared difference between the probabilities of a clip and of the clip through a video file
 (``encoded.py``), weighted by ``WEIGHT``. That weight was selected on training clips: ``--select``.
@@ -86,7 +86,7 @@ def adapt(head: NonlocalHead, data: Data, trained: Indices, weight: float, seed:
         loss = functional.cross_entropy(logits[0], data.labels[chosen], label_smoothing=recipe.label_smoothing)
         loss = loss + weight * (logits[1].softmax(-1) - logits[2].softmax(-1)).square().sum(-1).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     head.eval()
     return head
@@ -157,7 +157,7 @@ def figures(data: Data, runs: Path) -> dict[str, Any]:
 def shipped(data: Data, runs: Path, output: Path, adapted: dict[str, Any] | None = None) -> dict[str, Any]:
     """Adapts the run that was trained on train alone, and writes it as a run folder."""
     recipe = load_recipe(RECIPE)
-    pairwise = recipe.model["pairwise"]  # type: ignore[union-attr]
+    pairwise = recipe.model["pairwise"]
     run, target = runs / folder_name(RECIPE, {"model.pairwise": pairwise}), output / RECIPE
     trained = np.arange(len(data.train))
     head = adapt(trained_head(run, pairwise), data, trained, WEIGHT, recipe.seed)
@@ -180,7 +180,7 @@ def shipped(data: Data, runs: Path, output: Path, adapted: dict[str, Any] | None
     return {"test_accuracy": summary["test_accuracy"], "adapted": summary["adapted"], "skew": skew(head, data, tested)}
 
 
-def main(
+def main(  # noqa: PLR0913 - a command has one parameter for each option
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     output: Annotated[Path, typer.Option("--output-runs", help="Folder of the adapted run, and of the cached features.")] = RUNS,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features of clips that were encoded as video files, by which a model learns to ignore what encoding changes. Needs PyAV.
 
-The data set's frames are single JPEG files, whose artefacts change from frame to frame. A video codec removes them, and adds others.
+The data set's frames are single JPEG files, whose artefacts change from frame to frame. A codec removes them, and adds others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from PIL import Image
 from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES, grid
 from attnserve_export.recipe import RecipeError
 from attnserve_export.training.trunk_session import trunk_session
-from attnserve_export.training.video.data import Clips, Pixels
+from attnserve_export.training.video.data import Clips, Pixels, sample_frames
 from attnserve_export.training.video.features import Features, pretrained_trunk
 
 Encoding = tuple[str, int, int]
@@ -36,7 +36,7 @@ def through_file(clip: Pixels, encoding: Encoding) -> Pixels:
     """Encodes a clip and decodes it again: (32, 112, 112, 3) -> the same shape.
 
     Raises:
-        RecipeError: PyAV is not installed, or the file has another number of frames.
+        RecipeError: PyAV is not installed.
     """
     codec, *size = encoding
     file, found = io.BytesIO(), list[Image.Image]()
@@ -56,10 +56,9 @@ def through_file(clip: Pixels, encoding: Encoding) -> Pixels:
     file.seek(0)
     with av.open(file) as given:
         found += [frame.to_image() for frame in given.decode(video=0)]
-    if len(found) != len(clip):
-        raise RecipeError(f"{len(clip)} frames became {len(found)} as {codec}")
     target = (FRAME_SIZE, FRAME_SIZE)
-    return np.stack([np.asarray(each.resize(target, Image.Resampling.BICUBIC)) for each in found])
+    scaled = [np.asarray(each.resize(target, Image.Resampling.BICUBIC)) for each in found]
+    return np.stack([scaled[index] for index in sample_frames(len(found), len(clip))])  # equal frames may be one in a file
 
 
 def encoded_features(folder: Path, split: str, clips: Clips, say: Callable[[str], None]) -> list[Features]:

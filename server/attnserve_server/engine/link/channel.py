@@ -18,6 +18,11 @@ from typing import cast
 
 _LENGTH = struct.Struct("<I")
 _CHUNK = 1 << 18
+_BUFFER = 1 << 21
+"""Wanted size of the socket's buffer in bytes, in which a clip has room; what has none is copied, and sent part by part. The system
+may grant less."""
+_LARGE = 1 << 16
+"""Messages of this size in bytes are sent apart from their length: a copy of a clip costs more than a system call."""
 
 
 def _framed(message: bytes) -> bytes:
@@ -39,7 +44,8 @@ class _Frames:
             end = start + cast(int, _LENGTH.unpack_from(buffer, begin)[0])
             if end > len(buffer):
                 break
-            messages.append(bytes(buffer[start:end]))
+            with memoryview(buffer) as view:
+                messages.append(bytes(view[start:end]))
             begin = end
         del buffer[:begin]
         return messages
@@ -60,6 +66,7 @@ class FrontEnd(asyncio.Protocol):
     async def open(cls, on_message: Callable[[bytes], None]) -> tuple[FrontEnd, socket.socket]:
         """Makes a pair: the front's end, and the socket that a worker inherits."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         try:
             _, end = await asyncio.get_running_loop().create_unix_connection(lambda: cls(on_message), sock=ours)
         except BaseException:
@@ -70,8 +77,13 @@ class FrontEnd(asyncio.Protocol):
 
     def send(self, message: bytes) -> None:
         """Sends a message; a message to a dead worker is dropped."""
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
+            return
+        if len(message) < _LARGE:
             self._transport.write(_framed(message))
+        else:
+            self._transport.write(_LENGTH.pack(len(message)))
+            self._transport.write(message)
 
     def close(self) -> None:
         """Closes this end."""

@@ -13,6 +13,8 @@ from attnserve_export.recipe import VideoRecipe
 
 _SHOWN = {"non-local": "Non-local", "twin": "twin without the block", "baseline": "frame differences, logistic regression"}
 _TWIN = "non-local - twin"
+MIN_SAME_CLASS, MAX_MEAN_DIFFERENCE = 95.0, 0.03
+"""Of clips sent as encoded files: percentage with the same class, and mean difference of the probability."""
 
 
 def video_card(
@@ -123,4 +125,18 @@ def _skew(summary: dict[str, Any]) -> list[str]:
             for each in found["encodings"]
         ),
         "",
+        _skew_verdict(found["encodings"]),
+        "",
     ]
+
+
+def _skew_verdict(encodings: list[dict[str, Any]]) -> str:
+    """Returns what the comparison says, by the limits that are asked of it."""
+    same, mean = (pick(each[key] for each in encodings) for pick, key in ((min, "same_class"), (max, "mean_difference")))
+    if same >= MIN_SAME_CLASS and mean <= MAX_MEAN_DIFFERENCE:
+        return "Encoding hardly changes the answers."
+    return (
+        f"**Encoding changes the answers** (wanted: the same class of at least {MIN_SAME_CLASS:g} % and a mean difference of at most "
+        f"{MAX_MEAN_DIFFERENCE:g}). The features are differences of frames, in which the artefacts of the single JPEG files of the "
+        "training data move; a codec removes these and adds others."
+    )

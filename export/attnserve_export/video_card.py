@@ -137,6 +137,6 @@ def _skew_verdict(encodings: list[dict[str, Any]]) -> str:
         return "Encoding hardly changes the answers."
     return (
         f"**Encoding changes the answers** (wanted: the same class of at least {MIN_SAME_CLASS:g} % and a mean difference of at "
-        f"most {MAX_MEAN_DIFFERENCE:g}). The features are differences of frames, in which the artefacts of the single JPEG files of the "
-        "training data move; a codec removes these and adds others."
+        f"most {MAX_MEAN_DIFFERENCE:g}). The features are differences of frames, in which the artefacts of the single JPEG files "
+        "of the training data move; a codec removes these and adds others."
     )

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
+from attnserve_server.config_tasks import DefaultModelsConfig, VideoConfig
 from attnserve_server.config_trust import TlsConfig, TokensConfig
-from attnserve_server.config_video import VideoConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
 from attnserve_server.setting_types import Count, CountOrAuto, Flag, Name, Port, PositiveSeconds, Seconds
@@ -115,19 +115,6 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         int, msgspec.Meta(ge=0, le=2**40), Flag("Size of the answer cache in bytes; 0 for no cache", "cache_bytes")
     ] = 0
     """Shared by all models."""
-
-
-class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Default model of each task, for requests without a model id.
-
-    Empty for the default in the model repository's ``defaults.toml``, or else the first model by name.
-    """
-
-    translation: str = ""
-    caption: str = ""
-    segmentation: str = ""
-    classification: str = ""
-    video_classification: str = ""
 
 
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -39,7 +39,7 @@ from attnserve_export.recipe import (
     load_recipe,
 )
 from attnserve_export.registry import build_model
-from attnserve_export.trained import Trained, run_folder, trained_in_bundle, trained_in_run
+from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
 from attnserve_export.training.segmentation.data import CLASSES
 from attnserve_export.training.video.data import CLASSES as CLIP_CLASSES
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -296,36 +296,3 @@ def test_classes_are_those_of_the_interpolated_logits() -> None:
 def test_a_graph_that_interpolates_no_logits_is_named(all_made: Callable[[str], Made]) -> None:
     with pytest.raises(ExportError, match=r"classify.onnx has 0 linear interpolations instead of one"):
         with_logits(all_made("cbam-cifar10").folder / "classify.onnx")
-
-
-def test_a_run_of_a_video_classifier_is_found_by_its_pairwise_function_and_gets_its_trunk(tmp_path: Path) -> None:
-    trained = fresh("nonlocal-fight")
-    run = tmp_path / "nonlocal-fight+pairwise=embedded_gaussian"
-    run.mkdir()
-    head = {name.removeprefix("head."): value for name, value in trained.weights.items() if name.startswith("head.")}
-    torch.save(head, run / "best.pt")
-    (run / "summary.json").write_text(json.dumps(trained.summary), encoding="utf-8")
-    assert run_folder(trained.recipe, tmp_path) == run
-    found = trained_in_run(trained.recipe, run)
-    assert found.weights.keys() == trained.weights.keys()
-    (tmp_path / "nonlocal-fight").mkdir()
-    assert run_folder(trained.recipe, tmp_path) == tmp_path / "nonlocal-fight", "a run of its own comes first"
-
-
-@pytest.mark.parametrize("pairwise", ["dot_product", "concatenation"])
-def test_pairwise_weights_that_are_no_distribution_are_refused(pairwise: str) -> None:
-    model = build_model("nonlocal-video", 2, {"pairwise": pairwise})
-    with pytest.raises(ValueError, match="gaussian or embedded_gaussian"):
-        nonlocal_video.GRAPHS.single_pass(model)  # type: ignore[misc]
-
-
-def test_normalisations_beside_linear_layers_are_folded() -> None:
-    trained = fresh("nonlocal-fight")
-    whole = build_model("nonlocal-video", 2, trained.recipe.model)
-    whole.load_state_dict(trained.weights)
-    features = torch.rand(2, 6, 7, 7, 80) * 4
-    expected = copy.deepcopy(whole).eval().head(features)  # type: ignore[operator]
-    fold_norms(whole, nonlocal_video.NORMS, nonlocal_video.LEADING_NORMS)
-    assert not has_norms(whole.state_dict())
-    for ours, theirs in zip(whole.head(features), expected, strict=True):  # type: ignore[operator]
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

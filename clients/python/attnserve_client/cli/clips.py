@@ -97,12 +97,13 @@ def encoded(frames: tuple[Image.Image, ...], codec: str, size: tuple[int, int]) 
     except ModuleNotFoundError as error:
         raise ToolError('encoding clips needs PyAV: pip install "attnserve[video]"') from error
     container, encoder, options = _ENCODERS[codec]
+    maker: Any = av.VideoFrame
     with av.open(file, "w", format=container) as output:
         stream: Any = output.add_stream(encoder, rate=RATE, options=options)
         stream.width, stream.height = size
         stream.pix_fmt = "yuv420p"
         for frame in scaled:
-            output.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            output.mux(stream.encode(maker.from_image(frame)))
         output.mux(stream.encode(None))
     return file.getvalue()
 

@@ -66,12 +66,13 @@ def encode(path: Path) -> None:
     """Writes the clip as H.264."""
     import av
 
+    frames: Any = av.VideoFrame
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file:
         stream: Any = file.add_stream("libx264", rate=RATE, options={"crf": "26", "threads": "1"})
         stream.width, stream.height = SIZE
         stream.pix_fmt = "yuv420p"
         for number in range(FRAMES):
-            for packet in stream.encode(av.VideoFrame.from_image(frame(number))):
+            for packet in stream.encode(frames.from_image(frame(number))):
                 file.mux(packet)
         for packet in stream.encode(None):
             file.mux(packet)

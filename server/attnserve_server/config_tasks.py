@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The section of the configuration that limits clips."""
+"""The sections of the configuration about tasks: default models, and the limits of clips."""
 
 from __future__ import annotations
 
@@ -8,6 +8,19 @@ from typing import Annotated
 import msgspec
 
 from attnserve_server.setting_types import Count
+
+
+class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Default model of each task, for requests without a model id.
+
+    Empty for the default in the model repository's ``defaults.toml``, or else the first model by name.
+    """
+
+    translation: str = ""
+    caption: str = ""
+    segmentation: str = ""
+    classification: str = ""
+    video_classification: str = ""
 
 
 class VideoConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -64,6 +64,14 @@ def video_card(
         *_protocol(summary),
         *picture("video.jpg", "A rendered clip: its sampled frames, and the attention of a position over them", pictures),
         *parity_lines(manifest, measured, "clips"),
+        *_use(manifest),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _use(manifest: manifest_pb2.Manifest) -> list[str]:
+    """Returns what the model is for, and what it must not be used for."""
+    return [
         "## Use, limits, terms",
         "",
         "Trained on 174 clips of two seconds from surveillance cameras, cut from public online videos. It takes about one clip in "
@@ -78,7 +86,6 @@ def video_card(
         "",
         f"{manifest.data.name}. {manifest.data.terms} The weights inherit these terms; the code is under Apache-2.0.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _protocol(summary: dict[str, Any]) -> list[str]:

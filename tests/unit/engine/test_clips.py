@@ -116,7 +116,7 @@ def test_file_that_is_cut_off_is_refused(kind: str, share: float) -> None:
 
 @needs_decoder
 def test_claims_of_the_header_are_checked_before_anything_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "_frames_of", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr(decoder, "frames_of", lambda *_: pytest.fail("decoded"))
     for kind in ("mp4", "webm"):
         assert "must last at most 30 seconds; its header says 36000" in refusal(clips.of_ten_hours(kind)).message
     assert "must have at most 100 frames; its header says 1,000,000" in refusal(clips.of_a_million_frames()).message

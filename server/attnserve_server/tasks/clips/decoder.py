@@ -51,10 +51,10 @@ def decode(data: bytes, wanted: Wanted) -> Decoded | Refused:
     """
     try:
         guess = sample_frames(_num_packets(data, wanted), wanted.frames)
-        count, found = _frames_of(data, wanted, frozenset(guess))
+        count, found = frames_of(data, wanted, frozenset(guess))
         indices = sample_frames(count, wanted.frames)
         if not found.keys() >= set(indices):  # packets and frames differ in number
-            count, found = _frames_of(data, wanted, frozenset(indices))
+            count, found = frames_of(data, wanted, frozenset(indices))
         seconds = [found[index][0] for index in indices]
         return Decoded(count, indices, seconds, [found[index][1] for index in indices])
     except _Bad as bad:
@@ -120,7 +120,7 @@ def _num_packets(data: bytes, wanted: Wanted) -> int:
     return count
 
 
-def _frames_of(data: bytes, wanted: Wanted, indices: frozenset[int]) -> tuple[int, dict[int, tuple[float, bytes]]]:
+def frames_of(data: bytes, wanted: Wanted, indices: frozenset[int]) -> tuple[int, dict[int, tuple[float, bytes]]]:
     """Decodes all frames; returns their number, and time and pixels of those that are asked for."""
     container, stream = _opened(data, wanted)
     limits, count, found, first = wanted.limits, 0, dict[int, tuple[float, bytes]](), 0.0

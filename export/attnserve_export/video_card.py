@@ -76,8 +76,8 @@ def _use(manifest: manifest_pb2.Manifest) -> list[str]:
         "",
         "Trained on 174 clips of two seconds from surveillance cameras, cut from public online videos. It takes about one clip in "
         "five for the other class; of val one in four, nearly half of the clips without a fight. **It must not be used to watch, "
-        "judge or report people, to call for action against anyone, or for any other decision about a person**, with or without a "
-        "human who checks: it is a demonstration of the block. It takes strong, irregular motion for a fight, also in sport, "
+        "judge or report people, to call for action against people, or for any other decision about a person**, with or without a "
+        "human check: it is a demonstration of the block. It takes strong, irregular motion for a fight, also in sport, "
         "dance, play and crowds, and was not measured for differences between groups of people. Of anything else it says one of "
         "its two classes too.",
         "All clips of the data set were reduced to JPEG frames before training. **The skew against the streams of real cameras "

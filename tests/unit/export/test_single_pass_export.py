@@ -39,7 +39,7 @@ from attnserve_export.recipe import (
     load_recipe,
 )
 from attnserve_export.registry import build_model
-from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
+from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run, whole_model
 from attnserve_export.training.segmentation.data import CLASSES
 from attnserve_export.training.video.data import CLASSES as CLIP_CLASSES
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -90,6 +90,8 @@ def fresh(model_id: str) -> Trained:
     if hasattr(model, "load_imagenet"):
         model.load_imagenet()  # type: ignore[operator]
     weights = model.state_dict()
+    if model_id == "nonlocal-fight":
+        weights |= whole_model({})  # the trunk has ImageNet weights
     for name, value in weights.items():
         if name.endswith(("running_mean", "running_var")) or "block.output" in name:
             value.copy_(torch.rand_like(value) + 0.5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -15,6 +15,7 @@ from google.rpc import error_details_pb2
 from PIL import Image
 
 from attnserve.v1 import classification_pb2, classification_pb2_grpc
+from tests import clips
 from tests.clips import clip_file, moving, needs_decoder, png
 from tests.fakes.pass_models import CLIP_CELLS, CLIP_SIDE, PassFront, classifier, numbers, watcher
 from tests.unit.server_shell.conftest import Shell, ShellFactory
@@ -124,6 +125,24 @@ async def test_bad_request_is_refused_with_its_field(shell: Shell, name: str) ->
     assert text in str(error.details())
     assert reason(error) == "INVALID_REQUEST"
     assert not shell.front.payloads
+
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "cut off": (lambda: clip_file()[:-700], "cut off"),
+    "a million frames": (clips.of_a_million_frames, "must have at most 3,000 frames; its header says 1,000,000"),
+    "ten hours": (clips.of_ten_hours, "must last at most 120 seconds; its header says 36000"),
+}
+
+
+@needs_decoder
+@pytest.mark.parametrize("name", FILES)
+async def test_bad_file_is_refused_and_the_next_one_is_answered(shell: Shell, name: str) -> None:
+    made, text = FILES[name]
+    error = await failure(classify(shell, video=made()))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert text in str(error.details())
+    assert detail(error, error_details_pb2.BadRequest()).field_violations[0].field == "video"
+    assert (await classify(shell, video=clip_file())).clip_frames == 20
 
 
 async def test_file_without_a_decoder_is_a_failed_precondition(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,7 +61,7 @@ SUMMARIES: dict[str, dict[str, Any]] = {
     "dnl-camvid": {
         "classes": list(CLASSES), "val_miou": 0.1, "val_ious": dict.fromkeys(CLASSES, 0.1), "val_miou_cleaned": {"blurred": 0.2},
     },
-    "nonlocal-fight": {"classes": list(CLIP_CLASSES), "test_accuracy": 0.01, "test_clips": 4},
+    "nonlocal-fight": {"classes": list(CLIP_CLASSES), "test_accuracy": 0.01, "test_clips": 4, "adapted": {"test_accuracy_before": 0.5, "encodings": ["gif-112-112"]}},
 }  # fmt: skip
 
 

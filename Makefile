@@ -44,12 +44,12 @@ $(VENV)/.stamp-venv:
 
 $(DEMO): pyproject.toml | $(VENV)/.stamp-venv
 	@echo "setup: installing server and client into $(VENV) (up to a minute)"
-	@$(PIP) --editable '.[cli,server,cpu]'
+	@$(PIP) --editable '.[cli,server,cpu,video]'
 	@touch $@
 
 $(DEV): pyproject.toml | $(VENV)/.stamp-venv
 	@echo "setup: installing everything for development into $(VENV) (with PyTorch: some minutes the first time)"
-	@$(PIP) --editable '.[cli,server,cpu,export,evaluate,loadtest,dev]'
+	@$(PIP) --editable '.[cli,server,cpu,video,export,evaluate,loadtest,dev]'
 	@touch $(DEMO) $@
 
 # --- Running ----------------------------------------------------------------------------------------------------------

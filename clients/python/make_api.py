@@ -21,7 +21,7 @@ from google.protobuf import descriptor_pb2
 import attnserve_client
 from attnserve_client import AttnserveError, Client, DecodeOptions
 from attnserve_client.errors import BY_REASON
-from attnserve_client.options import ClassifyKeywords, GenerateKeywords, SegmentKeywords
+from attnserve_client.options import ClassifyKeywords, ClassifyVideoKeywords, GenerateKeywords, SegmentKeywords
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "api.md"
@@ -117,7 +117,12 @@ def client_lines() -> Iterator[str]:
     for name, text in _attributes(DecodeOptions):
         yield f"| `{name}` | {_cell(text)} |"
     yield ""
-    of_passes = ((SegmentKeywords, "segment"), (ClassifyKeywords, "classify_image"), (GenerateKeywords, "generate_image"))
+    of_passes = (
+        (SegmentKeywords, "segment"),
+        (ClassifyKeywords, "classify_image"),
+        (ClassifyVideoKeywords, "classify_video"),
+        (GenerateKeywords, "generate_image"),
+    )
     for keywords, of in of_passes:
         yield from (f"### Keywords of `{of}`", "", _first_paragraph(keywords), "", "| keyword | |", "| --- | --- |")
         for name, text in _attributes(keywords):

@@ -29,14 +29,14 @@ from attnserve_export.parity import check_parity
 from attnserve_export.parity_sources import Sources
 from attnserve_export.pass_golden import add_golden_passes
 from attnserve_export.pass_tasks import pass_task_of
-from attnserve_export.recipe import ExportableRecipe, GenerationRecipe, VisionRecipe, sequence_recipe
+from attnserve_export.recipe import AnyRecipe, GenerationRecipe, VisionRecipe, sequence_recipe
 from attnserve_export.recording import choose_alignment
 from attnserve_export.registry import ARCHITECTURES, MAX_TOKENS, build_model
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TOKENIZER_FILE, TRAINING_FILE, Trained, trained_in_bundle, training_file
 
 
-def stored_model(recipe: ExportableRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
+def stored_model(recipe: AnyRecipe, weights: dict[str, torch.Tensor], vocab_size: int) -> nn.Module:
     """Builds the module with its weights rounded to the number of bits that the bundle stores. Buffers are not rounded.
 
     Args:
@@ -51,7 +51,7 @@ def stored_model(recipe: ExportableRecipe, weights: dict[str, torch.Tensor], voc
     model = build_model(recipe.architecture, vocab_size, {**recipe.model, **architecture.bundle_sizes})
     if has_norms(weights):
         model.load_state_dict(weights)
-    fold_norms(model, architecture.norms)
+    fold_norms(model, architecture.norms, architecture.leading_norms)
     architecture.fold(model)
     if has_norms(weights):
         weights = model.state_dict()
@@ -70,7 +70,7 @@ def _stored(weight: torch.Tensor, bits: int) -> torch.Tensor:
     return weight.half().float()
 
 
-def described(recipe: ExportableRecipe, model: nn.Module) -> manifest_pb2.Manifest:
+def described(recipe: AnyRecipe, model: nn.Module) -> manifest_pb2.Manifest:
     """Returns the part of the manifest that depends on the architecture, without the variants."""
     graphs = ARCHITECTURES[recipe.architecture].graphs
     task = pass_task_of(recipe) if isinstance(recipe, VisionRecipe) else task_of(recipe)
@@ -84,7 +84,7 @@ def described(recipe: ExportableRecipe, model: nn.Module) -> manifest_pb2.Manife
     )
 
 
-def traced(recipe: ExportableRecipe, model: nn.Module, manifest: manifest_pb2.Manifest) -> dict[str, onnx.ModelProto]:
+def traced(recipe: AnyRecipe, model: nn.Module, manifest: manifest_pb2.Manifest) -> dict[str, onnx.ModelProto]:
     """Adds the architecture's variants to the manifest, and returns their graphs by file name."""
     console, architecture = Console(stderr=True), ARCHITECTURES[recipe.architecture].graphs
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from attnserve_export.recipe import RecipeError, exportable, load_recipe
+from attnserve_export.recipe import RecipeError, load_recipe
 
 _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MALLOC_TOP_PAD_": "536870912"}
 
@@ -117,7 +117,7 @@ def export(
     from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation
-    from attnserve_export.trained import trained_in_bundle, trained_in_run
+    from attnserve_export.trained import run_folder, trained_in_bundle, trained_in_run
 
     folder = models / model_id / version
     try:
@@ -128,8 +128,8 @@ def export(
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
-            recipe = exportable(load_recipe(model_id))
-            typer.echo(export_bundle(trained_in_run(recipe, runs.expanduser() / recipe.model_id), data, models, version))
+            recipe = load_recipe(model_id)
+            typer.echo(export_bundle(trained_in_run(recipe, run_folder(recipe, runs.expanduser())), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
 

@@ -121,6 +121,41 @@ class Classification(Evaluation, frozen=True, tag="classification"):
     images: int
 
 
+class Video(Evaluation, frozen=True, tag="video"):
+    """Output of `attnserve evaluate video`; percentages, and numbers of clips by true and by predicted class."""
+
+    model: str
+    variant: str
+    accuracy: float
+    class_accuracy: dict[str, float | None]
+    confusion: list[list[int]]
+    seconds: float
+    clips: int
+
+
+class Encoding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Answers to encoded clips against those to their frames."""
+
+    codec: str
+    width: int
+    height: int
+    same_class: float
+    """Percentage of the clips."""
+    mean_difference: float
+    largest_difference: float
+    """Of a probability."""
+
+
+class VideoSkew(Evaluation, frozen=True, tag="video_skew"):
+    """Output of `attnserve evaluate video-skew`."""
+
+    model: str
+    variant: str
+    clips: int
+    encodings: list[Encoding]
+    seconds: float
+
+
 class SegmentationGain(msgspec.Struct, frozen=True, tag_field="evaluation", tag="segmentation_gain", forbid_unknown_fields=True):
     """Output of `python -m attnserve_export.training.segmentation.gain --output FILE`."""
 
@@ -143,6 +178,26 @@ class ClassificationGain(
     val_accuracy_of_twin: dict[str, float]
     gain: list[float]
     """Mean and bounds of the interval."""
+
+
+class VideoAccuracy(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Accuracy of one kind of model in a cross-validation; percentages."""
+
+    accuracy: list[float]
+    """Mean and bounds of the interval."""
+    of_each_seed: list[float]
+    of_val: float
+
+
+class VideoGain(msgspec.Struct, frozen=True, tag_field="evaluation", tag="video_gain", forbid_unknown_fields=True):
+    """Output of `python -m attnserve_export.training.video.protocol --output FILE`."""
+
+    folds: int
+    accuracies: dict[str, VideoAccuracy]
+    gains: dict[str, list[float]]
+    """Pair -> mean and bounds of the interval."""
+    chosen: dict[str, int]
+    """Pairwise function -> number of folds in which it was selected."""
 
 
 class NearestImages(msgspec.Struct, frozen=True):
@@ -205,5 +260,5 @@ class Generation(msgspec.Struct, frozen=True, tag_field="evaluation", tag="gener
 
 MIN_SAMPLES = 2000
 """Least number of generated images in an evaluation that can be recorded."""
-Gain = SegmentationGain | ClassificationGain | GenerationGain
-AnyEvaluation = Translation | Caption | Lengths | Alignment | Segmentation | Classification | Generation | Gain
+Gain = SegmentationGain | ClassificationGain | VideoGain | GenerationGain
+AnyEvaluation = Translation | Caption | Lengths | Alignment | Segmentation | Classification | Video | VideoSkew | Generation | Gain

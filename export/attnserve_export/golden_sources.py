@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from attnserve.v1 import manifest_pb2
 from attnserve_export.parity_sources import Array
 
 SENTENCES = {
@@ -58,3 +59,20 @@ def made_up_images(count: int, height: int, width: int) -> Sequence[Array]:
         rows, columns = (np.arange(size) * side // size for size in (height, width))
         images.append(squares[rows][:, columns])
     return images
+
+
+def made_up_clips(declared: manifest_pb2.ClipInput) -> Sequence[Array]:
+    """Clips of squares that move over a field of colour, uint8 (frames, height, width, 3) each; one is still."""
+    size, clips = declared.size, list[Array]()
+    for count, field in zip((4, 0, 8), made_up_images(3, size.height, size.width), strict=True):
+        rng = np.random.default_rng(count)
+        clip = np.repeat(field[None], declared.frames, 0)
+        side = size.height // 7
+        places = rng.integers(0, size.height - side, (count, 2))
+        steps, colours = rng.integers(-5, 6, (count, 2)), rng.integers(0, 256, (count, 3))
+        for number, frame in enumerate(clip):
+            for place, step, colour in zip(places, steps, colours, strict=True):
+                row, column = (place + number * step) % (size.height - side)
+                frame[row : row + side, column : column + side] = colour
+        clips.append(clip)
+    return clips

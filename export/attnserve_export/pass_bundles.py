@@ -19,7 +19,7 @@ from attnserve_export.pass_independence import check_independence
 from attnserve_export.pass_parity import check_passes
 from attnserve_export.pass_runner import PassRunner
 from attnserve_export.pass_tasks import METRIC, PictureTask, picture_task_of
-from attnserve_export.recipe import VisionRecipe, exportable
+from attnserve_export.recipe import VisionRecipe
 from attnserve_export.recording import MAX_PASS_LOSS
 from attnserve_export.trained import TRAINING_FILE, Trained, training_file
 
@@ -35,7 +35,7 @@ def export_pass_bundle(trained: Trained, data_root: Path, models: Path, version:
         ExportError: the check fails; the destination is unchanged.
         FileNotFoundError: the data sets are missing.
     """
-    recipe, summary = exportable(trained.recipe), dict(trained.summary)
+    recipe, summary = trained.recipe, dict(trained.summary)
     assert isinstance(recipe, VisionRecipe)
     task, classes = picture_task_of(recipe), summary["classes"]
     if not has_attention(recipe.model):
@@ -95,7 +95,7 @@ def val_scores(
 
 def has_attention(sizes: dict[str, Any]) -> bool:
     """Whether a recipe's ``model`` is that of a model with its attention, not of a twin."""
-    return bool(sizes.get("attention", True)) and sizes.get("block", "dnl") == "dnl"
+    return bool(sizes.get("attention", True)) and sizes.get("block", "dnl") == "dnl" and sizes.get("pairwise") != "none"
 
 
 def shown(models: Path) -> frozenset[str]:

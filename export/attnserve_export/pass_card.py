@@ -82,10 +82,13 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
         if not mates["max_difference"]
         else f"probabilities that differ by at most {mates['max_difference']:.1g}, and the same class"
     )
+    one, batches = "picture", "numbers and sizes of pictures, padded with noise"
+    if compared == "clips":
+        one, batches = "clip", "numbers of clips, one of noise"
     lines = [
         "## Parity with PyTorch",
         "",
-        f"fp32, both graphs, {len(parity.cases)} batches of different numbers and sizes of pictures: largest "
+        f"fp32, both graphs, {len(parity.cases)} batches of different {batches}: largest "
         f"difference of a probability or an attention weight {worst:.2g} (allowed: {parity.tolerance:g}). Of "
         f"{counts['fp32']['compared']:,} {compared}, {class_text}.",
     ]
@@ -96,7 +99,7 @@ def parity_lines(manifest: manifest_pb2.Manifest, measured: dict[str, Any], comp
         for each in parity.approximate
     ]
     lines.append(
-        f"Batch mates: a picture alone and in batches of {', '.join(map(str, mates['batches']))} has {mate_text} (fp32, CPU)."
+        f"Batch mates: a {one} alone and in batches of {', '.join(map(str, mates['batches']))} has {mate_text} (fp32, CPU)."
     )
     if "padding" in measured:
         padding = measured["padding"]

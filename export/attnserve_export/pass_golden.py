@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden answers of a single-pass bundle: made-up pictures with what the PyTorch module gives, for each size of the input.
+"""Golden answers of a single-pass bundle: made-up pictures or clips with what the PyTorch module gives, for each size of the input.
 
 The pictures are fields of colour, so they stand on no terms of a data set. Tolerances are those that the parity check showed to be
 met: probabilities within rounding; of class maps and of confidences, which are whole numbers, a small share may differ.
@@ -17,10 +17,10 @@ from torch import nn
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.golden import GOLDEN_FILE
-from attnserve_export.golden_sources import made_up_images
+from attnserve_export.golden_sources import made_up_clips, made_up_images
 from attnserve_export.parity import EXACT
 from attnserve_export.parity_sources import Array
-from attnserve_export.pass_runner import PROBABILITIES, Outputs, placed, reference
+from attnserve_export.pass_runner import PROBABILITIES, Outputs, placed, reference, stacked
 
 EXACT_DIFFERENCE, DIFFERENCE = 1e-3, 0.05
 """Largest difference of a probability or an attention weight, as a share of the largest one, of fp32 and of other variants."""
@@ -67,6 +67,12 @@ def _tolerance(variant: str, name: str, expected: Array) -> manifest_pb2.GoldenO
 def _made_up(manifest: manifest_pb2.Manifest) -> Iterator[dict[str, Array]]:
     """Inputs of one picture each; with padding, the picture is a little smaller than its image, and the padding is black."""
     picture, rng = manifest.single_pass.picture, np.random.default_rng(0)
+    if manifest.single_pass.HasField("clip"):
+        for made_up in made_up_clips(manifest.single_pass.clip):
+            feeds = stacked(manifest.single_pass, [made_up], rng)
+            feeds["query"][:, NUM_QUERIES:] = 0
+            yield feeds
+        return
     for index, size in enumerate(picture.sizes):
         if picture.fit != manifest_pb2.FIT_PAD:
             for image in made_up_images(_STRETCHED, size.height, size.width):

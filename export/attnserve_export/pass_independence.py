@@ -20,7 +20,7 @@ from attnserve_export.exporter import ExportError
 from attnserve_export.parity import EXACT, TOLERANCE
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_parity import classes_of
-from attnserve_export.pass_runner import PROBABILITIES, Feeds, PassRunner, placed
+from attnserve_export.pass_runner import PROBABILITIES, Feeds, PassRunner, placed, stacked
 
 MAX_MATE_DIFFERENCE = 1e-5
 """Of a probability, between a picture alone and in a batch."""
@@ -63,12 +63,12 @@ def check_independence(folder: Path, manifest: manifest_pb2.Manifest, pictures: 
 def batch_mates(runner: PassRunner, manifest: manifest_pb2.Manifest, pictures: Sequence[Array]) -> dict[str, Any]:
     """Compares pictures alone and in batches: the largest difference of a probability, and classes that differ beyond near-ties."""
     picture, rng = manifest.single_pass.picture, np.random.default_rng(1)
-    size = picture.sizes[0]
     largest, different = 0.0, 0
     for count in _MATES:
         drawn = [pictures[index] for index in rng.integers(len(pictures), size=count)]
-        feeds = {"image": np.stack(drawn)}
+        feeds = stacked(manifest.single_pass, drawn, rng)
         if picture.fit == manifest_pb2.FIT_PAD:
+            size = picture.sizes[0]
             drawn = [each[: each.shape[0] * (16 - at) // 16] for at, each in enumerate(drawn)]
             feeds = placed(drawn, size.width, size.height, picture.cell, rng)
         together = runner.run(feeds)

@@ -20,7 +20,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export.exporter import ExportError
 from attnserve_export.parity import EXACT, MAX_DIVERGENCE, TOLERANCE
 from attnserve_export.parity_sources import Array
-from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs, PassRunner, mask_of, placed, reference
+from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs, PassRunner, mask_of, placed, reference, stacked
 
 COUNTS = (1, 2)
 """Batch sizes of the grid, besides the largest one of all variants."""
@@ -68,7 +68,7 @@ def grid(manifest: manifest_pb2.Manifest, pictures: Sequence[Array]) -> list[dic
     most = max(each.max_batch for variant in manifest.variants for each in variant.passes)
     picture = manifest.single_pass.picture
     batches = []
-    for index, size in enumerate(picture.sizes):
+    for index, size in enumerate(picture.sizes or [manifest_pb2.PictureSize()]):
         for count in (*COUNTS, *([most] if index == 0 and most > max(COUNTS) else [])):
             drawn = [pictures[each] for each in rng.integers(len(pictures), size=count)]
             drawn[-1] = rng.integers(0, 256, drawn[-1].shape).astype(np.uint8) if count > 1 else drawn[-1]
@@ -76,13 +76,13 @@ def grid(manifest: manifest_pb2.Manifest, pictures: Sequence[Array]) -> list[dic
                 shapes = [each[: rng.integers(each.shape[0] // 2, each.shape[0] + 1)] for each in drawn]
                 batches.append(placed(shapes, size.width, size.height, picture.cell, rng))
             else:
-                batches.append({"image": np.stack(drawn)})
+                batches.append(stacked(manifest.single_pass, drawn, rng))
     return batches
 
 
 def kept_of(feeds: Feeds) -> Array:
-    """Returns which pixels, or images, of a batch count."""
-    return mask_of(feeds) if "size" in feeds else np.ones(len(feeds["image"]), bool)
+    """Returns which pixels, or images or clips, of a batch count."""
+    return mask_of(feeds) if "size" in feeds else np.ones(len(next(iter(feeds.values()))), bool)
 
 
 def compare(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module, batches: Sequence[Feeds]) -> dict[str, Tally]:
@@ -101,9 +101,13 @@ def compare(folder: Path, manifest: manifest_pb2.Manifest, model: nn.Module, bat
 
 
 def _case(graph: str, feeds: Feeds, manifest: manifest_pb2.Manifest, difference: float) -> manifest_pb2.ParityCase:
-    count, height, width = feeds["image"].shape[:3]
-    cell = manifest.single_pass.picture.cell
-    cells = -(-height // cell) * -(-width // cell) if cell else 0
+    declared = manifest.single_pass
+    if declared.HasField("clip"):
+        grid, count = declared.clip.cells, len(feeds["clip"])
+        cells = grid.times * grid.rows * grid.columns
+    else:
+        (count, height, width), cell = feeds["image"].shape[:3], declared.picture.cell
+        cells = -(-height // cell) * -(-width // cell) if cell else 0
     return manifest_pb2.ParityCase(graph=graph, rows=count, source_tokens=cells, max_abs_difference=difference)
 
 

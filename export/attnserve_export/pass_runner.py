@@ -81,6 +81,10 @@ class PassRunner:
 @torch.no_grad()
 def reference(model: nn.Module, feeds: Feeds) -> Outputs:
     """Returns the module's probabilities and attention, under the names of the graph's outputs."""
+    if "clip" in feeds:
+        logits, weights = model(torch.from_numpy(feeds["clip"]))
+        chosen = weights.numpy()[np.arange(len(logits))[:, None], feeds["query"]]
+        return {PROBABILITIES: logits.softmax(-1).numpy(), "pairwise": chosen}
     image = torch.from_numpy(feeds["image"])
     if "size" not in feeds:
         logits, blocks = model(image)
@@ -99,6 +103,21 @@ def mask_of(feeds: Feeds) -> Array:
     rows, columns = (np.arange(length) < feeds["size"][:, axis : axis + 1] for axis, length in enumerate((height, width)))
     mask: Array = rows[:, :, None] & columns[:, None, :]
     return mask
+
+
+def stacked(declared: manifest_pb2.SinglePass, examples: Sequence[Array], rng: np.random.Generator) -> dict[str, Array]:
+    """Returns the inputs of a graph for pictures or clips of the input's size.
+
+    Args:
+        declared: of the manifest.
+        examples: uint8 (height, width, 3) or (frames, height, width, 3) each.
+        rng: draws the queries.
+    """
+    if not declared.HasField("clip"):
+        return {"image": np.stack(examples)}
+    cells = declared.clip.cells
+    query = rng.integers(0, cells.times * cells.rows * cells.columns, (len(examples), 16))
+    return {"clip": np.stack(examples), "query": query}
 
 
 def placed(pictures: Sequence[Array], width: int, height: int, cell: int, rng: np.random.Generator) -> dict[str, Array]:

@@ -14,14 +14,24 @@ from attnserve_export.classification_card import classification_card
 from attnserve_export.generation_task import Generation
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs
-from attnserve_export.recipe import ClassificationRecipe, GenerationRecipe, RecipeError, SegmentationRecipe, VisionRecipe
+from attnserve_export.recipe import (
+    ClassificationRecipe,
+    GenerationRecipe,
+    RecipeError,
+    SegmentationRecipe,
+    VideoRecipe,
+    VisionRecipe,
+)
 from attnserve_export.segmentation_card import segmentation_card
 from attnserve_export.training.classification.data import read_images
 from attnserve_export.training.segmentation.data import CLASSES, VOID, read_frames
 from attnserve_export.training.segmentation.scores import Confusion, class_ious, confusion, mean_iou
+from attnserve_export.training.video.data import CLASSES as CLIP_CLASSES
+from attnserve_export.training.video.data import read_clips
+from attnserve_export.video_card import video_card
 
-NUM_FRAMES, NUM_IMAGES = 6, 256
-"""Held-out pictures that the parity check reads."""
+NUM_FRAMES, NUM_IMAGES, NUM_CLIPS = 6, 256, 16
+"""Held-out pictures and clips that the parity check reads."""
 METRIC = "score"
 _BATCH = 50
 Run = Callable[[Feeds], Outputs]
@@ -61,7 +71,7 @@ class PictureTask(PassTask, Protocol):
     """The same of a task whose models read a picture."""
 
     def held_out(self, data_root: Path) -> Sequence[Array]:
-        """Returns pictures that were not used for training, uint8 (height, width, 3) each.
+        """Returns pictures, or clips, that were not used for training: uint8 ([frames,] height, width, 3) each.
 
         Raises:
             FileNotFoundError: the data set is missing.
@@ -167,6 +177,51 @@ class Classification:
         return classification_card(manifest, self._recipe, summary, pictures)
 
 
+class VideoClassification:
+    """The task of models that classify a clip."""
+
+    description = "Classifies clips of two seconds from surveillance cameras: noFight or fight. For demonstration only."
+
+    def __init__(self, recipe: VideoRecipe) -> None:
+        self._recipe = recipe
+
+    def describe(self, manifest: manifest_pb2.Manifest, classes: Sequence[str]) -> None:
+        """See :class:`PassTask`."""
+        manifest.task = manifest_pb2.TASK_VIDEO_CLASSIFICATION
+        manifest.requires.append("clip_input")
+        for index, name in enumerate(classes):
+            manifest.single_pass.labels.add(name=name, colour=spread_colour(index))
+        terms = (
+            "Surveillance camera fight data set (Akti, Tataroglu and Ekenel 2019): its repository is under the MIT licence; the "
+            "clips are cut from public online videos, whose rights stay with their owners. The trunk is EfficientNet-Lite0 trained "
+            "on ImageNet, Apache-2.0."
+        )
+        manifest.data.CopyFrom(
+            manifest_pb2.Data(name="Fight clips, training split (174 clips of 28 sources, 2 classes)", terms=terms)
+        )
+
+    def held_out(self, data_root: Path) -> Sequence[Array]:
+        """Returns clips of val."""
+        return list(read_clips(data_root, "val").pixels[:NUM_CLIPS])
+
+    def scores(self, run: Run, data_root: Path) -> dict[str, Any]:
+        """See :class:`PassTask`: accuracy, accuracy of each class, and shares of the clips of each true class."""
+        val, total = read_clips(data_root, "val"), np.zeros((2, 2), np.int64)
+        for pixels, label in zip(val.pixels, val.labels, strict=True):
+            total[label, run({"clip": pixels[None]})[PROBABILITIES][0].argmax()] += 1
+        rows = shares_of_rows(total)
+        of_class = {name: rows[index][index] for index, name in enumerate(CLIP_CLASSES)}
+        return {METRIC: round(100 * float(np.trace(total) / total.sum()), 2), "of_class": of_class, "confusion": rows}
+
+    def trained_score(self, summary: dict[str, Any]) -> float:
+        """See :class:`PassTask`."""
+        return 100 * float(summary["test_accuracy"])
+
+    def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
+        """See :class:`PassTask`."""
+        return video_card(manifest, self._recipe, summary, pictures)
+
+
 def shares_of_rows(matrix: Confusion) -> list[list[float]]:
     """Returns a confusion matrix as the percentage of each true class that got each class; a row without examples is 0."""
     return [[round(float(each), 1) for each in row] for row in 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)]
@@ -196,4 +251,6 @@ def picture_task_of(recipe: VisionRecipe) -> PictureTask:
         return Segmentation(recipe)
     if isinstance(recipe, ClassificationRecipe):
         return Classification(recipe)
+    if isinstance(recipe, VideoRecipe):
+        return VideoClassification(recipe)
     raise RecipeError(f"{recipe.model_id}: the export of {recipe.architecture} models is not supported by this version")

@@ -16,6 +16,7 @@ from attnserve_export.evaluations import (
     AnyEvaluation,
     Caption,
     Classification,
+    ClassificationGain,
     Evaluation,
     Gain,
     Generation,
@@ -24,11 +25,14 @@ from attnserve_export.evaluations import (
     Segmentation,
     SegmentationGain,
     Translation,
+    Video,
+    VideoGain,
+    VideoSkew,
 )
 from attnserve_export.exporter import ExportError
 from attnserve_export.parity import EXACT
 from attnserve_export.pass_tasks import pass_task_of
-from attnserve_export.recipe import ExportableRecipe, VisionRecipe
+from attnserve_export.recipe import AnyRecipe, VisionRecipe
 from attnserve_export.tasks import task_of
 from attnserve_export.trained import TRAINING_FILE, read_training, training_file
 
@@ -40,8 +44,15 @@ MAX_PASS_LOSS = 0.2
 """The same of a single-pass model, in percent."""
 MAX_SAMPLE_LOSS = 1.0
 """The same of a generator: two variants draw the same samples, of which a judge finds some near two classes."""
-ALIGNMENT, GAIN = "alignment", "gain"
-"""Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins."""
+ALIGNMENT, GAIN, SKEW = "alignment", "gain", "skew"
+"""Keys of a training summary: the layers and heads with the best alignment; the comparison with the twins; encoded clips."""
+_GAINS = {
+    SegmentationGain: ("segmentation", "segmentation.gain"),
+    ClassificationGain: ("classification", "classification.gain"),
+    GenerationGain: ("generation", "generation.gain"),
+    VideoGain: ("video_classification", "video.protocol"),
+}
+"""Task, and the module that compares."""
 
 
 def record(folder: Path, text: bytes) -> Path:
@@ -74,7 +85,9 @@ def record(folder: Path, text: bytes) -> Path:
         _record_lengths(manifest, evaluation, recipe.data.set)
     elif isinstance(evaluation, Alignment):
         _record_alignment(manifest, summary, evaluation)
-    elif isinstance(evaluation, Segmentation | Classification):
+    elif isinstance(evaluation, VideoSkew):
+        _record_skew(manifest, summary, evaluation)
+    elif isinstance(evaluation, Segmentation | Classification | Video):
         _record_pass_scores(manifest, evaluation, recipe.data.set)
     elif isinstance(evaluation, Generation):
         _record_samples(manifest, evaluation)
@@ -90,7 +103,7 @@ def record(folder: Path, text: bytes) -> Path:
     return folder
 
 
-def card_of(recipe: ExportableRecipe) -> Callable[..., str]:
+def card_of(recipe: AnyRecipe) -> Callable[..., str]:
     """Returns the function that makes the card of a recipe's bundle."""
     return pass_task_of(recipe).card if isinstance(recipe, VisionRecipe) else task_of(recipe).card
 
@@ -120,13 +133,14 @@ def _record_scores(
     _replace(manifest, kept)
 
 
-def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentation | Classification, data: str) -> None:
+def _record_pass_scores(manifest: manifest_pb2.Manifest, evaluation: Segmentation | Classification | Video, data: str) -> None:
     """Records the scores of a single-pass model on a whole split, with those of each class."""
     _check_model(manifest, evaluation.model, evaluation.variant)
     if isinstance(evaluation, Segmentation):
         name, metric, whole, of_class = "segmentation", MIOU, evaluation.miou, evaluation.class_iou
     else:
-        name, metric, whole, of_class = "classification", ACCURACY, evaluation.accuracy, evaluation.class_accuracy
+        name = "video" if isinstance(evaluation, Video) else "classification"
+        metric, whole, of_class = ACCURACY, evaluation.accuracy, evaluation.class_accuracy
     command = _command(name, f"--model {manifest.model_id}", evaluation.split, "")
     kept = _others(manifest, command, evaluation.variant)
     common = {"metric": metric, "dataset": f"{data} {evaluation.split}", "command": command, "variant": evaluation.variant}
@@ -150,11 +164,16 @@ def _record_samples(manifest: manifest_pb2.Manifest, evaluation: Generation) -> 
 
 
 def _record_gain(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: Gain) -> None:
-    task = {SegmentationGain: "segmentation", GenerationGain: "generation"}.get(type(evaluation), "classification")
+    task, module = _GAINS[type(evaluation)]
     if manifest.task != manifest_pb2.Task.Value(f"TASK_{task.upper()}"):
-        raise ExportError(f"the comparison is of {task} models, {manifest.model_id} is not one")
-    command = f"python -m attnserve_export.training.{task}.gain --runs DIR"
-    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": command}
+        raise ExportError(f"the comparison is of {task.replace('_', ' ')} models, {manifest.model_id} is not one")
+    summary[GAIN] = {**msgspec.to_builtins(evaluation), "command": f"python -m attnserve_export.training.{module} --runs DIR"}
+
+
+def _record_skew(manifest: manifest_pb2.Manifest, summary: dict[str, Any], evaluation: VideoSkew) -> None:
+    _check_model(manifest, evaluation.model, evaluation.variant)
+    command = _command("video-skew", f"--model {manifest.model_id}", evaluation.split, "")
+    summary[SKEW] = {**msgspec.to_builtins(evaluation), "command": command}
 
 
 def _record_lengths(manifest: manifest_pb2.Manifest, evaluation: Lengths, data: str) -> None:

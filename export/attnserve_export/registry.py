@@ -12,10 +12,20 @@ from typing import Any
 
 from torch import nn
 
-from attnserve_export.graphs import cbam, disentangled_nonlocal, rnnsearch, sagan, seq2seq, show_attend_tell, transformer
+from attnserve_export.graphs import (
+    cbam,
+    disentangled_nonlocal,
+    nonlocal_video,
+    rnnsearch,
+    sagan,
+    seq2seq,
+    show_attend_tell,
+    transformer,
+)
 from attnserve_export.graphs.spec import Graphs
 from attnserve_export.models.cbam import Cbam, CbamConfig
 from attnserve_export.models.disentangled_nonlocal import DisentangledNonLocal, DisentangledNonLocalConfig
+from attnserve_export.models.nonlocal_video import NonlocalVideo, NonlocalVideoConfig
 from attnserve_export.models.rnnsearch import RnnSearch, RnnSearchConfig
 from attnserve_export.models.sagan import SaganConfig
 from attnserve_export.models.seq2seq import Seq2Seq, Seq2SeqConfig
@@ -39,7 +49,10 @@ class Architecture:
     """Bits of a stored weight. With 8, matrices and kernels have one scale for each output, and vectors have 16 bits."""
 
     norms: Mapping[str, str] = field(default_factory=dict)
-    """Attribute of a convolution -> that of the batch normalisation that is folded into it before the weights are stored."""
+    """Attribute of a layer -> that of the batch normalisation after it that is folded into it before the weights are stored."""
+
+    leading_norms: Mapping[str, str] = field(default_factory=dict)
+    """Attribute of a batch normalisation -> that of the linear layer after it into which it is folded likewise."""
 
     fold: Callable[[nn.Module], None] = lambda model: None
     """Folds what else a bundle's module has folded, in place."""
@@ -49,6 +62,13 @@ ARCHITECTURES: dict[str, Architecture] = {
     "cbam": Architecture(CbamConfig, Cbam, cbam.GRAPHS, norms=cbam.NORMS),
     "disentangled_nonlocal": Architecture(
         DisentangledNonLocalConfig, DisentangledNonLocal, disentangled_nonlocal.GRAPHS, norms=disentangled_nonlocal.NORMS
+    ),
+    "nonlocal-video": Architecture(
+        NonlocalVideoConfig,
+        NonlocalVideo,
+        nonlocal_video.GRAPHS,
+        norms=nonlocal_video.NORMS,
+        leading_norms=nonlocal_video.LEADING_NORMS,
     ),
     "rnnsearch": Architecture(RnnSearchConfig, RnnSearch, rnnsearch.GRAPHS),
     "sagan": Architecture(SaganConfig, sagan.make_average, sagan.GRAPHS, fold=sagan.fold_generator),

@@ -24,7 +24,9 @@ from onnx import numpy_helper
 from attnserve.v1 import manifest_pb2
 from attnserve_export.bundle_writer import PACKED, SCALES, read_manifest
 from attnserve_export.exporter import TRANSPOSED, ExportError
-from attnserve_export.recipe import ExportableRecipe, GenerationRecipe, VisionRecipe, exportable, recipe_from
+from attnserve_export.layers.efficientnet import imagenet_weights
+from attnserve_export.models.nonlocal_video import trunk_weights
+from attnserve_export.recipe import AnyRecipe, GenerationRecipe, VideoRecipe, VisionRecipe, recipe_from
 from attnserve_export.registry import ARCHITECTURES
 
 TRAINING_FILE = "training.json"
@@ -37,26 +39,28 @@ Array = npt.NDArray[Any]
 class Trained:
     """A trained model, before it is exported."""
 
-    recipe: ExportableRecipe
+    recipe: AnyRecipe
     weights: dict[str, torch.Tensor]
     tokenizer: bytes
     """Empty for a model without text."""
     summary: dict[str, Any]
 
 
-def training_file(recipe: ExportableRecipe, summary: dict[str, Any]) -> bytes:
+def training_file(recipe: AnyRecipe, summary: dict[str, Any]) -> bytes:
     """Returns the training record that a bundle keeps: recipe and summary."""
     content = {"recipe": msgspec.to_builtins(recipe), "summary": summary}
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def trained_in_run(recipe: ExportableRecipe, run: Path) -> Trained:
+def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
     """Reads a run folder of `attnserve train`.
 
     Raises:
         FileNotFoundError: the run has no selected weights; or it has not finished, and its model needs figures of the end.
     """
     weights = torch.load(run / "best.pt", weights_only=True, map_location="cpu")
+    if isinstance(recipe, VideoRecipe):
+        weights = whole_model(weights)
     path = run / "summary.json"
     if isinstance(recipe, GenerationRecipe) and not path.exists():
         return Trained(recipe, weights, b"", summary_so_far(recipe, run, weights))
@@ -82,6 +86,24 @@ def summary_so_far(recipe: GenerationRecipe, run: Path, weights: Mapping[str, to
     }
 
 
+def whole_model(head: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Adds the frozen trunk to the head of a video classifier, which alone is trained.
+
+    Raises:
+        FileNotFoundError: the package with the trunk's weights is not installed.
+    """
+    trunk = trunk_weights(imagenet_weights())
+    return {f"trunk.{name}": value for name, value in trunk.items()} | {f"head.{name}": value for name, value in head.items()}
+
+
+def run_folder(recipe: AnyRecipe, runs: Path) -> Path:
+    """Returns the folder of a recipe's run: one of a video classifier also has its pairwise function in its name."""
+    folder = runs / recipe.model_id
+    if isinstance(recipe, VideoRecipe) and not folder.exists():
+        return runs / f"{recipe.model_id}+pairwise={recipe.model['pairwise']}"
+    return folder
+
+
 def trained_in_bundle(folder: Path) -> Trained:
     """Reads the model that a bundle was made from.
 
@@ -98,18 +120,18 @@ def trained_in_bundle(folder: Path) -> Trained:
     return Trained(recipe, restored, _tokenizer(recipe, folder), summary)
 
 
-def _tokenizer(recipe: ExportableRecipe, folder: Path) -> bytes:
+def _tokenizer(recipe: AnyRecipe, folder: Path) -> bytes:
     return b"" if isinstance(recipe, VisionRecipe) else (folder / TOKENIZER_FILE).read_bytes()
 
 
-def read_training(folder: Path) -> tuple[ExportableRecipe, dict[str, Any]]:
+def read_training(folder: Path) -> tuple[AnyRecipe, dict[str, Any]]:
     """Returns the recipe and the summary that a bundle keeps.
 
     Raises:
         FileNotFoundError: it has no training record.
     """
     content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
-    return exportable(recipe_from(content["recipe"])), content["summary"]
+    return recipe_from(content["recipe"]), content["summary"]
 
 
 def stored_parameters(folder: Path, manifest: manifest_pb2.Manifest) -> dict[str, Array]:

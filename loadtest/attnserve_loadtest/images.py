@@ -13,6 +13,7 @@ from attnserve_client.cli.images import find_images, read_image
 
 DEFAULT = Path(__file__).resolve().parents[2] / "tests" / "golden" / "photos"
 STREET = Path(demo.__file__).with_name("street.jpg")
+CLIP = STREET.with_name("clip.mp4")
 SIZES = (
     ((320, 240), "JPEG"),
     ((640, 480), "JPEG"),

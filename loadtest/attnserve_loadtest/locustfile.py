@@ -43,6 +43,8 @@ def add_options(parser: Any) -> None:
     group.add_argument("--caption-model", default="", metavar="ID", help="Model id for captions; else the server's default")
     group.add_argument("--segment-model", default="", metavar="ID", help="Model id for segmentations; else the server's default")
     group.add_argument("--classify-model", default="", metavar="ID", help="Model id for classifications; else the server's default")
+    group.add_argument("--video-model", default="", metavar="ID", help="Model id for clips; else the server's default")
+    group.add_argument("--clip", default="", metavar="FILE", help="Video file to send; else the demo's")
     group.add_argument("--generate-model", default="", metavar="ID", help="Model id for generations; else the server's default")
     group.add_argument("--beam-size", type=int, default=1, metavar="K", help="Beam size of every request")
     group.add_argument("--attention", choices=sorted(ATTENTION), default="none", help="Attention that is asked for")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Locust users of the services whose models run once for an image: segmentation, classification and generation."""
+"""Locust users of the services whose models run once for an answer: segmentation, classification and generation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from attnserve.v1 import (
     segmentation_pb2_grpc,
 )
 from attnserve_loadtest import images
-from attnserve_loadtest.recording import CLASSIFY, GENERATE, SEGMENT
+from attnserve_loadtest.recording import CLASSIFY, CLASSIFY_VIDEO, GENERATE, SEGMENT
 from attnserve_loadtest.users import ImageUser, LoadUser
 
 NUM_QUERIES = 4
@@ -82,6 +82,37 @@ class ClassifyUser(ImageUser):
         self.call(CLASSIFY, scheduled, lambda: self.send(self._stub.ClassifyImage, request).timings.total_seconds)
 
 
+@functools.cache
+def clip_file(path: str) -> bytes:
+    """A video file, or the demo's; read once."""
+    return (Path(path) if path else images.CLIP).read_bytes()
+
+
+class ClassifyVideoUser(LoadUser):
+    """Requests classifications of a clip, sent as a file; with attention, the map of the middle of the clip too."""
+
+    def __init__(self, environment: Any) -> None:
+        super().__init__(environment)
+        self._stub = classification_pb2_grpc.ClassificationServiceStub(self._channel)
+        options = environment.parsed_options
+        self._model, self._has_attention = options.video_model, options.attention != "none"
+
+    @classmethod
+    def prepare(cls, options: Any) -> None:
+        """See :meth:`LoadUser.prepare`."""
+        clip_file(options.clip)
+
+    def items(self, options: Any) -> list[bytes]:
+        """One video file."""
+        return [clip_file(options.clip)]
+
+    def ask(self, item: bytes, scheduled: float) -> None:
+        """See :meth:`LoadUser.ask`."""
+        queries = [classification_pb2.ClipPosition(frame=15, x=0.5, y=0.5)] if self._has_attention else []
+        request = classification_pb2.ClassifyVideoRequest(video=item, model=self._model, queries=queries)
+        self.call(CLASSIFY_VIDEO, scheduled, lambda: self.send(self._stub.ClassifyVideo, request).timings.total_seconds)
+
+
 class GenerateUser(LoadUser):
     """Requests images of the classes of CIFAR-10, each time of another seed; with attention, the maps of a pixel too."""
 
@@ -106,5 +137,5 @@ class GenerateUser(LoadUser):
         self.call(GENERATE, scheduled, lambda: self.send(self._stub.GenerateImage, request).timings.total_seconds)
 
 
-PASS_USERS = (SegmentUser, ClassifyUser, GenerateUser)
+PASS_USERS = (SegmentUser, ClassifyUser, ClassifyVideoUser, GenerateUser)
 """The user classes of this file; ``recording.KINDS`` names those of each kind of load."""

@@ -11,7 +11,7 @@ from typing import Any
 from attnserve_loadtest.histogram import Histogram
 
 UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY = "Translate", "TranslateStream", "Caption", "Segment", "ClassifyImage"
-GENERATE = "GenerateImage"
+CLASSIFY_VIDEO, GENERATE = "ClassifyVideo", "GenerateImage"
 KINDS = {
     "unary": ["TranslateUser"],
     "stream": ["TranslateStreamUser"],
@@ -19,13 +19,14 @@ KINDS = {
     "caption": ["CaptionUser"],
     "segment": ["SegmentUser"],
     "classify": ["ClassifyUser"],
+    "video": ["ClassifyVideoUser"],
     "generate": ["GenerateUser"],
     "images": ["CaptionUser", "SegmentUser", "ClassifyUser"],
     "mixed": ["TranslateUser", "TranslateStreamUser", "CaptionUser"],
 }
 """User classes of each kind of load."""
 FIRST_PIECE, BETWEEN_PIECES = "TranslateStream first piece", "TranslateStream between pieces"
-REQUESTS = (UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY, GENERATE)
+REQUESTS = (UNARY, STREAM, CAPTION, SEGMENT, CLASSIFY, CLASSIFY_VIDEO, GENERATE)
 """Events that are whole requests, by the names of their methods; the others are parts of them."""
 OUTSIDE = " outside the server"
 """Suffix of a request's name: its latency outside the server (client, gRPC, network)."""

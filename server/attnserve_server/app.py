@@ -32,6 +32,7 @@ from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, show_stacks_on_signal, stop_event
 from attnserve_server.stats import Measured
+from attnserve_server.tasks.clips.wire import ClipLimits
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
@@ -82,7 +83,7 @@ class App:
         cache_bytes, sharing = config.cache.max_bytes, None
         if cache_bytes:
             sharing = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics)
-        limits = Limits(config.max_text_chars, ImageLimits(config.max_image_bytes, config.max_image_pixels))
+        limits = limits_of(config)
         self.plane = DataPlane(self.front, metrics, limits, sharing)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
         pages = Exposition(collectors), self._health
@@ -244,6 +245,14 @@ def _check_batches(engine: EngineConfig, models: Sequence[ServedModel]) -> None:
     for model in models:
         if model.id in engine.batches and (warning := batch_warning(model.bundle.variant, engine.batches_of(model.id).max_batch)):
             log.warning("%s, version %s: %s", *model.key, warning)
+
+
+def limits_of(config: ServerConfig) -> Limits:
+    """Returns the limits of requests."""
+    image = ImageLimits(config.max_image_bytes, config.max_image_pixels)
+    video = config.video
+    clip = ClipLimits(video.max_bytes, video.max_frames, video.max_pixels, video.max_seconds)
+    return Limits(config.max_text_chars, image, clip)
 
 
 async def _first_of(task: asyncio.Task[None], stop: asyncio.Task[Any]) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import msgspec
 
 from attnserve_server.config_listen import GrpcConfig, HttpConfig
+from attnserve_server.config_tasks import DefaultModelsConfig, VideoConfig
 from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
@@ -81,19 +82,6 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """Shared by all models."""
 
 
-class DefaultModelsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Default model of each task, for requests without a model id.
-
-    Empty for the default in the model repository's ``defaults.toml``, or else the first model by name.
-    """
-
-    translation: str = ""
-    caption: str = ""
-    segmentation: str = ""
-    classification: str = ""
-    generation: str = ""
-
-
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration."""
 
@@ -114,6 +102,7 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     cache: CacheConfig = CacheConfig()
     tls: TlsConfig = TlsConfig()
     tokens: TokensConfig = TokensConfig()
+    video: VideoConfig = VideoConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 
 

@@ -13,6 +13,7 @@ class ErrorCode(enum.Enum):
     UNAUTHENTICATED = "unauthenticated"
     PERMISSION_DENIED = "permission_denied"
     NOT_FOUND = "not_found"
+    FAILED_PRECONDITION = "failed_precondition"
     UNAVAILABLE = "unavailable"
     OVERLOADED = "overloaded"
     DEADLINE_EXCEEDED = "deadline_exceeded"
@@ -70,6 +71,13 @@ class ModelNotFound(ServiceError):
     """No such model, or no such version of it."""
 
     code, reason = ErrorCode.NOT_FOUND, "MODEL_NOT_FOUND"
+    is_refusal = True
+
+
+class ExtraMissing(ServiceError):
+    """The server lacks an optional package that the request needs; the message names the extra."""
+
+    code, reason = ErrorCode.FAILED_PRECONDITION, "EXTRA_MISSING"
     is_refusal = True
 
 

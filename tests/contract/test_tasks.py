@@ -41,7 +41,7 @@ def faults_of(spec: TaskSpec) -> list[str]:
         faults.append(f"default_models has no {spec.name}")
     if not any(member.name.lower() == spec.name for member in ClientTask):
         faults.append(f"the client's Task has no {spec.name}")
-    if spec.name not in COMMANDS and spec.does not in COMMANDS:
+    if spec.name not in COMMANDS and spec.does.replace(" ", "-") not in COMMANDS:
         faults.append(f"no command is called {spec.name} or {spec.does}")
     try:
         service = descriptor_pool.Default().FindServiceByName(spec.service)
@@ -87,11 +87,12 @@ def test_nothing_knows_other_tasks() -> None:
 def test_task_that_the_table_lacks_is_seen() -> None:
     for spec in TASKS:
         others = [each for each in TASKS if each is not spec]
-        assert names_beyond(others) == [spec.name, spec.service, spec.name.upper()]
+        services = [] if spec.service in {each.service for each in others} else [spec.service]
+        assert names_beyond(others) == [spec.name, *services, spec.name.upper()]
 
 
 def test_numbers_and_names_are_unique() -> None:
-    for values in zip(*((spec.number, spec.name, spec.service) for spec in TASKS), strict=True):
+    for values in zip(*((spec.number, spec.name) for spec in TASKS), strict=True):  # tasks may share a service
         assert len(set(values)) == len(TASKS)
 
 

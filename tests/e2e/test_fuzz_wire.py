@@ -93,6 +93,7 @@ def test_every_service_of_a_task_is_fuzzed(all_rpcs: list[Rpc]) -> None:
         "CaptionStream",
         "Segment",
         "ClassifyImage",
+        "ClassifyVideo",
         "GenerateImage",
         "Watch",
     }

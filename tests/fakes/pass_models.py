@@ -7,6 +7,7 @@ A pixel's class is its red value // 64 of 3, its confidence its green value. The
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,14 +22,15 @@ from attnserve_server.errors import ModelNotFound
 from attnserve_server.kinds import SINGLE_PASS
 from attnserve_server.passes import PassOutcome, PassPayload, PassTensor
 from attnserve_server.request import Done, Terms
-from attnserve_server.tasks.registry import CLASSIFICATION, GENERATION, SEGMENTATION, TaskSpec
+from attnserve_server.tasks.registry import CLASSIFICATION, GENERATION, SEGMENTATION, VIDEO_CLASSIFICATION, TaskSpec
 
 SIZES = ((480, 360), (360, 480), (480, 272), (480, 480))
 CELL, NUM_QUERIES = 16, 16
 COLOURS = {"road": 0x804080, "building": 0x800000, "sky": 0x8080FF, "car": 0x400080}
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 ROLES = manifest_pb2.AttentionRole
-SEGMENTER, CLASSIFIER, GENERATOR = "segmenter", "classifier", "generator"
+SEGMENTER, CLASSIFIER, WATCHER, GENERATOR = "segmenter", "classifier", "watcher", "generator"
+CLIP_FRAMES, CLIP_SIDE, CLIP_CELLS = 8, 32, (2, 3, 4)
 LATENT, GENERATED, GENERATED_CELL = 5, (8, 6), 2
 """Size of the latent vector; width and height of an image, and pixels of a cell."""
 
@@ -86,6 +88,18 @@ def classifier_manifest(model_id: str = CLASSIFIER, *, gives_attention: bool = T
     return _manifest(model_id, manifest_pb2.TASK_CLASSIFICATION, declared, ("probabilities",), gives_attention)
 
 
+def watcher_manifest(model_id: str = WATCHER, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
+    """A video classification model of three classes, 8 frames of 32 x 32 pixels, and 2 x 3 x 4 cells of 3 frames from the third on."""
+    times, rows, columns = CLIP_CELLS
+    cells = manifest_pb2.ClipCells(times=times, rows=rows, columns=columns, first_frame=2, frames=3)
+    size = manifest_pb2.PictureSize(width=CLIP_SIDE, height=CLIP_SIDE)
+    clip = manifest_pb2.ClipInput(frames=CLIP_FRAMES, size=size, sampling=manifest_pb2.FRAME_SAMPLING_EVEN, cells=cells)
+    attention = [manifest_pb2.PassAttention(output="pairwise", role=ROLES.ATTENTION_ROLE_PAIRWISE, block="block")]
+    labels = [manifest_pb2.Label(name=name) for name in ("still", "slow", "fast")]
+    declared = manifest_pb2.SinglePass(clip=clip, labels=labels, attention=attention if gives_attention else [])
+    return _manifest(model_id, manifest_pb2.TASK_VIDEO_CLASSIFICATION, declared, ("probabilities",), gives_attention)
+
+
 def generator_manifest(model_id: str = GENERATOR, *, gives_attention: bool = True) -> manifest_pb2.Manifest:
     """A generation model of ten classes."""
     attention = [manifest_pb2.PassAttention(output="attention", role=ROLES.ATTENTION_ROLE_PAIRWISE, block="attention")]
@@ -112,6 +126,10 @@ def segmenter(*args: Any, **rest: Any) -> ServedModel:
 
 def classifier(*args: Any, **rest: Any) -> ServedModel:
     return pass_model(CLASSIFICATION, classifier_manifest(*args, **rest))
+
+
+def watcher(*args: Any, **rest: Any) -> ServedModel:
+    return pass_model(VIDEO_CLASSIFICATION, watcher_manifest(*args, **rest))
 
 
 def generator(*args: Any, **rest: Any) -> ServedModel:
@@ -161,6 +179,18 @@ def classified(payload: PassPayload) -> dict[str, PassTensor]:
     return outputs
 
 
+def watched(payload: PassPayload) -> dict[str, PassTensor]:
+    """Outputs of the video model: "slow" is the most probable class; a query's weight is on its own cell, and on the first one."""
+    outputs = {"probabilities": tensor(np.array([0.2, 0.5, 0.3], np.float32))}
+    if payload.wants_attention:
+        pairwise = np.zeros((NUM_QUERIES, math.prod(CLIP_CELLS)), np.float32)
+        for weights, cell in zip(pairwise, numbers(payload.inputs["query"]), strict=True):
+            weights[0] += 0.25
+            weights[cell] += 0.75
+        outputs["pairwise"] = tensor(pairwise)
+    return outputs
+
+
 def generated(payload: PassPayload) -> dict[str, PassTensor]:
     """Outputs of the generation model: red is the class, green follows from the latent vector, and blue is the place."""
     width, height = GENERATED
@@ -181,6 +211,7 @@ def generated(payload: PassPayload) -> dict[str, PassTensor]:
 ANSWERS = {
     manifest_pb2.TASK_SEGMENTATION: segmented,
     manifest_pb2.TASK_CLASSIFICATION: classified,
+    manifest_pb2.TASK_VIDEO_CLASSIFICATION: watched,
     manifest_pb2.TASK_GENERATION: generated,
 }
 

@@ -91,6 +91,35 @@ def classify_answer(request: classification_pb2.ClassifyImageRequest) -> classif
     return response
 
 
+MOVES = ("still", "slow", "fast")
+CLIP_CELLS = (2, 2, 3)
+NUM_FRAMES = 4
+"""Sampled frames; two of them belong to each cell in time."""
+
+
+def video_answer(request: classification_pb2.ClassifyVideoRequest) -> classification_pb2.ClassifyVideoResponse:
+    """A file is "fast" and has 40 frames; frames are "still". Weights are on the query's own cell."""
+    order, count = ([2, 1, 0], 40) if request.video else ([0, 1, 2], len(request.frames))
+    response = classification_pb2.ClassifyVideoResponse(model=request.model or "fake-video", version="1", clip_frames=count)
+    for probability, index in list(zip((0.7, 0.2, 0.1), order, strict=True))[: request.top_k or 5]:
+        response.classes.add(index=index, name=MOVES[index], probability=probability)
+    file = io.BytesIO()
+    Image.new("RGB", (24, 24), "teal").save(file, "JPEG")
+    for number in range(NUM_FRAMES):
+        seconds = 0.5 * number if request.video else 0.0
+        picture = file.getvalue() if request.return_pictures else b""
+        response.frames.add(index=min(10 * number, count - 1), seconds=seconds, time=number // 2, picture=picture)
+    times, rows, columns = CLIP_CELLS
+    for query in request.queries:
+        response.attention.times, response.attention.rows, response.attention.columns = CLIP_CELLS
+        place = min(int(query.y * rows), rows - 1) * columns + min(int(query.x * columns), columns - 1)
+        cell = min(query.frame // 2, times - 1) * rows * columns + place
+        weights = [float(index == cell) for index in range(times * rows * columns)]
+        response.attention.maps.add(query=query, cell=cell, weights=weights)
+    response.timings.total_seconds, response.timings.batch_size = 0.5, 1
+    return response
+
+
 KINDS = ("cat", "dog", "frog")
 GENERATED, SIDE = 4, 2
 """Pixels of a generated image's side, and cells of its attention's."""
@@ -132,8 +161,12 @@ def generate_answer(request: generation_pb2.GenerateImageRequest) -> generation_
 
 def describe_passes(model: model_pb2.Model, manifest: manifest_pb2.Manifest) -> None:
     """Adds to a manifest what a single-pass model declares."""
-    names = {manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES], manifest_pb2.TASK_CLASSIFICATION: CATEGORIES}
-    names[manifest_pb2.TASK_GENERATION] = KINDS
+    names = {
+        manifest_pb2.TASK_SEGMENTATION: [name for name, _ in CLASSES],
+        manifest_pb2.TASK_CLASSIFICATION: CATEGORIES,
+        manifest_pb2.TASK_VIDEO_CLASSIFICATION: MOVES,
+        manifest_pb2.TASK_GENERATION: KINDS,
+    }
     manifest.single_pass.labels.extend(manifest_pb2.Label(name=name) for name in names.get(model.task, ()))
     if model.task == manifest_pb2.TASK_GENERATION:
         manifest.single_pass.generated.width = manifest.single_pass.generated.height = GENERATED
@@ -145,7 +178,7 @@ def refuse(request: Any, context: Any) -> None:
     """Refuses a file that begins with "bad", and more than 16 queries."""
     from tests.fakes.server import Failure
 
-    if request.image.startswith(b"bad"):
+    if getattr(request, "image", b"").startswith(b"bad"):
         Failure(grpc.StatusCode.INVALID_ARGUMENT, "image is bad", "INVALID_REQUEST", "image").abort(context)
     if len(getattr(request, "queries", ())) > 16:
         Failure(grpc.StatusCode.INVALID_ARGUMENT, "queries must be at most 16", "INVALID_REQUEST", "queries").abort(context)
@@ -177,6 +210,19 @@ class FakeClassification(classification_pb2_grpc.ClassificationServiceServicer):
         self.requests.append(request)
         refuse(request, context)
         response = classify_answer(request)
+        self.alter(response)
+        return response
+
+    def ClassifyVideo(self, request: Any, context: Any) -> Any:
+        self.requests.append(request)
+        refuse(request, context)
+        from tests.fakes.server import Failure
+
+        if request.video.startswith(b"bad"):
+            Failure(grpc.StatusCode.INVALID_ARGUMENT, "video is bad", "INVALID_REQUEST", "video").abort(context)
+        if request.video.startswith(b"no decoder"):
+            Failure(grpc.StatusCode.FAILED_PRECONDITION, "video files need PyAV", "EXTRA_MISSING", "video").abort(context)
+        response = video_answer(request)
         self.alter(response)
         return response
 

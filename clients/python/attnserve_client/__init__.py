@@ -17,6 +17,7 @@ from attnserve_client.errors import (
     DeadlineExceeded,
     DeadlineUnreachable,
     ExecutionFailed,
+    ExtraMissing,
     InvalidRequest,
     ModelNotFound,
     ModelNotReady,
@@ -61,6 +62,7 @@ from attnserve_client.types import (
     TranslationDelta,
     WordMap,
 )
+from attnserve_client.video_types import PositionMap, SampledFrame, VideoClassification
 
 try:
     __version__ = version("attnserve")
@@ -84,6 +86,7 @@ __all__ = [
     "DeadlineUnreachable",
     "DecodeOptions",
     "ExecutionFailed",
+    "ExtraMissing",
     "FinishReason",
     "Generation",
     "GenerationAttention",
@@ -100,11 +103,13 @@ __all__ = [
     "PassTimings",
     "PermissionDenied",
     "Piece",
+    "PositionMap",
     "RateLimited",
     "RetryPolicy",
+    "SampledFrame",
     "ScoreNormalization",
-    "Segmentation",
     "SegmentAttention",
+    "Segmentation",
     "SequenceTooLong",
     "ServerUnreachable",
     "ShuttingDown",
@@ -114,6 +119,7 @@ __all__ = [
     "Translation",
     "TranslationDelta",
     "Unauthenticated",
+    "VideoClassification",
     "WordMap",
     "WorkerLost",
     "tls_credentials",

@@ -63,6 +63,12 @@ class ModelNotFound(AttnserveError):
     default_code = "NOT_FOUND"
 
 
+class ExtraMissing(AttnserveError):
+    """The server lacks an optional package that the request needs; the message names the extra."""
+
+    default_code = "FAILED_PRECONDITION"
+
+
 class ModelNotReady(AttnserveError):
     """The model is known, but cannot answer now."""
 
@@ -147,6 +153,7 @@ BY_REASON: dict[str, type[AttnserveError]] = {
     "UNAUTHENTICATED": Unauthenticated,
     "PERMISSION_DENIED": PermissionDenied,
     "MODEL_NOT_FOUND": ModelNotFound,
+    "EXTRA_MISSING": ExtraMissing,
     "MODEL_NOT_READY": ModelNotReady,
     "SHUTTING_DOWN": ShuttingDown,
     "WORKER_LOST": WorkerLost,

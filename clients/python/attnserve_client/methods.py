@@ -58,6 +58,11 @@ CLASSIFY_IMAGE = Method(
     classification_pb2.ClassifyImageRequest,
     classification_pb2.ClassifyImageResponse,
 )
+CLASSIFY_VIDEO = Method(
+    "/attnserve.v1.ClassificationService/ClassifyVideo",
+    classification_pb2.ClassifyVideoRequest,
+    classification_pb2.ClassifyVideoResponse,
+)
 GENERATE_IMAGE = Method(
     "/attnserve.v1.GenerationService/GenerateImage",
     generation_pb2.GenerateImageRequest,

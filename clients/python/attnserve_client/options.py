@@ -142,6 +142,23 @@ class ClassifyKeywords(TypedDict, total=False):
     priority: int
 
 
+class ClassifyVideoKeywords(TypedDict, total=False):
+    """Keywords of a video classification request.
+
+    Attributes:
+        top_k: Number of classes to return; 0 for the server's default of 5.
+        queries: Positions whose attention over all sampled frames to return; at most 16. Each is the index of a sampled frame, and
+            the shares of its width and height, from 0 to 1.
+        return_pictures: Return a picture of each sampled frame.
+        priority: From -2 to 2; a higher priority is served sooner.
+    """
+
+    top_k: int
+    queries: Sequence[tuple[int, float, float]]
+    return_pictures: bool
+    priority: int
+
+
 class GenerateKeywords(TypedDict, total=False):
     """Keywords of a generation request.
 

@@ -205,7 +205,7 @@ def weights_array(values: Iterable[float], shape: tuple[int, ...]) -> NDArray[np
     """Returns a read-only array of that shape.
 
     Raises:
-        AttnserveError: there are more or fewer weights.
+        AttnserveError: there is another number of values.
     """
     weights = np.array(values, np.float32)
     if weights.shape != (int(np.prod(shape)),):

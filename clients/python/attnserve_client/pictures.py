@@ -43,14 +43,15 @@ def upright(image: bytes, most: int | None = None) -> Pixels:
     return np.asarray(photo)
 
 
-def lit(pixels: Pixels, weights: NDArray[np.float32]) -> Pixels:
+def lit(pixels: Pixels, weights: NDArray[np.float32], most: float | None = None) -> Pixels:
     """Returns an image with the brightness of attention: full at the largest weight.
 
     Args:
         pixels: the image.
         weights: not negative, (rows, columns); they cover the whole image.
+        most: weight of full brightness, if other images have larger ones; None for the largest here.
     """
-    light = _DARKEST + (1 - _DARKEST) * stretched(weights / max(float(weights.max()), 1e-6), pixels)[..., None]
+    light = _DARKEST + (1 - _DARKEST) * stretched(weights / max(most or float(weights.max()), 1e-6), pixels)[..., None]
     shown: Pixels = (pixels * light).astype(np.uint8)
     return shown
 

@@ -42,6 +42,7 @@ class Task(enum.StrEnum):
     CAPTION = "caption"
     SEGMENTATION = "segmentation"
     CLASSIFICATION = "classification"
+    VIDEO_CLASSIFICATION = "video_classification"
     GENERATION = "generation"
     UNSPECIFIED = "unspecified"
 

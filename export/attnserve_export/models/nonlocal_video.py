@@ -160,7 +160,8 @@ class MotionTrunk(nn.Module):
         """Pixels from 0 to 255, (B, T, H, W, 3), red, green, blue, of any type -> (B, T', H', W', CHANNELS)."""
         differences = difference_frames(clip)
         count, frames = differences.shape[:2]
-        x = functional.relu6(self.stem((differences.flatten(0, 1).permute(0, 3, 1, 2) - 127) / 128))
+        pixels = (differences.flatten(0, 1).permute(0, 3, 1, 2) - 127) / 128
+        x = functional.relu6(self.stem(pixels.to(self.stem.conv.weight.dtype)))
         for block in self.blocks:
             x = block(x)
         x = x.unflatten(0, (count, frames))

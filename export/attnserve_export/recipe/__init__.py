@@ -18,7 +18,6 @@ __all__ = [
     "AnyRecipe",
     "CaptionRecipe",
     "ClassificationRecipe",
-    "ExportableRecipe",
     "GenerationRecipe",
     "Recipe",
     "RecipeError",
@@ -28,13 +27,12 @@ __all__ = [
     "VideoRecipe",
     "VisionRecipe",
 ]
-__all__ += ["CONFIGS", "exportable", "load_recipe", "recipe_from", "sequence_recipe"]
+__all__ += ["CONFIGS", "load_recipe", "recipe_from", "sequence_recipe"]
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
 SequenceRecipe = Recipe | CaptionRecipe
-ExportableRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | GenerationRecipe
-AnyRecipe = ExportableRecipe | VideoRecipe
+AnyRecipe = SequenceRecipe | ClassificationRecipe | SegmentationRecipe | VideoRecipe | GenerationRecipe
 
 _BY_TASK: dict[str, type[AnyRecipe]] = {
     "translation": Recipe,
@@ -85,17 +83,6 @@ def _change(content: dict[str, Any], key: str, value: Any) -> None:
         if not isinstance(content, dict):
             raise RecipeError(f"cannot set {key}: {table} is not a table")
     content[last] = value
-
-
-def exportable(recipe: AnyRecipe) -> ExportableRecipe:
-    """Returns the recipe if it is of a model that can be exported.
-
-    Raises:
-        RecipeError: the model cannot be exported yet.
-    """
-    if isinstance(recipe, ExportableRecipe):
-        return recipe
-    raise RecipeError(f"{recipe.model_id}: the export of {recipe.architecture} models is not supported by this version")
 
 
 def sequence_recipe(recipe: AnyRecipe) -> SequenceRecipe:

@@ -160,6 +160,23 @@ class VideoData(Section, frozen=True):
             raise ValueError("data.inner_folds must be at least 2 and data.views at least 1")
 
 
+class VideoAdaptation(Section, frozen=True):
+    """The second phase of a video classifier's training, in which encoded clips get the probabilities of their frames."""
+
+    epochs: int
+    peak_learning_rate: float
+    consistency: float
+    """Weight of the difference between the margins of a clip and of the clip through a video file, in the loss."""
+    directions: int
+    """Number of directions of the channels, those that encoding changes most, that the head no longer reads."""
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.consistency < 0 or not 0 <= self.directions < 80:
+            raise ValueError(
+                "adaptation.epochs must be at least 1, adaptation.consistency at least 0, adaptation.directions from 0 to 79"
+            )
+
+
 class VideoRecipe(VisionRecipe, frozen=True, kw_only=True):
     """One classifier of clips, trained by AdamW on cached features."""
 
@@ -167,3 +184,5 @@ class VideoRecipe(VisionRecipe, frozen=True, kw_only=True):
     data: VideoData
     optimizer: Optimizer
     label_smoothing: float
+    adaptation: VideoAdaptation | None = None
+    """None: the training ends with the selected epoch."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from attnserve.v1 import single_pass_pb2 as attnserve_dot_v1_dot_single__pass__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attnserve/v1/classification.proto\x12\x0c\x61ttnserve.v1\x1a\x1e\x61ttnserve/v1/single_pass.proto\"\x80\x01\n\x14\x43lassifyImageRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x18\n\x10return_attention\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x11\"\xc5\x01\n\x15\x43lassifyImageResponse\x12/\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1e.attnserve.v1.ClassProbability\x12/\n\tattention\x18\x02 \x03(\x0b\x32\x1c.attnserve.v1.BlockAttention\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12*\n\x07timings\x18\x05 \x01(\x0b\x32\x19.attnserve.v1.PassTimings\"D\n\x10\x43lassProbability\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"a\n\x0e\x42lockAttention\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x03(\x02\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0f\n\x07spatial\x18\x05 \x03(\x02\x32q\n\x15\x43lassificationService\x12X\n\rClassifyImage\x12\".attnserve.v1.ClassifyImageRequest\x1a#.attnserve.v1.ClassifyImageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!attnserve/v1/classification.proto\x12\x0c\x61ttnserve.v1\x1a\x1e\x61ttnserve/v1/single_pass.proto\"\x80\x01\n\x14\x43lassifyImageRequest\x12\r\n\x05image\x18\x01 \x01(\x0c\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\r\n\x05top_k\x18\x04 \x01(\r\x12\x18\n\x10return_attention\x18\x05 \x01(\x08\x12\x10\n\x08priority\x18\x06 \x01(\x11\"\xc5\x01\n\x15\x43lassifyImageResponse\x12/\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1e.attnserve.v1.ClassProbability\x12/\n\tattention\x18\x02 \x03(\x0b\x32\x1c.attnserve.v1.BlockAttention\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12*\n\x07timings\x18\x05 \x01(\x0b\x32\x19.attnserve.v1.PassTimings\"D\n\x10\x43lassProbability\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0bprobability\x18\x03 \x01(\x02\"a\n\x0e\x42lockAttention\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\x10\n\x08\x63hannels\x18\x02 \x03(\x02\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x04 \x01(\r\x12\x0f\n\x07spatial\x18\x05 \x03(\x02\"\xbc\x01\n\x14\x43lassifyVideoRequest\x12\r\n\x05video\x18\x01 \x01(\x0c\x12\x0e\n\x06\x66rames\x18\x02 \x03(\x0c\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\r\n\x05top_k\x18\x05 \x01(\r\x12+\n\x07queries\x18\x06 \x03(\x0b\x32\x1a.attnserve.v1.ClipPosition\x12\x17\n\x0freturn_pictures\x18\x07 \x01(\x08\x12\x10\n\x08priority\x18\x08 \x01(\x11\"3\n\x0c\x43lipPosition\x12\r\n\x05\x66rame\x18\x01 \x01(\r\x12\t\n\x01x\x18\x02 \x01(\x01\x12\t\n\x01y\x18\x03 \x01(\x01\"\x85\x02\n\x15\x43lassifyVideoResponse\x12/\n\x07\x63lasses\x18\x01 \x03(\x0b\x32\x1e.attnserve.v1.ClassProbability\x12*\n\x06\x66rames\x18\x02 \x03(\x0b\x32\x1a.attnserve.v1.SampledFrame\x12\x13\n\x0b\x63lip_frames\x18\x03 \x01(\r\x12.\n\tattention\x18\x04 \x01(\x0b\x32\x1b.attnserve.v1.ClipAttention\x12\r\n\x05model\x18\x05 \x01(\t\x12\x0f\n\x07version\x18\x06 \x01(\t\x12*\n\x07timings\x18\x07 \x01(\x0b\x32\x19.attnserve.v1.PassTimings\"M\n\x0cSampledFrame\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0f\n\x07seconds\x18\x02 \x01(\x01\x12\x0c\n\x04time\x18\x03 \x01(\r\x12\x0f\n\x07picture\x18\x04 \x01(\x0c\"f\n\rClipAttention\x12\r\n\x05times\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\x12\'\n\x04maps\x18\x04 \x03(\x0b\x32\x19.attnserve.v1.PositionMap\"W\n\x0bPositionMap\x12)\n\x05query\x18\x01 \x01(\x0b\x32\x1a.attnserve.v1.ClipPosition\x12\x0c\n\x04\x63\x65ll\x18\x02 \x01(\r\x12\x0f\n\x07weights\x18\x03 \x03(\x02\x32\xcb\x01\n\x15\x43lassificationService\x12X\n\rClassifyImage\x12\".attnserve.v1.ClassifyImageRequest\x1a#.attnserve.v1.ClassifyImageResponse\x12X\n\rClassifyVideo\x12\".attnserve.v1.ClassifyVideoRequest\x1a#.attnserve.v1.ClassifyVideoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,6 +40,18 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSPROBABILITY']._serialized_end=482
   _globals['_BLOCKATTENTION']._serialized_start=484
   _globals['_BLOCKATTENTION']._serialized_end=581
-  _globals['_CLASSIFICATIONSERVICE']._serialized_start=583
-  _globals['_CLASSIFICATIONSERVICE']._serialized_end=696
+  _globals['_CLASSIFYVIDEOREQUEST']._serialized_start=584
+  _globals['_CLASSIFYVIDEOREQUEST']._serialized_end=772
+  _globals['_CLIPPOSITION']._serialized_start=774
+  _globals['_CLIPPOSITION']._serialized_end=825
+  _globals['_CLASSIFYVIDEORESPONSE']._serialized_start=828
+  _globals['_CLASSIFYVIDEORESPONSE']._serialized_end=1089
+  _globals['_SAMPLEDFRAME']._serialized_start=1091
+  _globals['_SAMPLEDFRAME']._serialized_end=1168
+  _globals['_CLIPATTENTION']._serialized_start=1170
+  _globals['_CLIPATTENTION']._serialized_end=1272
+  _globals['_POSITIONMAP']._serialized_start=1274
+  _globals['_POSITIONMAP']._serialized_end=1361
+  _globals['_CLASSIFICATIONSERVICE']._serialized_start=1364
+  _globals['_CLASSIFICATIONSERVICE']._serialized_end=1567
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class ClassificationServiceStub:
-    """Classifies images. Send many images as concurrent calls on one channel: the server batches across calls.
+    """Classifies images and clips. Send many of them as concurrent calls on one channel: the server batches across calls.
     """
 
     def __init__(self, channel):
@@ -40,14 +40,26 @@ class ClassificationServiceStub:
                 request_serializer=attnserve_dot_v1_dot_classification__pb2.ClassifyImageRequest.SerializeToString,
                 response_deserializer=attnserve_dot_v1_dot_classification__pb2.ClassifyImageResponse.FromString,
                 _registered_method=True)
+        self.ClassifyVideo = channel.unary_unary(
+                '/attnserve.v1.ClassificationService/ClassifyVideo',
+                request_serializer=attnserve_dot_v1_dot_classification__pb2.ClassifyVideoRequest.SerializeToString,
+                response_deserializer=attnserve_dot_v1_dot_classification__pb2.ClassifyVideoResponse.FromString,
+                _registered_method=True)
 
 
 class ClassificationServiceServicer:
-    """Classifies images. Send many images as concurrent calls on one channel: the server batches across calls.
+    """Classifies images and clips. Send many of them as concurrent calls on one channel: the server batches across calls.
     """
 
     def ClassifyImage(self, request, context):
         """Finds the most probable classes of an image.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ClassifyVideo(self, request, context):
+        """Finds the most probable classes of a clip.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +73,11 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
                     request_deserializer=attnserve_dot_v1_dot_classification__pb2.ClassifyImageRequest.FromString,
                     response_serializer=attnserve_dot_v1_dot_classification__pb2.ClassifyImageResponse.SerializeToString,
             ),
+            'ClassifyVideo': grpc.unary_unary_rpc_method_handler(
+                    servicer.ClassifyVideo,
+                    request_deserializer=attnserve_dot_v1_dot_classification__pb2.ClassifyVideoRequest.FromString,
+                    response_serializer=attnserve_dot_v1_dot_classification__pb2.ClassifyVideoResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'attnserve.v1.ClassificationService', rpc_method_handlers)
@@ -70,7 +87,7 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClassificationService:
-    """Classifies images. Send many images as concurrent calls on one channel: the server batches across calls.
+    """Classifies images and clips. Send many of them as concurrent calls on one channel: the server batches across calls.
     """
 
     @staticmethod
@@ -90,6 +107,33 @@ class ClassificationService:
             '/attnserve.v1.ClassificationService/ClassifyImage',
             attnserve_dot_v1_dot_classification__pb2.ClassifyImageRequest.SerializeToString,
             attnserve_dot_v1_dot_classification__pb2.ClassifyImageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ClassifyVideo(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/attnserve.v1.ClassificationService/ClassifyVideo',
+            attnserve_dot_v1_dot_classification__pb2.ClassifyVideoRequest.SerializeToString,
+            attnserve_dot_v1_dot_classification__pb2.ClassifyVideoResponse.FromString,
             options,
             channel_credentials,
             insecure,

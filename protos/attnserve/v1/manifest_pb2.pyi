@@ -14,6 +14,7 @@ class Task(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TASK_CAPTION: _ClassVar[Task]
     TASK_SEGMENTATION: _ClassVar[Task]
     TASK_CLASSIFICATION: _ClassVar[Task]
+    TASK_VIDEO_CLASSIFICATION: _ClassVar[Task]
     TASK_GENERATION: _ClassVar[Task]
 
 class DataType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
@@ -37,6 +38,11 @@ class Scope(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     SCOPE_REQUEST: _ClassVar[Scope]
     SCOPE_HYPOTHESIS: _ClassVar[Scope]
 
+class FrameSampling(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    FRAME_SAMPLING_UNSPECIFIED: _ClassVar[FrameSampling]
+    FRAME_SAMPLING_EVEN: _ClassVar[FrameSampling]
+
 class Fit(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
     FIT_UNSPECIFIED: _ClassVar[Fit]
@@ -55,6 +61,7 @@ TASK_TRANSLATION: Task
 TASK_CAPTION: Task
 TASK_SEGMENTATION: Task
 TASK_CLASSIFICATION: Task
+TASK_VIDEO_CLASSIFICATION: Task
 TASK_GENERATION: Task
 DATA_TYPE_UNSPECIFIED: DataType
 DATA_TYPE_FLOAT32: DataType
@@ -68,6 +75,8 @@ DEVICE_CUDA: Device
 SCOPE_UNSPECIFIED: Scope
 SCOPE_REQUEST: Scope
 SCOPE_HYPOTHESIS: Scope
+FRAME_SAMPLING_UNSPECIFIED: FrameSampling
+FRAME_SAMPLING_EVEN: FrameSampling
 FIT_UNSPECIFIED: Fit
 FIT_STRETCH: Fit
 FIT_PAD: Fit
@@ -148,18 +157,46 @@ class ImageInput(_message.Message):
     def __init__(self, height: _Optional[int] = ..., width: _Optional[int] = ..., grid_height: _Optional[int] = ..., grid_width: _Optional[int] = ...) -> None: ...
 
 class SinglePass(_message.Message):
-    __slots__ = ("picture", "labels", "attention", "latent", "generated")
+    __slots__ = ("picture", "labels", "attention", "clip", "latent", "generated")
     PICTURE_FIELD_NUMBER: _ClassVar[int]
     LABELS_FIELD_NUMBER: _ClassVar[int]
     ATTENTION_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
     LATENT_FIELD_NUMBER: _ClassVar[int]
     GENERATED_FIELD_NUMBER: _ClassVar[int]
     picture: PictureInput
     labels: _containers.RepeatedCompositeFieldContainer[Label]
     attention: _containers.RepeatedCompositeFieldContainer[PassAttention]
+    clip: ClipInput
     latent: LatentInput
     generated: PictureOutput
-    def __init__(self, picture: _Optional[_Union[PictureInput, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attention: _Optional[_Iterable[_Union[PassAttention, _Mapping]]] = ..., latent: _Optional[_Union[LatentInput, _Mapping]] = ..., generated: _Optional[_Union[PictureOutput, _Mapping]] = ...) -> None: ...
+    def __init__(self, picture: _Optional[_Union[PictureInput, _Mapping]] = ..., labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., attention: _Optional[_Iterable[_Union[PassAttention, _Mapping]]] = ..., clip: _Optional[_Union[ClipInput, _Mapping]] = ..., latent: _Optional[_Union[LatentInput, _Mapping]] = ..., generated: _Optional[_Union[PictureOutput, _Mapping]] = ...) -> None: ...
+
+class ClipInput(_message.Message):
+    __slots__ = ("frames", "size", "sampling", "cells")
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    SAMPLING_FIELD_NUMBER: _ClassVar[int]
+    CELLS_FIELD_NUMBER: _ClassVar[int]
+    frames: int
+    size: PictureSize
+    sampling: FrameSampling
+    cells: ClipCells
+    def __init__(self, frames: _Optional[int] = ..., size: _Optional[_Union[PictureSize, _Mapping]] = ..., sampling: _Optional[_Union[FrameSampling, str]] = ..., cells: _Optional[_Union[ClipCells, _Mapping]] = ...) -> None: ...
+
+class ClipCells(_message.Message):
+    __slots__ = ("times", "rows", "columns", "first_frame", "frames")
+    TIMES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FRAME_FIELD_NUMBER: _ClassVar[int]
+    FRAMES_FIELD_NUMBER: _ClassVar[int]
+    times: int
+    rows: int
+    columns: int
+    first_frame: int
+    frames: int
+    def __init__(self, times: _Optional[int] = ..., rows: _Optional[int] = ..., columns: _Optional[int] = ..., first_frame: _Optional[int] = ..., frames: _Optional[int] = ...) -> None: ...
 
 class LatentInput(_message.Message):
     __slots__ = ("size",)

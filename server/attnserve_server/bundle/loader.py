@@ -18,7 +18,7 @@ from attnserve_server.config import DEFAULTS_FILE
 from attnserve_server.errors import BundleError, ConfigError
 
 FORMAT_VERSIONS = (1, 2)
-SUPPORTED = frozenset({"blocked_steps", "latent_input", "single_pass"})
+SUPPORTED = frozenset({"blocked_steps", "clip_input", "latent_input", "single_pass"})
 """What a manifest of format version 2 may require."""
 Check = Callable[[manifest_pb2.Manifest], list[str]]
 """Returns all problems of a manifest, except those of its files."""
@@ -148,6 +148,8 @@ def _version_problems(manifest: manifest_pb2.Manifest) -> list[str]:
         return ['block_rows, and requires has no "blocked_steps"']
     if manifest.single_pass.HasField("latent") and "latent_input" not in manifest.requires:
         return ['single_pass.latent, and requires has no "latent_input"']
+    if manifest.single_pass.HasField("clip") and "clip_input" not in manifest.requires:
+        return ['single_pass.clip, and requires has no "clip_input"']
     return []
 
 

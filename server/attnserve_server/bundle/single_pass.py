@@ -18,6 +18,8 @@ MUCH_LARGER = 4
 """Times of the manifest's largest batch above which a setting is worth a warning: memory grows with the batch."""
 MAX_PIXELS = 8192
 """Largest width or height of an input image."""
+MAX_FRAMES = 1024
+"""Largest number of frames of an input clip."""
 _ROLE_AXES = {
     manifest_pb2.ATTENTION_ROLE_UNARY: 2,
     manifest_pb2.ATTENTION_ROLE_PAIRWISE: 3,
@@ -27,6 +29,7 @@ _ROLE_AXES = {
 """Number of axes of an attention output, the batch included."""
 _RESERVED = {
     "image": (manifest_pb2.DATA_TYPE_UINT8, ("batch", "height", "width", "3")),
+    "clip": (manifest_pb2.DATA_TYPE_UINT8, ("batch", "frame", "height", "width", "3")),
     "size": (manifest_pb2.DATA_TYPE_INT64, ("batch", "2")),
     "query": (manifest_pb2.DATA_TYPE_INT64, ("batch", "query")),
     "latent": (manifest_pb2.DATA_TYPE_FLOAT32, ("batch", "latent")),
@@ -42,6 +45,7 @@ def single_pass_problems(manifest: manifest_pb2.Manifest) -> list[str]:
     if manifest.states:
         problems.append("states: a single-pass model has none")
     problems += [*_picture_problems(declared.picture), *_label_problems(declared.labels), *_attention_problems(declared.attention)]
+    problems += _clip_problems(declared.clip) if declared.HasField("clip") else []
     for each in manifest.variants:
         problems += _variant_problems(declared, each)
     if "" in named_files(manifest):
@@ -80,6 +84,20 @@ def _picture_problems(picture: manifest_pb2.PictureInput) -> Iterator[str]:
             yield f"single_pass.picture.sizes[{index}]: {size.width}x{size.height} is not between 1x1 and {MAX_PIXELS}x{MAX_PIXELS}"
     for twice in _repeated(f"{size.width}x{size.height}" for size in picture.sizes):
         yield f"single_pass.picture.sizes: {twice} is there twice"
+
+
+def _clip_problems(clip: manifest_pb2.ClipInput) -> Iterator[str]:
+    size, cells = clip.size, clip.cells
+    if not 1 <= clip.frames <= MAX_FRAMES:
+        yield f"single_pass.clip.frames: {clip.frames} is not between 1 and {MAX_FRAMES}"
+    if not (1 <= size.width <= MAX_PIXELS and 1 <= size.height <= MAX_PIXELS):
+        yield f"single_pass.clip.size: {size.width}x{size.height} is not between 1x1 and {MAX_PIXELS}x{MAX_PIXELS}"
+    if clip.sampling != manifest_pb2.FRAME_SAMPLING_EVEN:
+        yield "single_pass.clip.sampling is not known"
+    if not (cells.times and cells.rows and cells.columns and cells.frames):
+        yield "single_pass.clip.cells: a size is 0"
+    elif cells.first_frame + cells.times * cells.frames > clip.frames:
+        yield f"single_pass.clip.cells: they reach beyond {clip.frames} frames"
 
 
 def _label_problems(labels: Iterable[manifest_pb2.Label]) -> Iterator[str]:
@@ -130,6 +148,7 @@ def _graph_problems(declared: manifest_pb2.SinglePass, each: manifest_pb2.PassGr
     for twice in _repeated(tensor.name for tensor in (*each.graph.inputs, *each.graph.outputs)):
         yield f"{twice} is there twice"
     yield from _image_problems(declared.picture, inputs)
+    yield from _clip_input_problems(declared, each)
     roles = {attention.output: attention.role for attention in declared.attention}
     if each.gives_attention and not roles:
         yield "it gives attention, and single_pass.attention is empty"
@@ -171,6 +190,22 @@ def _image_problems(picture: manifest_pb2.PictureInput, inputs: dict[str, manife
         pixels = str(size.height), str(size.width)
         if any(axis.isdigit() and axis != wanted for axis, wanted in zip(inputs["image"].axes[1:3], pixels, strict=False)):
             yield f"input image does not take {size.width}x{size.height}"
+
+
+def _clip_input_problems(declared: manifest_pb2.SinglePass, each: manifest_pb2.PassGraph) -> Iterator[str]:
+    """Problems of the input clip, and of the attention over its cells."""
+    given = next((list(tensor.axes) for tensor in each.graph.inputs if tensor.name == "clip"), None)
+    if (given is not None) != declared.HasField("clip"):
+        yield "the input clip belongs to single_pass.clip, and single_pass.clip to it"
+    if given is None or not declared.HasField("clip"):
+        return
+    clip, cells = declared.clip, declared.clip.cells
+    if given[1:4] != [str(clip.frames), str(clip.size.height), str(clip.size.width)]:
+        yield f"input clip does not take {clip.frames} frames of {clip.size.width}x{clip.size.height}"
+    pairwise = {each.output for each in declared.attention if each.role == manifest_pb2.ATTENTION_ROLE_PAIRWISE}
+    for tensor in each.graph.outputs:
+        if tensor.name in pairwise and list(tensor.axes[2:]) != [str(cells.times * cells.rows * cells.columns)]:
+            yield f"output {tensor.name}: its cells are not those of single_pass.clip"
 
 
 def _is_like(axes: list[str], wanted: tuple[str, ...]) -> bool:

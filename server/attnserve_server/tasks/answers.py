@@ -166,3 +166,38 @@ class Generation(msgspec.Struct):
     attention: GeneratedAttention | None
     batch_size: int
     """Of the largest batch that one of the images was in."""
+
+
+class SampledFrame(msgspec.Struct):
+    """A frame that the model read: its index and time in the clip, its cell in time, and a JPEG file or nothing."""
+
+    index: int
+    seconds: float
+    time: int
+    picture: bytes
+
+
+class PositionMap(msgspec.Struct):
+    """Attention of the cell of a position (frame, x, y): the index of the cell, and its weights (times, rows, columns)."""
+
+    query: tuple[int, float, float]
+    cell: int
+    weights: npt.NDArray[np.float32]
+
+
+class ClipAttention(msgspec.Struct):
+    """Attention over the cells of a clip (times, rows, columns), a map for each query."""
+
+    cells: tuple[int, int, int]
+    maps: list[PositionMap]
+
+
+class VideoClassification(msgspec.Struct):
+    """Answer to a clip: as :class:`Classification`, with the frames that were read of its ``clip_frames``."""
+
+    classes: list[tuple[int, float]]
+    frames: list[SampledFrame]
+    clip_frames: int
+    attention: ClipAttention | None
+    batch_size: int
+    """As in :class:`Segmentation`."""

@@ -64,14 +64,9 @@ class ClassificationWork:
     def check(self, asked: AskedClassification, model: Model, limits: Limits) -> int:
         """See :class:`Task`: all checks that do not need the image; returns the number of classes."""
         del limits
-        most = model.task.num_classes
-        if asked.top_k > most:
-            raise InvalidRequest(
-                f"top_k must be at most {most}, the number of classes of {model.id}; it is {asked.top_k}", field="top_k"
-            )
         if asked.return_attention:
             check_attention(model, _CHANNEL, _SPATIAL, field="return_attention")
-        return asked.top_k or min(DEFAULT_TOP_K, most)
+        return wanted_classes(asked.top_k, model)
 
     def effort(self, asked: AskedClassification) -> None:
         """See :class:`Task`: never inline, because decoding takes milliseconds."""
@@ -89,17 +84,38 @@ class ClassificationWork:
             ExecutionFailed: an output is not what the manifest says.
         """
         outcome = outcome_of(answers)
-        probabilities = array_of(outcome, "probabilities", np.float32, 1)
-        if probabilities.size != prepared.model.task.num_classes:
-            unusable("probabilities")
-        best = np.argsort(-probabilities, kind="stable")[: prepared.asked]
-        classes = [(int(index), float(probabilities[index])) for index in best]
+        classes = most_probable(outcome, prepared.model.task.num_classes, prepared.asked)
         attention = _attention(prepared.model, outcome) if prepared.payloads[0].wants_attention else []
         return Classification(classes, attention, batch_size_of(answers))
 
     def stream(self, prepared: PassPrepared) -> AnswerStream:
         """See :class:`Task`: no method of its service streams."""
         raise NotImplementedError
+
+
+def wanted_classes(top_k: int, model: Model) -> int:
+    """Returns the number of classes of an answer.
+
+    Raises:
+        InvalidRequest: the model has fewer than ``top_k``.
+    """
+    most = model.task.num_classes
+    if top_k > most:
+        raise InvalidRequest(f"top_k must be at most {most}, the number of classes of {model.id}; it is {top_k}", field="top_k")
+    return int(top_k or min(DEFAULT_TOP_K, most))
+
+
+def most_probable(outcome: PassOutcome, num_classes: int, count: int) -> list[tuple[int, float]]:
+    """Returns index and probability of the most probable classes, of equal ones the first.
+
+    Raises:
+        ExecutionFailed: there is not one probability for each class.
+    """
+    probabilities = array_of(outcome, "probabilities", np.float32, 1)
+    if probabilities.size != num_classes:
+        unusable("probabilities")
+    best = np.argsort(-probabilities, kind="stable")[:count]
+    return [(int(index), float(probabilities[index])) for index in best]
 
 
 def _attention(model: Model, outcome: PassOutcome) -> list[BlockAttention]:

@@ -4,22 +4,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.kinds import Payload
 from attnserve_server.request import Done
+from attnserve_server.tasks.clips.wire import ClipLimits
 from attnserve_server.tasks.images import ImageLimits
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of a request: characters of text, and those of an image file."""
+    """Limits of a request: characters of text, those of an image file, and those of a clip."""
 
     max_text_chars: int
     image: ImageLimits
+    clip: ClipLimits = field(default_factory=ClipLimits)
 
 
 class Model(Protocol):

@@ -69,6 +69,17 @@ def check_attention(model: Model, *roles: manifest_pb2.AttentionRole, field: str
         )
 
 
+def num_queries(variant: manifest_pb2.Variant, most: int) -> int:
+    """Returns the places for queries in each request of a variant, at most ``most``; 0 if no graph has them."""
+    declared = [tensor.axes[1] for each in variant.passes for tensor in each.graph.inputs if tensor.name == "query"]
+    return min([most, *(int(axis) for axis in declared if axis.isdecimal())]) if declared else 0
+
+
+def integers(values: Sequence[int]) -> PassTensor:
+    """Returns an input of 64-bit integers."""
+    return PassTensor((len(values),), np.array(values, np.int64).tobytes())
+
+
 def outcome_of(answers: Sequence[PassDone]) -> PassOutcome:
     """Returns the outcome of a request with one payload."""
     (answer,) = answers

@@ -14,6 +14,7 @@ from attnserve_server.tasks.generation import GenerationWork, generation_problem
 from attnserve_server.tasks.interface import Task
 from attnserve_server.tasks.segmentation import SegmentationWork, segmentation_problems
 from attnserve_server.tasks.translation import TranslationWork
+from attnserve_server.tasks.video_classification import VideoWork, video_problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,19 @@ CLASSIFICATION = TaskSpec(
     reads_image=True,
     further_problems=classification_problems,
 )
+VIDEO_CLASSIFICATION = TaskSpec(
+    number=manifest_pb2.TASK_VIDEO_CLASSIFICATION,
+    name="video_classification",
+    does="classify video",
+    service="attnserve.v1.ClassificationService",
+    kind=SINGLE_PASS,
+    task=VideoWork(),
+    needs=("single_pass.clip.frames", "single_pass.clip.size.width", "single_pass.clip.size.height", "single_pass.labels"),
+    preparation=Preparation("clips", "clips"),
+    reads_image=True,
+    renders_on_threads=True,
+    further_problems=video_problems,
+)
 GENERATION = TaskSpec(
     number=manifest_pb2.TASK_GENERATION,
     name="generation",
@@ -135,7 +149,7 @@ GENERATION = TaskSpec(
     further_problems=generation_problems,
 )
 
-TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION, GENERATION)
+TASKS = (TRANSLATION, CAPTION, SEGMENTATION, CLASSIFICATION, VIDEO_CLASSIFICATION, GENERATION)
 
 
 class TaskTable:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.passes import PassDone, PassOutcome, PassPayload, PassTensor
+from attnserve_server.passes import PassDone, PassOutcome, PassPayload
 from attnserve_server.tasks.answers import ClassArea, ClassMapFormat, ClassRuns, PairwiseMap, Segmentation, SegmentAttention
 from attnserve_server.tasks.class_map import ClassMap
 from attnserve_server.tasks.fit import Fitted, InputSizes
@@ -23,7 +23,9 @@ from attnserve_server.tasks.passes import (
     array_of,
     batch_size_of,
     check_attention,
+    integers,
     manifest_problems,
+    num_queries,
     outcome_of,
     outputs_of,
     pixels_of,
@@ -70,7 +72,7 @@ class SegmentationTask:
     def __init__(self, bundle: Bundle) -> None:
         declared = bundle.manifest.single_pass
         self.sizes, self.cell = InputSizes.of(declared.picture), declared.picture.cell
-        self.num_classes, self.num_queries = len(declared.labels), _num_queries(bundle.variant)
+        self.num_classes, self.num_queries = len(declared.labels), num_queries(bundle.variant, MAX_QUERIES)
         self.palette = b"".join(label.colour.to_bytes(3, "big") for label in declared.labels)
 
 
@@ -105,10 +107,10 @@ class SegmentationWork:
         fitted, wants_attention = picture.fitted, asked.return_unary or bool(asked.queries)
         inputs = {"image": pixels_of(picture)}
         if task.sizes.pads:
-            inputs["size"] = _integers(fitted.inside[::-1])
+            inputs["size"] = integers(fitted.inside[::-1])
         if wants_attention and task.num_queries:
             cells = [_cell(query, fitted, task.cell, fitted.size[0]) for query in asked.queries]
-            inputs["query"] = _integers([*cells, *[0] * (task.num_queries - len(cells))])
+            inputs["query"] = integers([*cells, *[0] * (task.num_queries - len(cells))])
         rows, columns = _grid(fitted.size, task.cell)
         return PassPrepared(model, picture, asked, [PassPayload(inputs, wants_attention, rows * columns)])
 
@@ -204,13 +206,3 @@ def _attention(prepared: PassPrepared, outcome: PassOutcome) -> SegmentAttention
         pairwise = [PairwiseMap(*each) for each in zip(asked.queries, cells, maps, strict=False)]
     width, height = (cell * whole / part for whole, part in zip(fitted.original, fitted.inside, strict=True))
     return SegmentAttention(rows, columns, (width, height), unary, pairwise)
-
-
-def _num_queries(variant: manifest_pb2.Variant) -> int:
-    """Returns the places for query pixels in each request of a variant; 0 if no graph has them."""
-    declared = [tensor.axes[1] for each in variant.passes for tensor in each.graph.inputs if tensor.name == "query"]
-    return min([MAX_QUERIES, *(int(axis) for axis in declared if axis.isdecimal())]) if declared else 0
-
-
-def _integers(values: Sequence[int]) -> PassTensor:
-    return PassTensor((len(values),), np.array(values, np.int64).tobytes())

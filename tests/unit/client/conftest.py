@@ -54,6 +54,9 @@ class BlockingAsyncClient:
     def classify_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
         return self._drive(self._client.classify_many(*args, **kwargs))
 
+    def classify_video_many(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        return self._drive(self._client.classify_video_many(*args, **kwargs))
+
     def _drive(self, events: Any) -> Iterator[Any]:
         async def advance() -> Any:
             return await anext(events, None)

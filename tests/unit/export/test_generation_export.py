@@ -35,7 +35,7 @@ from attnserve_export.generation_checks import (
 )
 from attnserve_export.graphs.sagan import fold_generator, make_average
 from attnserve_export.models.sagan import Generator, SaganConfig, fix_statistics
-from attnserve_export.recipe import GenerationRecipe, exportable, load_recipe
+from attnserve_export.recipe import GenerationRecipe, load_recipe
 from attnserve_export.recording import record
 from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -192,10 +192,6 @@ def test_twin_has_no_bundle(made: Made, tmp_path: Path) -> None:
     recipe = recipe_of(**{"model.attention": False})
     with pytest.raises(ExportError, match="twin"):
         export_bundle(Trained(recipe, made.trained.weights, b"", made.trained.summary), made.data, tmp_path)
-
-
-def test_recipe_is_exportable() -> None:
-    assert exportable(load_recipe(MODEL_ID)).model_id == MODEL_ID
 
 
 def test_wrong_weight_is_found(made: Made) -> None:

@@ -20,7 +20,7 @@ MODELS = Path(__file__).parents[3] / "deploy" / "models"
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    for name in ("dnl-camvid", "cbam-cifar10"):
+    for name in ("dnl-camvid", "cbam-cifar10", "nonlocal-fight"):
         shutil.copytree(MODELS / name, tmp_path / name)
     return tmp_path
 
@@ -106,3 +106,50 @@ def test_a_gain_is_reported_whatever_its_sign(models: Path, bounds: tuple[float,
 def test_the_gain_of_another_task_is_refused(models: Path) -> None:
     with pytest.raises(ExportError, match="the comparison is of segmentation models, cbam-cifar10 is not one"):
         record(models / "cbam-cifar10" / "1", segmentation_gain(0, 1))
+
+
+def test_figures_of_a_video_classifier_are_in_its_card(models: Path) -> None:
+    folder = models / "nonlocal-fight" / "1"
+    about = {"model": "nonlocal-fight", "variant": "fp32", "split": "val", "limit": None, "seconds": 2.5, "clips": 52}
+    accuracies = {
+        name: {"accuracy": [77.7, 70.0, 85.0], "of_each_seed": [76.0, 78.0], "of_val": 80.0}
+        for name in ("non-local", "twin", "baseline")
+    }
+    record(
+        folder,
+        {"evaluation": "video", "accuracy": 76.92, "class_accuracy": {"fight": 90.0, "noFight": None}, "confusion": [[1]], **about},
+    )
+    gains = {"non-local - twin": [1.5, -0.5, 3.5]}
+    record(folder, {"evaluation": "video_gain", "folds": 5, "accuracies": accuracies, "gains": gains, "chosen": {"gaussian": 10}})
+    encoding = {
+        "codec": "h264",
+        "width": 320,
+        "height": 240,
+        "same_class": 98.1,
+        "mean_difference": 0.0123,
+        "largest_difference": 0.2,
+    }
+    record(folder, {"evaluation": "video_skew", "encodings": [encoding], **about})
+    quality = read_manifest(folder).quality
+    assert [(each.metric, each.value, each.part) for each in quality] == [("accuracy", 76.92, ""), ("accuracy", 90.0, "fight")]
+    assert {each.command for each in quality} == {"attnserve evaluate video --data DIR --model nonlocal-fight --split val"}
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| Non-local | 77.7 [70.0, 85.0] | 76.0 | 78.0 | 80.0 |" in card
+    assert "non-local - twin: +1.50 [-0.50, +3.50]. The interval contains 0" in card
+    assert "| h264 | 320 × 240 | 98.1 % | 0.0123 | 0.200 |" in card
+    assert "Encoding hardly changes the answers (" in card
+    assert "and 22 % in the cross-validation." in card
+    for worse, text in (
+        ({"same_class": 94.9}, "**Encoding changes the class of up to 5.1 % of the clips**"),
+        ({"mean_difference": 0.031}, "**Encoding changes the answers**"),
+    ):
+        record(folder, {"evaluation": "video_skew", "encodings": [encoding, {**encoding, **worse}], **about})
+        assert text in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "`attnserve evaluate video-skew --data DIR --model nonlocal-fight --split val`" in card
+    assert "**It must not be used to watch, judge or report people" in card
+    with pytest.raises(ExportError, match="the comparison is of video classification models, cbam-cifar10 is not one"):
+        record(
+            models / "cbam-cifar10" / "1",
+            {"evaluation": "video_gain", "folds": 5, "accuracies": accuracies, "gains": gains, "chosen": {}},
+        )

@@ -24,35 +24,49 @@ from attnserve_export import pass_independence, pass_runner
 from attnserve_export.bundle_writer import read_manifest
 from attnserve_export.bundles import export_bundle, renew_golden_answers, stored_model
 from attnserve_export.exporter import ExportError
-from attnserve_export.graphs import disentangled_nonlocal
+from attnserve_export.golden_sources import made_up_clips
+from attnserve_export.graphs import disentangled_nonlocal, nonlocal_video
 from attnserve_export.graphs.upsampled import UpsampledClasses
 from attnserve_export.layers.folded import fold_norms, has_norms
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_independence import check_independence
 from attnserve_export.pass_parity import check_passes
 from attnserve_export.pass_runner import PROBABILITIES, PassRunner, with_logits
-from attnserve_export.recipe import ClassificationRecipe, RecipeError, SegmentationRecipe, VisionRecipe, exportable, load_recipe
+from attnserve_export.recipe import (
+    ClassificationRecipe,
+    SegmentationRecipe,
+    VideoRecipe,
+    VisionRecipe,
+    load_recipe,
+)
 from attnserve_export.registry import build_model
-from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
+from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run, whole_model
 from attnserve_export.training.segmentation.data import CLASSES
+from attnserve_export.training.video.data import CLASSES as CLIP_CLASSES
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.export import training_data
 from tests.unit.export.test_segmentation_training import data as camvid  # noqa: F401 - a fixture
+from tests.unit.export.video_data import make_fight_video
 
 CHANGES: dict[str, dict[str, Any]] = {
     "cbam-cifar10": {"model.blocks": 1},
     "dnl-camvid": {"model.width": 16, "model.inner": 8, "model.decoder": [8, 8]},
+    "nonlocal-fight": {"model.width": 8, "model.bottleneck": 4},
 }
 SIZES = ((96, 48), (64, 96), (96, 64), (96, 96))
 """Width and height of the images, instead of Disentangled Non-local's own ones."""
 COMMON = {
     "epochs": 2, "updates": 6, "kept_epoch": 1, "parameters": {"model": 9}, "train_seconds": 60,
-    "log": [{"epoch": each, "loss": 2.5, "accuracy": 0.1, "held_back_accuracy": 0.2, "held_back_miou": 3.0} for each in (1, 2)],
+    "log": [{"epoch": each, "loss": 2.5, "accuracy": 0.1, "held_back_accuracy": 0.2, "held_back_miou": 3.0, "held_back_loss": 0.7} for each in (1, 2)],
 }  # fmt: skip
 SUMMARIES: dict[str, dict[str, Any]] = {
     "cbam-cifar10": {"classes": list(training_data.CLASSES), "val_accuracy": 0.01, "val_accuracy_cleaned": {"blurred": 0.02}},
     "dnl-camvid": {
         "classes": list(CLASSES), "val_miou": 0.1, "val_ious": dict.fromkeys(CLASSES, 0.1), "val_miou_cleaned": {"blurred": 0.2},
+    },
+    "nonlocal-fight": {
+        "classes": list(CLIP_CLASSES), "test_accuracy": 0.01, "test_clips": 4,
+        "adapted": {"test_accuracy_before": 0.5, "encodings": ["gif-112-112"]},
     },
 }  # fmt: skip
 
@@ -75,13 +89,15 @@ class Made:
 def fresh(model_id: str) -> Trained:
     """A model with random weights, which no batch normalisation leaves as they are."""
     recipe = load_recipe(model_id, CHANGES[model_id])
-    assert isinstance(recipe, ClassificationRecipe | SegmentationRecipe)
+    assert isinstance(recipe, ClassificationRecipe | SegmentationRecipe | VideoRecipe)
     summary = {**COMMON, **SUMMARIES[model_id]}
     torch.manual_seed(0)
     model = build_model(recipe.architecture, len(summary["classes"]), recipe.model)
     if hasattr(model, "load_imagenet"):
         model.load_imagenet()  # type: ignore[operator]
     weights = model.state_dict()
+    if model_id == "nonlocal-fight":
+        weights |= whole_model({})  # the trunk has ImageNet weights
     for name, value in weights.items():
         if name.endswith(("running_mean", "running_var")) or "block.output" in name:
             value.copy_(torch.rand_like(value) + 0.5)
@@ -102,7 +118,8 @@ def all_made(tmp_path_factory: pytest.TempPathFactory, camvid: Path, small_sizes
     def make(model_id: str) -> Made:
         if model_id not in made:
             models = tmp_path_factory.mktemp("models")
-            data = training_data.make_cifar10(tmp_path_factory.mktemp("cifar")) if model_id.startswith("cbam") else camvid
+            make_data = {"cbam-cifar10": training_data.make_cifar10, "nonlocal-fight": make_fight_video}.get(model_id)
+            data = make_data(tmp_path_factory.mktemp("data")) if make_data is not None else camvid
             trained = fresh(model_id)
             model = stored_model(trained.recipe, trained.weights, len(trained.summary["classes"]))
             made[model_id] = Made(models, export_bundle(trained, data, models), data, trained, model)
@@ -122,10 +139,17 @@ def pictures(count: int, height: int = 48, width: int = 60) -> list[Array]:
     return list(squares.repeat(6, 1).repeat(6, 2)[:, :height, :width])
 
 
+def moving_clips() -> list[Array]:
+    return [
+        np.asarray(clip) for clip in made_up_clips(nonlocal_video.GRAPHS.single_pass(build_model("nonlocal-video", 2, {})).clip)
+    ]  # type: ignore[misc]
+
+
 @pytest.mark.timeout(900)  # the graphs are made here
 def test_a_bundle_declares_its_graphs_labels_and_checks(made: Made) -> None:
     manifest = made.manifest
-    assert (manifest.format_version, list(manifest.requires)) == (2, ["single_pass"])
+    needs = ["single_pass", "clip_input"] if manifest.single_pass.HasField("clip") else ["single_pass"]
+    assert (manifest.format_version, list(manifest.requires)) == (2, needs)
     assert [(each.name, each.device) for each in manifest.variants] == [
         ("fp32", manifest_pb2.DEVICE_CPU),
         ("fp16", manifest_pb2.DEVICE_CUDA),
@@ -184,14 +208,22 @@ def test_golden_passes_have_the_modules_answers_for_each_size(made: Made) -> Non
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("model_id", "name"), [("cbam-cifar10", "stem.weight"), ("dnl-camvid", "encoder.stem.conv.weight")])
+@pytest.mark.parametrize(
+    ("model_id", "name"),
+    [
+        ("cbam-cifar10", "stem.weight"),
+        ("dnl-camvid", "encoder.stem.conv.weight"),
+        ("nonlocal-fight", "trunk.stem.conv.weight"),
+        ("nonlocal-fight", "head.block.query.weight"),
+    ],
+)
 def test_one_wrong_weight_is_refused(all_made: Callable[[str], Made], model_id: str, name: str) -> None:
     made = all_made(model_id)
     wrong = copy.deepcopy(made.model)
     dict(wrong.named_parameters())[name].flatten()[5] += 2.0
-    shape = (32, 32) if model_id.startswith("cbam") else (48, 60)
+    examples = {"cbam-cifar10": lambda: pictures(2, 32, 32), "dnl-camvid": lambda: pictures(2), "nonlocal-fight": moving_clips}
     with pytest.raises(ExportError, match=r"parity: .* differs by .* in a batch of 1"):
-        check_passes(made.folder, made.manifest, wrong, pictures(2, *shape))
+        check_passes(made.folder, made.manifest, wrong, examples[model_id]())
 
 
 @pytest.mark.timeout(900)
@@ -244,16 +276,14 @@ def test_weights_that_lose_quality_by_rounding_are_refused(all_made: Callable[[s
 
 
 def test_a_twin_is_not_exported(tmp_path: Path) -> None:
-    for model_id, changes in (("cbam-cifar10", {"model.attention": False}), ("dnl-camvid", {"model.block": "none"})):
-        twin = exportable(load_recipe(model_id, changes))
+    for model_id, changes in (
+        ("cbam-cifar10", {"model.attention": False}),
+        ("dnl-camvid", {"model.block": "none"}),
+        ("nonlocal-fight", {"model.pairwise": "none"}),
+    ):
+        twin = load_recipe(model_id, changes)
         with pytest.raises(ExportError, match=f"{model_id}: a twin without attention"):
             export_bundle(Trained(twin, {}, b"", {"classes": ["a"]}), tmp_path, tmp_path)
-
-
-@pytest.mark.parametrize("model_id", ["sagan-cifar10", "nonlocal-fight"])
-def test_a_model_without_graphs_is_not_exported(model_id: str) -> None:
-    with pytest.raises(RecipeError, match=f"{model_id}: the export of .* models is not supported by this version"):
-        exportable(load_recipe(model_id))
 
 
 def test_a_run_without_text_needs_no_tokenizer(tmp_path: Path) -> None:

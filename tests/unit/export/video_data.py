@@ -23,7 +23,10 @@ SMALL = {
     "schedule.checkpoint_seconds": 0.0,
     "optimizer.warmup_epochs": 1,
     "optimizer.peak_learning_rate": 0.01,
+    "adaptation": None,
 }
+ADAPTATION = {"epochs": 4, "peak_learning_rate": 0.01, "consistency": 1.0, "directions": 2}
+"""Encodes clips, which takes PyAV."""
 
 
 def strip(label: int, seed: int) -> bytes:

@@ -63,6 +63,14 @@ def test_a_folder_of_images_replaces_the_projects_own(attention: str, tmp_path: 
     assert {(each.model, each.return_attention) for each in server.classification.requests} == {("c", has_attention)}
 
 
+@pytest.mark.parametrize("attention", ["none", "mean"])
+def test_clips_are_sent_as_files(attention: str, tmp_path: Path, server: FakeServer) -> None:
+    counts = load(server, tmp_path, "--attention", attention, "--video-model", "v", "ClassifyVideoUser")
+    assert 0 < counts["ClassifyVideo"] <= len(server.classification.requests)
+    for request in server.classification.requests:
+        assert (request.model, request.video, len(request.queries)) == ("v", images.CLIP.read_bytes(), int(attention == "mean"))
+
+
 def test_streets_have_the_sizes_of_video() -> None:
     found = images.streets()
     assert len(set(found)) == len(found) == 2 * len(images.STREET_SIZES)

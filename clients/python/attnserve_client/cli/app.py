@@ -10,7 +10,20 @@ import typer
 from typer.main import get_command
 
 from attnserve_client import __version__
-from attnserve_client.cli import caption, classify, evaluate, generate, health, models, output, plugins, segment, streams, translate
+from attnserve_client.cli import (
+    caption,
+    classify,
+    classify_video,
+    evaluate,
+    generate,
+    health,
+    models,
+    output,
+    plugins,
+    segment,
+    streams,
+    translate,
+)
 from attnserve_client.errors import AttnserveError, ToolError
 
 
@@ -27,6 +40,7 @@ def build_app() -> typer.Typer:
     app.command("caption")(caption.caption)
     app.command("segment")(segment.segment)
     app.command("classify")(classify.classify)
+    app.command("classify-video")(classify_video.classify_video)
     app.command("generate")(generate.generate)
     app.command("models")(models.models)
     app.command("health")(health.health)

@@ -18,6 +18,7 @@ from attnserve_client.cli.options import AsJson, ImagesInFlight, ModelId, Timeou
 from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.options import ClassifyKeywords
 from attnserve_client.pass_types import Classification
+from attnserve_client.video_types import VideoClassification
 
 _BAR_CELLS = 30
 
@@ -71,7 +72,7 @@ def _print(answer: Classification, path: Path, *, as_json: bool, is_single: bool
         print(f"{path}\t{classes}", flush=True)
 
 
-def classes_table(answer: Classification) -> Table:
+def classes_table(answer: Classification | VideoClassification) -> Table:
     """Returns a table of the classes, most probable first, with a bar for each probability."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column(no_wrap=True)

@@ -12,7 +12,7 @@ import typer
 
 from attnserve_client import evaluation
 from attnserve_client.channel import DEFAULT_TIMEOUT_S
-from attnserve_client.cli import compare, evaluate_generation, evaluate_images, gain, output, photos, sentences
+from attnserve_client.cli import compare, evaluate_generation, evaluate_images, evaluate_video, gain, output, photos, sentences
 from attnserve_client.cli.options import SAMPLING, AsJson, ImagesInFlight, MaxInFlight, ModelId, Timeout, takes_keywords
 from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
@@ -24,6 +24,8 @@ app.command("alignment")(compare.evaluate_alignment)
 app.command("gain")(gain.evaluate_gain)
 app.command("segmentation")(evaluate_images.evaluate_segmentation)
 app.command("classification")(evaluate_images.evaluate_classification)
+app.command("video")(evaluate_video.evaluate_video)
+app.command("video-skew")(evaluate_video.evaluate_video_skew)
 app.command("generation")(evaluate_generation.evaluate_generation)
 
 _FILES = "UTF-8 text, one sentence a line, .gz or plain."

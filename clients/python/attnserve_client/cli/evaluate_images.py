@@ -15,13 +15,14 @@ import typer
 
 from attnserve_client.channel import DEFAULT_TIMEOUT_S
 from attnserve_client.cli import labelled, output
+from attnserve_client.cli.clips import LabelledClip
 from attnserve_client.cli.options import AsJson, ImagesInFlight, ModelId, Timeout
 from attnserve_client.cli.server import DEFAULT_SERVER, Server, takes_server
 from attnserve_client.client import Client
 from attnserve_client.confusion import Confusion
 from attnserve_client.errors import AttnserveError, ToolError
 
-_L = TypeVar("_L", labelled.LabelledPixels, labelled.LabelledImage)
+_L = TypeVar("_L", labelled.LabelledPixels, labelled.LabelledImage, LabelledClip)
 _T = TypeVar("_T")
 
 
@@ -60,7 +61,7 @@ def evaluate_segmentation(
     with server.client(timeout=timeout) as client:
         answers = client.segment_many((each.image for each in found), model=model, max_in_flight=max_in_flight)
         start, matrix, classes, answered_by = time.monotonic(), Confusion(0), list[str](), model
-        for each, answer in _answered(found, answers, "segmenting"):
+        for each, answer in answered_items(found, answers, "segmenting"):
             if not classes:
                 classes, answered_by = [area.name for area in answer.classes], answer.model
                 matrix = Confusion(len(classes))
@@ -69,11 +70,11 @@ def evaluate_segmentation(
             except ValueError as error:
                 raise ToolError(f"the labels of {each.name} do not fit: {error}; --ignore N leaves a label out") from error
         scores = {
-            "miou": _rounded(matrix.mean_iou()),
-            "accuracy": _rounded(matrix.accuracy()),
-            "class_iou": dict(zip(classes, map(_rounded, matrix.ious()), strict=True)),
+            "miou": rounded(matrix.mean_iou()),
+            "accuracy": rounded(matrix.accuracy()),
+            "class_iou": dict(zip(classes, map(rounded, matrix.ious()), strict=True)),
         }
-        result = _result(client, "segmentation", scores, start, answered_by)
+        result = result_of(client, "segmentation", scores, start, answered_by)
     output.print_json(result | {"images": len(found), "split": name, "limit": limit}, indent=None if as_json else 2)
 
 
@@ -104,21 +105,21 @@ def evaluate_classification(
     with server.client(timeout=timeout) as client:
         answers = client.classify_many((each.image for each in found), model=model, max_in_flight=max_in_flight, top_k=1)
         start, matrix, classes, answered_by = time.monotonic(), Confusion(0), list[str](), model
-        for each, answer in _answered(found, answers, "classifying"):
+        for each, answer in answered_items(found, answers, "classifying"):
             if not classes:
-                classes, answered_by = _classes_of(client, answer.model, {each.label for each in found}), answer.model
+                classes, answered_by = classes_of(client, answer.model, {each.label for each in found}), answer.model
                 matrix = Confusion(len(classes))
             matrix.add(np.array([classes.index(each.label)]), np.array([answer.best.index]))
         scores = {
-            "accuracy": _rounded(matrix.accuracy()),
-            "class_accuracy": dict(zip(classes, map(_rounded, matrix.recalls()), strict=True)),
+            "accuracy": rounded(matrix.accuracy()),
+            "class_accuracy": dict(zip(classes, map(rounded, matrix.recalls()), strict=True)),
             "confusion": matrix.counts.tolist(),
         }
-        result = _result(client, "classification", scores, start, answered_by)
+        result = result_of(client, "classification", scores, start, answered_by)
     output.print_json(result | {"images": len(found), "split": name, "limit": limit}, indent=None if as_json else 2)
 
 
-def _classes_of(client: Client, model: str, wanted: set[str]) -> list[str]:
+def classes_of(client: Client, model: str, wanted: set[str]) -> list[str]:
     """Returns the names of a model's classes.
 
     Raises:
@@ -130,7 +131,7 @@ def _classes_of(client: Client, model: str, wanted: set[str]) -> list[str]:
     return classes
 
 
-def _answered(items: list[_L], answers: Generator[_T | AttnserveError], doing: str) -> Iterator[tuple[_L, _T]]:
+def answered_items(items: list[_L], answers: Generator[_T | AttnserveError], doing: str) -> Iterator[tuple[_L, _T]]:
     """Yields items with their answers, with a progress bar.
 
     Raises:
@@ -145,12 +146,13 @@ def _answered(items: list[_L], answers: Generator[_T | AttnserveError], doing: s
             advance()
 
 
-def _rounded(score: float) -> float | None:
+def rounded(score: float) -> float | None:
     """Returns a score for JSON: two decimals, None for NaN."""
     return None if math.isnan(score) else round(float(score), 2)
 
 
-def _result(client: Client, evaluation: str, scores: dict[str, Any], start: float, model: str) -> dict[str, Any]:
+def result_of(client: Client, evaluation: str, scores: dict[str, Any], start: float, model: str) -> dict[str, Any]:
+    """Returns the result of a command: its scores, how long it took, model and variant."""
     seconds = round(time.monotonic() - start, 3)
     variant = client.get_model(model).model.variant
     return {"evaluation": evaluation, **scores, "seconds": seconds, "model": model, "variant": variant}

@@ -19,10 +19,11 @@ from attnserve_client.class_map_text import ClassMapText
 from attnserve_client.classification_plot import save_maps
 from attnserve_client.cli import attention, classify, segment
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
+from attnserve_client.errors import ExtraMissing, ToolError
 from attnserve_client.generation_plot import save_attention as save_generated
 from attnserve_client.segmentation_plot import save_attention
 from attnserve_client.types import CaptionDelta, ModelDetails, Task, Translation, TranslationDelta
+from attnserve_client.video_plot import save_frames
 
 _SENTENCES = {
     "en": (
@@ -40,6 +41,10 @@ STREET = PHOTO.with_name("street.jpg")
 """The photo to segment; see ``PICTURES.md``."""
 STREET_QUERIES = ((300, 420), (880, 160))
 """Pixels of it: on the road, and on a building."""
+CLIP = PHOTO.with_name("clip.mp4")
+"""The clip to classify: two figures that meet, rendered by ``clip.py``."""
+CLIP_QUERY = (24, 0.5, 0.5)
+"""A position in it: between the figures."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,21 @@ def classify_photo(stage: Stage) -> None:
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
+def classify_clip(stage: Stage) -> None:
+    """A rendered clip with its classes; the attention of one position over its frames as an image."""
+    queries = [CLIP_QUERY] if _has_attention(stage.model) else []
+    try:
+        answer = stage.client.classify_video(CLIP, model=stage.model_id, queries=queries, return_pictures=True)
+    except ExtraMissing as error:
+        stage.console.print(Text(f"   {error.message}", "dim"))
+        return
+    stage.console.print(Text(f"   {CLIP.name}: {answer.clip_frames} frames", "dim"))
+    stage.console.print(Padding(classify.classes_table(answer), (0, 0, 0, 3)))
+    path = _file(stage, f"video-{stage.model_id}.png")
+    save_frames(path, answer)
+    stage.console.print(Text(f"   drawn in {path}", "dim"))
+
+
 def generate_images(stage: Stage) -> None:
     """Eight images of the model's first class, as a grid; with the seed they are the same at every run."""
     declared, has_attention = stage.model.manifest.single_pass, _has_attention(stage.model)
@@ -249,6 +269,7 @@ STEPS = (
     Step(Task.CAPTION, "streamed, word by word", caption_streamed),
     Step(Task.SEGMENTATION, "a street, with its classes and the attention of two pixels", segment_street),
     Step(Task.CLASSIFICATION, "a photo, with the attention of each block", classify_photo),
+    Step(Task.VIDEO_CLASSIFICATION, "a clip, with the attention of one position over its frames", classify_clip),
     Step(Task.GENERATION, "images of a class, with the self-attention of a pixel", generate_images),
 )
 

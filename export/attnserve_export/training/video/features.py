@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The frozen trunk's features of each clip, computed once by ONNX Runtime: of the clip, its mirror image, and altered views.
+"""The frozen trunk's features of each clip, computed once by ONNX Runtime: of the clip, its mirror image, altered views, and the
+clip through video files.
 
 A view of a split is one file of 16-bit numbers, clips × T' × H' × W' × channels. All runs share the files, since views do not
 depend on the recipe's seed.
@@ -23,6 +24,7 @@ from attnserve_export.models.nonlocal_video import CHANNELS, FRAME_SIZE, FRAMES,
 from attnserve_export.training.files import locked
 from attnserve_export.training.trunk_session import fingerprint, trunk_session
 from attnserve_export.training.video.data import Clips, Pixels, sample_frames
+from attnserve_export.training.video.encoded import Encoding, through_file
 from attnserve_export.training.views import PHOTOS, altered
 
 Features = npt.NDArray[np.float16]
@@ -70,7 +72,7 @@ def pretrained_trunk() -> MotionTrunk:
 
 
 class FeatureCache:
-    """Views of a split's clips, in files of a folder that all runs share; each is computed at its first use."""
+    """Views and encoded forms of a split's clips, in files of a folder that all runs share; each is computed at its first use."""
 
     def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self._say, self._trunk = say, pretrained_trunk()
@@ -84,25 +86,36 @@ class FeatureCache:
         Raises:
             ValueError: the existing file has another shape.
         """
-        path = self._folder / f"{split}-{view}.npy"
+        return self._cached(f"{split}-{view}", clips, lambda clip, name: view_of(clip, view, f"{split}/{name}"))
+
+    def encoded(self, split: str, clips: Clips, encoding: Encoding) -> Features:
+        """Returns the features of all clips through a video file, (clips, T', H', W', channels).
+
+        Raises:
+            ValueError: the existing file has another shape.
+            RecipeError: PyAV is not installed.
+        """
+        return self._cached(f"{split}-{encoding.name}", clips, lambda clip, _: through_file(clip, encoding))
+
+    def _cached(self, name: str, clips: Clips, changed: Callable[[Pixels, str], Pixels]) -> Features:
+        path = self._folder / f"{name}.npy"
         self._folder.mkdir(parents=True, exist_ok=True)
         with locked(self._folder / "views.lock", waits=True):
             if not path.exists():
-                self._say(f"computing features of {split}, view {view}")
+                self._say(f"computing features: {name}")
                 temporary = path.with_suffix(".tmp.npy")
-                np.save(temporary, self._computed(split, clips, view))
+                np.save(temporary, self._computed(clips, changed))
                 temporary.replace(path)
         found: Features = np.load(path)
         if found.shape != (len(clips), *grid(), CHANNELS):
             raise ValueError(f"{path} is of other clips or of another trunk: remove {self._folder}")
         return found
 
-    def _computed(self, split: str, clips: Clips, view: int) -> Features:
+    def _computed(self, clips: Clips, changed: Callable[[Pixels, str], Pixels]) -> Features:
         if self._session is None:
             example = torch.zeros(1, FRAMES, FRAME_SIZE, FRAME_SIZE, 3, dtype=torch.uint8)
             self._session = trunk_session(self._trunk, example, "clip")
         found: list[npt.NDArray[np.float32]] = []
         for name, clip in zip(clips.names, clips.pixels, strict=True):
-            pixels = view_of(clip, view, f"{split}/{name}")[None]
-            found += cast(list[npt.NDArray[np.float32]], self._session.run(None, {"clip": pixels}))
+            found += cast(list[npt.NDArray[np.float32]], self._session.run(None, {"clip": changed(clip, name)[None]}))
         return np.concatenate(found).astype(np.float16)

@@ -153,7 +153,7 @@ def protocol(data: Path, runs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     clips = joined(train, val)
     predictions = read_predictions(runs, clips, seeds, parts.folds)
     baseline = [baseline_margins(clips, parts.folds, parts.inner_folds, seed) for seed in seeds]
-    return figures(predictions, baseline, clips, len(train))
+    return {"evaluation": "video_gain", "folds": parts.folds, **figures(predictions, baseline, clips, len(train))}
 
 
 def main(data: DataOption = Path("data"), runs: RunsOption = RUNS, seeds: str = "1,2,3", output: OutputOption = None) -> None:

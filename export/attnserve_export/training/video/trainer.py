@@ -3,11 +3,13 @@
 
 In addition to the model that is kept, a run trains one model for each inner fold of its clips, on the clips outside that fold. All
 have the same initial weights and alternate in their updates. The loss of the inner models on their held-back clips selects the
-epoch, and, among several runs, the pairwise function. So the test clips are used for neither.
+epoch, and, among several runs, the pairwise function. So the test clips are used for neither. The
+kept model may then be adapted to encoded clips (``adapt.py``).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,12 +22,14 @@ from torch.nn import functional
 from attnserve_export.models.nonlocal_video import NonlocalHead, NonlocalVideoConfig
 from attnserve_export.recipe import VideoRecipe
 from attnserve_export.training.accelerated import set_rate
-from attnserve_export.training.files import write_json
+from attnserve_export.training.files import save_atomically, write_json
 from attnserve_export.training.run import BEST, TrainingRun, cosine_rate, decay_groups
+from attnserve_export.training.video.adapt import Material, adapt
 from attnserve_export.training.video.data import CLASSES, Clips, Indices, grouped_folds, joined, read_clips
+from attnserve_export.training.video.encoded import ENCODINGS
 from attnserve_export.training.video.features import FeatureCache, Features
 
-PREDICTIONS = "predictions.json"
+PREDICTIONS, UNADAPTED = "predictions.json", "unadapted.pt"
 _FEATURES = "features-fight_video"
 """Folder of the cache, in the folder of all runs."""
 
@@ -36,8 +40,10 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
     def prepare(self) -> None:
         """See :class:`TrainingRun`."""
         recipe, data = self.recipe, self.recipe.data
-        train, val = (read_clips(self.data_root, split) for split in ("train", "val"))
+        train, val = self.splits = (read_clips(self.data_root, "train"), read_clips(self.data_root, "val"))
+        self.cache = FeatureCache(self.folder.parent / _FEATURES, self.console.print)
         self.views = self._features(train, val)
+        self.encoded = self._encoded() if self.recipe.adaptation is not None else []
         self.clips = joined(train, val)
         self.labels = torch.from_numpy(self.clips.labels)
         trained, self.tested = outer_parts(train, val, data.fold, data.folds, recipe.seed)
@@ -52,9 +58,8 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
         self.updates_per_epoch = -(-len(trained) // recipe.schedule.batch)
 
     def _features(self, train: Clips, val: Clips) -> list[Features]:
-        cache = FeatureCache(self.folder.parent / _FEATURES, self.console.print)
         views = range(self.recipe.data.views)
-        return [np.concatenate((cache.view("train", train, view), cache.view("val", val, view))) for view in views]
+        return [np.concatenate((self.cache.view("train", train, view), self.cache.view("val", val, view))) for view in views]
 
     def _optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
         options = self.recipe.optimizer
@@ -92,15 +97,48 @@ class VideoTrainer(TrainingRun[VideoRecipe]):
         return -float(line["held_back_loss"])
 
     def conclude(self) -> dict[str, Any]:
-        """Returns the accuracy on the test clips; writes the prediction of each (``predictions.json``) for comparisons."""
-        self.modules["model"].load_state_dict(torch.load(self.folder / BEST, weights_only=True, map_location=self.device))
+        """Returns the accuracy on the test clips; writes the prediction of each (``predictions.json``) for comparisons.
+
+        With an adaptation ``best.pt`` becomes the adapted model. The selected epoch's is kept in ``unadapted.pt``, so that a run
+        that is concluded again gives the same.
+        """
+        selected = self.folder / (BEST if self.recipe.adaptation is None else UNADAPTED)
+        if not selected.exists():
+            (self.folder / BEST).rename(selected)
+        self.modules["model"].load_state_dict(torch.load(selected, weights_only=True, map_location=self.device))
+        adapted = self._adapted()
         kept = max(self.log, key=self.score)
         logits = self._logits("model", self.tested)
         found = {self.clips.names[clip]: margin for clip, margin in zip(self.tested, _margins(logits), strict=True)}
         content = {"held_back_loss": kept["held_back_loss"], "held_back_accuracy": kept["held_back_accuracy"], "margins": found}
         write_json(content, self.folder / PREDICTIONS)
-        is_right = logits.argmax(-1) == self.labels[self.tested]
-        return {"classes": list(CLASSES), "test_clips": len(self.tested), "test_accuracy": round(float(is_right.float().mean()), 5)}
+        accuracy = self._accuracy(logits)
+        return {"classes": list(CLASSES), "test_clips": len(self.tested), "test_accuracy": accuracy, **adapted}
+
+    def _adapted(self) -> dict[str, Any]:
+        """Adapts the model to encoded clips, if the recipe says so; returns what the summary says of it."""
+        if self.recipe.adaptation is None:
+            return {}
+        start, before = time.monotonic(), self._accuracy(self._logits("model", self.tested))
+        model = self.modules["model"].cpu()
+        assert isinstance(model, NonlocalHead)
+        adapt(model, self.material(), self.trained["model"], self.recipe)
+        save_atomically(model.state_dict(), self.folder / BEST)
+        model.to(self.device)
+        about = {"test_accuracy_before": before, "encodings": [each.name for each in ENCODINGS]}
+        return {"adapted": about | {"seconds": round(time.monotonic() - start)}}
+
+    def material(self) -> Material:
+        """Returns the features of all clips, also of them encoded."""
+        return Material(self.views, self.encoded, self.labels)
+
+    def _encoded(self) -> list[Features]:
+        parts = zip(("train", "val"), self.splits, strict=True)
+        of_part = [[self.cache.encoded(name, clips, each) for each in ENCODINGS] for name, clips in parts]
+        return [np.concatenate(each) for each in zip(*of_part, strict=True)]
+
+    def _accuracy(self, logits: Tensor) -> float:
+        return round(float((logits.argmax(-1) == self.labels[self.tested]).float().mean()), 5)
 
     @torch.no_grad()
     def _logits(self, name: str, clips: Indices) -> Tensor:

@@ -29,6 +29,7 @@ from attnserve.v1 import (
     translation_pb2,
     translation_pb2_grpc,
 )
+from attnserve_client.demo.steps import CLIP
 from tests.e2e.serving import MODELS, OPTIONS, SENTENCES, Samples, Server, serve
 from tests.photos import PHOTOS, variations
 
@@ -75,6 +76,10 @@ def _asks() -> dict[str, Ask]:
         request = classification_pb2.ClassifyImageRequest(image=next(photos))
         return classification_pb2_grpc.ClassificationServiceStub(channel).ClassifyImage(request, timeout=60)
 
+    def watch(channel: grpc.aio.Channel) -> Awaitable[object]:
+        request = classification_pb2.ClassifyVideoRequest(video=CLIP.read_bytes())
+        return classification_pb2_grpc.ClassificationServiceStub(channel).ClassifyVideo(request, timeout=60)
+
     def generate(channel: grpc.aio.Channel) -> Awaitable[object]:
         request = generation_pb2.GenerateImageRequest(class_name="ship", count=4)
         return generation_pb2_grpc.GenerationServiceStub(channel).GenerateImage(request, timeout=60)
@@ -84,6 +89,7 @@ def _asks() -> dict[str, Ask]:
         "show-attend-tell-flickr8k": caption,
         "dnl-camvid": segment,
         "cbam-cifar10": classify,
+        "nonlocal-fight": watch,
         "sagan-cifar10": generate,
     }
 

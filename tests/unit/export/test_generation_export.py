@@ -7,7 +7,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -38,6 +38,8 @@ from attnserve_export.models.sagan import Generator, SaganConfig, fix_statistics
 from attnserve_export.recipe import GenerationRecipe, load_recipe
 from attnserve_export.recording import record
 from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
+from attnserve_export.training.generation import gain
+from attnserve_export.training.generation.judge import Judge, Judged
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
 from tests.unit.export import training_data
 
@@ -217,6 +219,18 @@ def test_dependence_on_batch_mates_is_found(made: Made, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(GeneratorRunner, "run", mixed)
     assert batch_mates(made.folder, made.manifest)["max_difference"] > 0.01
+
+
+def test_bundle_and_run_are_judged_by_the_same_samples(made: Made, tmp_path: Path) -> None:
+    run, num_classes = write_run(tmp_path / "run"), len(training_data.CLASSES)
+    judge = cast(Judge, lambda pixels: Judged(np.zeros(len(pixels), np.int64), pixels.reshape(len(pixels), -1)[:, :4]))
+    of_bundle = gain.bundle_samples(made.folder, judge, 130, num_classes)
+    of_run = gain.read_samples(run, recipe_of(), judge, 130, num_classes)
+    assert np.array_equal(of_bundle.labels, of_run.labels)
+    assert of_bundle.pixels.shape == (130, 32, 32, 3)
+    assert np.abs(of_bundle.pixels.astype(int) - of_run.pixels).max() <= 3
+    with pytest.raises(FileNotFoundError):
+        gain.bundle_samples(tmp_path, judge, 1, num_classes)
 
 
 def test_loss_of_the_stored_weights_is_measured_by_the_judge(made: Made) -> None:

@@ -222,7 +222,7 @@ def test_the_command_says_what_is_missing(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_command_prints_and_writes_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gain, "judged_runs", lambda *_, count: {"samples": count})
-    result = _told("--count", "30", "--output", str(tmp_path / "figures.json"))
-    assert json.loads(result.output) == {"samples": 30}
-    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")) == {"samples": 30}
+    monkeypatch.setattr(gain, "judged_runs", lambda *_, count, bundle: {"samples": count, "bundle": str(bundle)})
+    result = _told("--count", "30", "--bundle", "b", "--output", str(tmp_path / "figures.json"))
+    assert json.loads(result.output) == {"samples": 30, "bundle": "b"}
+    assert json.loads((tmp_path / "figures.json").read_text(encoding="utf-8")) == {"samples": 30, "bundle": "b"}

@@ -2,7 +2,8 @@
 """The gain of the attention in a generator: a classifier's figures of its samples and of its twin's.
 
 ``python -m attnserve_export.training.generation.gain --runs DIR --data DIR`` prints one JSON object. The generator's run and the
-judge's run must have weights; the twin's figures and the differences are included if the twin's run has weights.
+judge's run must have weights; the twin's figures and the differences are included if the twin's run has weights. With
+``--bundle DIR`` the generator is that of a bundle, whose run may be gone or have gone on.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ import numpy.typing as npt
 import torch
 import typer
 
+from attnserve_export.bundle_writer import read_manifest
 from attnserve_export.cli import RUNS, DataOption, RunsOption
+from attnserve_export.generation_checks import PIXELS, GeneratorRunner, exact_of
 from attnserve_export.models.cbam import CbamConfig
 from attnserve_export.models.sagan import SaganConfig
 from attnserve_export.recipe import ClassificationRecipe, GenerationRecipe, RecipeError, load_recipe
+from attnserve_export.trained import read_training
 from attnserve_export.training.classification.data import Images, Pixels, read_images
 from attnserve_export.training.generation.judge import Features, Judge, Judged, frechet_distance, nearest, variance_within
 from attnserve_export.training.generation.trainer import draw, read_generator
@@ -32,6 +36,7 @@ from attnserve_export.training.start import folder_name
 RECIPE, JUDGE = "sagan-cifar10", "cbam-cifar10"
 SIDES: dict[str, dict[str, Any]] = {"generator": {}, "twin": {"model.attention": False}}
 """Changes to the generator's recipe."""
+_BATCH = 100
 _NEIGHBOURS = 1000
 """Number of images whose nearest training image is searched; this takes some seconds."""
 
@@ -58,9 +63,27 @@ def read_samples(folder: Path, recipe: GenerationRecipe, judge: Judge, count: in
     """
     config = SaganConfig(num_classes, **recipe.model)
     average = read_generator(_existing(folder / BEST), config)
-    labels = torch.arange(count) % num_classes
-    pixels = draw(average, torch.randn(count, config.latent, generator=torch.Generator().manual_seed(0)), labels)
+    latent, labels = _drawn(count, config.latent, num_classes)
+    pixels = draw(average, latent, labels)
     return Samples(pixels, labels.numpy(), judge(pixels))
+
+
+def bundle_samples(folder: Path, judge: Judge, count: int, num_classes: int) -> Samples:
+    """Generates images as :func:`read_samples`, of the same latent vectors, with the fp32 graph of a bundle.
+
+    Raises:
+        FileNotFoundError: there is no bundle.
+    """
+    manifest = read_manifest(folder)
+    latent, labels = (each.numpy() for each in _drawn(count, manifest.single_pass.latent.size, num_classes))
+    runner = GeneratorRunner(folder, exact_of(manifest).passes[0])
+    parts = [slice(at, at + _BATCH) for at in range(0, count, _BATCH)]
+    pixels = np.concatenate([runner.run({"latent": latent[part], "label": labels[part]})[PIXELS] for part in parts])
+    return Samples(pixels, labels, judge(pixels))
+
+
+def _drawn(count: int, size: int, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(0)), torch.arange(count) % num_classes
 
 
 def figures(samples: Samples, val: Images, on_val: Judged, train: Pixels) -> dict[str, Any]:
@@ -106,7 +129,9 @@ def differences(ours: Samples, twin: Samples, on_val: Judged, draws: int = 500) 
     return {name: [round(each, 4) for each in (interval.mean, interval.low, interval.high)] for name, interval in found.items()}
 
 
-def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str = JUDGE, count: int = 2000) -> dict[str, Any]:
+def judged_runs(
+    data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str = JUDGE, count: int = 2000, bundle: Path | None = None
+) -> dict[str, Any]:
     """Returns the figures of a run and of its twin, and their differences if both had equally many updates or epochs.
 
     A run that has not finished is judged by the weights after its last epoch.
@@ -117,6 +142,7 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
         recipe: the generator's recipe, a name or a path.
         judge_recipe: the classifier's recipe.
         count: number of samples of each generator.
+        bundle: folder of the generator's bundle; None for its run.
 
     Raises:
         FileNotFoundError: the data set or the generator is missing, or the judge's training has not finished.
@@ -138,8 +164,13 @@ def judged_runs(data: Path, runs: Path, recipe: str = RECIPE, judge_recipe: str 
             raise RecipeError(f"{recipe} is not the recipe of a generator")
         folder = runs / folder_name(recipe, changes)
         if name == "generator" or (folder / BEST).exists():
-            sides[name] = read_samples(folder, of_side, judge, count, len(val.classes))
-            updates, epochs = lengths[name] = _updates(folder), _epochs(folder)
+            if name == "generator" and bundle is not None:
+                sides[name] = bundle_samples(bundle, judge, count, len(val.classes))
+                summary = read_training(bundle)[1]
+                updates, epochs = lengths[name] = summary.get("updates"), summary["epochs"]
+            else:
+                sides[name] = read_samples(folder, of_side, judge, count, len(val.classes))
+                updates, epochs = lengths[name] = _updates(folder), _epochs(folder)
             done = {"updates": updates, "epochs": epochs, "planned_epochs": of_side.schedule.epochs}
             result[name] = {**done, **figures(sides[name], val, on_val, train.pixels)}
     if len(sides) == len(SIDES) and any(one is not None and one == other for one, other in zip(*lengths.values(), strict=True)):
@@ -179,10 +210,11 @@ def main(
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     count: Annotated[int, typer.Option(help="Number of samples of each generator.")] = 2000,
+    bundle: Annotated[Path | None, typer.Option(help="Folder of a bundle whose generator to judge; else that of the run.")] = None,
     output: OutputOption = None,
 ) -> None:
     """Print the judged figures of the generator and of its twin."""
-    report(lambda: judged_runs(data, runs.expanduser(), count=count), output)
+    report(lambda: judged_runs(data, runs.expanduser(), count=count, bundle=bundle), output)
 
 
 if __name__ == "__main__":

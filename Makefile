@@ -49,7 +49,7 @@ $(DEMO): pyproject.toml | $(VENV)/.stamp-venv
 
 $(DEV): pyproject.toml | $(VENV)/.stamp-venv
 	@echo "setup: installing everything for development into $(VENV) (with PyTorch: some minutes the first time)"
-	@$(PIP) --editable '.[cli,server,cpu,export,evaluate,loadtest,dev]'
+	@$(PIP) --editable '.[cli,server,cpu,trace,export,evaluate,loadtest,dev]'
 	@touch $(DEMO) $@
 
 # --- Running ----------------------------------------------------------------------------------------------------------

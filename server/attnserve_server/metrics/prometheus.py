@@ -19,6 +19,7 @@ from attnserve_server.metrics.engines import EngineMetrics, Makers, Series
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
 from attnserve_server.metrics.processes import ProcessMetrics
+from attnserve_server.metrics.spans import SpanMetrics
 from attnserve_server.metrics.trust import TrustMetrics
 from attnserve_server.metrics.waiting import Waiting
 from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
@@ -182,7 +183,7 @@ class Metrics:
         register = self._registry.register
         self.liveness, self.processes = Liveness(self._gauge, self._counter, register), ProcessMetrics(register)
         self.devices, self._waiting = DeviceMetrics(register), Waiting(register)
-        self.trust = TrustMetrics(self._gauge, self._counter)
+        self.trust, self.spans = TrustMetrics(self._gauge, self._counter), SpanMetrics(self._counter)
         self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Time to load and warm up a model in one worker, in seconds.", LOAD_SECONDS

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Spans of requests, sent to an OTLP receiver over gRPC. The only module that imports OpenTelemetry; ``traces.py`` imports it.
+
+A span is made at the end of its request from the times at hand. A thread of OpenTelemetry's SDK encodes and sends batches; its
+queue is bounded. Spans that do not fit, or that the receiver does not take in time, are counted.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, set_span_in_context
+
+from attnserve_server import __version__
+from attnserve_server.metrics.ended import Ended
+from attnserve_server.metrics.trace_context import SpanRecorder, Trace
+
+MAX_QUEUED = 4096
+"""Spans that wait to be sent; further ones are dropped."""
+
+BATCH = 512
+"""Spans of one export call."""
+
+DELAY_S = 2.0
+"""Longest wait of a span for its export call."""
+
+EXPORT_S = 5.0
+"""Longest time that a batch is tried to be sent."""
+
+_ABORT_S = 0.5
+"""Longest wait for an export that was cut short."""
+_SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+"""Statuses with which a server's span is an error, by OpenTelemetry's conventions for gRPC."""
+_CODES = (
+    *("OK", "CANCELLED", "UNKNOWN", "INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED"),
+    *("RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED", "OUT_OF_RANGE", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE"),
+    *("DATA_LOSS", "UNAUTHENTICATED"),
+)
+_NUMBERS = {name: number for number, name in enumerate(_CODES)}
+"""Numbers of gRPC's statuses."""
+_ERROR, _UNSET = StatusCode.ERROR, Status(StatusCode.UNSET)
+
+
+class _Ids(RandomIdGenerator):
+    """Gives a new trace the id by which it was sampled."""
+
+    trace_id = 0
+
+    def generate_trace_id(self) -> int:
+        """Returns the id of the trace."""
+        return self.trace_id
+
+
+class _Counting(SpanExporter):
+    """Counts what an exporter is given, and what becomes of it."""
+
+    def __init__(self, exporter: OTLPSpanExporter, recorder: SpanRecorder) -> None:
+        self._exporter, self._recorder = exporter, recorder
+        self.num_taken = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Sends a batch, within the exporter's time."""
+        self.num_taken += len(spans)
+        result = SpanExportResult.FAILURE
+        try:
+            result = self._exporter.export(spans)
+        finally:
+            (self._recorder.sent if result is SpanExportResult.SUCCESS else self._recorder.dropped)(len(spans))
+        return result
+
+    def shutdown(self) -> None:
+        """Ends the exporter, and with it a call under way."""
+        self._exporter.shutdown()
+
+
+class OtlpSpans:
+    """Makes and sends spans; see ``trace_context.Spans``. :meth:`add` belongs to one thread.
+
+    Args:
+        endpoint: "http://host:port", or "https://host:port" for TLS. Headers, certificates and compression are those of
+            OpenTelemetry's variables (``OTEL_EXPORTER_OTLP_HEADERS`` …), and so are further attributes of the resource.
+        recorder: counts spans.
+    """
+
+    def __init__(self, endpoint: str, recorder: SpanRecorder) -> None:
+        self._recorder, self._ids, self._num_offered = recorder, _Ids(), 0
+        self._exporter = _Counting(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_S), recorder)
+        self._processor = BatchSpanProcessor(self._exporter, MAX_QUEUED, DELAY_S * 1e3, BATCH)
+        provider = TracerProvider(ALWAYS_ON, _resource(), shutdown_on_exit=False, id_generator=self._ids)
+        provider.add_span_processor(self._processor)
+        self._tracer = provider.get_tracer("attnserve", __version__)
+
+    def add(self, trace: Trace, ended: Ended) -> None:
+        """Makes and queues the span of a request; it never waits."""
+        if self._num_offered - self._exporter.num_taken >= MAX_QUEUED:
+            self._recorder.dropped(1)
+            return
+        self._num_offered += 1
+        self._ids.trace_id = trace.trace_id
+        offset_ns = time.time_ns() - time.monotonic_ns()
+        span = self._tracer.start_span(
+            "/".join(ended.name),
+            _context(trace),
+            SpanKind.SERVER,
+            _attributes(ended),
+            start_time=offset_ns + int(ended.received_at * 1e9),
+        )
+        for event, moment in ended.events():
+            span.add_event(event.name.lower(), timestamp=offset_ns + int(moment * 1e9))
+        if ended.code in _SERVER_FAULTS:
+            span.set_status(_ERROR, ended.reason)
+        span.end(offset_ns + int(ended.ended_at * 1e9))
+
+    def close(self, timeout_s: float) -> None:
+        """Sends what is queued, within ``timeout_s``, and ends. Blocks."""
+        ending = threading.Thread(target=self._processor.shutdown, name="traces end", daemon=True)
+        ending.start()
+        ending.join(timeout_s)
+        if ending.is_alive():
+            self._exporter.shutdown()
+            ending.join(_ABORT_S)
+
+
+def _resource() -> Resource:
+    """Returns what sends the spans; ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` come first."""
+    own = Resource(
+        {
+            "service.name": "attnserve",
+            "service.version": __version__,
+            "service.instance.id": f"{socket.gethostname()}-{os.getpid()}",
+        }
+    )
+    return own.merge(OTELResourceDetector().detect())
+
+
+def _context(trace: Trace) -> Context:
+    if not trace.parent_id:
+        return Context()
+    parent = SpanContext(trace.trace_id, trace.parent_id, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    return set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+def _attributes(ended: Ended) -> dict[str, str | int]:
+    found: dict[str, str | int] = {
+        "rpc.system": "grpc",
+        "rpc.service": ended.name.service,
+        "rpc.method": ended.name.method,
+        "rpc.grpc.status_code": _NUMBERS[ended.code],
+        "attnserve.request_id": ended.request_id,
+    }
+    if ended.reason != "-":
+        found["attnserve.reason"] = ended.reason
+    if ended.task:
+        found |= {"attnserve.model": ended.model[0], "attnserve.model_version": ended.model[1], "attnserve.task": ended.task}
+    if ended.num_parts:
+        found |= {
+            "attnserve.parts": ended.num_parts,
+            "attnserve.rows": ended.num_rows,
+            "attnserve.source_tokens": ended.num_source,
+            "attnserve.generated_tokens": ended.num_generated,
+        }
+    return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Mapping
 from concurrent import futures
@@ -57,3 +58,15 @@ class OtlpServer:
 def attributes(of: Any) -> Mapping[str, Any]:
     """The attributes of a span or a resource."""
     return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in of.attributes}
+
+
+def main() -> None:
+    """Prints the address, receives until standard input ends, and prints the number of spans."""
+    with OtlpServer() as receiver:
+        print(receiver.address, flush=True)
+        sys.stdin.read()
+        print(len(receiver.spans))
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from attnserve_server.stats import Measured
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
+from attnserve_server.transport.debug import DebugSocket
 from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.http.watchdog import Watchdog, end_process
 from attnserve_server.transport.rpc.health import HealthBoard
@@ -67,7 +68,7 @@ class App:
         """
         config, engine = self.config, self.config.engine
         collectors = CollectorRegistry()
-        metrics = Metrics(collectors)
+        metrics = self.metrics = Metrics(collectors)
         if config.trace.endpoint:
             self.traces = open_traces(config.trace.endpoint, config.trace.sample_ratio, metrics.spans)
         self.trust = Trust(config.tls, config.tokens, metrics.trust)
@@ -130,6 +131,14 @@ class App:
         raise_descriptor_limit()
         return_memory()
         show_stacks_on_signal(self._show_state)
+        debug = DebugSocket(self._state, self._stacks)
+        debug.start()
+        try:
+            await self._run(ready_file)
+        finally:
+            debug.stop()
+
+    async def _run(self, ready_file: Path | None) -> None:
         ready = ReadyFile(ready_file)
         watchdog = Watchdog(functools.partial(end_process, ready.remove))
         stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")
@@ -190,12 +199,25 @@ class App:
         for server in self._http_servers():
             await server.stop()
 
+    def _state(self) -> Iterator[str]:
+        """Yields lines about queues, slots and requests, without user text."""
+        if not hasattr(self, "front"):
+            yield "starting"
+            return
+        if self.front.is_draining:
+            yield "draining"
+        yield from snapshot(list(self.front.jobs.values()), time.monotonic())
+        yield from self.metrics.reports.lines()
+
     def _show_state(self) -> None:
-        """Logs queues and requests, without user text, and asks the workers for their stacks."""
-        for line in snapshot(self.front.jobs.values(), time.monotonic()) if hasattr(self, "front") else ():
+        """Logs the state, and asks the workers for their stacks."""
+        for line in self._state():
             log.warning("state: %s", line)
         if hasattr(self, "pool"):
             self.pool.show_stacks()
+
+    def _stacks(self) -> dict[str, str]:
+        return self.pool.stacks() if hasattr(self, "pool") else {}
 
     def _http_servers(self) -> list[HttpServer]:
         return [getattr(self, name) for name in ("http", "plain_http") if hasattr(self, name)]

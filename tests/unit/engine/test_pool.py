@@ -20,6 +20,7 @@ import pytest
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.link.messages import Hello
 from attnserve_server.errors import StartupError
+from tests.e2e.serving import is_alive
 from tests.fakes.workers import write_interpreter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -232,3 +233,18 @@ async def test_stacks_are_not_asked_of_a_worker_that_has_said_nothing(tmp_path: 
     assert pool.pids() == {"worker-0.0": pid}
     opening.cancel()
     await pool.stop(0)
+
+
+async def test_worker_without_a_file_for_its_stacks_has_none(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    started.kill()
+    assert await started.successor() == "worker-0.1"
+    ((name, pid),) = started.pool.pids().items()
+    assert await asyncio.to_thread(started.pool.stacks) == {f"{name} ({pid})": ""}
+    assert is_alive(pid), "it was not signalled"
+
+
+async def test_stopped_workers_do_not_hold_up_their_stacks(started: Started) -> None:
+    (pid,) = started.pool.pids().values()
+    os.kill(pid, signal.SIGSTOP)
+    assert list((await asyncio.wait_for(asyncio.to_thread(started.pool.stacks, 0.1), 5)).values()) == [""]

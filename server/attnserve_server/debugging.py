@@ -20,7 +20,7 @@ from attnserve_server.transport.debug import END, address, peer_of
 ANSWER_S = 15.0
 """Longest wait for the next part of an answer."""
 
-_SOCKETS = Path("/proc/net/unix")
+SOCKETS = Path("/proc/net/unix")
 _KEPT = len(END) + 2
 """Characters that may be the last line."""
 _NAME = re.compile(r"@attnserve-debug-(\d+)$", re.MULTILINE)
@@ -53,7 +53,7 @@ def servers() -> list[int]:
         DebugError: the system is not Linux.
     """
     try:
-        found = {int(pid) for pid in _NAME.findall(_SOCKETS.read_text(encoding="ascii", errors="replace"))}
+        found = {int(pid) for pid in _NAME.findall(SOCKETS.read_text(encoding="ascii", errors="replace"))}
     except OSError:
         raise DebugError("attnserve debug needs Linux") from None
     users = {pid: _user_of(pid) for pid in found}

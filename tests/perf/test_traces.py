@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.dataplane import ends
 from attnserve_server.dataplane.accounts import Accounts
 from attnserve_server.dataplane.call import Call
 from attnserve_server.dataplane.ends import Ends
@@ -130,5 +131,5 @@ def test_traces_that_are_off_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> N
         raise AssertionError("nothing of a trace may be made")
 
     monkeypatch.setattr(Traces, "of", fail)
-    monkeypatch.setattr(Ended, "__init__", fail)
+    monkeypatch.setattr(ends, "Ended", fail)
     assert cost_us(None) < BARS_US[0.01]

@@ -20,7 +20,6 @@ import pytest
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.link.messages import Hello
 from attnserve_server.errors import StartupError
-from tests.e2e.serving import is_alive
 from tests.fakes.workers import write_interpreter
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -241,7 +240,9 @@ async def test_worker_without_a_file_for_its_stacks_has_none(started: Started, m
     assert await started.successor() == "worker-0.1"
     ((name, pid),) = started.pool.pids().items()
     assert await asyncio.to_thread(started.pool.stacks) == {f"{name} ({pid})": ""}
-    assert is_alive(pid), "it was not signalled"
+    await asyncio.sleep(0.1)
+    assert started.pool.pids() == {name: pid}, "it was not signalled, which would end it"
+    assert started.lost == ["worker-0.0"]
 
 
 async def test_stopped_workers_do_not_hold_up_their_stacks(started: Started) -> None:

@@ -193,7 +193,7 @@ async def test_other_users_are_refused_by_the_server(monkeypatch: pytest.MonkeyP
 def test_no_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     empty = tmp_path / "unix"
     empty.write_text("Num RefCount Protocol Flags Type St Inode Path\n")
-    monkeypatch.setattr(debugging, "_SOCKETS", empty)
+    monkeypatch.setattr(debugging, "SOCKETS", empty)
     assert failure() == "error: no server of this user runs here; in a container, run the command there"
 
 
@@ -213,7 +213,7 @@ def test_server_of_another_user_is_not_found(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_system_without_such_sockets(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(debugging, "_SOCKETS", tmp_path / "none")
+    monkeypatch.setattr(debugging, "SOCKETS", tmp_path / "none")
     assert failure() == "error: attnserve debug needs Linux"
 
 

@@ -198,8 +198,8 @@ LOCK := $(PY) -m uv pip compile -q --python-version 3.13 --python-platform x86_6
 	--no-annotate --custom-compile-command 'make lock'
 .PHONY: lock
 lock: $(DEV) ## Lock the dependencies of the images, with hashes
-	@$(LOCK) pyproject.toml --extra server --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
-	@$(LOCK) pyproject.toml --extra server --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra trace --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra trace --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
 	@$(LOCK) pyproject.toml --group image-locust -o deploy/docker/requirements-locust.txt >/dev/null
 	@$(LOCK) --group image-build -o deploy/docker/requirements-build.txt >/dev/null
 

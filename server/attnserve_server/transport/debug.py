@@ -28,6 +28,8 @@ LOOP_S = 1.0
 """Time that the event loop has to answer; after that its state is read beside it."""
 
 _SEND_S = 5.0
+_END_S = 0.2
+"""Longest wait for an answer under way when the server ends."""
 _CREDENTIALS = struct.Struct("3i")
 _WITHOUT_STACKS = "(no stacks: the process is stopped, or hangs within the system)"
 
@@ -72,7 +74,8 @@ class DebugSocket:
             logger.warning("attnserve debug cannot reach this server: %s", error)
             return
         self._listener = listener
-        threading.Thread(target=self._run, args=(listener,), name="debug", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(listener,), name="debug", daemon=True)
+        self._thread.start()
 
     def stop(self) -> None:
         """Listens no longer."""
@@ -81,6 +84,7 @@ class DebugSocket:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
             listener.close()
+            self._thread.join(_END_S)
 
     def _run(self, listener: socket.socket) -> None:
         while self._listener is listener:
@@ -115,8 +119,10 @@ class DebugSocket:
         answered, lines = threading.Event(), list[str]()
 
         def see() -> None:
-            lines.extend(self._state())
-            answered.set()
+            try:
+                lines.extend(self._state())
+            finally:
+                answered.set()
 
         with contextlib.suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(see)

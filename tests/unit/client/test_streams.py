@@ -44,13 +44,14 @@ COMMANDS = {
     "evaluate lengths": ["evaluate", "lengths", "--data", "{folder}", "--split", "val", "--bins", "1", "--model", "fake-en-de"],
     "evaluate alignment": ["evaluate", "alignment", "--data", "{folder}", "--split", "val"],
     "serve": ["serve", "--print-config"],
+    "debug": ["debug", "999999999"],
     "profile": ["profile", "seq2seq-en-de", "--runs", "1", "--models", "deploy/models"],
     "train": ["train", "--queue", "four-models", "--list"],
     "export": ["export", "no-such-model", "--models", "{folder}"],
     "": ["--help"],
 }
-FAILING = ("evaluate alignment", "evaluate caption", "evaluate segmentation", "evaluate classification", "export")
-"""Commands that end with an error, for the fake has no such model, and there is no such run."""
+FAILING = ("evaluate alignment", "evaluate caption", "evaluate segmentation", "evaluate classification", "export", "debug")
+"""Commands that end with an error, for the fake has no such model, and there is no such run or process."""
 WHOLE = ("translate lines", "models", "serve")
 """Commands that run with every case; the others run with the cases of standard output."""
 SLOW = ("profile", "train", "export")

@@ -35,9 +35,8 @@ def test_request_over_two_hops_is_one_trace(tmp_path: Path, receiver: Receiver) 
     """The caller's span and the server's arrive in two processes' exports, of one trace, one within the other."""
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter(endpoint=receiver.address)))
-    with serve(
-        tmp_path, "--workers", "1", "--trace-endpoint", receiver.address, "--trace-ratio", "0", "--log-format", "json"
-    ) as server:
+    flags = "--trace-endpoint", receiver.address, "--trace-ratio", "0", "--log-format", "json", "--slow-request-seconds", "1e-6"
+    with serve(tmp_path, "--workers", "1", *flags) as server:
         with Client(server.target) as client, provider.get_tracer("caller").start_as_current_span("hop"):
             client.translate(SENTENCES[0])
         eventually(lambda: len(receiver.spans) == 2, "both spans")
@@ -50,7 +49,9 @@ def test_request_over_two_hops_is_one_trace(tmp_path: Path, receiver: Receiver) 
     assert [event.name for event in own.events] == SEQUENCE
     moments = [own.start_time_unix_nano, *(event.time_unix_nano for event in own.events), own.end_time_unix_nano]
     assert moments == sorted(moments)
-    (line,) = [line for line in lines if "method" in line]
+    line, slow = [line for line in lines if "method" in line]
+    assert (line["level"], slow["level"], slow["trace_id"]) == ("INFO", "WARNING", line["trace_id"])
+    assert slow["message"].startswith("slow: Translate OK ")
     assert (line["trace_id"], line["request_id"]) == (own.trace_id.hex(), attributes(own)["attnserve.request_id"])
 
 

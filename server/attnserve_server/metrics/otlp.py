@@ -10,6 +10,8 @@ where this one takes 12, and its sampler would decide what is decided already.
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import random
 import socket
@@ -40,6 +42,10 @@ DELAY_S = 2.0
 EXPORT_S = 5.0
 """Longest time that a batch is tried to be sent."""
 
+LINES_S = 60.0
+"""Time between two lines of the log about a receiver that takes nothing."""
+
+LOGGER = "opentelemetry.exporter.otlp.proto.grpc.exporter"
 _ABORT_S = 0.5
 """Longest wait for an export that was cut short."""
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
@@ -52,6 +58,20 @@ _CODES = (
 _NUMBERS = {name: number for number, name in enumerate(_CODES)}
 """Numbers of gRPC's statuses."""
 _UNSET, _SAMPLED = Status(StatusCode.UNSET), TraceFlags(TraceFlags.SAMPLED)
+
+
+class _Rarely(logging.Filter):
+    """Keeps one record of an outage in a time: each batch that is not taken has several."""
+
+    shown_at = -math.inf
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Keeps an error, once every ``LINES_S``; no attempt that is repeated."""
+        now = time.monotonic()
+        if record.levelno < logging.ERROR or now - self.shown_at < LINES_S:
+            return False
+        self.shown_at = now
+        return True
 
 
 class _Counting(SpanExporter):
@@ -87,6 +107,8 @@ class OtlpSpans:
 
     def __init__(self, endpoint: str, recorder: SpanRecorder) -> None:
         self._recorder, self._num_offered = recorder, 0
+        self._rarely = _Rarely()
+        logging.getLogger(LOGGER).addFilter(self._rarely)
         self._exporter = _Counting(OTLPSpanExporter(endpoint=endpoint, timeout=EXPORT_S), recorder)
         self._processor = BatchSpanProcessor(self._exporter, MAX_QUEUED, DELAY_S * 1e3, BATCH)
         self._resource, self._scope = _resource(), InstrumentationScope("attnserve", __version__)
@@ -121,6 +143,7 @@ class OtlpSpans:
         if ending.is_alive():
             self._exporter.shutdown()
             ending.join(_ABORT_S)
+        logging.getLogger(LOGGER).removeFilter(self._rarely)
 
 
 def _resource() -> Resource:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 import subprocess
@@ -244,6 +245,17 @@ async def test_requests_are_answered_without_a_receiver(make_shell: ShellFactory
     await asyncio.to_thread(traces.close, 0.1)
     assert (counts.num_sent, counts.num_dropped) == (0, 20)
     assert not [thread for thread in threading.enumerate() if thread.name == "traces end"]
+
+
+def test_outage_has_one_line_of_the_log_in_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    spans, exporter = OtlpSpans(NOBODY, Counts()), logging.getLogger(otlp.LOGGER)
+    with caplog.at_level(logging.DEBUG, otlp.LOGGER):
+        exporter.warning("first attempt")
+        exporter.error("first batch")
+        exporter.error("second batch")
+        spans.close(0)
+        exporter.error("of another program")
+    assert [record.getMessage() for record in caplog.records] == ["first batch", "of another program"]
 
 
 # --- Settings ---

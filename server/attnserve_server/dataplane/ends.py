@@ -49,7 +49,10 @@ class Ends:
             return
         ended = _ended(name, call, status, ended_at)
         if trace.is_sampled and self._traces is not None:
-            self._traces.add(trace, ended)
+            try:
+                self._traces.add(trace, ended)
+            except Exception:  # of a library that the answer does not need
+                logger.exception("the span of a request was not made")
         if has_line or is_slow:
             values = name.method, *status, *ended.model, ended.duration_s * 1e3
             extra = {FIELDS: functools.partial(ended.fields, trace.hex_id)}

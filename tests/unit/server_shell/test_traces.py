@@ -247,6 +247,21 @@ async def test_requests_are_answered_without_a_receiver(make_shell: ShellFactory
     assert not [thread for thread in threading.enumerate() if thread.name == "traces end"]
 
 
+async def test_request_is_answered_where_its_span_cannot_be_made(
+    make_shell: ShellFactory, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(trace: Trace, ended: Ended) -> None:
+        raise ValueError("planted")
+
+    spans = Kept()
+    monkeypatch.setattr(spans, "add", fail)
+    shell = await make_shell(ends=Ends(traces=Traces(spans, 1.0)))
+    answer = await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))
+    assert answer.hypotheses[0].text == "A"
+    await until(lambda: bool(shell.recorder.counted))
+    assert "the span of a request was not made" in caplog.text
+
+
 def test_outage_has_one_line_of_the_log_in_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     spans, exporter = OtlpSpans(NOBODY, Counts()), logging.getLogger(otlp.LOGGER)
     with caplog.at_level(logging.DEBUG, otlp.LOGGER):

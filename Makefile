@@ -49,7 +49,7 @@ $(DEMO): pyproject.toml | $(VENV)/.stamp-venv
 
 $(DEV): pyproject.toml | $(VENV)/.stamp-venv
 	@echo "setup: installing everything for development into $(VENV) (with PyTorch: some minutes the first time)"
-	@$(PIP) --editable '.[cli,server,cpu,video,export,evaluate,loadtest,dev]'
+	@$(PIP) --editable '.[cli,server,cpu,video,trace,export,evaluate,loadtest,dev]'
 	@touch $(DEMO) $@
 
 # --- Running ----------------------------------------------------------------------------------------------------------
@@ -198,8 +198,8 @@ LOCK := $(PY) -m uv pip compile -q --python-version 3.13 --python-platform x86_6
 	--no-annotate --custom-compile-command 'make lock'
 .PHONY: lock
 lock: $(DEV) ## Lock the dependencies of the images, with hashes
-	@$(LOCK) pyproject.toml --extra server --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
-	@$(LOCK) pyproject.toml --extra server --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra trace --extra cpu -o deploy/docker/requirements-cpu.txt >/dev/null
+	@$(LOCK) pyproject.toml --extra server --extra trace --extra gpu -o deploy/docker/requirements-gpu.txt >/dev/null
 	@$(LOCK) pyproject.toml --group image-locust -o deploy/docker/requirements-locust.txt >/dev/null
 	@$(LOCK) --group image-build -o deploy/docker/requirements-build.txt >/dev/null
 

@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 COMMANDS = {
     "serve": ("Run a server.", "server,cpu"),
+    "debug": ("Show what a running server does.", "server,cpu"),
     "profile": ("Measure where a model's time goes.", "server,cpu"),
 }
 """This package's commands, for `attnserve` to list without importing them: a help line and the extras that they need."""

@@ -9,7 +9,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from attnserve_server.bundle.loader import Bundle, default_models, find_bundles,
 from attnserve_server.bundle.single_pass import batch_warning
 from attnserve_server.collector import quiet_collector
 from attnserve_server.config import EngineConfig, ServerConfig, repository_defaults
+from attnserve_server.dataplane.ends import Ends
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.pool import WorkerPool
@@ -30,12 +31,14 @@ from attnserve_server.errors import BundleError, ConfigError, StartupError
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.metrics.traces import FLUSH_S, Traces, open_traces
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, show_stacks_on_signal, stop_event
 from attnserve_server.stats import Measured
 from attnserve_server.tasks.clips.wire import ClipLimits
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
 from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
+from attnserve_server.transport.debug import DebugSocket
 from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.http.watchdog import Watchdog, end_process
 from attnserve_server.transport.rpc.health import HealthBoard
@@ -56,6 +59,7 @@ class App:
     def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
         self.config, self._tasks = config, TaskTable(tasks)
         self.grpc_port = self.http_port = self.plain_http_port = 0
+        self.traces: Traces | None = None
 
     async def start(self) -> None:
         """Loads the models, opens the ports and starts the workers; returns when every model is warm or reported as broken.
@@ -65,7 +69,9 @@ class App:
         """
         config, engine = self.config, self.config.engine
         collectors = CollectorRegistry()
-        metrics = Metrics(collectors)
+        metrics = self.metrics = Metrics(collectors)
+        if config.trace.endpoint:
+            self.traces = open_traces(config.trace.endpoint, config.trace.sample_ratio, metrics.spans)
         self.trust = Trust(config.tls, config.tokens, metrics.trust)
         self.trust.warn_about(config.grpc.host)
         paths, defaults = find_bundles(self._repository), self._defaults()
@@ -85,7 +91,8 @@ class App:
             sharing = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics)
         limits = limits_of(config)
         self.plane = DataPlane(self.front, metrics, limits, sharing)
-        self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access)
+        ends = Ends(config.slow_request_seconds, self.traces)
+        self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access, ends)
         pages = Exposition(collectors), self._health
         self.http = HttpServer(config.http.host, config.http.port, *pages, tls=self.trust.context())
         self.http_port = await self.http.start()
@@ -112,7 +119,7 @@ class App:
         await self.plane.drain(until - time.monotonic())
         await self.grpc.stop(1.0)
         self.plane.close()
-        await self.front.stop()
+        await asyncio.gather(self.front.stop(), self._close_traces(min(FLUSH_S, until - time.monotonic())))
         await self._stop_http()
 
     async def run(self, ready_file: Path | None = None) -> None:
@@ -125,6 +132,14 @@ class App:
         raise_descriptor_limit()
         return_memory()
         show_stacks_on_signal(self._show_state)
+        debug = DebugSocket(self._state, self._stacks)
+        debug.start()
+        try:
+            await self._run(ready_file)
+        finally:
+            debug.stop()
+
+    async def _run(self, ready_file: Path | None) -> None:
         ready = ReadyFile(ready_file)
         watchdog = Watchdog(functools.partial(end_process, ready.remove))
         stop = asyncio.create_task(stop_event(ready.remove).wait(), name="stop")
@@ -170,7 +185,13 @@ class App:
             await self.front.stop(0)
         elif hasattr(self, "pool"):
             await self.pool.stop(0)
+        await self._close_traces(0)
         await self._stop_http()
+
+    async def _close_traces(self, timeout_s: float) -> None:
+        """Sends the spans that are queued, for ``timeout_s`` at most, and no more from then on."""
+        if self.traces is not None:
+            await asyncio.to_thread(self.traces.close, max(timeout_s, 0.0))
 
     async def _stop_http(self) -> None:
         """Closes the ports of HTTP that are open, and looks at no more files."""
@@ -179,12 +200,25 @@ class App:
         for server in self._http_servers():
             await server.stop()
 
+    def _state(self) -> Iterator[str]:
+        """Yields lines about queues, slots and requests, without user text."""
+        if not hasattr(self, "front"):
+            yield "starting"
+            return
+        if self.front.is_draining:
+            yield "draining"
+        yield from snapshot(list(self.front.jobs.values()), time.monotonic())
+        yield from self.metrics.reports.lines()
+
     def _show_state(self) -> None:
-        """Logs queues and requests, without user text, and asks the workers for their stacks."""
-        for line in snapshot(self.front.jobs.values(), time.monotonic()) if hasattr(self, "front") else ():
+        """Logs the state, and asks the workers for their stacks."""
+        for line in self._state():
             log.warning("state: %s", line)
         if hasattr(self, "pool"):
             self.pool.show_stacks()
+
+    def _stacks(self) -> dict[str, str]:
+        return self.pool.stacks() if hasattr(self, "pool") else {}
 
     def _http_servers(self) -> list[HttpServer]:
         return [getattr(self, name) for name in ("http", "plain_http") if hasattr(self, name)]

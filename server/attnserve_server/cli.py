@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 _ORDER = (
     "grpc_port", "http_port", "host", "models", "device", "variant", "workers", "slots", "queue_limit", "ageing_seconds",
     "stream_interval_seconds", "cache_bytes", "max_beam_size", "max_source_tokens", "drain_seconds", "log_level", "log_format",
-    "tls_cert", "tls_key", "tls_client_ca", "tokens",
+    "slow_request_seconds", "tls_cert", "tls_key", "tls_client_ca", "tokens", "trace_endpoint", "trace_ratio",
 )  # fmt: skip
 """Flags that the help lists first; others follow in the order of the configuration."""
 

@@ -17,6 +17,7 @@ import msgspec
 
 from attnserve_server.config_listen import GrpcConfig, HttpConfig
 from attnserve_server.config_tasks import DefaultModelsConfig, VideoConfig
+from attnserve_server.config_trace import TraceConfig
 from attnserve_server.config_trust import TlsConfig, TokensConfig
 from attnserve_server.environment import PREFIX, given_settings
 from attnserve_server.errors import ConfigError
@@ -96,12 +97,15 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     drain_seconds: Annotated[Seconds, Flag("Time that a shutdown waits for admitted requests")] = 30.0
     log_format: Annotated[Literal["text", "json"], Flag()] = "text"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Flag()] = "info"
+    slow_request_seconds: Annotated[Seconds, Flag("Requests that take longer are logged with their phases; 0 for none")] = 0.0
+    """As warnings, whatever their status; a stream's time includes its client's reading."""
     grpc: GrpcConfig = GrpcConfig()
     http: HttpConfig = HttpConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
     tls: TlsConfig = TlsConfig()
     tokens: TokensConfig = TokensConfig()
+    trace: TraceConfig = TraceConfig()
     video: VideoConfig = VideoConfig()
     default_models: DefaultModelsConfig = DefaultModelsConfig()
 

@@ -19,6 +19,8 @@ from attnserve_server.errors import StartupError
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STACKS_SIGNAL = signal.SIGUSR1
+COLLECTED_SIGNAL = signal.SIGUSR2
+"""Lets a worker write its stacks for the front; see :func:`write_stacks_on_signal`."""
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 256 * 1024
 CUT_SHORT = 130
 """The exit code after a second signal."""
@@ -39,6 +41,11 @@ def show_stacks_on_signal(also: Callable[[], object] | None = None) -> None:
     if also is not None:
         asyncio.get_running_loop().add_signal_handler(STACKS_SIGNAL, also)
     faulthandler.register(STACKS_SIGNAL, file=2, all_threads=True, chain=also is not None)
+
+
+def write_stacks_on_signal(descriptor: int) -> None:
+    """Lets SIGUSR2 write the stacks of all threads to a descriptor, at once, also while one is stuck in a library."""
+    faulthandler.register(COLLECTED_SIGNAL, file=descriptor, all_threads=True)
 
 
 def stop_event(at_once: Callable[[], None]) -> asyncio.Event:

@@ -127,6 +127,8 @@ class Done(msgspec.Struct, Generic[OutcomeT], tag="done", array_like=True, omit_
     num_steps: int
     is_placed: bool = False
     """Whether the outcome's tensors are in the block of its request, see :attr:`Work.block`."""
+    batchable_at: float = 0.0
+    """Of a single-pass model: when its engine took the request, for a batch; 0 for any other."""
 
 
 class Failed(msgspec.Struct, tag="failed", array_like=True, omit_defaults=True, gc=False):

@@ -21,6 +21,8 @@ NOT_SHOWN = {
     "attnserve_cache_entries": "as above",
     "attnserve_reloads": "in the log; a failed one has a log line and a runbook",
     "attnserve_reload_failures": "as above",
+    "attnserve_spans_sent": "traces are off by default, and their receiver shows what arrives",
+    "attnserve_spans_dropped": "as above",
     "attnserve_tls_handshakes": "it is for comparison with the number of requests",
     "attnserve_worker_last_message_age_seconds": "the silence of workers with work is shown",
 }

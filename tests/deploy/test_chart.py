@@ -115,6 +115,8 @@ def test_fault_of_a_custom_manifest_is_seen(manifests: dict[str, list[Manifest]]
         ({"tls": {"clientCaSecretName": "clients"}}, "needs tls.secretName"),
         ({"autoscaling": {"enabled": True}, "keda": {"enabled": True}}, "exclude each other"),
         ({"networkPolicy": {"clients": []}}, "clients"),
+        ({"trace": {"endpoint": "otel-collector:4317"}}, "endpoint"),
+        ({"trace": {"sampleRatio": 2}}, "sampleRatio"),
     ],
 )
 def test_wrong_values_are_refused(values: Manifest, problem: str) -> None:
@@ -236,6 +238,19 @@ def test_server_may_be_reached_at_two_ports_and_reaches_nothing(manifests: dict[
         policy = one(manifests[case], "NetworkPolicy")["spec"]
         assert (policy["policyTypes"], policy["egress"]) == (["Ingress", "Egress"], [])
         assert [rule["ports"] for rule in policy["ingress"]] == [[{"protocol": "TCP", "port": name}] for name in ("grpc", pages)]
+
+
+def test_traces_may_reach_their_receiver() -> None:
+    found = rendered({"trace": {"endpoint": "http://otel-collector.observability:4317", "sampleRatio": 0.01}})
+    environment = environment_of(found)
+    assert environment["ATTNSERVE_TRACE_ENDPOINT"] == "http://otel-collector.observability:4317"
+    assert environment["ATTNSERVE_TRACE_SAMPLE_RATIO"] == "0.01"
+    ((rule,),) = (one(found, "NetworkPolicy")["spec"]["egress"],)
+    assert rule["ports"] == [
+        {"protocol": "TCP", "port": 4317},
+        {"protocol": "UDP", "port": 53},
+        {"protocol": "TCP", "port": 53},
+    ]
 
 
 def test_selectors_find_the_pods(manifests: dict[str, list[Manifest]]) -> None:

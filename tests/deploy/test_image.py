@@ -76,6 +76,19 @@ def test_health_check_of_the_image_passes_while_the_server_serves(containers: En
     assert containers.podman("exec", server, "attnserve", "health").strip() == "the server at 127.0.0.1:8001: serving"
 
 
+def test_debug_shows_the_server_without_privileges(containers: Engine, server: str) -> None:
+    for arguments in ((), ("1",)):
+        printed = containers.podman("exec", server, "attnserve", "debug", *arguments)
+        assert "0 requests in flight" in printed
+        assert "stacks of the front (1)" in printed and "stacks of worker-0.0 (" in printed
+        assert "engine/worker/worker.py" in printed
+
+
+def test_image_can_send_traces(containers: Engine, image: str) -> None:
+    program = "from attnserve_server.metrics.traces import open_traces; open_traces('http://127.0.0.1:1', 1.0, None).close(0)"
+    containers.podman("run", "--rm", *RESTRICTED, "--entrypoint", "/opt/attnserve/bin/python", image, "-c", program)
+
+
 def test_health_check_of_the_image_fails_without_a_server(containers: Engine, image: str) -> None:
     containers.podman("run", "--detach", "--name", "idle", "--entrypoint", "sleep", image, "infinity")
     assert "unhealthy" in containers.podman("healthcheck", "run", "idle", is_checked=False) or "1" in containers.inspect(

@@ -17,8 +17,8 @@ FOLDER = ROOT / "deploy/docker"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 WANTED = {
-    "cpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["cpu"]],
-    "gpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["gpu"]],
+    "cpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["trace"], *EXTRAS["cpu"]],
+    "gpu": [*PROJECT["project"]["dependencies"], *EXTRAS["server"], *EXTRAS["trace"], *EXTRAS["gpu"]],
     "locust": [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["image-locust"]],
     "build": [*PROJECT["build-system"]["requires"], *PROJECT["dependency-groups"]["image-build"]],
 }

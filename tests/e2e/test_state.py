@@ -6,6 +6,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary
@@ -53,4 +55,50 @@ def test_second_signal_shows_it_again(tmp_path: Path) -> None:
         for number in (1, 2):
             server.process.send_signal(signal.SIGUSR1)
             eventually(lambda: server.log.read_text().count("state: 0 requests in flight") == number, "another answer")  # noqa: B023
+        server.assert_unharmed()
+
+
+def debug(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`attnserve debug`."""
+    program = "import sys; from attnserve_client.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "debug", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+
+
+def test_command_shows_stacks_queues_and_requests_without_their_text(tmp_path: Path) -> None:
+    """The worker is stopped first, and has no stacks then; a second time it runs."""
+    with (
+        serve(tmp_path, "--workers", "1", "--slots", "1", environment={"ATTNSERVE_ENGINE_HANG_SECONDS": "600"}) as server,
+        server.channel() as channel,
+    ):
+        ((name, worker),) = server.workers.items()
+        ask(channel, SENTENCES[0])
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
+            eventually(lambda: server.scrape().total("attnserve_queue_length") > 0, "some wait")
+            stopped = debug(str(server.process.pid))
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert all(call.result().hypotheses for call in calls)
+        running = debug(str(server.process.pid))
+        assert (stopped.returncode, running.returncode) == (0, 0), stopped.stderr + running.stderr
+        assert f"{NUM} requests in flight" in stopped.stdout
+        assert re.search(WAITS.removeprefix("state: "), stopped.stdout)
+        assert re.search(AT.removeprefix("state: "), stopped.stdout)
+        assert f"stacks of {name} ({worker})\n(no stacks: the process is stopped" in stopped.stdout
+        assert "0 requests in flight" in running.stdout
+        assert re.search(rf"^{re.escape(name)}, transformer-en-de, version 1: \d+ of 1 slots, ", running.stdout, re.MULTILINE)
+        front, workers = running.stdout.split(f"stacks of {name} ({worker})\n")
+        assert f"stacks of the front ({server.process.pid})" in front and "asyncio/base_events.py" in front
+        assert "most recent call first" in workers and "engine/worker/worker.py" in workers
+        assert MARK not in stopped.stdout + running.stdout
+        server.assert_unharmed()
+
+
+def test_command_for_a_worker_says_that_it_is_no_server(tmp_path: Path) -> None:
+    with serve(tmp_path, "--workers", "1") as server:
+        (worker,) = server.workers.values()
+        done = debug(str(worker))
+        assert (done.returncode, done.stderr) == (1, f"error: process {worker} is no attnserve server, or does not serve yet\n")
         server.assert_unharmed()

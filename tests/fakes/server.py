@@ -120,6 +120,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
     times_left: list[float | None] = field(default_factory=list)
     clients: list[str | None] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
+    traces: list[str | None] = field(default_factory=list)
     was_cancelled: threading.Event = field(default_factory=threading.Event)
     num_running: int = 0
     max_running: int = 0
@@ -157,6 +158,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
             metadata = dict(context.invocation_metadata())
             self.clients.append(metadata.get("x-client-id"))
             self.tokens.append(metadata.get("authorization"))
+            self.traces.append(metadata.get("traceparent"))
             failure = self.failures.popleft() if self.failures else None
             if failure is None:
                 self.num_running += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from attnserve_client import trace
 from attnserve_client.errors import ClientClosed
 from attnserve_client.methods import Method, RequestT, ResponseT
 from attnserve_client.retry import Attempts, RetryPolicy
@@ -25,17 +26,22 @@ class Calls:
         address: the server's address, for messages.
         policy: default retry policy.
         timeout_s: default timeout in seconds; ``math.inf`` for no deadline.
-        metadata: sent with every call.
+        metadata: sent with every call, beside the trace of the current span.
     """
 
     def __init__(
         self, channel: Any, address: str, policy: RetryPolicy, timeout_s: float, metadata: Sequence[tuple[str, str]] = ()
     ) -> None:
         self._channel, self._policy, self._timeout_s = channel, policy, timeout_s
-        self.address, self.metadata = address, tuple(metadata)
+        self.address, self._metadata = address, tuple(metadata)
         self._callables: dict[str, Any] = {}
         self.is_closed = False
         """Whether the caller has closed the channel."""
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Metadata of a call that begins now."""
+        return self._metadata + trace.current()
 
     def check_open(self) -> None:
         """Checks before each attempt that the channel is open; gRPC raises other errors, one on each kind of channel.

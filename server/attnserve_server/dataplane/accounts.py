@@ -1,18 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts, times and logs the end of each request once, for all protocols. The front counts its own events."""
+"""Counts, times and records the end of each request once, for all protocols. The front counts its own events."""
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from attnserve_server.dataplane.call import Call
+from attnserve_server.dataplane.ends import Ends
 from attnserve_server.errors import ErrorCode, ServiceError
-from attnserve_server.metrics import logs
-
-logger = logging.getLogger(__name__)
+from attnserve_server.metrics.ended import MethodName
 
 _CLOCK_SLACK_S = 0.05
 """The server counts a deadline from the request's arrival, so the client's expires a little earlier and its reset arrives first."""
@@ -56,13 +54,16 @@ class Accounts:
     """Records how the requests of one method end.
 
     Args:
-        method: name of the method, a label.
+        name: of the method; its own is a label.
         recorder: counts requests; None for methods that are neither counted nor logged, such as probes.
         is_stopping: whether the server is stopping and cancels requests itself.
+        ends: records the ends of requests beside their counts.
     """
 
-    def __init__(self, method: str, recorder: RequestRecorder | None, is_stopping: Callable[[], bool]) -> None:
-        self._method, self._recorder, self._is_stopping = method, recorder, is_stopping
+    def __init__(
+        self, name: MethodName, recorder: RequestRecorder | None, is_stopping: Callable[[], bool], ends: Ends | None = None
+    ) -> None:
+        self._name, self._recorder, self._is_stopping, self._ends = name, recorder, is_stopping, ends or Ends()
 
     def answered(self, call: Call) -> None:
         """Records an answered request."""
@@ -88,16 +89,6 @@ class Accounts:
     def _record(self, call: Call, code: str, reason: str) -> None:
         if self._recorder is None:
             return
-        duration_s = time.monotonic() - call.received_at
-        model, version = call.labels
-        self._recorder.request_done(model, version, self._method, code, duration_s)
-        fields = {
-            "method": self._method,
-            "code": code,
-            "reason": reason,
-            "model": model,
-            "version": version,
-            "duration_s": duration_s,
-        }
-        text = "%s %s %s model=%s/%s %.1fms"
-        logger.info(text, self._method, code, reason, model, version, duration_s * 1e3, extra={logs.FIELDS: fields})
+        ended_at = time.monotonic()
+        self._recorder.request_done(*call.labels, self._name.method, code, ended_at - call.received_at)
+        self._ends.record(self._name, call, (code, reason), ended_at)

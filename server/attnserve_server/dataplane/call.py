@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from attnserve_server.kinds import Payload
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Model
+from attnserve_server.tasks.registry import TaskSpec
 
 
 class Ticket(Protocol):
@@ -50,6 +52,10 @@ class Call:
         received_at: arrival time, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None if the client set none.
         model: the model that answers, once it is resolved; a label of metrics and log.
+        spec: the task of the request, once its model is resolved.
+        queued_at: when its first payload was queued; 0 before. The numbers of its payloads, their rows and source tokens follow.
+        timings: durations of its phases, once it is answered, and with it the number of generated tokens.
+        traceparent: the client's value of this metadata; empty if there is none, or traces are off.
         hold: counts the bytes of an answer until the function that it returns is called; raises a ServiceError if they are too
             many. None for answers that are sent as soon as they arrive.
         is_submitted: whether the request reached the front, which then counts refusals and cancellations itself.
@@ -65,16 +71,27 @@ class Call:
         "is_being_made",
         "is_submitted",
         "model",
+        "num_generated",
         "num_held",
+        "num_parts",
+        "num_rows",
+        "num_source",
         "part",
+        "queued_at",
         "received_at",
         "request_id",
+        "spec",
+        "timings",
+        "traceparent",
     )
 
     def __init__(self, request_id: str, client: str = "", deadline: float | None = None, part: str = "") -> None:
         self.request_id, self.client, self.deadline, self.part = request_id, client, deadline, part
         self.received_at = time.monotonic()
         self.model: Model | None = None
+        self.spec: TaskSpec | None = None
+        self.queued_at, self.timings, self.traceparent = 0.0, cast(Timings | None, None), ""
+        self.num_parts = self.num_rows = self.num_source = self.num_generated = 0
         self.is_submitted = self.is_being_made = False
         self._tickets: list[Ticket] = []
         self.hold: Callable[[int], Callable[[], None]] | None = None
@@ -97,6 +114,10 @@ class Call:
         if self.hold is not None:
             ticket.accept = self._accept
         self._tickets.append(ticket)
+        self.queued_at = self.queued_at or ticket.received_at
+        self.num_parts += 1
+        self.num_rows += payload.num_rows
+        self.num_source += payload.num_source
         return ticket
 
     def release(self) -> None:

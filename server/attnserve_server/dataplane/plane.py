@@ -18,6 +18,7 @@ from attnserve_server.dataplane.accounts import RequestRecorder
 from attnserve_server.dataplane.call import Call, Submit, Ticket
 from attnserve_server.dataplane.offload import Preparing
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Limits, Model, Prepared
 from attnserve_server.tasks.joining import whole
@@ -60,28 +61,6 @@ class Sharing(Protocol):
     def submit(self, model: Any, payload: Any, terms: Terms, key: bytes) -> Ticket:
         """As ``Front.submit``."""
         ...
-
-
-class Timings(msgspec.Struct, frozen=True, gc=False):
-    """Durations of the phases of a request, in seconds."""
-
-    preparation_s: float
-    queue_s: float
-    encode_s: float
-    decode_s: float
-    total_s: float
-
-    @classmethod
-    def of(cls, received_at: float, queued_at: float, done: Done[Any]) -> Timings:
-        """Computes them up to now, from the events RECEIVED and QUEUED of ``metrics.intervals`` and those of the answer."""
-        encoded_at = done.admitted_at + done.encode_s
-        return cls(
-            max(queued_at - received_at, 0.0),
-            max(done.admitted_at - queued_at, 0.0),
-            done.encode_s,
-            max(done.finished_at - encoded_at, 0.0),
-            time.monotonic() - received_at,
-        )
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -160,8 +139,10 @@ class Pending:
                 results.cancel()
 
     def _rendered(self, answers: Sequence[Done[Any]]) -> tuple[Any, Timings]:
-        rendered = self._spec.task.render(self._prepared, answers)
-        return rendered, Timings.of(self._call.received_at, self._tickets[0].received_at, whole(answers))
+        call, rendered = self._call, self._spec.task.render(self._prepared, answers)
+        timings = call.timings = Timings.of(call.received_at, call.queued_at, whole(answers))
+        call.num_generated = sum(answer.outcome.num_generated for answer in answers)
+        return rendered, timings
 
 
 class DataPlane:
@@ -205,6 +186,7 @@ class DataPlane:
             ServiceError: it cannot be served.
         """
         model = call.model = self.resolve(asked.model, asked.version, spec.number)
+        call.spec = spec
         if model.manifest.task != spec.number:
             raise InvalidRequest(f"the model {model.id} does not {spec.does}", field="model")
         task, limits, what = spec.task, self._limits, asked.what

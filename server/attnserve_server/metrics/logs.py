@@ -21,7 +21,7 @@ request_id: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", d
 """Id of the request that the current task handles."""
 
 FIELDS = "fields"
-"""``extra={FIELDS: {...}}`` adds these entries to a JSON line; the text format leaves them out."""
+"""``extra={FIELDS: function}`` adds the entries that the function returns to a JSON line; the text format does not call it."""
 
 LEVEL_VARIABLE, FORMAT_VARIABLE = "ATTNSERVE_LOG_LEVEL", "ATTNSERVE_LOG_FORMAT"
 """Environment variables that pass the log settings to a worker process."""
@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "request_id": getattr(record, "request_id", "-"),
             "message": record.getMessage(),
-            **getattr(record, FIELDS, {}),
+            **getattr(record, FIELDS, dict)(),
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)

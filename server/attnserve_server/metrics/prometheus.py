@@ -19,6 +19,7 @@ from attnserve_server.metrics.engines import EngineMetrics, Makers, Series
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
 from attnserve_server.metrics.processes import ProcessMetrics
+from attnserve_server.metrics.spans import SpanMetrics
 from attnserve_server.metrics.trust import TrustMetrics
 from attnserve_server.metrics.waiting import Waiting
 from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
@@ -50,7 +51,7 @@ class Metrics:
         self._registry = registry
         self._of_models: list[MetricWrapperBase] = []
         """Metrics with series by model and version."""
-        self._reports = WorkerReports()
+        self.reports = WorkerReports()
         self._queue_lengths: dict[Key, int] = {}
         self._series: dict[Key, Series] = {}
         self._make_request_metrics()
@@ -87,13 +88,13 @@ class Metrics:
         """Observes one worker's report on one model."""
         key = stats.model, stats.version
         self._series_of(key).reported(stats)
-        self._reports.put(worker_id, stats)
+        self.reports.put(worker_id, stats)
         self._show_workers(key)
 
     def forget_worker(self, worker_id: str) -> None:
         """Removes a dead worker from the gauges; counters keep its counts."""
         self.liveness.forget(worker_id)
-        for key in self._reports.forget(worker_id):
+        for key in self.reports.forget(worker_id):
             self._show_workers(key)
 
     def set_queue(self, model: str, version: str, num_waiting: int, waiting_since: float | None) -> None:
@@ -108,7 +109,7 @@ class Metrics:
         key = model, version
         self._waiting.set(key, waiting_since)
         self._queue_lengths[key] = num_waiting
-        self._queue_length.labels(model, version).set(num_waiting + self._reports.total(key).num_waiting)
+        self._queue_length.labels(model, version).set(num_waiting + self.reports.total(key).num_waiting)
 
     def cache_request(self, model: str, version: str, result: str) -> None:
         """Counts one request by its cache result: "hit", "miss" or "coalesced"."""
@@ -145,7 +146,7 @@ class Metrics:
         self._queue_lengths.pop(key, None)
         self._series.pop(key, None)
         self._waiting.forget(key)
-        self._reports.forget_model(key)
+        self.reports.forget_model(key)
         for metric in self._of_models:
             metric.remove_by_labels({"model": model, "version": version})
 
@@ -157,7 +158,7 @@ class Metrics:
         return self._series.get(key) or self._series.setdefault(key, self._engines.series(key, measured))
 
     def _show_workers(self, key: Key) -> None:
-        total = self._reports.total(key)
+        total = self.reports.total(key)
         self._series_of(key).show(total)
         self._queue_length.labels(*key).set(total.num_waiting + self._queue_lengths.get(key, 0))
 
@@ -182,7 +183,7 @@ class Metrics:
         register = self._registry.register
         self.liveness, self.processes = Liveness(self._gauge, self._counter, register), ProcessMetrics(register)
         self.devices, self._waiting = DeviceMetrics(register), Waiting(register)
-        self.trust = TrustMetrics(self._gauge, self._counter)
+        self.trust, self.spans = TrustMetrics(self._gauge, self._counter), SpanMetrics(self._counter)
         self._model_ready = self._gauge("model_ready", "1 if at least one worker is warm, else 0.", _MODEL)
         self._model_load_duration = self._histogram(
             "model_load_duration_seconds", "Time to load and warm up a model in one worker, in seconds.", LOAD_SECONDS

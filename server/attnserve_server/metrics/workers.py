@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from attnserve_server.stats import EngineStats
@@ -41,6 +42,13 @@ class WorkerReports:
     def forget_model(self, key: Key) -> None:
         """Drops all reports on a model."""
         self._reports.pop(key, None)
+
+    def lines(self) -> Iterator[str]:
+        """Yields what each worker last reported of each model."""
+        for (model, version), reports in list(self._reports.items()):
+            for worker, report in sorted(reports.items()):
+                slots = f"{report.num_slots_used} of {report.num_slots} slots, " if report.num_slots else ""
+                yield f"{worker}, {model}, version {version}: {slots}{report.num_waiting} wait, busy {report.busy_ratio:.0%}"
 
     def total(self, key: Key) -> Total:
         """Returns the sums over all workers, and the mean of their busy ratios; zeros without reports."""

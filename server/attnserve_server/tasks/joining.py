@@ -59,6 +59,7 @@ def whole(finished: Sequence[SequenceDone]) -> SequenceDone:
         min(each.first_token_at for each in finished),
         last.finished_at,
         sum(each.num_steps for each in finished),
+        batchable_at=first.batchable_at,
     )
 
 

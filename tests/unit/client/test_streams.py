@@ -37,7 +37,10 @@ COMMANDS = {
     "segment folder": ["segment", "{folder}"],
     "classify": ["classify", "{folder}/phötö.png"],
     "classify folder": ["classify", "{folder}"],
+    "classify-video": ["classify-video", "{folder}/clïp.mp4"],
     "generate": ["generate", "--class", "cat", "--seed", "1", "--out", "{folder}/grid.png"],
+    "evaluate video": ["evaluate", "video", "--data", "{folder}"],
+    "evaluate video-skew": ["evaluate", "video-skew", "--data", "{folder}"],
     "evaluate generation": ["evaluate", "generation", "--samples", "1"],
     "evaluate segmentation": ["evaluate", "segmentation", "--data", "{folder}"],
     "evaluate classification": ["evaluate", "classification", "--data", "{folder}"],
@@ -47,6 +50,7 @@ COMMANDS = {
     "evaluate gain": ["evaluate", "gain", "--model", "a", "--against", "b", "--data", "{folder}", "--split", "val"],
     "evaluate alignment": ["evaluate", "alignment", "--data", "{folder}", "--split", "val"],
     "serve": ["serve", "--print-config"],
+    "debug": ["debug", "999999999"],
     "profile": ["profile", "seq2seq-en-de", "--runs", "1", "--models", "deploy/models"],
     "train": ["train", "--queue", "four-models", "--list"],
     "export": ["export", "no-such-model", "--models", "{folder}"],
@@ -58,10 +62,13 @@ FAILING = (
     "evaluate gain",
     "evaluate segmentation",
     "evaluate classification",
+    "evaluate video",
+    "evaluate video-skew",
     "evaluate generation",
     "export",
+    "debug",
 )
-"""Commands that end with an error, for the fake has no such model, and there is no such run."""
+"""Commands that end with an error, for the fake has no such model, and there is no such run or process."""
 WHOLE = ("translate lines", "models", "serve")
 """Commands that run with every case; the others run with the cases of standard output."""
 SLOW = ("profile", "train", "export")
@@ -79,6 +86,7 @@ def folder(tmp_path: Path) -> Path:
     photo = io.BytesIO()
     Image.new("RGB", (64, 64)).save(photo, "PNG")
     (found / "phötö.png").write_bytes(photo.getvalue())
+    (found / "clïp.mp4").write_bytes(b"a clip")
     (found / "flickr8k").mkdir()
     with tarfile.open(found / "flickr8k" / "dev.tar", "w") as archive:
         archive.add(found / "phötö.png", "a.png")

@@ -232,3 +232,20 @@ async def test_stacks_are_not_asked_of_a_worker_that_has_said_nothing(tmp_path: 
     assert pool.pids() == {"worker-0.0": pid}
     opening.cancel()
     await pool.stop(0)
+
+
+async def test_worker_without_a_file_for_its_stacks_has_none(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    started.kill()
+    assert await started.successor() == "worker-0.1"
+    ((name, pid),) = started.pool.pids().items()
+    assert await asyncio.to_thread(started.pool.stacks) == {f"{name} ({pid})": ""}
+    await asyncio.sleep(0.1)
+    assert started.pool.pids() == {name: pid}, "it was not signalled, which would end it"
+    assert started.lost == ["worker-0.0"]
+
+
+async def test_stopped_workers_do_not_hold_up_their_stacks(started: Started) -> None:
+    (pid,) = started.pool.pids().values()
+    os.kill(pid, signal.SIGSTOP)
+    assert list((await asyncio.wait_for(asyncio.to_thread(started.pool.stacks, 0.1), 5)).values()) == [""]

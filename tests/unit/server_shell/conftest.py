@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from attnserve.v1 import model_pb2_grpc, translation_pb2_grpc
 from attnserve_server.config_listen import GrpcConfig
+from attnserve_server.dataplane.ends import Ends
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.tasks.images import ImageLimits
@@ -62,13 +63,19 @@ ShellFactory = Callable[..., Awaitable[Shell]]
 async def make_shell() -> AsyncIterator[ShellFactory]:
     made: list[Shell] = []
 
-    async def make(front: Front | None = None, max_text_chars: int = 10_000, trust: Trust | None = None, **settings: Any) -> Shell:
+    async def make(
+        front: Front | None = None,
+        max_text_chars: int = 10_000,
+        trust: Trust | None = None,
+        ends: Ends | None = None,
+        **settings: Any,
+    ) -> Shell:
         front, recorder = front or Front(), Recorder()
         board = HealthBoard(model.id for model in front.models())
         limits = Limits(max_text_chars, ImageLimits(max_bytes=1_000_000, max_pixels=4_000_000))
         plane = DataPlane(front, recorder, limits)
-        secured = () if trust is None else (trust.credentials(), trust.access)
-        server = GrpcServer(plane, board, GrpcConfig(port=0, **settings), *secured)
+        secured = (None, None) if trust is None else (trust.credentials(), trust.access)
+        server = GrpcServer(plane, board, GrpcConfig(port=0, **settings), *secured, ends)
         port = await server.start()
         made.append(Shell(front, recorder, board, plane, server, port, grpc.aio.insecure_channel(f"127.0.0.1:{port}")))
         return made[-1]

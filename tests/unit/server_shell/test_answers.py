@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from attnserve.v1 import decoding_pb2, model_pb2, translation_pb2
-from attnserve_server.dataplane.plane import Timings
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,

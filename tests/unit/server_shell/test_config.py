@@ -57,7 +57,7 @@ def test_flags_that_were_not_given_change_nothing(tmp_path: Path) -> None:
 
 def test_every_setting_has_its_variable() -> None:
     values = {"int": "3", "float": "0.5", "bool": "false", "str": "words", "dict": "{}"}
-    choices = {"engine.device": "cpu", "log_format": "json", "log_level": "debug"}
+    choices = {"engine.device": "cpu", "log_format": "json", "log_level": "debug", "trace.endpoint": "http://a:1"}
     types = {key: type(value).__name__ for key, value in flat(msgspec.to_builtins(ServerConfig())).items()}
     assert sorted(variables().values()) == sorted(types)
     values_by_key = {key: choices.get(key, values[name]) for key, name in types.items()} | {"grpc.max_message_bytes": "2048"}

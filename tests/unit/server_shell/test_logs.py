@@ -62,7 +62,7 @@ def test_pillow_logs_no_debug_records(level: str, found: list[str]) -> None:
 @pytest.mark.usefixtures("_bound")
 def test_json_lines() -> None:
     stream = configured("json")
-    logger.info("answered %d", 1, extra={logs.FIELDS: {"code": "OK"}})
+    logger.info("answered %d", 1, extra={logs.FIELDS: lambda: {"code": "OK"}})
     logger.debug("too small")
     (line,) = stream.getvalue().splitlines()
     entry = json.loads(line)

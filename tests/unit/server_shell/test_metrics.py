@@ -61,6 +61,8 @@ LABELS = {
     "attnserve_reloads_total": {"what"},
     "attnserve_reload_failures_total": {"what"},
     "attnserve_tls_handshakes_total": set(),
+    "attnserve_spans_sent_total": set(),
+    "attnserve_spans_dropped_total": set(),
     "attnserve_worker_last_message_age_seconds": {"worker"},
     "attnserve_build_info": {"version", "onnxruntime", "python"},
 }

@@ -290,7 +290,7 @@ async def test_one_line_for_a_request_and_no_text_of_the_user(shell: Shell, capl
         await shell.translation.Translate(Request(text="secret source"))
     (record,) = caplog.records
     assert re.fullmatch(r"Translate OK - model=upper-en-de/1 [0-9.]+ms", record.getMessage())
-    assert record.__dict__["fields"]["code"] == "OK"
+    assert record.__dict__["fields"]()["code"] == "OK"
     assert "secret" not in caplog.text.lower()
 
 

@@ -17,8 +17,8 @@ from google.rpc import error_details_pb2
 
 from attnserve.v1 import decoding_pb2, translation_pb2
 from attnserve_server import errors
-from attnserve_server.dataplane.plane import Timings
 from attnserve_server.errors import InvalidRequest
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,

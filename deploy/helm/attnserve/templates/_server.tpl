@@ -8,6 +8,10 @@
 - {name: ATTNSERVE_ENGINE_WORKERS, value: {{ $v.workers | toString | quote }}}
 - {name: ATTNSERVE_DRAIN_SECONDS, value: {{ $v.drainSeconds | toString | quote }}}
 - {name: ATTNSERVE_LOG_FORMAT, value: {{ $v.logFormat }}}
+{{- if $v.trace.endpoint }}
+- {name: ATTNSERVE_TRACE_ENDPOINT, value: {{ $v.trace.endpoint | quote }}}
+- {name: ATTNSERVE_TRACE_SAMPLE_RATIO, value: {{ $v.trace.sampleRatio | toString | quote }}}
+{{- end }}
 {{- if $v.models.existingClaim }}
 - {name: ATTNSERVE_MODELS, value: /models}
 {{- end }}

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+from attnserve_server.engine.front.stacks import StackFile
 from attnserve_server.engine.link.channel import FrontEnd
 from attnserve_server.engine.link.messages import ENCODER, Freed, FromWorker, Hello, Progress, Stop, ToWorker, from_worker
 from attnserve_server.engine.link.shared import FrontMemory
@@ -24,7 +25,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.kinds import ITERATIVE, Kind
 from attnserve_server.machine import usable_cpus
 from attnserve_server.metrics import logs
-from attnserve_server.process import STACKS_SIGNAL
+from attnserve_server.process import COLLECTED_SIGNAL, STACKS_SIGNAL
 from attnserve_server.request import Work
 
 MAX_DEATHS_AT_START = 3
@@ -66,6 +67,7 @@ class WorkerPool:
         self._processes: dict[str, asyncio.subprocess.Process] = {}
         self._ends: dict[str, FrontEnd] = {}
         self._memories: dict[str, FrontMemory] = {}
+        self._stack_files: dict[str, StackFile] = {}
         self._heard: set[str] = set()
         """Workers that have sent a message."""
         self._tasks: list[asyncio.Task[None]] = []
@@ -146,6 +148,20 @@ class WorkerPool:
             with contextlib.suppress(ProcessLookupError):
                 self._processes[name].send_signal(STACKS_SIGNAL)
 
+    def stacks(self, timeout_s: float = 1.0) -> dict[str, str]:
+        """Returns the stacks of the threads of each worker, with its process id; empty for one that writes none in time.
+
+        Blocks; one other thread at a time may call it.
+        """
+        asked = [(name, pid, self._stack_files.get(name)) for name, pid in self.pids().items() if name in self._heard]
+        for _, pid, file in asked:
+            if file is not None:
+                file.clear()
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, COLLECTED_SIGNAL)
+        until = time.monotonic() + timeout_s
+        return {f"{name} ({pid})": "" if file is None else file.text(until) for name, pid, file in asked}
+
     async def stop(self, grace_s: float = 3.0) -> None:
         """Asks the workers to exit, and kills those that do not within the grace period."""
         self._is_stopping = self.is_draining = True
@@ -211,9 +227,10 @@ class WorkerPool:
         self._ends[name] = end
         with contextlib.suppress(OSError):  # without it all goes through the socket
             self._memories[name] = FrontMemory()
+            self._stack_files[name] = StackFile()
         try:
             with theirs:  # closed before another process is started
-                process = self._processes[name] = await self._spawn(name, theirs, self._memories.get(name))
+                process = self._processes[name] = await self._spawn(name, theirs)
             return f"(pid {process.pid}) ended with code {await process.wait()}"
         finally:
             self._ends.pop(name, None)
@@ -222,24 +239,30 @@ class WorkerPool:
             end.close()
             if (memory := self._memories.pop(name, None)) is not None:
                 memory.close()
+            if (file := self._stack_files.pop(name, None)) is not None:
+                file.close()
 
-    async def _spawn(self, name: str, theirs: socket.socket, memory: FrontMemory | None) -> asyncio.subprocess.Process:
-        """Starts a process that inherits one socket, and the memory that it shares with the front.
+    async def _spawn(self, name: str, theirs: socket.socket) -> asyncio.subprocess.Process:
+        """Starts a process that inherits one socket, the memory that it shares with the front, and the file of its stacks.
 
         With these arguments the standard library takes ``posix_spawn``. Its other way falls back to ``fork`` where the system
         refuses a process, and gRPC's fork handlers then stop its threads for good. (Other descriptors are not inheritable anyway.)
         """
-        shared = memory.descriptor if memory is not None else -1
-        arguments = "-m", "attnserve_server.engine.worker", str(theirs.fileno()), name, self._asked_device, str(shared)
+        memory, file = self._memories.get(name), self._stack_files.get(name)
+        shared, stacks = (-1 if each is None else each.descriptor for each in (memory, file))
+        arguments = str(theirs.fileno()), name, self._asked_device, str(shared), str(stacks)
+        command = self._python, "-m", "attnserve_server.engine.worker", *arguments
         try:
             async with self._starting:
                 theirs.set_inheritable(True)
-                if memory is not None:
-                    os.set_inheritable(shared, True)
+                for descriptor in {shared, stacks} - {-1}:
+                    os.set_inheritable(descriptor, True)
                 return await asyncio.create_subprocess_exec(
-                    *(self._python, *arguments), close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
+                    *command, close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
                 )
         finally:
+            if file is not None:
+                os.set_inheritable(stacks, False)  # it stays open here
             if memory is not None:
                 memory.close_descriptor()
 

@@ -23,8 +23,11 @@ from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from attnserve_server.dataplane.accounts import Accounts, RequestRecorder
 from attnserve_server.dataplane.call import Call
+from attnserve_server.dataplane.ends import Ends
 from attnserve_server.errors import Cancelled, DeadlineExceeded, InvalidRequest, ServiceError
 from attnserve_server.metrics import logs
+from attnserve_server.metrics.ended import MethodName
+from attnserve_server.metrics.trace_context import TRACEPARENT_KEY
 from attnserve_server.transport.rpc.access import Access, host_of, scope_of
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
@@ -64,11 +67,13 @@ class Setup(NamedTuple):
         is_stopping: whether the server is stopping and cancels RPCs itself.
         unread: counts the answers under way.
         access: refuses calls; None for services that all may call, such as probes.
+        ends: records the ends of calls; None for log lines alone.
     """
 
     is_stopping: Callable[[], bool]
     unread: Unread
     access: Access | None = None
+    ends: Ends | None = None
 
 
 def service_handler(
@@ -116,7 +121,9 @@ class _Method:
         self._access, self._scope = setup.access, scope_of(method)
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
-        self._accounts = Accounts(method.name, recorder, setup.is_stopping)
+        name = MethodName(method.containing_service.full_name, method.name)
+        self._accounts = Accounts(name, recorder, setup.is_stopping, setup.ends)
+        self._is_traced = setup.ends is not None and setup.ends.has_traces
         self._unread = setup.unread
 
     async def run_unary(self, requests: object, context: Any) -> bytes:
@@ -159,6 +166,8 @@ class _Method:
     async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
         metadata = context.invocation_metadata() or ()
         call = _begin(context, metadata)
+        if self._is_traced:
+            call.traceparent = _valid_id(metadata, TRACEPARENT_KEY) or ""
         try:
             return await self._answered(call, context, metadata, answer)
         finally:

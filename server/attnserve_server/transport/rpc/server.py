@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2
 
 from attnserve.v1 import caption_pb2, classification_pb2, generation_pb2, model_pb2, segmentation_pb2, translation_pb2
 from attnserve_server.config_listen import GrpcConfig
+from attnserve_server.dataplane.ends import Ends
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
@@ -59,6 +60,7 @@ class GrpcServer:
         config: address and limits.
         credentials: for TLS; None for plain connections.
         access: names the client of each call, and refuses some.
+        ends: records the ends of calls; None for log lines alone.
     """
 
     def __init__(
@@ -68,8 +70,9 @@ class GrpcServer:
         config: GrpcConfig,
         credentials: Any = None,
         access: Access | None = None,
+        ends: Ends | None = None,
     ) -> None:
-        self._credentials, self._access = credentials, access or Access()
+        self._credentials, self._access, self._ends = credentials, access or Access(), ends
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
         self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
@@ -110,6 +113,6 @@ class GrpcServer:
             self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._access)
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._access, self._ends)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

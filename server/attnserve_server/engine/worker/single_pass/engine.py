@@ -100,4 +100,5 @@ class PassEngine:
         self._busy_s += run_s
         self._runs.append(RunStats(run_s, [began - each.queued_at for each in batch], is_cold))
         for each, outputs in zip(batch, answers, strict=True):
-            self._events.append(Done(each.request_id, PassOutcome(outputs, len(batch)), began, run_s, ended, ended, 1))
+            outcome, queued_at = PassOutcome(outputs, len(batch)), each.queued_at
+            self._events.append(Done(each.request_id, outcome, began, run_s, ended, ended, 1, batchable_at=queued_at))

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 from attnserve.v1 import classification_pb2
 from attnserve_server.dataplane.call import Call
-from attnserve_server.dataplane.plane import Asked, DataPlane, Timings
+from attnserve_server.dataplane.plane import Asked, DataPlane
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.tasks.answers import BlockAttention, Classification, ClipAttention, VideoClassification
 from attnserve_server.tasks.classification import AskedClassification
 from attnserve_server.tasks.interface import Model

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from attnserve.v1 import decoding_pb2
-from attnserve_server.dataplane.plane import Timings
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import AttentionDetail, FinishReason
 from attnserve_server.tasks.answers import Normalization, TextHypothesis
 from attnserve_server.tasks.options import AskedOptions, AskedSampling

@@ -7,7 +7,8 @@ import functools
 
 from attnserve.v1 import generation_pb2
 from attnserve_server.dataplane.call import Call
-from attnserve_server.dataplane.plane import Asked, DataPlane, Timings
+from attnserve_server.dataplane.plane import Asked, DataPlane
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.tasks.answers import GeneratedAttention, Generation, GenerationForm
 from attnserve_server.tasks.generation import AskedGeneration
 from attnserve_server.tasks.interface import Model

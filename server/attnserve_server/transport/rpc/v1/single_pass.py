@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from attnserve.v1 import single_pass_pb2
-from attnserve_server.dataplane.plane import Timings
+from attnserve_server.metrics.timings import Timings
 
 
 def pass_timings_message(timings: Timings, batch_size: int) -> single_pass_pb2.PassTimings:

@@ -8,7 +8,8 @@ from collections.abc import AsyncGenerator
 
 from attnserve.v1 import translation_pb2
 from attnserve_server.dataplane.call import Call
-from attnserve_server.dataplane.plane import Asked, DataPlane, Timings
+from attnserve_server.dataplane.plane import Asked, DataPlane
+from attnserve_server.metrics.timings import Timings
 from attnserve_server.tasks.answers import TextDelta, Translation
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import TRANSLATION

@@ -21,7 +21,7 @@ from tests.fakes.dns import NameServer, name_server
 
 pytestmark = pytest.mark.load
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
-AGE_S = 1.0
+AGE, AGE_S = "ATTNSERVE_GRPC_MAX_CONNECTION_AGE_SECONDS", 1.0
 """Age at which the servers close a connection."""
 JOIN_S = 2.0
 SHORT = {"max_tokens": 2}
@@ -30,9 +30,9 @@ SLOW = {"min_tokens": 128, "max_tokens": 128, "repetition_penalty": 1.001}
 
 @contextlib.contextmanager
 def server_at(folder: Path, host: str, port: int = 0) -> Iterator[Server]:
-    """Starts a server at an address of the loopback; its pages are at 127.0.0.1."""
-    environment = {"ATTNSERVE_GRPC_HOST": host, "ATTNSERVE_GRPC_MAX_CONNECTION_AGE_SECONDS": str(AGE_S)}
-    with serve(folder / host, "--workers", "1", "--slots", "16", "--grpc-port", str(port), environment=environment) as server:
+    """Starts a server at an address of the loopback."""
+    flags, environment = ("--workers", "1", "--slots", "16", "--grpc-port", str(port)), {AGE: str(AGE_S)}
+    with serve(folder / host, *flags, environment=environment, host=host) as server:
         yield server
 
 

@@ -3,16 +3,23 @@
 
 from __future__ import annotations
 
-import threading
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf import descriptor_pool
 
-from attnserve_client import ServerUnreachable, TranslationDelta
-from attnserve_client.channel import options_of
+from attnserve.v1 import translation_pb2, translation_pb2_grpc
+from attnserve_client import ModelNotReady, ServerUnreachable, TranslationDelta, methods
+from attnserve_client.channel import SERVICE_CONFIG, options_of
 from tests.fakes.dns import NAME, name_server
-from tests.fakes.server import FakeServer, wait_until
+from tests.fakes.server import UNAVAILABLE, FakeServer, wait_until
+
+OTHER_CLIENTS = Path(__file__).resolve().parents[3] / "clients/service_config.json"
+"""For clients that have only gRPC."""
 
 
 @pytest.fixture
@@ -71,37 +78,19 @@ def test_no_call_is_sent_while_no_server_serves(client: Any, server: FakeServer,
     assert asked(server, other) == [0, 0]
 
 
-def test_unary_calls_to_a_server_that_dies_are_answered_by_the_other(client: Any, server: FakeServer, other: FakeServer) -> None:
-    held, release = threading.Event(), threading.Event()
-
-    def hold(request: Any, context: Any) -> None:
-        held.set()
-        release.wait(10)
-
-    server.translation.before = hold
-
-    def die() -> None:
-        held.wait(10)
-        server.stop()
-        release.set()
-
-    thread = threading.Thread(target=die)
-    thread.start()
-    assert [answer.text for answer in client.translate_many(["a b"] * 8)] == ["B A"] * 8
-    thread.join()
-    assert asked(server, other)[1] == 8
+def test_unary_calls_that_one_server_refuses_are_answered_by_the_other(client: Any, server: FakeServer, other: FakeServer) -> None:
+    server.translation.failures.extend([UNAVAILABLE] * 100)
+    assert [client.translate("a b").text for _ in range(8)] == ["B A"] * 8
+    assert asked(other) == [8]
+    assert asked(server)[0] >= 4
 
 
 def test_stream_that_has_begun_is_not_repeated(client: Any, server: FakeServer, other: FakeServer) -> None:
-    gate = threading.Event()
     for each in (server, other):
-        each.translation.stream_gate = gate
+        each.translation.stream_failure = UNAVAILABLE
     stream = iter(client.translate_stream("a b"))
     assert isinstance(next(stream), TranslationDelta)
-    (begun,) = (each for each in (server, other) if each.translation.requests)
-    begun.stop()
-    gate.set()
-    with pytest.raises(ServerUnreachable):
+    with pytest.raises(ModelNotReady):
         list(stream)
     assert sum(asked(server, other)) == 1
 
@@ -124,3 +113,30 @@ def test_one_server_is_asked_whatever_its_health_says(make_client: Any, server: 
 @pytest.mark.parametrize("address", ["127.0.0.1:8001", "unix:/path", "xds:///name"])
 def test_targets_of_one_server_do_not_balance(address: str) -> None:
     assert "grpc.service_config" not in dict(options_of(address))
+
+
+def test_configuration_for_other_clients_balances_as_this_one_and_retries_all_unary_methods() -> None:
+    config = json.loads(OTHER_CLIENTS.read_text(encoding="utf-8"))
+    assert {key: config[key] for key in SERVICE_CONFIG} == SERVICE_CONFIG
+    retried = set()
+    for name in config["methodConfig"][0]["name"]:
+        service = descriptor_pool.Default().FindServiceByName(name["service"])
+        retried |= {method.full_name for method in service.methods if name.get("method", method.name) == method.name}
+    known = [each for each in vars(methods).values() if isinstance(each, methods.Method) and each is not methods.HEALTH_CHECK]
+    paths = {each.path.removeprefix("/").replace("/", "."): each for each in known}
+    assert retried == {name for name in paths if not name.endswith("Stream")}
+
+
+def test_configuration_for_other_clients_repeats_unary_calls_and_no_stream(server: FakeServer, other: FakeServer) -> None:
+    target, options = f"ipv4:{server.address},{other.address}", [("grpc.service_config", OTHER_CLIENTS.read_text(encoding="utf-8"))]
+    with grpc.insecure_channel(target, options) as channel:
+        stub = translation_pb2_grpc.TranslationServiceStub(channel)
+        for each in (server, other):
+            each.translation.failures.append(UNAVAILABLE)
+        for _ in range(4):
+            assert stub.Translate(translation_pb2.TranslateRequest(text="a b"), timeout=10).hypotheses[0].text == "B A"
+        assert min(asked(server, other)) > 1
+        for each in (server, other):
+            each.translation.failures.append(UNAVAILABLE)
+        with pytest.raises(grpc.RpcError, match="UNAVAILABLE"):
+            list(stub.TranslateStream(translation_pb2.TranslateStreamRequest(text="a b"), timeout=10))

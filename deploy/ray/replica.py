@@ -33,8 +33,6 @@ DRAIN_S = 35.0
 """Longer than the server's own drain (``drain_seconds``)."""
 PASSED_ON = frozenset({"authorization", "traceparent", "tracestate", "x-client-id", "x-request-id"})
 """Metadata of a call that the server reads."""
-TIED = ("setpriv", "--pdeathsig", "TERM", "--")
-"""A prefix of a command that ends when its parent is killed (util-linux)."""
 
 
 def unary(method: methods.Method[Any, Any]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
@@ -78,6 +76,8 @@ def fail(grpc_context: Any, error: grpc.aio.AioRpcError) -> None:
 class Replica:
     """One server, with its own workers, and the methods of all its services; Ray finds them by name.
 
+    Ray ends the server of a replica that is killed.
+
     Args:
         flags: of ``attnserve serve``, such as ``--models DIR --workers 4``.
 
@@ -89,7 +89,7 @@ class Replica:
         self._folder = tempfile.TemporaryDirectory(prefix="attnserve-")
         ready = Path(self._folder.name, "ready.json")
         own = ("--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready))
-        self._server = subprocess.Popen([*TIED, sys.executable, "-m", "attnserve_server", *own, *shlex.split(flags)])
+        self._server = subprocess.Popen([sys.executable, "-m", "attnserve_server", *own, *shlex.split(flags)])
         until = time.monotonic() + START_S
         while not ready.exists():
             if self._server.poll() is not None or time.monotonic() > until:

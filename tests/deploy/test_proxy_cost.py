@@ -18,15 +18,13 @@ from tests.e2e.serving import SENTENCES, Server, eventually, serve
 from tests.fakes.dns import name_server
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(600)]
-NUM_ALONE, NUM_TOGETHER, IN_FLIGHT, ROUNDS = 300, 2000, 16, 5
+NUM_ALONE, NUM_TOGETHER, IN_FLIGHT, ROUNDS = 100, 500, 16, 15
 MAX_PROXY_MS = 0.5
-TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process, in user and system mode."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) * TICK_S
+    """Processor time of a process: the sum over its threads, which do not end meanwhile."""
+    return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 @contextlib.contextmanager

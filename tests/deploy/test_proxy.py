@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
+import functools
 import os
 import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_client import AttnserveError, Client
 from tests.deploy.haproxy import CONFIG, Proxy, program, proxy
 from tests.deploy.prometheus import free_port
+from tests.e2e.load import Load, stopped_workers
 from tests.e2e.serving import LONG_TEXT, OPTIONS, SENTENCES, Server, ask, eventually, serve, start_stream, start_unary, texts
 from tests.fakes.dns import NameServer, name_server
 
@@ -78,39 +78,12 @@ def num_answered(server: Server) -> float:
     return server.scrape().total("attnserve_requests_total", model="transformer-en-de", code="OK")
 
 
-class Load:
-    """Short requests of two connections without retries, until the block ends."""
-
-    def __init__(self, target: str) -> None:
-        self.num_answered, self.failures = 0, list[str]()
-        self._target, self._stop = target, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(2)]
-
-    def _run(self) -> None:
-        with channel_to(self._target) as channel:
-            for text in itertools.cycle(SENTENCES):
-                if self._stop.is_set():
-                    return
-                try:
-                    ask(channel, text, SHORT)
-                    self.num_answered += 1
-                except grpc.RpcError as error:
-                    self.failures.append(f"{error.code().name}: {error.details()}")
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def wait_for(self, number: int) -> None:
-        """Waits for so many further answers."""
-        goal = self.num_answered + number
-        eventually(lambda: self.num_answered >= goal, f"{number} answers", 60, 0.02)
+@contextlib.contextmanager
+def load_of(balancer: Proxy) -> Iterator[Load]:
+    """Short requests over two connections, without retries."""
+    with contextlib.ExitStack() as stack:
+        channels = [stack.enter_context(channel_to(balancer.target)) for _ in range(2)]
+        yield stack.enter_context(Load(*(functools.partial(ask, channel, options=SHORT) for channel in channels)))
 
 
 def test_configuration_has_no_warning(names: NameServer) -> None:
@@ -131,14 +104,14 @@ def test_requests_of_one_connection_go_to_all_servers(balancer: Proxy, servers: 
 
 
 def test_name_gets_and_loses_an_address(balancer: Proxy, servers: list[Server], names: NameServer) -> None:
-    with Load(balancer.target) as load:
+    with load_of(balancer) as load:
         names.addresses.remove(HOSTS[1])
         wait_for_up(balancer, servers[:1])
         names.addresses.append(HOSTS[1])
         wait_for_up(balancer, servers)
         before = num_answered(servers[1])
         eventually(lambda: num_answered(servers[1]) > before, "a request at the server that joined")
-    assert load.failures == []
+    assert load.errors == []
 
 
 @pytest.mark.parametrize(("timeout", "is_cut"), [("1h", False), ("1s", True)])
@@ -176,7 +149,7 @@ def test_no_request_fails_while_servers_are_drained_and_restarted(
 ) -> None:
     """A third server, so that the shared ones go on."""
     host = "127.0.0.3"
-    with contextlib.ExitStack() as running, Load(balancer.target) as load:
+    with contextlib.ExitStack() as running, load_of(balancer) as load:
         third = running.enter_context(server_at(tmp_path, host, ports))
         names.addresses.append(host)
         wait_for_up(balancer, [*servers, third])
@@ -196,7 +169,7 @@ def test_no_request_fails_while_servers_are_drained_and_restarted(
         eventually(lambda: num_answered(third) > 20, "requests at the successor")
         names.addresses.remove(host)
         wait_for_up(balancer, servers)
-    assert load.failures == []
+    assert load.errors == []
     assert load.num_answered > 100
 
 
@@ -233,9 +206,11 @@ def test_unary_requests_to_a_server_that_is_killed_are_answered_and_its_streams_
         streams = [start_stream(channel, LONG_TEXT, options=SLOW) for _ in range(6)]
         for stream in streams:
             next(stream)
-        unary = [start_unary(channel, LONG_TEXT, SLOW) for _ in range(12)]
-        eventually(lambda: third.scrape().total("attnserve_slots", state="used") >= 5, "the third server decodes")
-        os.kill(third.process.pid, signal.SIGKILL)
+        with stopped_workers(third):
+            unary = [start_unary(channel, LONG_TEXT, SLOW) for _ in range(12)]
+            eventually(lambda: sum(future.done() for future in unary) >= 6, "the other servers answer", 30, 0.02)
+            assert not all(future.done() for future in unary)
+            os.kill(third.process.pid, signal.SIGKILL)
         assert [texts(future.result(60)) for future in unary] == [expected] * 12
         codes = [code_of(lambda stream=stream: list(stream)) for stream in streams]
         assert set(codes) == {"CANCELLED", "OK"}

@@ -115,6 +115,18 @@ def test_every_alert_has_a_runbook() -> None:
     assert "docs/alerts.md#attnservedown" in rules_file(runbooks="docs/alerts.md")
 
 
+def alerts_without_a_test(texts: list[str]) -> set[str]:
+    """Alerts that no test waits for until they fire."""
+    named = {name for text in texts for name in re.findall(r'"(Attnserve\w+)"', text)}
+    return {alert.name for alert in ALERTS} - named
+
+
+def test_every_alert_is_tested_end_to_end() -> None:
+    texts = [(ROOT / f"tests/deploy/{name}.py").read_text(encoding="utf-8") for name in ("test_alerts", "test_alerts_long")]
+    assert alerts_without_a_test(texts) == set()
+    assert alerts_without_a_test(texts[:1]) > {"AttnserveDown"}, "those of the long tests"
+
+
 def test_slow_is_a_bucket_of_the_histograms() -> None:
     from attnserve_server.metrics.prometheus import SECONDS
 

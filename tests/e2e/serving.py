@@ -30,6 +30,7 @@ LONG_TEXT = "red , " * 20
 """61 source pieces; greedy search runs to the model's limit of 128 steps."""
 LONG_STEPS = 128
 UNARY, STREAM = "unary", "stream"
+LOOPBACK = "127.0.0.1"
 OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
 
 
@@ -66,10 +67,11 @@ class Server:
     http_port: int
     workers: dict[str, int]
     log: Path
+    host: str = LOOPBACK
 
     @property
     def target(self) -> str:
-        return f"127.0.0.1:{self.grpc_port}"
+        return f"{self.host}:{self.grpc_port}"
 
     def channel(self) -> grpc.Channel:
         """Opens a separate connection, without retries."""
@@ -78,7 +80,7 @@ class Server:
     def http(self, path: str) -> tuple[int, str]:
         """Status and body of a GET."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}{path}", timeout=10) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -106,8 +108,14 @@ class Server:
 
 
 @contextlib.contextmanager
-def serve(folder: Path, *flags: str, output: int | None = None, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """Starts a server on free ports of the loopback, yields it once ready, and ends it.
+def serve(
+    folder: Path,
+    *flags: str,
+    output: int | None = None,
+    environment: Mapping[str, str] | None = None,
+    host: str = LOOPBACK,
+) -> Iterator[Server]:
+    """Starts a server on free ports of an address of the loopback, yields it once ready, and ends it.
 
     Its output goes to ``output``, a descriptor, or else to a file in ``folder``; ``environment`` is added to its own.
 
@@ -120,7 +128,8 @@ def serve(folder: Path, *flags: str, output: int | None = None, environment: Map
         flags = (*flags, "--models", str(default_model_alone(folder)))
     ready, log = folder / "ready.json", folder / "server.log"
     ready.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready), *flags]
+    command = [sys.executable, "-m", "attnserve_server", "--grpc-port", "0", "--http-port", "0", "--ready-file", str(ready)]
+    command += ["--host", host, *flags] if host != LOOPBACK else flags
     variables = {name: value for name, value in os.environ.items() if not name.startswith("ATTNSERVE_")} | dict(environment or {})
     with log.open("wb") as file:
         process = subprocess.Popen(
@@ -133,7 +142,7 @@ def serve(folder: Path, *flags: str, output: int | None = None, environment: Map
             assert time.monotonic() < until, "the server was not ready after 60 s: " + log.read_text(errors="replace")
             time.sleep(0.02)
         facts = json.loads(ready.read_text())
-        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log)
+        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -33,7 +33,8 @@ class AsyncClient(AioPasses):
     its running calls.
 
     Args:
-        address: the server's ``host:port``, or a target of gRPC such as ``unix:/path``.
+        address: the server's ``host:port``, or a target of gRPC such as ``unix:/path``. With ``dns:///host:port``, calls go in
+            turn to all servers that the name has and that say they serve; the name is looked up again when a connection ends.
         credentials: for TLS, as from ``tls_credentials``; None for a plain connection.
         timeout: seconds for a call that names no other timeout.
         retries: maximum number of retries if the server is overloaded or unreachable, or a whole policy; 0 for none. By default

@@ -17,7 +17,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 from attnserve.v1 import model_pb2
 from attnserve_client import convert, health, methods
 from attnserve_client.aio_calls import AioCalls
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of
+from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of, options_of
 from attnserve_client.errors import AttnserveError
 from attnserve_client.methods import ResponseT
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
@@ -40,10 +40,11 @@ class AioConnection:
         token: str = "",
     ) -> None:
         self.address, metadata = checked_address(address), metadata_of(client_id, token)
+        options = options_of(address)
         if credentials is None:
-            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.insecure_channel(address, options=options)
         else:
-            self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+            self._channel = grpc.aio.secure_channel(address, credentials, options=options)
         self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     async def close(self) -> None:

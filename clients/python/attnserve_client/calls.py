@@ -3,8 +3,8 @@
 
 The clients retry by ``retry.py`` and not by gRPC's ``retryPolicy`` in the channel's service config, because ``retryPolicy``
 obeys ``grpc-retry-pushback-ms`` but not ``google.rpc.RetryInfo``, reads a status code but not its reason (a message over the size
-limit is ``RESOURCE_EXHAUSTED`` too, and always fails again), and makes at most five attempts. gRPC's transparent retries, of calls
-that never left the client, stay enabled.
+limit is ``RESOURCE_EXHAUSTED`` too, and always fails again), and makes at most five attempts. Both
+together would multiply the attempts. gRPC's transparent retries, of calls that never left the client, stay enabled.
 """
 
 from __future__ import annotations

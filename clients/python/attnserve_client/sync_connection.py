@@ -15,7 +15,7 @@ from google.protobuf.wrappers_pb2 import StringValue
 
 from attnserve.v1 import model_pb2
 from attnserve_client import convert, health, methods
-from attnserve_client.channel import CHANNEL_OPTIONS, DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of
+from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of, options_of
 from attnserve_client.errors import AttnserveError
 from attnserve_client.methods import ResponseT
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
@@ -39,10 +39,11 @@ class SyncConnection:
         token: str = "",
     ) -> None:
         self.address, metadata = checked_address(address), metadata_of(client_id, token)
+        options = options_of(address)
         if credentials is None:
-            self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+            self._channel = grpc.insecure_channel(address, options=options)
         else:
-            self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+            self._channel = grpc.secure_channel(address, credentials, options=options)
         self._calls = SyncCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
     def close(self) -> None:

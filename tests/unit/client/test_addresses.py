@@ -16,6 +16,9 @@ GOOD = [
     "[::1]:8001",
     "[fe80::1%eth0]:8001",
     "dns:///host:8001",
+    "dns:host:8001",
+    "dns://127.0.0.1:53/host:8001",
+    "ipv4:127.0.0.1:8001,127.0.0.1:8002",
     "unix:/tmp/x",
 ]
 BAD = {
@@ -33,6 +36,10 @@ BAD = {
     "host/path:8001": "must be host:port, such as 127.0.0.1:8001",
     "::1": "an IPv6 host in brackets ([::1]:8001)",
     "fe80::1:8001": "an IPv6 host in brackets ([::1]:8001)",
+    "dns://host:8001": "must be dns:///host:port, with three slashes, not 'dns://host:8001'",
+    "dns:///host": "must be dns:///host:port, such as dns:///127.0.0.1:8001, not 'dns:///host'",
+    "dns:8001": "must be dns:///host:port",
+    "dns:///host:0": "number from 1 to 65535, not '0' as in 'dns:///host:0'",
     "tcp://10.0.0.1:8001": "without tcp://: '10.0.0.1:8001' instead of 'tcp://10.0.0.1:8001'",
     "http://host:8001/": "without http://: 'host:8001' instead of 'http://host:8001/'",
 }

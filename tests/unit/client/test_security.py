@@ -72,6 +72,15 @@ def test_wrong_ca(make_client: Any, files: Files) -> None:
     assert "the server's certificate is not of the CA that this client trusts" in error.message
 
 
+def test_name_of_several_servers(make_client: Any, files: Files) -> None:
+    with secured(files) as server:
+        target = f"dns:///{server.address}"
+        assert make_client(target, credentials=tls_credentials(ca_file(files))).list_models()
+        error = failed(make_client, target, tls_credentials(ca_file(files, trustme.CA())), retries=1000)
+    assert type(error) is TlsFailed
+    assert "the server's certificate is not of the CA that this client trusts" in error.message
+
+
 def test_expired_certificate(make_client: Any, files: Files) -> None:
     files.issue(not_before=seconds_from_now(-99), not_after=seconds_from_now(-9))
     with secured(files) as server:

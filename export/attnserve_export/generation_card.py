@@ -55,7 +55,11 @@ def generation_card(
         *quality_table(manifest),
         "",
         *_judged(summary),
-        *picture("generation.png", "Generated images of each class, not selected", pictures),
+        *picture(
+            "generation.png",
+            "Eight generated ships, not selected, each beside itself in the light of the self-attention of one pixel",
+            pictures,
+        ),
         *_parity(manifest, summary["measured"]),
         "## Use, limits, terms",
         "",
@@ -74,9 +78,16 @@ def _training(name: str, recipe: GenerationRecipe, summary: Mapping[str, Any]) -
     epochs = f"{done} epochs" if done == planned else f"stopped after {done} of {planned} planned epochs"
     updates = f", {summary['updates']:,} updates of {recipe.schedule.batch}" if summary.get("updates") else ""
     rates = "" if done == planned else " The learning rates had not fallen to 0, as they do at the end of a whole run."
+    later, went_on = summary.get("later"), ""
+    if later:
+        went_on = (
+            f" The run went on to epoch {later['epochs']}, where its samples were worse ({later['as_asked']:.1%} classified as "
+            f"asked, Fréchet distance {later['fid']:.2f}): the epoch was selected by these figures."
+        )
+    stop = "" if done == planned else f" --epochs {done}"
     return (
-        f"`attnserve train {name} --data DIR` (seed {recipe.seed}), {' and '.join(devices)}: {epochs}{updates}, "
-        f"{summary['train_seconds'] / 60:.0f} minutes. The moving average after the last epoch was kept.{rates}"
+        f"`attnserve train {name}{stop} --data DIR` (seed {recipe.seed}), {' and '.join(devices)}: {epochs}{updates}, "
+        f"{summary['train_seconds'] / 60:.0f} minutes. The moving average after the last epoch was kept.{rates}{went_on}"
     )
 
 

@@ -36,8 +36,8 @@ from attnserve_export.generation_checks import (
 from attnserve_export.graphs.sagan import fold_generator, make_average
 from attnserve_export.models.sagan import Generator, SaganConfig, fix_statistics
 from attnserve_export.recipe import GenerationRecipe, load_recipe
-from attnserve_export.recording import record
-from attnserve_export.trained import Trained, trained_in_bundle, trained_in_run
+from attnserve_export.recording import card_of, record
+from attnserve_export.trained import Trained, read_training, trained_in_bundle, trained_in_run
 from attnserve_export.training.generation import gain
 from attnserve_export.training.generation.judge import Judge, Judged
 from tests.torch_threads import one_thread  # noqa: F401 - a fixture
@@ -289,9 +289,16 @@ def recorded(made: Made, content: dict[str, Any]) -> str:
     return made.card
 
 
+def test_card_says_that_the_run_went_on(made: Made) -> None:
+    recipe, summary = read_training(made.folder)
+    card = card_of(recipe)(made.manifest, {**summary, "later": {"epochs": 9, "as_asked": 0.651, "fid": 2.5}})
+    assert "The run went on to epoch 9, where its samples were worse (65.1% classified as asked, Fréchet distance 2.50)" in card
+
+
 def test_recorded_figures_are_in_the_card(made: Made) -> None:
     assert "| classified as asked (%) | 70.0% |" in recorded(made, GAIN)
     assert "the two were not compared" in made.card
+    assert "The run went on" not in made.card
     both = recorded(made, {**GAIN, "twin": judged(1.5), "generator - twin": DIFFERENCE})
     assert "| Fréchet distance of the judge's features | 1.20 | 1.50 |" in both
     assert "-0.30 [-0.40, -0.20]. The attention lowers it, as the paper claims." in both

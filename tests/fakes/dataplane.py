@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -249,7 +249,7 @@ class Recorder:
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []
         self.refusals: list[tuple[str, str, str]] = []
-        self.num_unread_bytes = 0
+        self.num_unread_bytes: Callable[[], int] = lambda: 0
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
@@ -265,7 +265,7 @@ class Recorder:
     def image_prepared(self, model: str, version: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
 
-    def answers_under_way(self, num_bytes: int) -> None:
+    def watch_answers(self, num_bytes: Callable[[], int]) -> None:
         self.num_unread_bytes = num_bytes
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:

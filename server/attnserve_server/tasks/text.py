@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import sentencepiece
 
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import BundleError
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, gc=False):
     """A piece's characters and their position in the text (code points, end exclusive).
 
     ``copied_from`` is the index of the source piece whose characters replace an unknown symbol; None for other pieces.
@@ -96,10 +96,12 @@ class TextTask:
         inner = tokens[:-1] if tokens[-1:] == [self._end_id] else tokens
         pieces = self._processor.decode(inner, return_type="proto").pieces
         surfaces = [piece.surface for piece in pieces]
-        copied = copied_from or {}
         if self._unknown_id in inner:
+            copied = copied_from or {}
             surfaces = self._without_unknown(inner, surfaces, copied, source)
-        spans = spans_of(surfaces, 0, {index: origin for index, origin in copied.items() if index < len(inner)})
+            spans = spans_of(surfaces, 0, {index: origin for index, origin in copied.items() if index < len(inner)})
+        else:
+            spans = spans_of(surfaces)
         text = "".join(surfaces)
         if len(inner) < len(tokens):
             spans.append(Span("", len(text), len(text)))
@@ -155,12 +157,14 @@ def begins_word(pieces: Sequence[Span], index: int) -> bool:
     return before is None or before.end < pieces[index].begin
 
 
-def spans_of(surfaces: list[str], begin: int = 0, copied_from: Mapping[int, int] | None = None) -> list[Span]:
+def spans_of(surfaces: Iterable[str], begin: int = 0, copied_from: Mapping[int, int] | None = None) -> list[Span]:
     """Returns the spans of consecutive surfaces, starting at ``begin``; a span excludes leading white space."""
-    spans, origins = [], copied_from or {}
-    for index, surface in enumerate(surfaces):
+    spans = []
+    for surface in surfaces:
         own = surface.lstrip()
         end = begin + len(surface)
-        spans.append(Span(own, end - len(own), end, origins.get(index)))
+        spans.append(Span(own, end - len(own), end))
         begin = end
+    for index, origin in copied_from.items() if copied_from else ():
+        spans[index] = msgspec.structs.replace(spans[index], copied_from=origin)
     return spans

@@ -69,7 +69,8 @@ class GrpcServer:
         self._credentials, self._access = credentials, access or Access()
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
-        self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
+        self._unread = Unread(config)
+        plane.recorder.watch_answers(lambda: self._unread.num_bytes)
 
     async def start(self) -> int:
         """Binds and serves; returns the port.

@@ -34,13 +34,11 @@ class Unread:
 
     Args:
         config: the limits.
-        on_change: called with the sum of bytes under way.
     """
 
-    def __init__(self, config: GrpcConfig, on_change: Callable[[int], object] = lambda num_bytes: None) -> None:
+    def __init__(self, config: GrpcConfig) -> None:
         self._max_all, self._max_client = config.max_unread_bytes, config.max_client_unread_bytes
         self._stall_s = config.stall_seconds
-        self._on_change = on_change
         self._num_bytes = 0
         self._of_clients: Counter[str] = Counter()
         self._waiting: dict[int, tuple[str, float]] = {}
@@ -128,4 +126,3 @@ class Unread:
         self._of_clients[client] += num_bytes
         if not self._of_clients[client]:
             del self._of_clients[client]
-        self._on_change(self._num_bytes)

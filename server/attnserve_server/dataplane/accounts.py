@@ -91,6 +91,8 @@ class Accounts:
         duration_s = time.monotonic() - call.received_at
         model, version = call.labels
         self._recorder.request_done(model, version, self._method, code, duration_s)
+        if not logger.isEnabledFor(logging.INFO):
+            return
         fields = {
             "method": self._method,
             "code": code,

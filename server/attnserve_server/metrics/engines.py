@@ -96,9 +96,12 @@ class _StepMetrics:
 
 
 def _slots(totals: Iterable[tuple[Key, Measured, Total]]) -> list[Sample]:
-    of_steps = [(key, total) for key, measured, total in totals if measured is Measured.STEPS]
-    used = [((*key, "used"), float(total.num_slots_used)) for key, total in of_steps]
-    return used + [((*key, "free"), float(total.num_slots - total.num_slots_used)) for key, total in of_steps]
+    samples = list[Sample]()
+    for key, measured, total in totals:
+        if measured is Measured.STEPS:
+            samples.append(((*key, "used"), total.num_slots_used))
+            samples.append(((*key, "free"), total.num_slots - total.num_slots_used))
+    return samples
 
 
 class _RunMetrics:
@@ -120,7 +123,8 @@ class _CommonSeries:
 
     def reported(self, stats: EngineStats) -> None:
         """See :class:`Series`."""
-        if cold := sum(1 for each in (*stats.steps, *stats.runs) if each.is_cold):
+        cold = len([step for step in stats.steps if step.is_cold]) + len([run for run in stats.runs if run.is_cold])
+        if cold:
             self._cold_shapes.inc(cold)
         for reason, number in stats.cancelled.items():
             self._cancelled.labels(*self._key, reason).inc(number)

@@ -7,7 +7,7 @@ All methods must be called on one thread (the event loop); any thread may scrape
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Protocol, TypeVar
 
 from prometheus_client import Counter, Gauge, Info
@@ -42,7 +42,7 @@ LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 30
 class ByLabels(Protocol):
     """A metric whose series can be removed."""
 
-    def remove_by_labels(self, labels: Mapping[str, str], /) -> object:
+    def remove_by_labels(self, labels: dict[str, str], /) -> object:
         """Removes all series that have these values of these labels."""
         ...
 

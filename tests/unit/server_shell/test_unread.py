@@ -40,8 +40,10 @@ def test_answers_of_a_client_and_of_all_are_limited_and_the_sum_is_known() -> No
 
 def test_answer_above_both_limits_is_sent_if_it_is_the_only_one() -> None:
     unread = Unread(GrpcConfig(max_unread_bytes=10, max_client_unread_bytes=10))
-    with unread.during("a", PEER, 1000), pytest.raises(AnswersUnread):
+    end = unread.begin("a", PEER, 1000)
+    with pytest.raises(AnswersUnread):
         unread.begin("b", PEER, 1)
+    end()
     unread.begin("b", PEER, 1)
 
 

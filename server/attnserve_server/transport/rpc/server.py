@@ -19,6 +19,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
 from attnserve_server.transport.rpc.access import Access
 from attnserve_server.transport.rpc.arguments import channel_arguments
+from attnserve_server.transport.rpc.arrivals import Arrivals
 from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.reflection import enable_reflection
@@ -108,6 +109,6 @@ class GrpcServer:
             self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._access)
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, Arrivals(), self._access)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

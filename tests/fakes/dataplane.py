@@ -74,7 +74,7 @@ class Renderer:
         self.task, self.source = translator, source
         self.tokens: list[int] = []
         self.copied: dict[int, int] = {}
-        self.sent: tuple[str, list[Span]] = ("", [])
+        self.text, self.pieces = "", list[Span]()
 
     def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
         self.copied |= {len(self.tokens) + index: origin for index, origin in copied_from.items()}
@@ -87,9 +87,10 @@ class Renderer:
         return self._delta(list(tokens))
 
     def _delta(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        before, (text, pieces) = self.sent, self.task.render(tokens, self.copied, self.source)
-        self.sent = text, pieces
-        return text[len(before[0]) :], pieces[len(before[1]) :]
+        text, pieces = self.task.render(tokens, self.copied, self.source)
+        new = text[len(self.text) :], pieces[len(self.pieces) :]
+        self.text, self.pieces = text, pieces
+        return new
 
 
 class Translator:

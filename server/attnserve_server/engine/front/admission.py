@@ -83,8 +83,9 @@ class Admission:
 
     def settle(self) -> int:
         """Passes the queue length after a dispatch to the estimator, and returns it."""
-        self._estimator.set_waiting(len(self._queue))
-        return len(self._queue)
+        num_waiting = len(self._queue)
+        self._estimator.set_waiting(num_waiting)
+        return num_waiting
 
     def _service_s(self, job: Job) -> float:
         return self._estimator.service_s(job.work.payload.max_steps, job.work.payload.num_source)

@@ -55,8 +55,9 @@ def hypotheses_of(prepared: TextPrepared, answers: Sequence[SequenceDone]) -> li
     """
     num_ranks = max(len(each.outcome.hypotheses) for each in answers)
     chosen = [joining.ranked(answers, rank) for rank in range(num_ranks)]
-    num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
-    joining.check_attention(prepared.parts, prepared.options, prepared.model, num_target)
+    if len(prepared.parts) > 1:
+        num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
+        joining.check_attention(prepared.parts, prepared.options, prepared.model, num_target)
     return [_hypothesis(hypotheses, prepared) for hypotheses in chosen]
 
 

@@ -21,7 +21,7 @@ from tests.unit.server_shell.conftest import ShellFactory, until
 PEER = "ipv4:127.0.0.1:1"
 
 
-def test_answers_of_a_client_and_of_all_are_limited_and_the_sum_is_known() -> None:
+def test_answers_of_a_client_and_of_all_are_limited_and_the_sum_is_shown() -> None:
     unread = Unread(GrpcConfig(max_unread_bytes=100, max_client_unread_bytes=50))
     end = unread.begin("a", PEER, 30)
     assert unread.num_bytes == 30

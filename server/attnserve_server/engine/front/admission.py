@@ -31,6 +31,8 @@ class Admission:
         self._model, self._clock = model, clock
         self._queue: FairQueue[Job] = FairQueue(config, clock)
         self._estimator = ServiceEstimator(clock)
+        self.is_blocked = False
+        """Whether no worker has credit for one row, so that no job can be sent before the next dispatch."""
 
     def __len__(self) -> int:
         return len(self._queue)

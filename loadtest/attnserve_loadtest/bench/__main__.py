@@ -73,13 +73,12 @@ def bench(
     parts, rounds = _known(part or PARTS), rounds or ROUNDS
     bundle = load_bundle(model, variant="fp32")
     sentences = _sentences(bundle, data, limit)
-    chosen = [each for each in offline.POINTS if point in each.name] if "offline" in parts else []
     results: list[offline.PointResult] = []
     rows: list[report.Row] = []
     with tempfile.TemporaryDirectory() as name:
         folders = model, Path(name)
         save_ctranslate2(_module(model), bundle, folders[1])
-        for each in chosen:
+        for each in [each for each in offline.POINTS if "offline" in parts and point in each.name]:
             with output.progress(each.name, offline.num_runs(each, rounds)) as note:
                 results.append(offline.measure(each, folders, bundle, sentences, rounds, note))
             _add(rows, [report.point_row(results[-1])])

@@ -15,7 +15,8 @@ from typing import Any
 from attnserve_server import errors
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
-from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
+from attnserve_server.engine.front.ends import error_of, failure_of
+from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import PATIENCE_S, ModelRegistry, ServedModel
 from attnserve_server.engine.front.workers import Listener, OnState, Workers
@@ -43,8 +44,7 @@ class Front:
     ) -> None:
         self._registry, self._metrics, self._on_state = registry, metrics, on_state
         self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
-        self._ids = itertools.count(1)
-        self.jobs: dict[int, Job] = {}
+        self._ids, self.jobs = itertools.count(1), dict[int, Job]()
         self._admissions: dict[ModelKey, Admission] = {}
         self._workers = Workers(registry, pool, config, metrics, on_state)
         self.is_draining = False

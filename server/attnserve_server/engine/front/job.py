@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from attnserve_server.engine.front.served_models import ServedModel
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed, ServiceError
+from attnserve_server.errors import ServiceError
 from attnserve_server.kinds import Outcome, Part
 from attnserve_server.request import Done, Terms, Work
 from attnserve_server.stats import RequestStats
@@ -292,16 +292,3 @@ def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
         first_token_at=max(answer.first_token_at, moment),
         finished_at=max(answer.finished_at, moment),
     )
-
-
-def error_of(reason: str) -> ServiceError:
-    """Returns the error of a cancelled ticket."""
-    if reason == "deadline":
-        return DeadlineExceeded("the deadline passed before the answer was ready")
-    return Cancelled("the request was cancelled")
-
-
-def failure_of(reason: str, message: str) -> ServiceError:
-    """Returns the error that a worker reports."""
-    kinds: list[type[ServiceError]] = [Cancelled, DeadlineExceeded]
-    return next((kind for kind in kinds if kind.reason == reason), ExecutionFailed)(message)

@@ -31,6 +31,7 @@ from attnserve.v1 import (
 )
 from attnserve_client.cli.app import build_app
 from attnserve_server.config import ServerConfig, to_toml, variables
+from attnserve_server.metrics.histogram import Histogram
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.metrics.sampled import SampledGauge
 
@@ -64,12 +65,15 @@ def described() -> list[tuple[str, str, tuple[str, ...], str]]:
     registry: Any = CollectorRegistry()
     Metrics(registry)
     collectors = registry._collector_to_names  # noqa: SLF001 - nothing public names the labels of a metric without samples
-    return sorted(
-        (each.name, "gauge", each.labels, each.text)
-        if isinstance(each, SampledGauge)
-        else (each._name, each._type, each._labelnames, each._documentation)  # noqa: SLF001
-        for each in collectors
-    )
+    return sorted(map(_description, collectors))
+
+
+def _description(metric: Any) -> tuple[str, str, tuple[str, ...], str]:
+    if isinstance(metric, SampledGauge):
+        return metric.name, "gauge", metric.labels, metric.text
+    if isinstance(metric, Histogram):
+        return metric.name, "histogram", metric.label_names, metric.text
+    return metric._name, metric._type, metric._labelnames, metric._documentation  # noqa: SLF001
 
 
 def metrics() -> str:

@@ -11,7 +11,7 @@ import re
 import struct
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,7 @@ class Renderer:
         self.task, self.source = translator, source
         self.tokens: list[int] = []
         self.copied: dict[int, int] = {}
-        self.sent: tuple[str, list[Span]] = ("", [])
+        self.text, self.pieces = "", list[Span]()
 
     def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
         self.copied |= {len(self.tokens) + index: origin for index, origin in copied_from.items()}
@@ -87,9 +87,10 @@ class Renderer:
         return self._delta(list(tokens))
 
     def _delta(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        before, (text, pieces) = self.sent, self.task.render(tokens, self.copied, self.source)
-        self.sent = text, pieces
-        return text[len(before[0]) :], pieces[len(before[1]) :]
+        text, pieces = self.task.render(tokens, self.copied, self.source)
+        new = text[len(self.text) :], pieces[len(self.pieces) :]
+        self.text, self.pieces = text, pieces
+        return new
 
 
 class Translator:
@@ -249,7 +250,7 @@ class Recorder:
     def __init__(self) -> None:
         self.counted: list[tuple[str, ...]] = []
         self.refusals: list[tuple[str, str, str]] = []
-        self.num_unread_bytes = 0
+        self.num_unread_bytes: Callable[[], int] = lambda: 0
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
@@ -265,7 +266,7 @@ class Recorder:
     def image_prepared(self, model: str, version: str, duration_s: float) -> None:
         assert 0 <= duration_s < 60
 
-    def answers_under_way(self, num_bytes: int) -> None:
+    def watch_answers(self, num_bytes: Callable[[], int]) -> None:
         self.num_unread_bytes = num_bytes
 
     def request_cancelled(self, model: str, version: str, reason: str) -> None:

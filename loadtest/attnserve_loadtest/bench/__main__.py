@@ -30,7 +30,7 @@ MODEL = ROOT / "deploy" / "models" / "transformer-en-de" / "1"
 PARTS = ("offline", "online", "wire")
 SINGLE_PASS = "single-pass"
 """The part that is a comparison of its own, with LitServe and BentoML."""
-ROUNDS, PAIRS = 5, 9
+ROUNDS, PAIRS = 7, 9
 
 
 def bench(
@@ -53,7 +53,7 @@ def bench(
     rounds: Annotated[
         int | None, typer.Option(min=1, help=f"Interleaved rounds [{ROUNDS}], or pairs of --against [{PAIRS}].")
     ] = None,
-    requests: Annotated[int, typer.Option(min=100, help="Requests to each side at random arrivals.")] = 20_000,
+    requests: Annotated[int, typer.Option(min=100, help="Most requests to each side at random arrivals.")] = 20_000,
     limit: Annotated[int | None, typer.Option(min=10, help="Only this many sentences, from the first.")] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for bench.json and bench.png, or against.json.")] = RESULTS,
     tree: Annotated[
@@ -73,19 +73,19 @@ def bench(
     parts, rounds = _known(part or PARTS), rounds or ROUNDS
     bundle = load_bundle(model, variant="fp32")
     sentences = _sentences(bundle, data, limit)
-    chosen = [each for each in offline.POINTS if point in each.name] if "offline" in parts else []
     results: list[offline.PointResult] = []
     rows: list[report.Row] = []
     with tempfile.TemporaryDirectory() as name:
         folders = model, Path(name)
         save_ctranslate2(_module(model), bundle, folders[1])
-        for each in chosen:
+        for each in [each for each in offline.POINTS if "offline" in parts and point in each.name]:
             with output.progress(each.name, offline.num_runs(each, rounds)) as note:
                 results.append(offline.measure(each, folders, bundle, sentences, rounds, note))
             _add(rows, [report.point_row(results[-1])])
         found_online = found_wire = None
         if "online" in parts:
-            found_online = _online(folders, bundle, sentences, results, (rounds, requests))
+            with output.progress("at random arrivals", online.num_online_runs(rounds)) as note:
+                found_online = online.measure_online(folders, sentences.texts, (rounds, requests), note)
             _add(rows, report.online_rows(found_online))
         if "wire" in parts:
             with output.progress("through gRPC", 3 * rounds) as note:
@@ -172,26 +172,7 @@ def _add(rows: list[report.Row], new: list[report.Row]) -> None:
     """Keeps rows, and prints each when it is measured: the whole bench takes many minutes."""
     rows += new
     for row in new:
-        print(f"{row.name}: {row.value.median:.2f} ({row.value.least:.2f}-{row.value.most:.2f}); {row.detail}", flush=True)
-
-
-def _online(
-    folders: tuple[Path, Path],
-    bundle: Bundle,
-    sentences: offline.Sentences,
-    results: list[offline.PointResult],
-    size: tuple[int, int],
-) -> online.OnlineResult:
-    """Runs at a share of the peer's offline capacity; measures that first unless the offline points did."""
-    capacity_point = next(each for each in offline.POINTS if each.variant == "int8" and each.beam_size == 1)
-    known = next((each for each in results if each.point == capacity_point), None)
-    if known is None:
-        with output.progress("the peer's capacity", None) as note:
-            known = offline.measure(capacity_point, folders, bundle, sentences, 1, note)
-    seconds = sorted(known.seconds[known.peer[0]])
-    capacity = len(sentences.texts) / seconds[len(seconds) // 2]
-    with output.progress("at random arrivals", online.num_online_runs(size[0])) as note:
-        return online.measure_online(folders, sentences.texts, capacity, size, note)
+        print(f"{row.name}: {row.text(row.value.median)} ({row.rounds}); {row.detail}", flush=True)
 
 
 def _sentences(bundle: Bundle, data: Path | None, limit: int | None) -> offline.Sentences:

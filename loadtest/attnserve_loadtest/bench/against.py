@@ -27,6 +27,7 @@ from typing import Any
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_client.demo.server import DemoServer
 from attnserve_loadtest.bench.processor import processor_seconds
+from attnserve_loadtest.bench.rounds import Cost
 from attnserve_loadtest.bench.servers import STREAM, UNARY, address_of, closed_loop, quiet, server_process
 from attnserve_loadtest.bench.trees import Tree
 
@@ -65,16 +66,8 @@ POINTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Mean cost of a request in a pair, in seconds: processor time of all processes of the server, and wall time."""
-
-    processor: float
-    wall: float
-
-
 Pair = tuple[Cost, Cost]
-"""Costs of the old tree and of the new one."""
+"""Mean costs of a request in a pair, of the old tree and of the new one."""
 
 
 def ratio_of(pair: Pair) -> float:

@@ -32,6 +32,10 @@ class Contestant(Protocol):
         """Translates sources, each with its end symbol, to their best hypotheses, without end symbols."""
         ...
 
+    def processor_seconds(self) -> float:
+        """Returns the processor time of its processes since they started, in seconds; the other sides' too, while they run."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
@@ -76,6 +80,10 @@ class Engine:
         self._engine = make_loop(bundle, SchedulerConfig(num_slots), time.monotonic)
         self._engine.start()
 
+    def processor_seconds(self) -> float:
+        """See :class:`Contestant`."""
+        return time.process_time()
+
     def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
         """See :class:`Contestant`."""
         for index in sorted(range(len(sources)), key=lambda index: -len(sources[index])):
@@ -106,12 +114,17 @@ class Replicas:
     def __init__(self, folder: Path, variant: str, num_slots: int, beam_size: int, count: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Any] = []
+        self._seconds = [0.0] * count
         for _ in range(count):
             ours, theirs = context.Pipe()
             arguments = (theirs, folder, variant, num_slots, beam_size)
             context.Process(target=_serve_replica, args=arguments, daemon=True).start()
             theirs.close()
             self._pipes.append(ours)
+
+    def processor_seconds(self) -> float:
+        """See :class:`Contestant`."""
+        return sum(self._seconds) + time.process_time()
 
     def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
         """See :class:`Contestant`; the sources are dealt out by length."""
@@ -120,8 +133,9 @@ class Replicas:
         for pipe, hand in zip(self._pipes, hands, strict=True):
             pipe.send([sources[index] for index in hand])
         answers: dict[int, Tokens] = {}
-        for pipe, hand in zip(self._pipes, hands, strict=True):
-            answers.update(zip(hand, pipe.recv(), strict=True))
+        for index, (pipe, hand) in enumerate(zip(self._pipes, hands, strict=True)):
+            translated, self._seconds[index] = pipe.recv()
+            answers.update(zip(hand, translated, strict=True))
         return [answers[index] for index in range(len(sources))]
 
 
@@ -129,7 +143,7 @@ def _serve_replica(pipe: Any, folder: Path, variant: str, num_slots: int, beam_s
     engine = Engine(folder, variant, num_slots, beam_size)
     with contextlib.suppress(EOFError):
         while True:
-            pipe.send(engine.translate(pipe.recv()))
+            pipe.send((engine.translate(pipe.recv()), time.process_time()))
 
 
 class Peer:
@@ -152,6 +166,10 @@ class Peer:
         self._translator = ctranslate2.Translator(
             str(folder), device="cpu", compute_type=COMPUTE_TYPES[variant], inter_threads=replicas, intra_threads=1
         )
+
+    def processor_seconds(self) -> float:
+        """See :class:`Contestant`."""
+        return time.process_time()
 
     def translate(self, sources: Sequence[Tokens]) -> list[Tokens]:
         """See :class:`Contestant`."""

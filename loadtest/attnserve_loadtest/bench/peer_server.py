@@ -72,14 +72,14 @@ class Servicer(translation_pb2_grpc.TranslationServiceServicer):
 async def serve(arguments: argparse.Namespace) -> None:
     """Serves on a free port of the loopback until the process is ended."""
     bundle = load_bundle(arguments.bundle, variant=arguments.variant)
-    peer = Peer(arguments.converted, bundle, arguments.variant, arguments.batch_size, beam_size=1)
+    peer = Peer(arguments.converted, bundle, arguments.variant, arguments.batch_size, 1, arguments.replicas)
     batcher = Batcher(peer, arguments.window_ms / 1e3, arguments.batch_size)
     server = grpc.aio.server()
     translation_pb2_grpc.add_TranslationServiceServicer_to_server(Servicer(batcher, Vocabulary.of(bundle)), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     print(port, flush=True)
-    await batcher.run()
+    await asyncio.gather(*(batcher.run() for _ in range(arguments.replicas)))
 
 
 def main() -> None:
@@ -90,6 +90,7 @@ def main() -> None:
     parser.add_argument("--variant", default="int8")
     parser.add_argument("--window-ms", type=float, default=2.0)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--replicas", type=int, default=1)
     asyncio.run(serve(parser.parse_args()))
 
 

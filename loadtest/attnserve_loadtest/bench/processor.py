@@ -8,6 +8,19 @@ import psutil
 from attnserve_client.errors import ToolError
 
 
+def front_seconds(pid: int) -> float:
+    """User and system time of the one process since it started, in seconds: of a server its front, without the workers.
+
+    Raises:
+        ToolError: the process has ended.
+    """
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error as error:
+        raise ToolError(f"no processor time of the server: {error}") from error
+    return float(times.user + times.system)
+
+
 def processor_seconds(pid: int) -> float:
     """User and system time of a process and of all its descendants since each of them started, in seconds.
 

@@ -34,7 +34,7 @@ UNARY, STREAM = "/attnserve.v1.TranslationService/Translate", "/attnserve.v1.Tra
 
 @contextlib.contextmanager
 def our_server(models: Path, variant: str, *flags: str) -> Iterator[str]:
-    """A server of one worker; yields its address.
+    """A server of one worker, unless ``flags`` say otherwise; yields its address.
 
     Raises:
         ToolError: it does not start; with the end of its log.
@@ -72,13 +72,19 @@ def address_of(server: DemoServer) -> str:
 
 
 @contextlib.contextmanager
-def peer_server(folder: Path, converted: Path, variant: str, window_ms: float, batch_size: int) -> Iterator[str]:
-    """The peer's server; yields its address.
+def peer_server(folders: tuple[Path, Path], window_ms: float, batch_size: int, replicas: int) -> Iterator[str]:
+    """The peer's server, int8; yields its address.
+
+    Args:
+        folders: of the bundle, and of the converted model.
+        window_ms: longest wait for a larger batch.
+        batch_size: maximum number of sentences in a batch.
+        replicas: batches that are translated side by side.
 
     Raises:
         ToolError: it does not start.
     """
-    command = [sys.executable, "-m", "attnserve_loadtest.bench.peer_server", str(folder), str(converted), "--variant", variant]
+    command = [sys.executable, "-m", "attnserve_loadtest.bench.peer_server", *map(str, folders), "--replicas", str(replicas)]
     command += ["--window-ms", str(window_ms), "--batch-size", str(batch_size)]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     try:
@@ -99,12 +105,14 @@ class Load:
     Attributes:
         latencies: of each request, in seconds.
         seconds: from the first arrival to the last answer.
+        client_seconds: processor time of the client in that time.
         first_messages: of a closed loop of streams: seconds from each request to its first message, in the order of ``latencies``.
         answers: of a closed loop: the last message of each request, unparsed.
     """
 
     latencies: list[float]
     seconds: float
+    client_seconds: float = 0.0
     first_messages: list[float] = field(default_factory=list)
     answers: list[bytes] = field(default_factory=list)
 
@@ -149,14 +157,15 @@ async def _open_loop(address: str, texts: Sequence[str], rate: float, count: int
             latencies.append(time.perf_counter() - scheduled)
 
         payloads, tasks = _payloads(texts, UNARY), set[asyncio.Task[None]]()
-        began = scheduled = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
+        scheduled = began
         for index in range(count):
             scheduled += rng.expovariate(rate)
             if (wait := scheduled - time.perf_counter()) > 0:
                 await asyncio.sleep(wait)
             tasks.add(asyncio.create_task(one(payloads[index % len(payloads)], scheduled)))
         await asyncio.gather(*tasks)
-        return Load(latencies, time.perf_counter() - began)
+        return Load(latencies, time.perf_counter() - began, time.process_time() - spent)
 
 
 def closed_loop(
@@ -204,9 +213,9 @@ async def _closed_loop(server: tuple[str, Security], payloads: Sequence[bytes], 
                 latencies.append(time.perf_counter() - began)
                 answers.append(answer)
 
-        began = time.perf_counter()
+        began, spent = time.perf_counter(), time.process_time()
         await asyncio.gather(*(client() for _ in range(clients)))
-        return Load(latencies, time.perf_counter() - began, first_messages, answers)
+        return Load(latencies, time.perf_counter() - began, time.process_time() - spent, first_messages, answers)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 import typer
 from prometheus_client import CollectorRegistry
 
@@ -26,6 +25,7 @@ from attnserve_client.demo.server import DemoServer
 from attnserve_client.security import Security
 from attnserve_loadtest import texts
 from attnserve_loadtest.bench.against import alone
+from attnserve_loadtest.bench.processor import front_seconds
 from attnserve_loadtest.bench.rounds import interleave
 from attnserve_loadtest.bench.servers import UNARY, address_of, closed_loop, quiet
 from attnserve_server.config_trust import TlsConfig, TokensConfig
@@ -80,12 +80,6 @@ def sides(folder: Path) -> dict[str, Side]:
     }
 
 
-def front_seconds(server: DemoServer) -> float:
-    """Processor time of a front since it started, in seconds, without its workers."""
-    times = psutil.Process(server.pid).cpu_times()
-    return float(times.user + times.system)
-
-
 def trust(
     rounds: Annotated[int, typer.Option(min=2, help="Interleaved rounds.")] = 21,
     calls: Annotated[int, typer.Option(min=NUM_TEXTS, help="Calls on an open connection, in each round.")] = 4000,
@@ -103,15 +97,15 @@ def trust(
             closed_loop(address, asked, UNARY, CLIENTS, security=side.security)  # fills the cache
 
             def ask(server: DemoServer = server, address: str = address, security: Security = side.security) -> float:
-                before = front_seconds(server)
+                before = front_seconds(server.pid)
                 closed_loop(address, asked, UNARY, CLIENTS, security=security)
-                return (front_seconds(server) - before) / calls
+                return (front_seconds(server.pid) - before) / calls
 
             def connect(server: DemoServer = server, address: str = address, security: Security = side.security) -> float:
-                before = front_seconds(server)
+                before = front_seconds(server.pid)
                 for text in asked[:connections]:
                     closed_loop(address, [text], UNARY, 1, security=security)
-                return (front_seconds(server) - before) / connections
+                return (front_seconds(server.pid) - before) / connections
 
             runs[f"{side_name}, a call"], runs[f"{side_name}, a connection"] = ask, connect
         values = interleave(runs, rounds, lambda: None)

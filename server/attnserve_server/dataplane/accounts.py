@@ -45,8 +45,8 @@ class RequestRecorder(Protocol):
         """
         ...
 
-    def answers_under_way(self, num_bytes: int) -> None:
-        """Sets the size of all answers that clients have not read yet."""
+    def watch_answers(self, num_bytes: Callable[[], int]) -> None:
+        """Sets the function that returns the size of all answers that clients have not read yet; for any thread."""
         ...
 
 

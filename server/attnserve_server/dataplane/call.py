@@ -49,6 +49,7 @@ class Call:
         request_id: the client's request id if it sent a valid one, else a new one.
         client: the name of its token, the identity in its certificate, or its host.
         part: the client's own id if it sent a valid one, else its connection; divides the client's share of the queue.
+        connection: its connection, as the transport names it.
         received_at: arrival time, in seconds of the monotonic clock.
         deadline: absolute, on the same clock; None if the client set none.
         model: the model that answers, once it is resolved; a label of metrics and log.
@@ -66,6 +67,7 @@ class Call:
         "_releases",
         "_tickets",
         "client",
+        "connection",
         "deadline",
         "hold",
         "is_being_made",
@@ -85,8 +87,10 @@ class Call:
         "traceparent",
     )
 
-    def __init__(self, request_id: str, client: str = "", deadline: float | None = None, part: str = "") -> None:
-        self.request_id, self.client, self.deadline, self.part = request_id, client, deadline, part
+    def __init__(
+        self, request_id: str, client: str = "", deadline: float | None = None, part: str = "", connection: str = ""
+    ) -> None:
+        self.request_id, self.client, self.deadline, self.part, self.connection = request_id, client, deadline, part, connection
         self.received_at = time.monotonic()
         self.model: Model | None = None
         self.spec: TaskSpec | None = None

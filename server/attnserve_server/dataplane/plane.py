@@ -105,6 +105,8 @@ class Pending:
             ServiceError: the request failed.
         """
         if self._threads is None:
+            if len(self._tickets) == 1:
+                return to_message(*self._rendered([await self._tickets[0].result()]))
             return to_message(*self._rendered(await _results(self._tickets)))
         with self._threads.expecting():
             answers = await _results(self._tickets)
@@ -234,8 +236,6 @@ class DataPlane:
 
 async def _results(tickets: Sequence[Ticket]) -> list[Done[Any]]:
     """Returns all answers; raises the first error as soon as it occurs."""
-    if len(tickets) == 1:
-        return [await tickets[0].result()]
     return await asyncio.gather(*(ticket.result() for ticket in tickets))
 
 

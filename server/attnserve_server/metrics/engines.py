@@ -6,12 +6,14 @@ The series of a model are cached, to avoid look-ups: there are several hundred s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter
 
+from attnserve_server.metrics.histogram import Histogram
+from attnserve_server.metrics.sampled import Sample
 from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
 from attnserve_server.metrics.workers import Key, Total
 from attnserve_server.stats import EngineStats, Measured, RequestStats
@@ -24,13 +26,19 @@ class Makers:
     """Functions that make metrics in the server's registry."""
 
     counter: Callable[[str, str, tuple[str, ...]], Counter]
-    gauge: Callable[[str, str, tuple[str, ...]], Gauge]
+    sampled: Callable[[str, str, tuple[str, ...], Callable[[], Iterable[Sample]]], object]
     histogram: Callable[[str, str, tuple[float, ...]], Histogram]
     duration: Callable[[str], Histogram]
 
 
+Totals = Callable[[], Iterable[tuple[Key, Measured, Total]]]
+"""Returns all models, what their engines measure, and the sums over the workers."""
+
+
 class Series(Protocol):
     """The series of one model."""
+
+    measured: Measured
 
     def answered(self, stats: RequestStats) -> None:
         """Observes one answer."""
@@ -40,10 +48,6 @@ class Series(Protocol):
         """Observes one report of a worker."""
         ...
 
-    def show(self, total: Total) -> None:
-        """Sets the gauges to the sums over the workers."""
-        ...
-
 
 class EngineMetrics:
     """Metrics that all models have; makes the series of a model.
@@ -51,19 +55,23 @@ class EngineMetrics:
     Args:
         makers: of metrics.
         cancelled: counts requests that engines dropped, by reason.
+        totals: read at each scrape.
     """
 
-    def __init__(self, makers: Makers, cancelled: Counter) -> None:
+    def __init__(self, makers: Makers, cancelled: Counter, totals: Totals) -> None:
         self.cancelled = cancelled
         self.queue_duration = makers.duration("queue_duration_seconds")
         self.cold_shapes = makers.counter("cold_shapes", "Steps or runs with a shape that warm-up did not cover.", _MODEL)
-        self.busy_ratio = makers.gauge(
-            "engine_busy_ratio", "Share of the last report's period spent in steps or runs, mean over workers.", _MODEL
+        makers.sampled(
+            "engine_busy_ratio",
+            "Share of the last report's period spent in steps or runs, mean over workers.",
+            _MODEL,
+            lambda: [(key, total.busy_ratio) for key, _, total in totals()],
         )
         self.busy_seconds = makers.counter(
             "engine_busy_seconds", "Time that the workers spent in steps or runs, in seconds.", _MODEL
         )
-        steps, runs = _StepMetrics(makers), _RunMetrics(makers)
+        steps, runs = _StepMetrics(makers, totals), _RunMetrics(makers)
         self._series: Mapping[Measured, Callable[[Key], Series]] = {
             Measured.STEPS: lambda key: _StepSeries(self, steps, key),
             Measured.RUNS: lambda key: _RunSeries(self, runs, key),
@@ -75,7 +83,7 @@ class EngineMetrics:
 
 
 class _StepMetrics:
-    def __init__(self, makers: Makers) -> None:
+    def __init__(self, makers: Makers, totals: Totals) -> None:
         self.encode_duration = makers.duration("encode_duration_seconds")
         self.decode_duration = makers.duration("decode_duration_seconds")
         self.time_to_first_token = makers.duration("time_to_first_token_seconds")
@@ -86,7 +94,17 @@ class _StepMetrics:
         )
         self.step_duration = makers.duration("decode_step_duration_seconds")
         self.batch_rows = makers.histogram("batch_rows", "Rows (hypotheses) of a decode step.", ROWS)
-        self.slots = makers.gauge("slots", "Slots of all workers, by state: used or free.", (*_MODEL, "state"))
+        text = "Slots of all workers, by state: used or free."
+        makers.sampled("slots", text, (*_MODEL, "state"), lambda: _slots(totals()))
+
+
+def _slots(totals: Iterable[tuple[Key, Measured, Total]]) -> list[Sample]:
+    samples = list[Sample]()
+    for key, measured, total in totals:
+        if measured is Measured.STEPS:
+            samples.append(((*key, "used"), total.num_slots_used))
+            samples.append(((*key, "free"), total.num_slots - total.num_slots_used))
+    return samples
 
 
 class _RunMetrics:
@@ -101,7 +119,6 @@ class _CommonSeries:
         self._key, self._cancelled = key, metrics.cancelled
         self._queue = metrics.queue_duration.labels(*key)
         self._cold_shapes = metrics.cold_shapes.labels(*key)
-        self._busy_ratio = metrics.busy_ratio.labels(*key)
         self._busy_seconds = metrics.busy_seconds.labels(*key)
 
     def answered(self, stats: RequestStats) -> None:
@@ -111,18 +128,16 @@ class _CommonSeries:
     def reported(self, stats: EngineStats) -> None:
         """See :class:`Series`."""
         self._busy_seconds.inc(stats.busy_s)
-        cold = sum(step.is_cold for step in stats.steps) + sum(run.is_cold for run in stats.runs)
+        cold = len([step for step in stats.steps if step.is_cold]) + len([run for run in stats.runs if run.is_cold])
         if cold:
             self._cold_shapes.inc(cold)
         for reason, number in stats.cancelled.items():
             self._cancelled.labels(*self._key, reason).inc(number)
 
-    def show(self, total: Total) -> None:
-        """See :class:`Series`."""
-        self._busy_ratio.set(total.busy_ratio)
-
 
 class _StepSeries(_CommonSeries):
+    measured = Measured.STEPS
+
     def __init__(self, metrics: EngineMetrics, steps: _StepMetrics, key: Key) -> None:
         super().__init__(metrics, key)
         self._encode = steps.encode_duration.labels(*key)
@@ -133,7 +148,6 @@ class _StepSeries(_CommonSeries):
         self._generated_tokens = steps.generated_tokens.labels(*key)
         self._step_duration = steps.step_duration.labels(*key)
         self._batch_rows = steps.batch_rows.labels(*key)
-        self._slots = {state: steps.slots.labels(*key, state) for state in ("used", "free")}
 
     def answered(self, stats: RequestStats) -> None:
         """See :class:`Series`."""
@@ -154,14 +168,10 @@ class _StepSeries(_CommonSeries):
                 self._step_duration.observe(step.step_s)
                 self._batch_rows.observe(step.num_rows)
 
-    def show(self, total: Total) -> None:
-        """See :class:`Series`."""
-        super().show(total)
-        self._slots["used"].set(total.num_slots_used)
-        self._slots["free"].set(total.num_slots - total.num_slots_used)
-
 
 class _RunSeries(_CommonSeries):
+    measured = Measured.RUNS
+
     def __init__(self, metrics: EngineMetrics, runs: _RunMetrics, key: Key) -> None:
         super().__init__(metrics, key)
         self._window = runs.window_duration.labels(*key)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import json
 import logging
 import sys
@@ -48,14 +49,36 @@ class RequestIdFilter(logging.Filter):
         return True
 
 
+class TextFormatter(logging.Formatter):
+    """Formats records as lines of text."""
+
+    def __init__(self) -> None:
+        super().__init__(TEXT_FORMAT)
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
+        """Returns the local time with milliseconds, as ``logging`` does."""
+        del datefmt
+        return f"{_local_second(int(record.created))},{int(record.msecs):03d}"
+
+
+@functools.lru_cache(maxsize=1)
+def _local_second(second: int) -> str:
+    """Formats a second once for all its records."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(second))
+
+
+@functools.lru_cache(maxsize=1)
+def _utc_second(second: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+
+
 class JsonFormatter(logging.Formatter):
     """Formats records as one JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Returns the line, with the traceback, if any, as one string."""
-        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         entry: dict[str, object] = {
-            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "time": f"{_utc_second(int(record.created))}.{int(record.msecs):03d}Z",
             "level": record.levelname,
             "logger": record.name,
             "request_id": getattr(record, "request_id", "-"),
@@ -77,7 +100,8 @@ def configure_logging(log_format: str, level: str, stream: TextIO | None = None)
     """
     handler = _standard_error() if stream is None else logging.StreamHandler(stream)
     handler.addFilter(RequestIdFilter())
-    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(TEXT_FORMAT))
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no format has them
     root = logging.getLogger()
     own_level = logging.getLevelNamesMapping()[level.upper()]
     logging.getLogger("PIL").setLevel(max(own_level, logging.INFO))  # its debug records have the metadata of clients' images

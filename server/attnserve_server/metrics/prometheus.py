@@ -7,23 +7,25 @@ All methods must be called on one thread (the event loop); any thread may scrape
 from __future__ import annotations
 
 import platform
-from typing import TypeVar
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
-from prometheus_client import Counter, Gauge, Histogram, Info
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import Counter, Gauge, Info
 from prometheus_client.registry import CollectorRegistry
 
 from attnserve_server.metrics import intervals
 from attnserve_server.metrics.devices import DeviceMetrics
 from attnserve_server.metrics.engines import EngineMetrics, Makers, Series
+from attnserve_server.metrics.histogram import Histogram
 from attnserve_server.metrics.liveness import Liveness
 from attnserve_server.metrics.log_writer import report_drops_to
 from attnserve_server.metrics.processes import ProcessMetrics
+from attnserve_server.metrics.sampled import Sample, SampledGauge
 from attnserve_server.metrics.spans import SpanMetrics
 from attnserve_server.metrics.trust import TrustMetrics
 from attnserve_server.metrics.waiting import Waiting
 from attnserve_server.metrics.workers import MODEL_LABELS as _MODEL
-from attnserve_server.metrics.workers import Key, WorkerReports
+from attnserve_server.metrics.workers import Key, Total, WorkerReports
 from attnserve_server.stats import EngineStats, Measured, RequestStats
 
 UNKNOWN = "unknown"
@@ -37,7 +39,16 @@ SECONDS = (
 
 LOAD_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-MetricT = TypeVar("MetricT", bound=MetricWrapperBase)
+
+class ByLabels(Protocol):
+    """A metric whose series can be removed."""
+
+    def remove_by_labels(self, labels: dict[str, str], /) -> object:
+        """Removes all series that have these values of these labels."""
+        ...
+
+
+MetricT = TypeVar("MetricT", bound=ByLabels)
 
 
 class Metrics:
@@ -49,19 +60,23 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
-        self._of_models: list[MetricWrapperBase] = []
+        self._of_models: list[ByLabels] = []
         """Metrics with series by model and version."""
         self.reports = WorkerReports()
         self._queue_lengths: dict[Key, int] = {}
         self._series: dict[Key, Series] = {}
         self._make_request_metrics()
-        self._engines = EngineMetrics(Makers(self._counter, self._gauge, self._histogram, self._duration), self.cancelled)
+        makers = Makers(self._counter, self._sampled, self._histogram, self._duration)
+        self._engines = EngineMetrics(makers, self.cancelled, self._totals)
         self._make_server_metrics()
 
     def request_done(self, model: str, version: str, method: str, code: str, duration_s: float) -> None:
         """Counts one ended RPC; an empty model becomes "unknown"."""
         model = model or UNKNOWN
-        self._requests.labels(model, method, code).inc()
+        key = model, method, code
+        if (count := self._counts.get(key)) is None:
+            count = self._counts[key] = self._requests.labels(*key)
+        count.inc()
         self._request_duration.labels(model, version, method).observe(duration_s)
 
     def request_refused(self, model: str, version: str, reason: str, duration_s: float) -> None:
@@ -89,13 +104,11 @@ class Metrics:
         key = stats.model, stats.version
         self._series_of(key).reported(stats)
         self.reports.put(worker_id, stats)
-        self._show_workers(key)
 
     def forget_worker(self, worker_id: str) -> None:
         """Removes a dead worker from the gauges; counters keep its counts."""
         self.liveness.forget(worker_id)
-        for key in self.reports.forget(worker_id):
-            self._show_workers(key)
+        self.reports.forget(worker_id)
 
     def set_queue(self, model: str, version: str, num_waiting: int, waiting_since: float | None) -> None:
         """Sets length and oldest request of the front's queue; requests that wait in workers are added to the length.
@@ -109,7 +122,6 @@ class Metrics:
         key = model, version
         self._waiting.set(key, waiting_since)
         self._queue_lengths[key] = num_waiting
-        self._queue_length.labels(model, version).set(num_waiting + self.reports.total(key).num_waiting)
 
     def cache_request(self, model: str, version: str, result: str) -> None:
         """Counts one request by its cache result: "hit", "miss" or "coalesced"."""
@@ -120,9 +132,9 @@ class Metrics:
         self._cache_bytes.set(num_bytes)
         self._cache_entries.set(num_entries)
 
-    def answers_under_way(self, num_bytes: int) -> None:
-        """Sets the size of the answers that clients have not read yet."""
-        self._unread_bytes.set(num_bytes)
+    def watch_answers(self, num_bytes: Callable[[], int]) -> None:
+        """Sets the function that returns the size of the answers that clients have not read yet; called at each scrape."""
+        self._unread_bytes.set_function(num_bytes)
 
     def set_model_ready(self, model: str, version: str, is_ready: bool) -> None:
         """Sets whether a model is ready."""
@@ -136,7 +148,6 @@ class Metrics:
         """Creates the series of a served model, by what its engine measures, so that they exist, at zero, before any request."""
         key = model, version
         self._series_of(key, measured)
-        self._show_workers(key)
         self._waiting.set(key, None)
         self.set_model_ready(model, version, False)
 
@@ -157,13 +168,16 @@ class Metrics:
     def _series_of(self, key: Key, measured: Measured = Measured.STEPS) -> Series:
         return self._series.get(key) or self._series.setdefault(key, self._engines.series(key, measured))
 
-    def _show_workers(self, key: Key) -> None:
-        total = self.reports.total(key)
-        self._series_of(key).show(total)
-        self._queue_length.labels(*key).set(total.num_waiting + self._queue_lengths.get(key, 0))
+    def _totals(self) -> list[tuple[Key, Measured, Total]]:
+        return [(key, series.measured, self.reports.total(key)) for key, series in list(self._series.items())]
+
+    def _read_queue_lengths(self) -> list[Sample]:
+        return [(key, float(total.num_waiting + self._queue_lengths.get(key, 0))) for key, _, total in self._totals()]
 
     def _make_request_metrics(self) -> None:
         self._requests = self._counter("requests", "Ended RPCs by gRPC status.", ("model", "method", "code"))
+        self._counts: dict[tuple[str, str, str], Counter] = {}
+        """Series of ``_requests``, to avoid look-ups."""
         self._rejected = self._counter(
             "requests_rejected",
             "Requests refused before they were queued, by the error's reason.",
@@ -177,7 +191,7 @@ class Metrics:
         self._request_duration = self._duration("request_duration_seconds", (*_MODEL, "method"))
         self._refusal_duration = self._duration("refusal_duration_seconds", (*_MODEL, "reason"))
         self._image_preparation = self._duration("image_preparation_duration_seconds")
-        self._queue_length = self._gauge("queue_length", "Waiting requests, in the front and in workers.", _MODEL)
+        self._sampled("queue_length", "Waiting requests, in the front and in workers.", _MODEL, self._read_queue_lengths)
 
     def _make_server_metrics(self) -> None:
         register = self._registry.register
@@ -207,7 +221,12 @@ class Metrics:
         return self._kept(Gauge(f"attnserve_{name}", text, labels, registry=self._registry), labels)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = _MODEL) -> Histogram:
-        return self._kept(Histogram(f"attnserve_{name}", text, labels, registry=self._registry, buckets=buckets), labels)
+        histogram = Histogram(f"attnserve_{name}", text, labels, buckets)
+        self._registry.register(histogram)
+        return self._kept(histogram, labels)
+
+    def _sampled(self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Iterable[Sample]]) -> None:
+        self._registry.register(SampledGauge(f"attnserve_{name}", text, labels, read))
 
     def _kept(self, metric: MetricT, labels: tuple[str, ...]) -> MetricT:
         if set(_MODEL) <= set(labels):

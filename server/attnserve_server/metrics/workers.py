@@ -35,9 +35,10 @@ class WorkerReports:
         report = Total(stats.num_slots, stats.num_slots_used, stats.num_waiting, busy_ratio)
         self._reports.setdefault((stats.model, stats.version), {})[worker_id] = report
 
-    def forget(self, worker_id: str) -> list[Key]:
-        """Drops all reports of a worker; returns the models of those reports."""
-        return [key for key, reports in self._reports.items() if reports.pop(worker_id, None) is not None]
+    def forget(self, worker_id: str) -> None:
+        """Drops all reports of a worker."""
+        for reports in self._reports.values():
+            reports.pop(worker_id, None)
 
     def forget_model(self, key: Key) -> None:
         """Drops all reports on a model."""
@@ -51,8 +52,8 @@ class WorkerReports:
                 yield f"{worker}, {model}, version {version}: {slots}{report.num_waiting} wait, busy {report.busy_ratio:.0%}"
 
     def total(self, key: Key) -> Total:
-        """Returns the sums over all workers, and the mean of their busy ratios; zeros without reports."""
-        reports = self._reports.get(key, {}).values()
+        """Returns the sums over all workers, and the mean of their busy ratios; zeros without reports. For any thread."""
+        reports = list(self._reports.get(key, {}).values())  # the event loop may add some meanwhile
         return Total(
             sum(report.num_slots for report in reports),
             sum(report.num_slots_used for report in reports),

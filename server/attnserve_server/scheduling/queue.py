@@ -61,7 +61,7 @@ class FairQueue(Generic[T]):
             level: [] for level in range(MAX_PRIORITY, MIN_PRIORITY - 1, -1)
         }
         self._rises: list[tuple[float, int, Lane[T]]] = []
-        self._num_lanes = 0
+        self._num_lanes = self._num_places = 0
         self.cost = 0.0
         """Cost of all waiting requests, except those put back."""
         self._time = VirtualTime()
@@ -75,10 +75,12 @@ class FairQueue(Generic[T]):
         yield from self._returned.values()
         yield from (entry.item for entry in self._entries.values())
 
-    def oldest(self) -> Iterator[T]:
-        """Yields the request that was added first, and the one that was put back first, as far as there are any."""
-        yield from itertools.islice(self._returned.values(), 1)
-        yield from (entry.item for entry in itertools.islice(self._entries.values(), 1))
+    def oldest(self) -> list[T]:
+        """Returns the request that was put back first, and the one that was added first, as far as there are any."""
+        found = [next(iter(self._returned.values()))] if self._returned else []
+        if self._entries:
+            found.append(next(iter(self._entries.values())).item)
+        return found
 
     def num_waiting(self, client: str) -> int:
         """Returns the number of a client's waiting requests."""
@@ -130,10 +132,13 @@ class FairQueue(Generic[T]):
         """Returns the next request; None if the queue is empty."""
         if self._returned:
             return next(iter(self._returned.values()))
+        if not self._entries:
+            return None
         self._rise()
         for places in self._places.values():
             while places and places[0][3] != places[0][4].stamp:
                 heapq.heappop(places)
+                self._num_places -= 1
             if places:
                 entry = places[0][4].first
                 assert entry is not None, "a lane with a valid place is not empty"
@@ -212,6 +217,7 @@ class FairQueue(Generic[T]):
         assert lane.first is not None, "only lanes with requests have places"
         lane.stamp = next(self._stamps)
         heapq.heappush(self._places[lane.level], (lane.client.tag, lane.part.tag, lane.first.order, lane.stamp, lane))
+        self._num_places += 1
         self._tidy()
 
     def _plan_rise(self, lane: Lane[T], first: Entry[T]) -> None:
@@ -231,10 +237,11 @@ class FairQueue(Generic[T]):
 
     def _tidy(self) -> None:
         """Removes invalid heap entries once they are the majority."""
-        if sum(map(len, self._places.values())) > 64 + 4 * self._num_lanes:
+        if self._num_places > 64 + 4 * self._num_lanes:
             for level, places in self._places.items():
                 self._places[level] = [place for place in places if place[3] == place[4].stamp]
                 heapq.heapify(self._places[level])
+            self._num_places = sum(map(len, self._places.values()))
         if len(self._rises) > 64 + 4 * self._num_lanes:
             self._rises = [rise for rise in self._rises if rise[2].first is not None and rise[2].first.order == rise[1]]
             heapq.heapify(self._rises)

@@ -50,6 +50,8 @@ def ranked(finished: Sequence[SequenceDone], rank: int) -> list[Hypothesis]:
 
 def whole(finished: Sequence[SequenceDone]) -> SequenceDone:
     """Merges the parts' events to those of one request: admission and encoding of the first part, end of the last part."""
+    if len(finished) == 1:
+        return finished[0]
     first, last = min(finished, key=lambda each: each.admitted_at), max(finished, key=lambda each: each.finished_at)
     return Done(
         first.request_id,

@@ -30,6 +30,7 @@ MAX_SENTENCES = 64
 
 _NEED_SCORES = ("min_tokens", "no_repeat_ngram_size", "repetition_penalty", "sampling")
 """Options that change or use the scores of all pieces, unless they have their neutral value."""
+_NEUTRAL = DecodeOptions()
 
 
 class AskedSampling(msgspec.Struct, frozen=True, gc=False):
@@ -245,9 +246,8 @@ def _attention(options: AskedOptions, model: Model) -> AttentionDetail:
 
 
 def _check_scores(options: DecodeOptions, model: Model) -> None:
-    neutral = DecodeOptions()
     for name in _NEED_SCORES:
-        if getattr(options, name) != getattr(neutral, name) and not model.gives_scores:
+        if getattr(options, name) != getattr(_NEUTRAL, name) and not model.gives_scores:
             raise _needs_scores(name, model)
 
 

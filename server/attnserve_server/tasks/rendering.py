@@ -16,6 +16,15 @@ from attnserve_server.tasks.text import Span
 
 
 @dataclass(frozen=True, slots=True)
+class Rendered:
+    """Tokens with their text and pieces."""
+
+    tokens: list[int]
+    text: str
+    pieces: list[Span]
+
+
+@dataclass(frozen=True, slots=True)
 class TextPrepared:
     """A prepared request of a task that generates text.
 
@@ -26,6 +35,8 @@ class TextPrepared:
     parts: Sequence[Part]
     options: DecodeOptions
     payloads: Sequence[SequencePayload] = ()
+    streamed: dict[int, Rendered] = field(default_factory=dict)
+    """What streams have rendered, by the number of the part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +55,9 @@ def hypotheses_of(prepared: TextPrepared, answers: Sequence[SequenceDone]) -> li
     """
     num_ranks = max(len(each.outcome.hypotheses) for each in answers)
     chosen = [joining.ranked(answers, rank) for rank in range(num_ranks)]
-    num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
-    joining.check_attention(prepared.parts, prepared.options, prepared.model, num_target)
+    if len(prepared.parts) > 1:
+        num_target = sum(len(each.tokens) for hypotheses in chosen for each in hypotheses)
+        joining.check_attention(prepared.parts, prepared.options, prepared.model, num_target)
     return [_hypothesis(hypotheses, prepared) for hypotheses in chosen]
 
 
@@ -75,7 +87,7 @@ def _hypothesis(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> Tex
     """Makes one hypothesis of the whole from one per part."""
     if len(hypotheses) == 1:
         (part,), (hypothesis,) = prepared.parts, hypotheses
-        rendered, spans = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+        rendered, spans = _rendered(prepared, 0, hypothesis)
         text, pieces = part.gap + rendered, shifted(spans, len(part.gap), 0)
     else:
         text, pieces = _joined(hypotheses, prepared)
@@ -89,10 +101,20 @@ def _hypothesis(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> Tex
     )
 
 
+def _rendered(prepared: TextPrepared, index: int, hypothesis: Hypothesis) -> tuple[str, list[Span]]:
+    """Renders a hypothesis of a part, unless it was streamed."""
+    known = prepared.streamed.get(index)
+    if known is not None and known.tokens is hypothesis.tokens:
+        return known.text, known.pieces
+    source = prepared.parts[index].source.pieces
+    rendered: tuple[str, list[Span]] = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, source)
+    return rendered
+
+
 def _joined(hypotheses: Sequence[Hypothesis], prepared: TextPrepared) -> tuple[str, list[Span]]:
     text, pieces, first_source = "", list[Span](), 0
-    for part, hypothesis in zip(prepared.parts, hypotheses, strict=True):
-        rendered, spans = prepared.model.task.render(hypothesis.tokens, hypothesis.copied_from, part.source.pieces)
+    for index, (part, hypothesis) in enumerate(zip(prepared.parts, hypotheses, strict=True)):
+        rendered, spans = _rendered(prepared, index, hypothesis)
         text += part.gap
         pieces += shifted(spans, len(text), first_source)
         text += rendered
@@ -127,10 +149,11 @@ class TextStream:
     def __init__(self, prepared: TextPrepared) -> None:
         self._prepared, self._deltas = prepared, Deltas()
         self._renderer: Any = None
+        self._index = 0
 
     def begin(self, index: int) -> None:
         """See :class:`AnswerStream`."""
-        part = self._prepared.parts[index]
+        part, self._index = self._prepared.parts[index], index
         self._deltas.begin(part)
         self._renderer = self._prepared.model.task.stream(part.source.pieces)
 
@@ -141,7 +164,9 @@ class TextStream:
     def finish(self, done: SequenceDone) -> TextDelta | None:
         """See :class:`AnswerStream`."""
         best = done.outcome.hypotheses[0]
-        return self._sent(*self._renderer.finish(best.tokens, best.copied_from))
+        rest = self._renderer.finish(best.tokens, best.copied_from)
+        self._prepared.streamed[self._index] = Rendered(best.tokens, self._renderer.text, self._renderer.pieces)
+        return self._sent(*rest)
 
     def _sent(self, text: str, pieces: Sequence[Span]) -> TextDelta | None:
         return self._deltas.delta(text, pieces) if text or pieces else None

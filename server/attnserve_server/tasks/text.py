@@ -3,17 +3,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
 import sentencepiece
 
 from attnserve_server.bundle.loader import Bundle
 from attnserve_server.errors import BundleError
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(msgspec.Struct, frozen=True, gc=False):
     """A piece's characters and their position in the text (code points, end exclusive).
 
     ``copied_from`` is the index of the source piece whose characters replace an unknown symbol; None for other pieces.
@@ -40,7 +40,8 @@ class StreamRenderer:
     def __init__(self, task: TextTask, source: Sequence[Span]) -> None:
         self._task, self._source = task, source
         self._tokens, self._copied_from = list[int](), dict[int, int]()
-        self._num_chars = self._num_pieces = 0
+        self.text, self.pieces = "", list[Span]()
+        """What was returned so far."""
 
     def push(self, tokens: Sequence[int], copied_from: Mapping[int, int]) -> tuple[str, list[Span]]:
         """Returns the characters and pieces that ``tokens`` add; ``copied_from`` is indexed within them. The end symbol is empty.
@@ -58,10 +59,12 @@ class StreamRenderer:
         return self._delta(list(tokens))
 
     def _delta(self, tokens: list[int]) -> tuple[str, list[Span]]:
-        text, pieces = self._task.render(tokens, self._copied_from, self._source)
-        delta, new = text[self._num_chars :], pieces[self._num_pieces :]
-        self._num_chars, self._num_pieces = len(text), len(pieces)
-        return delta, new
+        if len(tokens) == len(self.pieces):
+            return "", []
+        text, new = self._task.render_rest(tokens, self.text, len(self.pieces), self._copied_from, self._source)
+        self.text += text
+        self.pieces += new
+        return text, new
 
 
 class TextTask:
@@ -93,16 +96,23 @@ class TextTask:
                 without an entry gives an empty piece.
             source: the source's pieces.
         """
+        return self.render_rest(tokens, "", 0, copied_from or {}, source)
+
+    def render_rest(
+        self, tokens: list[int], known: str, num_known: int, copied_from: Mapping[int, int], source: Sequence[Span]
+    ) -> tuple[str, list[Span]]:
+        """Returns what follows the text ``known`` of the first ``num_known`` tokens; arguments and values as of :meth:`render`."""
         inner = tokens[:-1] if tokens[-1:] == [self._end_id] else tokens
         pieces = self._processor.decode(inner, return_type="proto").pieces
-        surfaces = [piece.surface for piece in pieces]
-        copied = copied_from or {}
         if self._unknown_id in inner:
-            surfaces = self._without_unknown(inner, surfaces, copied, source)
-        spans = spans_of(surfaces, 0, {index: origin for index, origin in copied.items() if index < len(inner)})
-        text = "".join(surfaces)
+            surfaces = self._without_unknown(inner, [piece.surface for piece in pieces], copied_from, source)[num_known:]
+            origins = {index - num_known: each for index, each in copied_from.items() if num_known <= index < len(inner)}
+        else:
+            surfaces, origins = [piece.surface for piece in pieces[num_known:]], {}
+        spans, text = spans_of(surfaces, len(known), origins), "".join(surfaces)
         if len(inner) < len(tokens):
-            spans.append(Span("", len(text), len(text)))
+            end = len(known) + len(text)
+            spans.append(Span("", end, end))
         return text, spans
 
     def _without_unknown(
@@ -155,12 +165,14 @@ def begins_word(pieces: Sequence[Span], index: int) -> bool:
     return before is None or before.end < pieces[index].begin
 
 
-def spans_of(surfaces: list[str], begin: int = 0, copied_from: Mapping[int, int] | None = None) -> list[Span]:
+def spans_of(surfaces: Iterable[str], begin: int = 0, copied_from: Mapping[int, int] | None = None) -> list[Span]:
     """Returns the spans of consecutive surfaces, starting at ``begin``; a span excludes leading white space."""
-    spans, origins = [], copied_from or {}
-    for index, surface in enumerate(surfaces):
+    spans = []
+    for surface in surfaces:
         own = surface.lstrip()
         end = begin + len(surface)
-        spans.append(Span(own, end - len(own), end, origins.get(index)))
+        spans.append(Span(own, end - len(own), end))
         begin = end
+    for index, origin in copied_from.items() if copied_from else ():
+        spans[index] = msgspec.structs.replace(spans[index], copied_from=origin)
     return spans

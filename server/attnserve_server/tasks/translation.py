@@ -51,9 +51,11 @@ class TranslationTask(TextTask):
         """Tokenizes a text; spans refer to the original text."""
         found = self._processor.encode(text, return_type="proto").pieces
         tokens = [piece.id for piece in found]
-        skipped = len(text.encode()[: found[0].begin].decode()) if found else 0  # leading white space belongs to no piece
-        spans = spans_of([piece.surface for piece in found], skipped)
-        return TokenizedText([*tokens, self._end_id], [*spans, Span("", len(text), len(text))])
+        begin = found[0].begin if found else 0  # leading white space belongs to no piece
+        spans = spans_of([piece.surface for piece in found], len(text.encode()[:begin].decode()) if begin else 0)
+        tokens.append(self._end_id)
+        spans.append(Span("", len(text), len(text)))
+        return TokenizedText(tokens, spans)
 
 
 class TranslationWork:

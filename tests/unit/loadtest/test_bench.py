@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +16,10 @@ import pytest
 
 from attnserve_client.errors import ToolError
 from attnserve_loadtest.bench import servers
-from attnserve_loadtest.bench.report import Row, markdown
-from attnserve_loadtest.bench.rounds import Ratio, best_of, interleave, ratio
+from attnserve_loadtest.bench.online import CLOSE, LIMIT_MS, NUM_PROBES, Highest, Passage, Percentiles, WireResult, highest_rate
+from attnserve_loadtest.bench.processor import front_seconds, processor_seconds
+from attnserve_loadtest.bench.report import Row, markdown, wire_rows
+from attnserve_loadtest.bench.rounds import MAX_ATTEMPTS, Cost, Ratio, best_of, interleave, ratio, scatter, steadiest
 from attnserve_loadtest.bench.servers import STREAM, UNARY, closed_loop, our_server
 
 
@@ -41,6 +45,73 @@ def test_bars() -> None:
     assert "| speed | **0.90** | 0.80-1.00 | ≥ 1.2 |" in markdown(rows)
 
 
+def test_rounds_that_scatter_are_measured_again_and_the_steadiest_count() -> None:
+    wild, middle, calm = [1.0, 2.0, 3.0], [1.0, 1.2, 1.5], [1.0, 1.05, 1.1]
+    assert (scatter([2.0]), scatter([1.0] * 5), scatter(wild)) == (0.0, 0.0, 0.5)
+    for attempts, found in (([calm], (calm, 1)), ([wild, calm], (calm, 2)), ([wild, middle, wild, calm], (middle, MAX_ATTEMPTS))):
+        assert steadiest(iter(attempts).__next__, list) == found
+
+
+def test_costs_are_added() -> None:
+    assert Cost(1.0, 2.0) + Cost(0.5, 0.25) == Cost(1.5, 2.25)
+
+
+def latency(p99: float) -> Percentiles:
+    return Percentiles(1.0, 2.0, p99, 100.0)
+
+
+@pytest.mark.parametrize("capacity", [90.0, 299.0, 301.0, 1000.0, 4000.0])
+def test_highest_rate_is_found_with_few_runs(capacity: float) -> None:
+    rates: list[float] = []
+
+    def probe(rate: float) -> Percentiles:
+        rates.append(rate)
+        return latency(LIMIT_MS if rate <= capacity else LIMIT_MS * 2)
+
+    found = highest_rate(probe)
+    assert capacity / CLOSE**2 <= found.rate <= capacity
+    assert len(set(rates)) <= NUM_PROBES
+    assert len(rates) <= 2 * NUM_PROBES
+    assert found.latency == latency(LIMIT_MS)
+
+
+def test_rate_that_fails_once_is_tried_again() -> None:
+    slow = iter([False, True, False])
+    assert highest_rate(lambda rate: latency(LIMIT_MS * 2 if rate > 700 or next(slow, False) else 1.0)).rate >= 600
+
+
+def test_no_rate_may_be_low_enough_or_too_high() -> None:
+    assert highest_rate(lambda _: latency(LIMIT_MS * 2)) == Highest(0.0, None)
+    assert highest_rate(lambda _: latency(1.0), 10.0).rate == pytest.approx(10.0 * 2.0 ** (NUM_PROBES - 1))
+
+
+def test_front_that_is_too_slow_misses_its_bar() -> None:
+    passages = {name: Passage(1.0, 400.0, 600.0, 200.0) for name in ("in-process", "unary", "streaming")}
+    fast, slow = Ratio(499.0, 450.0, 560.0), Ratio(1001.0, 990.0, 1010.0)
+    rows = wire_rows(WireResult(Ratio(0.8, 0.7, 0.9), Ratio(0.57, 0.5, 0.6), 800.0, fast, slow, passages, 2))
+    assert [row.is_reached for row in rows] == [True, False, True, False]
+    assert "| front's processor time, unary call | **499 us** | 450 us-560 us | ≤ 500 |" in markdown(rows)
+    assert rows[0].detail.endswith("the steadiest of 2 measurements")
+
+
+def test_processor_time_of_a_front_is_without_its_workers() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        front, every = front_seconds(process.pid), processor_seconds(process.pid)
+        process.kill()
+    assert front < 0.35
+    assert every - front >= 0.38
+    with pytest.raises(ToolError, match="no processor time"):
+        front_seconds(process.pid)
+
+
+BUSY = """
+import subprocess, sys, time
+burn = "import sys, time\\nwhile time.process_time() < 0.4: pass\\nprint(flush=True); sys.stdin.read()"
+child = subprocess.Popen([sys.executable, "-c", burn], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+child.stdout.readline(); print(flush=True); time.sleep(60)
+"""
 PAUSE_S = 0.2
 
 

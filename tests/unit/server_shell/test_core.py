@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from attnserve.v1 import translation_pb2
 from attnserve_server.config_listen import GrpcConfig
-from attnserve_server.transport.rpc import calls
+from attnserve_server.transport.rpc import arrivals
 from attnserve_server.transport.rpc.arguments import channel_arguments
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 
@@ -51,7 +51,7 @@ async def test_call_without_a_message_is_refused(shell: Shell, method: str) -> N
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_call_whose_message_does_not_arrive_is_refused(shell: Shell, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls, "MESSAGE_S", 0.2)
+    monkeypatch.setattr(arrivals, "MESSAGE_S", 0.2)
     assert (await error_of(shell, method, never())).code() is grpc.StatusCode.INVALID_ARGUMENT
 
 

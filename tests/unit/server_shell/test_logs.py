@@ -154,3 +154,10 @@ def test_end_of_the_process_waits_a_while_for_the_output() -> None:
         logger.info("line %d", number)
     pipe.handler.flush()
     assert os.read(pipe.reading, 65536).decode().count("line") == 20
+
+
+def test_time_of_a_line_is_that_of_the_library() -> None:
+    formatter = logs.TextFormatter()
+    for created in (0.0, 1_700_000_000.25, 1_700_000_000.75, 1_700_000_001.0):
+        record = logging.makeLogRecord({"created": created, "msecs": created % 1 * 1000, "request_id": "r", "msg": "text"})
+        assert formatter.format(record) == logging.Formatter(logs.TEXT_FORMAT).format(record)

@@ -5,15 +5,19 @@ from __future__ import annotations
 
 import ast
 import inspect
+import math
 import os
 import time
 from pathlib import Path
 
+import prometheus_client
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 import attnserve_server
 from attnserve_server.metrics import intervals
+from attnserve_server.metrics.exposition import Exposition
+from attnserve_server.metrics.histogram import Histogram
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
 from attnserve_server.stats import EngineStats, Measured, RequestStats, RunStats, StepStats
 
@@ -101,7 +105,7 @@ def touch_everything(metrics: Metrics) -> None:
     metrics.engine("w0", run_report(RunStats(0.001, [0.1])))
     metrics.set_model_ready("m", "1", True)
     metrics.set_queue("m", "1", 1, time.monotonic())
-    metrics.answers_under_way(10)
+    metrics.watch_answers(lambda: 10)
     metrics.model_loaded("m", "1", 1.5)
     metrics.liveness.watch(1, lambda: {"w0": os.getpid()}, lambda: {"w0"})
     metrics.processes.watch(lambda: {"w0": os.getpid()})
@@ -230,3 +234,25 @@ def test_intervals_run_forward() -> None:
 def test_buckets_start_at_100_microseconds() -> None:
     assert SECONDS[0] == 1e-4
     assert list(SECONDS) == sorted(set(SECONDS))
+
+
+def test_histogram_counts_as_that_of_the_library_does() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    histogram = Histogram("h", "a text", ("model", "reason"), SECONDS)
+    ours.register(histogram)
+    reference = prometheus_client.Histogram("h", "a text", ("model", "reason"), buckets=SECONDS, registry=theirs)
+    for labels in (("m", "a"), ("m", "b"), ("n", "a")):
+        for value in (0.0, 1e-4, 1.1e-4, 0.3, SECONDS[-1], 1000.0, math.inf):
+            histogram.labels(*labels).observe(value)
+            reference.labels(*labels).observe(value)
+    histogram.remove_by_labels({"model": "m", "reason": "b"})
+    reference.remove_by_labels({"model": "m", "reason": "b"})
+    Exposition(theirs)  # without series of creation times
+    assert generate_latest(ours) == generate_latest(theirs)
+    assert b'h_bucket{le="0.0001",model="m",reason="a"} 2.0' in generate_latest(ours)
+
+
+def test_histogram_with_a_name_that_is_taken_is_refused(registry: CollectorRegistry) -> None:
+    registry.register(Histogram("h", "", (), (1.0,)))
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        prometheus_client.Counter("h_count", "", registry=registry)

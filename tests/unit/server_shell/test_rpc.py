@@ -22,6 +22,7 @@ from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.request import Terms
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
+from attnserve_server.transport.rpc.arrivals import Arrivals
 from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.server import MODEL, TRANSLATION, GrpcServer
 from attnserve_server.transport.rpc.unread import Unread
@@ -433,7 +434,7 @@ class Context:
 def method_of(front: Front, recorder: Recorder, name: str) -> Any:
     service = translation_pb2.DESCRIPTOR.services_by_name["TranslationService"]
     servicer = TranslationServicer(DataPlane(front, recorder, Limits(100, ImageLimits(100, 100))))
-    handler: Any = service_handler(service, servicer, recorder, Setup(lambda: False, Unread(GrpcConfig())))
+    handler: Any = service_handler(service, servicer, recorder, Setup(lambda: False, Unread(GrpcConfig()), Arrivals()))
     return handler.service(SimpleNamespace(method=f"/attnserve.v1.TranslationService/{name}"))
 
 

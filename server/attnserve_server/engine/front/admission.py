@@ -31,6 +31,8 @@ class Admission:
         self._model, self._clock = model, clock
         self._queue: FairQueue[Job] = FairQueue(config, clock)
         self._estimator = ServiceEstimator(clock)
+        self.is_blocked = False
+        """Whether no worker has credit for one row, so that no job can be sent before the next dispatch."""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -83,8 +85,9 @@ class Admission:
 
     def settle(self) -> int:
         """Passes the queue length after a dispatch to the estimator, and returns it."""
-        self._estimator.set_waiting(len(self._queue))
-        return len(self._queue)
+        num_waiting = len(self._queue)
+        self._estimator.set_waiting(num_waiting)
+        return num_waiting
 
     def _service_s(self, job: Job) -> float:
         return self._estimator.service_s(job.work.payload.max_steps, job.work.payload.num_source)

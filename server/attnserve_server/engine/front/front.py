@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The front's side of the engine: takes requests, sends them to workers, returns the answers.
 
-Everything here runs on the event loop of the front process and handles envelopes; of a payload it reads only the properties of
-``kinds.py: Payload``. ``admission.py`` refuses and orders requests, ``rows.py`` chooses the worker. ``sharing.py``, a wrapper
-around :meth:`Front.submit`, answers from the cache and coalesces equal requests.
+Everything here runs on the front's event loop; of a payload it reads only the properties of ``kinds.py: Payload``. ``admission.py``
+refuses and orders requests, ``rows.py`` chooses the worker, ``sharing.py`` answers from the cache and coalesces equal requests.
 """
 
 from __future__ import annotations
@@ -16,7 +15,8 @@ from typing import Any
 from attnserve_server import errors
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.admission import Admission
-from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher, error_of, failure_of
+from attnserve_server.engine.front.ends import error_of, failure_of
+from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import PATIENCE_S, ModelRegistry, ServedModel
 from attnserve_server.engine.front.workers import Listener, OnState, Workers
@@ -44,8 +44,7 @@ class Front:
     ) -> None:
         self._registry, self._metrics, self._on_state = registry, metrics, on_state
         self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
-        self._ids = itertools.count(1)
-        self.jobs: dict[int, Job] = {}
+        self._ids, self.jobs = itertools.count(1), dict[int, Job]()
         self._admissions: dict[ModelKey, Admission] = {}
         self._workers = Workers(registry, pool, config, metrics, on_state)
         self.is_draining = False
@@ -153,7 +152,7 @@ class Front:
             raise
         ticket = self.ticket(terms, job.queued_at)
         job.attach(ticket)
-        self.dispatch(model)
+        self.dispatch(model, is_freed=False)
         return ticket
 
     def check(self, model: ServedModel, payload: Payload) -> None:
@@ -190,16 +189,18 @@ class Front:
         """Counts a request that was refused before it was queued."""
         self._metrics.request_rejected(model.id, model.version, error.reason.lower())
 
-    def dispatch(self, model: ServedModel) -> None:
-        """Sends queued jobs while there is credit; drops those that are too late or already answered."""
+    def dispatch(self, model: ServedModel, *, is_freed: bool = True) -> None:
+        """Sends queued jobs while there is credit, which may have come if ``is_freed``; drops those too late or answered."""
         if (admission := self._admissions.get(model.key)) is None:
             return  # no longer served
-        while (job := admission.first()) is not None:
+        admission.is_blocked &= not is_freed
+        while not admission.is_blocked and (job := admission.first()) is not None:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
             elif job.watcher is None or not job.watcher.is_answered(job):
                 worker = self._workers.rows.choose(job)
                 if worker is None:
+                    admission.is_blocked = job.work.num_rows == 1 and not job.runs_alone
                     break
                 admission.take(job)
                 self._workers.send(worker, job)

@@ -6,13 +6,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
 import msgspec
 
 from attnserve_server.engine.front.served_models import ServedModel
-from attnserve_server.errors import Cancelled, DeadlineExceeded, ExecutionFailed, ServiceError
+from attnserve_server.errors import ServiceError
 from attnserve_server.kinds import Outcome, Part
 from attnserve_server.request import Done, Terms, Work
 from attnserve_server.stats import RequestStats
@@ -191,16 +192,18 @@ class Ticket:
         self.accept: Callable[[Done[Any]], object] | None = None
         """Called with the answer before it is kept; a ServiceError that it raises takes its place."""
         self._on_leave = on_leave
-        loop = asyncio.get_running_loop()
-        self._answer: asyncio.Future[Done[Any]] = loop.create_future()
-        self._parts: asyncio.Queue[Any] = asyncio.Queue()
-        timer = loop.call_at(terms.deadline, self.cancel, "deadline") if terms.deadline is not None else None
-        self._answer.add_done_callback(lambda answer: _close(answer, timer))
+        self._answer: Done[Any] | None = None
+        self._error: ServiceError | None = None
+        self._parts: deque[Any] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
+        """Of the tasks that wait for the answer, or for a part of it."""
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_at(terms.deadline, self.cancel, "deadline") if terms.deadline is not None else None
 
     @property
     def is_done(self) -> bool:
         """Whether it was answered, has failed or was cancelled."""
-        return self._answer.done()
+        return self._answer is not None or self._error is not None
 
     async def result(self) -> Done[Any]:
         """Waits for the answer. If the waiting task is cancelled, the caller must call :meth:`cancel`.
@@ -208,25 +211,26 @@ class Ticket:
         Raises:
             ServiceError: the request failed.
         """
-        return await asyncio.shield(self._answer)
+        while self._answer is None:
+            if self._error is not None:
+                raise self._error.with_traceback(None)
+            await self._changed()
+        return self._answer
 
     async def deltas(self) -> AsyncIterator[Any]:
         """Yields the parts of a streamed answer as they arrive; ends when the request has finished or failed.
 
         Parts that arrived since the last one was taken are merged, up to ``MAX_MERGED`` tokens.
         """
-        part = await self._parts.get()
-        while part is not None:
-            following = None if self._parts.empty() else self._parts.get_nowait()
-            if following is None:
-                is_last = self.is_done and self._parts.empty()
-                yield part
-                part = None if is_last else await self._parts.get()
-            elif part.size + following.size <= MAX_MERGED:
-                part = part.merged(following)
-            else:
-                yield part
-                part = following
+        parts = self._parts
+        while parts or not self.is_done:
+            if not parts:
+                await self._changed()
+                continue
+            part = parts.popleft()
+            while parts and part.size + parts[0].size <= MAX_MERGED:
+                part = part.merged(parts.popleft())
+            yield part
 
     def cancel(self, reason: str) -> None:
         """Cancels the request; its slots are free within one step unless other tickets share the job. Idempotent."""
@@ -236,7 +240,8 @@ class Ticket:
     def deliver(self, part: Part) -> None:
         """Adds a part of a stream."""
         if not self.is_done:
-            self._parts.put_nowait(part)
+            self._parts.append(part)
+            self._wake()
 
     def finish(self, answer: Done[Any]) -> None:
         """Ends the ticket with the answer."""
@@ -247,22 +252,33 @@ class Ticket:
             except ServiceError as error:
                 self.fail(error.with_traceback(None))  # its frames hold the answer
                 return
-            self._answer.set_result(answer)
-            self._parts.put_nowait(None)
+            self._answer = answer
+            self._end()
 
     def fail(self, error: ServiceError) -> None:
         """Ends the ticket with an error."""
         if not self.is_done:
-            self._answer.set_exception(error)
-            self._parts.put_nowait(None)
+            self._error = error
+            self._end()
 
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None  # it refers to this ticket
+        self._wake()
 
-def _close(answer: asyncio.Future[Any], timer: asyncio.TimerHandle | None) -> None:
-    """Cancels the deadline's timer, and marks an error as retrieved, because a cancelled caller never reads it."""
-    if timer is not None:
-        timer.cancel()
-    if not answer.cancelled():
-        answer.exception()
+    async def _changed(self) -> None:
+        """Waits for the next part or for the end. A task that is cancelled here ends nothing but its own wait."""
+        waiter: asyncio.Future[None] = self._loop.create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def _wake(self) -> None:
+        if self._waiters:
+            waiters, self._waiters = self._waiters, []
+            for waiter in waiters:
+                if not waiter.done():
+                    waiter.set_result(None)
 
 
 def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
@@ -276,16 +292,3 @@ def _seen_from(moment: float, answer: Done[Any]) -> Done[Any]:
         first_token_at=max(answer.first_token_at, moment),
         finished_at=max(answer.finished_at, moment),
     )
-
-
-def error_of(reason: str) -> ServiceError:
-    """Returns the error of a cancelled ticket."""
-    if reason == "deadline":
-        return DeadlineExceeded("the deadline passed before the answer was ready")
-    return Cancelled("the request was cancelled")
-
-
-def failure_of(reason: str, message: str) -> ServiceError:
-    """Returns the error that a worker reports."""
-    kinds: list[type[ServiceError]] = [Cancelled, DeadlineExceeded]
-    return next((kind for kind in kinds if kind.reason == reason), ExecutionFailed)(message)

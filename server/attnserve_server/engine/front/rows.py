@@ -39,6 +39,10 @@ class Rows:
         """Workers that hold rows; another thread may call it."""
         return {worker for (worker, _), rows in list(self._rows.items()) if rows}
 
+    def holds(self, worker: str) -> bool:
+        """Whether a worker holds rows."""
+        return any(rows for (name, _), rows in self._rows.items() if rows and name == worker)
+
     def choose(self, job: Job) -> str | None:
         """The worker with most credit for the job's model; None where it is not enough, or no worker is warm."""
         if job.runs_alone:
@@ -46,10 +50,13 @@ class Rows:
         ready = job.model.ready_workers
         if self._reserved:
             ready = ready - self._reserved.keys()
-        worker = min(ready, key=lambda name: self._rows.get((name, job.model.key), 0), default=None)
+        key, worker, held = job.model.key, None, 0
+        for name in ready:
+            rows = self._rows.get((name, key), 0)
+            if worker is None or rows < held:
+                worker, held = name, rows
         if worker is None:
             return None
-        held = self._rows.get((worker, job.model.key), 0)
         credit = job.model.kind.credit(job.model.bundle, self._config)
         return worker if not held or held + job.work.num_rows <= credit else None
 

@@ -162,7 +162,7 @@ class Workers:
         """Sends a job to a worker."""
         job.worker, job.status = worker, Status.SENT
         job.num_attempts += 1
-        if worker not in self._busy():
+        if not self.rows.holds(worker) and worker not in self._busy():
             self._metrics.liveness.given_work(worker)
         self.rows.take(worker, job)
         self._pool.send(worker, job.work)

@@ -8,6 +8,7 @@ that share.
 
 from __future__ import annotations
 
+import functools
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -44,6 +45,7 @@ def scope_of(method: MethodDescriptor) -> Scope:
     return SCOPES.get(f"{service}/{method.name}") or SCOPES.get(service, Scope.ADMIN)
 
 
+@functools.lru_cache(maxsize=4096)
 def host_of(peer: str) -> str:
     """Returns a peer without its port ("ipv4:127.0.0.1:5000": "ipv4:127.0.0.1"); a Unix socket's has none."""
     return _PORT.sub("", peer) if peer.startswith("ip") else peer

@@ -12,9 +12,9 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import re
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, cast
 
 import grpc
@@ -29,6 +29,7 @@ from attnserve_server.metrics import logs
 from attnserve_server.metrics.ended import MethodName
 from attnserve_server.metrics.trace_context import TRACEPARENT_KEY
 from attnserve_server.transport.rpc.access import Access, host_of, scope_of
+from attnserve_server.transport.rpc.arrivals import Arrivals
 from attnserve_server.transport.rpc.parse import parse_request
 from attnserve_server.transport.rpc.status import DETAILS_KEY, message_of, rich_status, status_of
 from attnserve_server.transport.rpc.unread import Unread
@@ -39,14 +40,9 @@ REQUEST_ID_KEY = "x-request-id"
 CLIENT_ID_KEY = "x-client-id"
 """Metadata key of a client's own id, by which it divides its share of the queue."""
 
-MESSAGE_S = 120.0
-"""Longest time from the arrival of a call to that of its message."""
-
 logger = logging.getLogger(__name__)
 
 _VALID_ID = re.compile(r"[!-~]{1,128}")
-_CANCELLATION_S = 0.01
-"""A cancellation arrives within this time after the end of the messages that it causes."""
 _INTERNAL_TEXT = "internal error; the server's log has the details under this request's id"
 
 
@@ -66,12 +62,14 @@ class Setup(NamedTuple):
     Attributes:
         is_stopping: whether the server is stopping and cancels RPCs itself.
         unread: counts the answers under way.
+        arrivals: reads the messages of calls.
         access: refuses calls; None for services that all may call, such as probes.
         ends: records the ends of calls; None for log lines alone.
     """
 
     is_stopping: Callable[[], bool]
     unread: Unread
+    arrivals: Arrivals
     access: Access | None = None
     ends: Ends | None = None
 
@@ -124,65 +122,66 @@ class _Method:
         name = MethodName(method.containing_service.full_name, method.name)
         self._accounts = Accounts(name, recorder, setup.is_stopping, setup.ends)
         self._is_traced = setup.ends is not None and setup.ends.has_traces
-        self._unread = setup.unread
+        self._unread, self._arrivals = setup.unread, setup.arrivals
 
     async def run_unary(self, requests: object, context: Any) -> bytes:
         """Answers a unary RPC."""
         del requests
-        data = await _read(context)
-
-        async def answer(call: Call) -> bytes:
-            response = await cast(UnaryMethod, self._function)(self._parsed(data), call)
-            encoded = response if isinstance(response, bytes) else response.SerializeToString()
-            sent = self._unread.begin(call.client, context.peer(), len(encoded))
-            cast(asyncio.Task[Any], asyncio.current_task()).add_done_callback(lambda _: sent())  # grpc sends within this task
-            return encoded
-
-        return cast(bytes, await self._run(context, answer))
+        data = await self._arrivals.read(context)
+        call, metadata = self._begun(context)
+        return cast(bytes, await self._ended(call, context, self._unary(call, context, metadata, data)))
 
     async def run_stream(self, requests: object, context: Any) -> None:
         """Answers a server-streaming RPC."""
         del requests
-        data = await _read(context)
+        data = await self._arrivals.read(context)
+        call, metadata = self._begun(context)
+        await self._ended(call, context, self._stream(call, context, metadata, data))
 
-        async def answer(call: Call) -> None:
-            request, peer = self._parsed(data), context.peer()
-            call.hold = functools.partial(self._unread.begin, call.client, peer)  # a write that waits lets answers wait
-            found = cast(StreamMethod, self._function)(request, call)
-            async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
-                async for response in responses:
-                    encoded = response.SerializeToString()
-                    del response  # it may be as large, and the client may be slow
-                    with self._unread.during(call.client, peer, max(len(encoded) - call.num_held, 0)):
-                        await _write(context, encoded)
+    def _begun(self, context: Any) -> tuple[Call, Any]:
+        call, metadata = _begin(context)
+        if self._is_traced:
+            call.traceparent = _valid_id(metadata, TRACEPARENT_KEY) or ""
+        return call, metadata
 
-        await self._run(context, answer)
+    async def _unary(self, call: Call, context: Any, metadata: Any, data: bytes | None) -> bytes:
+        response = await cast(UnaryMethod, self._function)(self._checked(call, context, metadata, data), call)
+        encoded = response if isinstance(response, bytes) else response.SerializeToString()
+        sent = self._unread.begin(call.client, call.connection, len(encoded))
+        cast(asyncio.Task[Any], asyncio.current_task()).add_done_callback(sent)  # grpc sends within this task
+        return encoded
 
-    def _parsed(self, data: bytes | None) -> message.Message:
+    async def _stream(self, call: Call, context: Any, metadata: Any, data: bytes | None) -> None:
+        request, begin, write = self._checked(call, context, metadata, data), self._unread.begin, context.write
+        call.hold = functools.partial(begin, call.client, call.connection)  # a write that waits lets answers wait
+        found = cast(StreamMethod, self._function)(request, call)
+        async with contextlib.aclosing(await found if isinstance(found, Awaitable) else found) as responses:
+            async for response in responses:
+                encoded = response.SerializeToString()
+                del response  # it may be as large, and the client may be slow
+                sent = begin(call.client, call.connection, max(len(encoded) - call.num_held, 0))
+                try:
+                    await write(encoded)
+                except Exception as failure:  # grpc's internal exception types; all mean that the stream has ended
+                    raise _ClientGone from failure
+                finally:
+                    sent()
+
+    def _checked(self, call: Call, context: Any, metadata: Any, data: bytes | None) -> message.Message:
+        """Returns the request of a call, if it may be answered."""
+        if call.is_past_deadline():
+            raise DeadlineExceeded("the deadline had passed when the request arrived")
+        if self._access is not None:
+            self._access.check(call, context, metadata, self._scope)
         if data is None:
             raise InvalidRequest("the call has no message; one is needed")
         return parse_request(self._message_class, data)
 
-    async def _run(self, context: Any, answer: Callable[[Call], Awaitable[bytes | None]]) -> bytes | None:
-        metadata = context.invocation_metadata() or ()
-        call = _begin(context, metadata)
-        if self._is_traced:
-            call.traceparent = _valid_id(metadata, TRACEPARENT_KEY) or ""
-        try:
-            return await self._answered(call, context, metadata, answer)
-        finally:
-            call.release()
-
-    async def _answered(
-        self, call: Call, context: Any, metadata: Any, answer: Callable[[Call], Awaitable[bytes | None]]
-    ) -> bytes | None:
+    async def _ended(self, call: Call, context: Any, answer: Coroutine[Any, Any, bytes | None]) -> bytes | None:
+        """Waits for the end of a call, records it, and sends the status of one that failed."""
         error: ServiceError
         try:
-            if call.is_past_deadline():
-                raise DeadlineExceeded("the deadline had passed when the request arrived")
-            if self._access is not None:
-                self._access.check(call, context, metadata, self._scope)
-            response = await answer(call)
+            response = await answer
             self._accounts.answered(call)
             return response
         except _ClientGone:
@@ -198,6 +197,13 @@ class _Method:
         except Exception:
             logger.exception("%s failed", self._name)
             error = ServiceError(_INTERNAL_TEXT)
+        finally:
+            call.release()
+        await self._refuse(call, context, error)
+        raise AssertionError("abort always raises")
+
+    async def _refuse(self, call: Call, context: Any, error: ServiceError) -> None:
+        """Records a call that failed, and ends it with its status; raises."""
         self._accounts.failed(call, error, status_of(error).name)
         trailers = ((REQUEST_ID_KEY, call.request_id), (DETAILS_KEY, rich_status(error).SerializeToString()))
         try:
@@ -206,27 +212,6 @@ class _Method:
             raise
         except Exception:  # noqa: BLE001  of grpc's internal types: the client left before it could be told
             raise asyncio.CancelledError from None
-        raise AssertionError("abort always raises")
-
-
-async def _read(context: Any) -> bytes | None:
-    """Returns the message of a call; None if there is none, or it does not arrive in time."""
-    try:
-        async with asyncio.timeout(MESSAGE_S):
-            data = await context.read()
-    except TimeoutError:
-        return None
-    if data is not grpc.aio.EOF:
-        return cast(bytes, data)
-    await asyncio.sleep(_CANCELLATION_S)  # where the call was cancelled instead, this raises
-    return None
-
-
-async def _write(context: Any, data: bytes) -> None:
-    try:
-        await context.write(data)
-    except Exception as failure:  # grpc's internal exception types; all mean that the stream has ended
-        raise _ClientGone from failure
 
 
 def _is_cancelled() -> bool:
@@ -234,15 +219,16 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def _begin(context: Any, metadata: Any) -> Call:
-    """Makes the call: request id (set for this task's logs and the trailers), client and deadline."""
-    remaining_s, peer = context.time_remaining(), context.peer()
-    request_id = _valid_id(metadata, REQUEST_ID_KEY) or uuid.uuid4().hex
-    call = Call(request_id, host_of(peer), part=_valid_id(metadata, CLIENT_ID_KEY) or peer)
-    call.deadline = None if remaining_s is None else call.received_at + remaining_s
-    logs.request_id.set(call.request_id)
-    context.set_trailing_metadata(((REQUEST_ID_KEY, call.request_id),))
-    return call
+def _begin(context: Any) -> tuple[Call, Any]:
+    """Makes the call: request id (set for this task's logs and the trailers), client and deadline; returns its metadata too."""
+    remaining_s, peer, metadata = context.time_remaining(), context.peer(), context.invocation_metadata() or ()
+    request_id = _valid_id(metadata, REQUEST_ID_KEY) or os.urandom(16).hex()
+    call = Call(request_id, host_of(peer), part=_valid_id(metadata, CLIENT_ID_KEY) or peer, connection=peer)
+    if remaining_s is not None:
+        call.deadline = call.received_at + remaining_s
+    logs.request_id.set(request_id)
+    context.set_trailing_metadata(((REQUEST_ID_KEY, request_id),))
+    return call, metadata
 
 
 def _valid_id(metadata: Any, wanted: str) -> str | None:

@@ -20,6 +20,7 @@ from attnserve_server.errors import StartupError
 from attnserve_server.transport.listen import addresses_of
 from attnserve_server.transport.rpc.access import Access
 from attnserve_server.transport.rpc.arguments import channel_arguments
+from attnserve_server.transport.rpc.arrivals import Arrivals
 from attnserve_server.transport.rpc.calls import Setup, service_handler
 from attnserve_server.transport.rpc.health import HealthBoard, HealthServicer
 from attnserve_server.transport.rpc.reflection import enable_reflection
@@ -75,7 +76,8 @@ class GrpcServer:
         self._credentials, self._access, self._ends = credentials, access or Access(), ends
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
-        self._unread = Unread(config, lambda num_bytes: plane.recorder.answers_under_way(num_bytes))
+        self._unread = Unread(config)
+        plane.recorder.watch_answers(lambda: self._unread.num_bytes)
 
     async def start(self) -> int:
         """Binds and serves; returns the port.
@@ -113,6 +115,6 @@ class GrpcServer:
             self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._access, self._ends)
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, Arrivals(), self._access, self._ends)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

@@ -8,11 +8,10 @@ ever, and gRPC core keeps it until then: ending the call in the server frees not
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from attnserve_server.config_listen import GrpcConfig
 from attnserve_server.errors import AnswersUnread
@@ -34,15 +33,13 @@ class Unread:
 
     Args:
         config: the limits.
-        on_change: called with the sum of bytes under way.
     """
 
-    def __init__(self, config: GrpcConfig, on_change: Callable[[int], object] = lambda num_bytes: None) -> None:
+    def __init__(self, config: GrpcConfig) -> None:
         self._max_all, self._max_client = config.max_unread_bytes, config.max_client_unread_bytes
         self._stall_s = config.stall_seconds
-        self._on_change = on_change
         self._num_bytes = 0
-        self._of_clients: Counter[str] = Counter()
+        self._of_clients: dict[str, int] = {}
         self._waiting: dict[int, tuple[str, float]] = {}
         """Connection and start of each answer under way."""
         self._next = 0
@@ -54,8 +51,8 @@ class Unread:
         """Bytes of all answers under way."""
         return self._num_bytes
 
-    def begin(self, client: str, peer: str, num_bytes: int) -> Callable[[], None]:
-        """Counts an answer, and returns the function that ends it.
+    def begin(self, client: str, peer: str, num_bytes: int) -> Callable[..., None]:
+        """Counts an answer, and returns the function that ends it, which ignores its arguments.
 
         Args:
             client: the client that asked.
@@ -65,7 +62,7 @@ class Unread:
         Raises:
             AnswersUnread: too much is under way already.
         """
-        own = self._of_clients[client]
+        own = self._of_clients.get(client, 0)
         if own and own + num_bytes > self._max_client:
             raise AnswersUnread(f"{own} bytes of answers wait for this client to read them; at most {self._max_client} may")
         if self._num_bytes and self._num_bytes + num_bytes > self._max_all:
@@ -73,22 +70,9 @@ class Unread:
         self._next += 1
         number = self._next
         self._waiting[number] = peer, time.monotonic()
-        self._add(client, num_bytes)
-
-        def end() -> None:
-            if self._waiting.pop(number, None) is not None:
-                self._add(client, -num_bytes)
-
-        return end
-
-    @contextlib.contextmanager
-    def during(self, client: str, peer: str, num_bytes: int) -> Iterator[None]:
-        """Counts an answer within the context; raises as :meth:`begin`."""
-        end = self.begin(client, peer, num_bytes)
-        try:
-            yield
-        finally:
-            end()
+        self._num_bytes += num_bytes
+        self._of_clients[client] = own + num_bytes
+        return functools.partial(self._end, number, client, num_bytes)
 
     async def watch(self) -> None:
         """Closes connections that take nothing for ``stall_seconds`` while an answer waits for them; runs until it is cancelled."""
@@ -123,9 +107,9 @@ class Unread:
         logger.warning(text, len(stalled), num_answers, self._stall_s)
         connections.close(stalled)
 
-    def _add(self, client: str, num_bytes: int) -> None:
-        self._num_bytes += num_bytes
-        self._of_clients[client] += num_bytes
-        if not self._of_clients[client]:
-            del self._of_clients[client]
-        self._on_change(self._num_bytes)
+    def _end(self, number: int, client: str, num_bytes: int, *_: object) -> None:
+        if self._waiting.pop(number, None) is not None:
+            self._num_bytes -= num_bytes
+            left = self._of_clients.pop(client, 0) - num_bytes
+            if left:
+                self._of_clients[client] = left

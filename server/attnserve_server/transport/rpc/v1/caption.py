@@ -14,7 +14,7 @@ from attnserve_server.tasks.answers import Caption, TextDelta
 from attnserve_server.tasks.caption import AskedCaption
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import CAPTION
-from attnserve_server.transport.rpc.v1.decoding import asked_options, hypothesis_message, piece_messages, timings_message
+from attnserve_server.transport.rpc.v1.decoding import asked_options, hypothesis_fields, piece_fields, timings_fields
 
 AnyRequest = caption_pb2.CaptionRequest | caption_pb2.CaptionStreamRequest
 StreamResponses = AsyncGenerator[caption_pb2.CaptionStreamResponse, None]
@@ -43,8 +43,7 @@ class CaptionServicer:
 
 def _stream_response(model: Model, event: TextDelta | tuple[Caption, Timings]) -> caption_pb2.CaptionStreamResponse:
     if isinstance(event, TextDelta):
-        delta = caption_pb2.CaptionDelta(text=event.text, pieces=piece_messages(event.pieces))
-        return caption_pb2.CaptionStreamResponse(delta=delta)
+        return caption_pb2.CaptionStreamResponse(delta={"text": event.text, "pieces": piece_fields(event.pieces)})
     return caption_pb2.CaptionStreamResponse(result=caption_response(model, *event))
 
 
@@ -52,13 +51,13 @@ def caption_response(model: Model, answer: Caption, timings: Timings) -> caption
     """Returns the message of a whole answer."""
     image = model.manifest.image
     return caption_pb2.CaptionResponse(
-        hypotheses=[hypothesis_message(each) for each in answer.hypotheses],
+        hypotheses=[hypothesis_fields(each) for each in answer.hypotheses],
         grid=caption_pb2.ImageGrid(
             rows=image.grid_height, columns=image.grid_width, image_width=answer.width, image_height=answer.height
         ),
         model=model.id,
         version=model.version,
-        timings=timings_message(timings),
+        timings=timings_fields(timings),
     )
 
 

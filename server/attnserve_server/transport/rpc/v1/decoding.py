@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +16,9 @@ from attnserve_server.tasks.answers import Normalization, TextHypothesis
 from attnserve_server.tasks.options import AskedOptions, AskedSampling
 from attnserve_server.tasks.text import Span
 from attnserve_server.transport.rpc.v1.packed import add_floats
+
+Fields = dict[str, Any]
+"""Fields of a message, for the constructor of the message that holds it. A message of its own would be copied into that one."""
 
 _ATTENTION = {
     decoding_pb2.ATTENTION_DETAIL_UNSPECIFIED: AttentionDetail.NONE,
@@ -64,38 +68,38 @@ def _asked_sampling(sampling: decoding_pb2.SamplingOptions) -> AskedSampling:
     )
 
 
-def timings_message(timings: Timings) -> decoding_pb2.Timings:
-    """Converts timings."""
-    return decoding_pb2.Timings(
-        queue_seconds=timings.queue_s,
-        encode_seconds=timings.encode_s,
-        decode_seconds=timings.decode_s,
-        total_seconds=timings.total_s,
-    )
+def timings_fields(timings: Timings) -> Fields:
+    """Returns the fields of a ``Timings``."""
+    return {
+        "queue_seconds": timings.queue_s,
+        "encode_seconds": timings.encode_s,
+        "decode_seconds": timings.decode_s,
+        "total_seconds": timings.total_s,
+    }
 
 
-def hypothesis_message(hypothesis: TextHypothesis) -> decoding_pb2.Hypothesis:
-    """Converts one hypothesis."""
-    attention = hypothesis.attention
-    return decoding_pb2.Hypothesis(
-        text=hypothesis.text,
-        pieces=piece_messages(hypothesis.pieces),
-        score=hypothesis.score,
-        normalization=_NORMALIZATION[hypothesis.normalization],
-        finish_reason=_FINISH_REASON[hypothesis.finish_reason],
-        attention=list(_attentions(attention)) if attention is not None else [],
-    )
+def hypothesis_fields(hypothesis: TextHypothesis) -> Fields:
+    """Returns the fields of a ``Hypothesis``."""
+    fields = {
+        "text": hypothesis.text,
+        "pieces": piece_fields(hypothesis.pieces),
+        "score": hypothesis.score,
+        "normalization": _NORMALIZATION[hypothesis.normalization],
+        "finish_reason": _FINISH_REASON[hypothesis.finish_reason],
+    }
+    if hypothesis.attention is not None:
+        fields["attention"] = list(_attentions(hypothesis.attention))
+    return fields
 
 
-def piece_messages(spans: Iterable[Span]) -> list[decoding_pb2.Piece]:
-    """Converts the pieces of a text."""
-    pieces = []
-    for span in spans:
-        piece = decoding_pb2.Piece(text=span.text, begin=span.begin, end=span.end)
-        if span.copied_from is not None:
-            piece.copied_from = span.copied_from
-        pieces.append(piece)
-    return pieces
+def piece_fields(spans: Iterable[Span]) -> list[Fields]:
+    """Returns the fields of the ``Piece`` of each span."""
+    return [
+        {"text": span.text, "begin": span.begin, "end": span.end}
+        if span.copied_from is None
+        else {"text": span.text, "begin": span.begin, "end": span.end, "copied_from": span.copied_from}
+        for span in spans
+    ]
 
 
 def _attentions(weights: npt.NDArray[np.float32]) -> Iterator[decoding_pb2.Attention]:

@@ -14,7 +14,7 @@ from attnserve_server.tasks.answers import TextDelta, Translation
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import TRANSLATION
 from attnserve_server.tasks.translation import AskedTranslation
-from attnserve_server.transport.rpc.v1.decoding import asked_options, hypothesis_message, piece_messages, timings_message
+from attnserve_server.transport.rpc.v1.decoding import Fields, asked_options, hypothesis_fields, piece_fields, timings_fields
 
 AnyRequest = translation_pb2.TranslateRequest | translation_pb2.TranslateStreamRequest
 StreamResponses = AsyncGenerator[translation_pb2.TranslateStreamResponse, None]
@@ -44,24 +44,27 @@ class TranslationServicer:
 def _stream_response(model: Model, event: TextDelta | tuple[Translation, Timings]) -> translation_pb2.TranslateStreamResponse:
     if isinstance(event, TextDelta):
         return translate_delta(event)
-    return translation_pb2.TranslateStreamResponse(result=translate_response(model, *event))
+    return translation_pb2.TranslateStreamResponse(result=_response_fields(model, *event))
 
 
 def translate_response(model: Model, answer: Translation, timings: Timings) -> translation_pb2.TranslateResponse:
     """Returns the message of a whole answer."""
-    return translation_pb2.TranslateResponse(
-        hypotheses=[hypothesis_message(each) for each in answer.hypotheses],
-        source_pieces=piece_messages(answer.source_pieces),
-        model=model.id,
-        version=model.version,
-        timings=timings_message(timings),
-    )
+    return translation_pb2.TranslateResponse(**_response_fields(model, answer, timings))
+
+
+def _response_fields(model: Model, answer: Translation, timings: Timings) -> Fields:
+    return {
+        "hypotheses": [hypothesis_fields(each) for each in answer.hypotheses],
+        "source_pieces": piece_fields(answer.source_pieces),
+        "model": model.id,
+        "version": model.version,
+        "timings": timings_fields(timings),
+    }
 
 
 def translate_delta(delta: TextDelta) -> translation_pb2.TranslateStreamResponse:
     """Returns the message of a part of a streamed answer."""
-    message = translation_pb2.TranslationDelta(text=delta.text, pieces=piece_messages(delta.pieces))
-    return translation_pb2.TranslateStreamResponse(delta=message)
+    return translation_pb2.TranslateStreamResponse(delta={"text": delta.text, "pieces": piece_fields(delta.pieces)})
 
 
 def _asked(request: AnyRequest, *, is_streamed: bool) -> Asked:

@@ -27,7 +27,7 @@ CUT_SHORT = 130
 
 
 def ignore_stop_signals() -> None:
-    """For a worker: terminals and service managers signal a whole group, but the front alone decides when a worker ends."""
+    """For a worker and a decoder of clips: terminals and service managers signal a whole group, but the front alone ends them."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 

@@ -24,7 +24,12 @@ from tests.e2e.serving import (
 )
 
 TRANSLATORS = {"transformer-en-de": "transformer", "rnnsearch-en-de": "rnnsearch", "seq2seq-en-de": "seq2seq"}
-SINGLE_PASS = {"dnl-camvid": "disentangled_nonlocal", "cbam-cifar10": "cbam"}
+SINGLE_PASS = {
+    "dnl-camvid": "disentangled_nonlocal",
+    "cbam-cifar10": "cbam",
+    "nonlocal-fight": "nonlocal-video",
+    "sagan-cifar10": "sagan",
+}
 ARCHITECTURES = {**TRANSLATORS, "show-attend-tell-flickr8k": "show-attend-tell", **SINGLE_PASS}
 
 

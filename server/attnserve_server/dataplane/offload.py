@@ -88,9 +88,11 @@ class Preparing:
     Args:
         name: prefix of the thread names.
         what: plural noun for the error message ("too many images at once").
+        stop: ends what the threads wait for.
     """
 
-    def __init__(self, name: str, what: str) -> None:
+    def __init__(self, name: str, what: str, stop: Callable[[], None] = lambda: None) -> None:
+        self._stop = stop
         self._offload, self._answers = Offload(name, what), Offload(f"{name}-answers", "answers")
         self.num_expected = 0
         """Answers that are expected or being made (:meth:`expecting`)."""
@@ -124,3 +126,4 @@ class Preparing:
         """See :meth:`Offload.close`."""
         self._offload.close()
         self._answers.close()
+        self._stop()

@@ -231,7 +231,9 @@ class DataPlane:
 
     def _of(self, spec: TaskSpec) -> Preparing:
         name = spec.preparation.name
-        return self._preparing.get(name) or self._preparing.setdefault(name, Preparing(name, spec.preparation.what))
+        return self._preparing.get(name) or self._preparing.setdefault(
+            name, Preparing(name, spec.preparation.what, spec.preparation.stop)
+        )
 
 
 async def _results(tickets: Sequence[Ticket]) -> list[Done[Any]]:

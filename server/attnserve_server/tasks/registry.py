@@ -10,6 +10,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_server.kinds import ITERATIVE, SINGLE_PASS, Kind
 from attnserve_server.tasks.caption import CaptionWork
 from attnserve_server.tasks.classification import ClassificationWork, classification_problems
+from attnserve_server.tasks.clips.processes import Decoding
 from attnserve_server.tasks.generation import GenerationWork, generation_problems
 from attnserve_server.tasks.interface import Task
 from attnserve_server.tasks.segmentation import SegmentationWork, segmentation_problems
@@ -24,10 +25,12 @@ class Preparation:
     Args:
         name: name of the threads; tasks with the same name share them.
         what: plural noun for the error message ("too many images at once").
+        stop: ends what the threads wait for, when the server stops.
     """
 
     name: str
     what: str
+    stop: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +126,16 @@ CLASSIFICATION = TaskSpec(
     reads_image=True,
     further_problems=classification_problems,
 )
+_DECODING = Decoding()
 VIDEO_CLASSIFICATION = TaskSpec(
     number=manifest_pb2.TASK_VIDEO_CLASSIFICATION,
     name="video_classification",
     does="classify video",
     service="attnserve.v1.ClassificationService",
     kind=SINGLE_PASS,
-    task=VideoWork(),
+    task=VideoWork(_DECODING),
     needs=("single_pass.clip.frames", "single_pass.clip.size.width", "single_pass.clip.size.height", "single_pass.labels"),
-    preparation=Preparation("clips", "clips"),
+    preparation=Preparation("clips", "clips", _DECODING.close),
     reads_image=True,
     renders_on_threads=True,
     further_problems=video_problems,

@@ -15,7 +15,7 @@ from attnserve_server.errors import InvalidRequest
 from attnserve_server.passes import PassDone, PassOutcome, PassPayload, PassTensor
 from attnserve_server.tasks.answers import ClipAttention, PositionMap, SampledFrame, VideoClassification
 from attnserve_server.tasks.classification import most_probable, wanted_classes
-from attnserve_server.tasks.clips.clip import Clip, ClipShape, Decode, check_clip, read_frames, read_video
+from attnserve_server.tasks.clips.clip import Clip, ClipShape, check_clip, read_frames, read_video
 from attnserve_server.tasks.clips.processes import Decoding, check_decoder
 from attnserve_server.tasks.interface import AnswerStream, Limits, Model
 from attnserve_server.tasks.passes import array_of, check_attention, integers, manifest_problems, num_queries, outcome_of, unusable
@@ -67,11 +67,11 @@ class VideoWork:
     """A :class:`~attnserve_server.tasks.interface.Task`: clip to its most probable classes.
 
     Args:
-        decode: decodes a file; None for processes.
+        decoding: decodes files.
     """
 
-    def __init__(self, decode: Decode | None = None) -> None:
-        self._decode, self._check_decoder = decode or Decoding().decode, check_decoder
+    def __init__(self, decoding: Decoding) -> None:
+        self._decode, self._check_decoder = decoding.decode, check_decoder
 
     def load(self, bundle: Bundle) -> VideoTask:
         """See :class:`Task`."""

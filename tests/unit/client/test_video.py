@@ -127,6 +127,13 @@ def test_command_sends_the_images_of_a_folder(tmp_path: Path, capsys: pytest.Cap
     assert list(server.classification.requests[0].frames) == [file_of("red"), file_of("lime")]
 
 
+def test_command_sends_numbered_frames_in_the_order_of_their_numbers(tmp_path: Path, server: FakeServer) -> None:
+    for number, colour in ((10, "blue"), (2, "lime"), (1, "red")):
+        (tmp_path / f"frame{number}.png").write_bytes(file_of(colour))
+    assert main(["classify-video", str(tmp_path)]) == 0
+    assert list(server.classification.requests[0].frames) == [file_of("red"), file_of("lime"), file_of("blue")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"), [(["nowhere.mp4"], 1), ([__file__, "--at", "1,x,2"], 2), ([__file__, "--at", "-1,0,0"], 2)]
 )

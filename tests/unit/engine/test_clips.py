@@ -8,12 +8,14 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import msgspec
 import numpy as np
 import pytest
 
 from attnserve_server.errors import ExecutionFailed, ExtraMissing, InvalidRequest, Overloaded
+from attnserve_server.process import STOP_SIGNALS
 from attnserve_server.tasks.clips import decoder
 from attnserve_server.tasks.clips.clip import ClipShape, check_clip, read_frames, read_video
 from attnserve_server.tasks.clips.files import container_of, is_cut_off
@@ -174,6 +176,17 @@ def test_process_answers_one_clip_after_the_other(decoding: Decoding) -> None:
 
 
 @needs_decoder
+@pytest.mark.timeout(120)
+def test_signals_that_stop_a_server_end_no_decoder(decoding: Decoding) -> None:
+    read_video(clip_file(), LIMITS, SHAPE, decoding.decode)
+    (pid,) = decoding.idle_pids()
+    for number in STOP_SIGNALS:
+        os.kill(pid, number)
+    assert read_video(clip_file(), LIMITS, SHAPE, decoding.decode).count == 20
+    assert decoding.idle_pids() == [pid]
+
+
+@needs_decoder
 @pytest.mark.timeout(300)
 def test_500_mutated_clips_are_decoded_or_refused(decoding: Decoding) -> None:
     files, ends = [clip_file(kind, 12) for kind in KINDS], Counter[bool]()
@@ -225,6 +238,19 @@ def test_process_that_hangs_is_ended() -> None:
     decoding = faulty("signal.pause()", timeout_s=0.5)
     with pytest.raises(InvalidRequest, match="takes too long"):
         decoding.decode(b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
+    assert not decoding.idle_pids()
+
+
+@pytest.mark.timeout(120)
+def test_close_ends_a_process_that_works_on_a_file() -> None:
+    decoding = faulty("signal.pause()")
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(decoding.decode, b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
+        while not future.done():
+            decoding.close()
+            wait([future], 0.1)
+    with pytest.raises(Overloaded, match="was stopped; try again"):
+        future.result()
     assert not decoding.idle_pids()
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.request import AttentionDetail, DecodeOptions, Sampling
 from attnserve_server.tasks.options import check_prefix, check_priority, check_text, decode_options, of_sentence, with_prefix
+from attnserve_server.transport.rpc.v1.classification import ClassificationServicer
 from attnserve_server.transport.rpc.v1.decoding import asked_options
+from attnserve_server.transport.rpc.v1.segmentation import SegmentationServicer
 from tests.fakes.dataplane import Prefix, letters_model
 
 SAMPLING = decoding_pb2.SamplingOptions
@@ -251,3 +255,19 @@ def test_bad_texts(text: str) -> None:
 @pytest.mark.parametrize("text", ["x", "x" * 10, "\0x", "a\0b\x1b", "\u200b.", "🐶" * 10])
 def test_good_texts(text: str) -> None:
     assert check_text(text, 10) == text
+
+
+class Unread(list[None]):
+    """Messages that fail the test when they are read."""
+
+    def __iter__(self) -> Iterator[None]:
+        raise AssertionError("was read")
+
+
+async def test_more_queries_than_allowed_are_refused_before_they_are_converted() -> None:
+    plane: Any = SimpleNamespace(submit=None)
+    request: Any = SimpleNamespace(queries=Unread([None] * 17), image=b"", format=0, return_unary=False)
+    for answer in (ClassificationServicer(plane).classify_video, SegmentationServicer(plane).segment):
+        with pytest.raises(InvalidRequest, match="queries must be at most 16; there are 17") as raised:
+            await answer(request, plane)
+        assert raised.value.field == "queries"

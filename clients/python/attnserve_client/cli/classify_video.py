@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,17 +85,22 @@ def position(text: str) -> tuple[int, float, float]:
 
 
 def read_clip(path: Path) -> Clip:
-    """Returns a file's bytes, or those of a folder's images, sorted by name.
+    """Returns a file's bytes, or those of a folder's images, sorted by name: ``frame2.png`` comes before ``frame10.png``.
 
     Raises:
         ToolError: there is no such file or folder, or no image in it.
         InvalidRequest: a file cannot be read.
     """
     if path.is_dir():
-        return [read_image(each) for each in find_images([path])]
+        return [read_image(each) for each in sorted(find_images([path]), key=_numbers_by_value)]
     if not path.is_file():
         raise ToolError(f"no file or folder {path}")
     return read_image(path)
+
+
+def _numbers_by_value(path: Path) -> list[tuple[str, int]]:
+    """Returns a name's parts, each a text and the number after it."""
+    return [(text, int(number or "-1")) for text, number in re.findall(r"([^0-9]*)([0-9]*)", path.name)]
 
 
 def frames_text(answer: VideoClassification) -> str:

@@ -88,10 +88,9 @@ def check_clip(video: bytes, frames: Sequence[bytes], limits: ClipLimits) -> Non
     if video and frames:
         raise InvalidRequest(f"{FIELD} and {_FRAMES} exclude each other; send one of them", field=_FRAMES)
     if frames:
-        total = sum(map(len, frames))
         if len(frames) > limits.max_frames:
             raise _refused(f"must be at most {limits.max_frames:,}; there are {len(frames):,}", _FRAMES)
-        if total > limits.max_bytes:
+        if (total := sum(map(len, frames))) > limits.max_bytes:
             raise _refused(f"must have at most {limits.max_bytes:,} bytes together; they have {total:,}", _FRAMES)
         return
     if not video:

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 from PIL import Image
 
+from attnserve_server.process import ignore_stop_signals
 from attnserve_server.tasks.clips import wire
 from attnserve_server.tasks.clips.wire import Decoded, Refused, Wanted, sample_frames
 
@@ -180,6 +181,7 @@ def limit_time() -> None:
 
 def main() -> None:
     """Answers the clips that come over the socket that is standard input, until it is closed or nothing comes for a while."""
+    ignore_stop_signals()
     import av
     import av.logging
 

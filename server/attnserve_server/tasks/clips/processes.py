@@ -52,6 +52,7 @@ class Decoding:
     def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", MODULE), timeout_s: float = TIMEOUT_S) -> None:
         self._command, self._timeout_s = command, timeout_s
         self._idle: list[_Process] = []
+        self._busy: set[_Process] = set()
         self._lock = threading.Lock()
 
     def decode(self, data: bytes, wanted: Wanted) -> Decoded:
@@ -71,9 +72,12 @@ class Decoding:
             raise ExecutionFailed("no decoder for video files starts") from ended
 
     def close(self) -> None:
-        """Ends the processes that are idle; the others end when their answer is not taken."""
+        """Ends all processes; the files that are being decoded fail. No thread waits for a decoder then."""
         while (process := self._take()) is not None:
             process.close()
+        with self._lock:
+            for process in self._busy:
+                process.kill()
 
     def idle_pids(self) -> list[int]:
         """Returns the process ids of the processes that wait for a clip."""
@@ -85,12 +89,17 @@ class Decoding:
             return self._idle.pop() if self._idle else None
 
     def _ask(self, process: _Process, data: bytes, wanted: Wanted) -> Decoded:
+        with self._lock:
+            self._busy.add(process)
         try:
             answer = process.ask(data, wanted)
         except BaseException:
+            with self._lock:
+                self._busy.remove(process)
             process.close()
             raise
         with self._lock:
+            self._busy.remove(process)
             self._idle.append(process)
         if isinstance(answer, Refused):
             raise InvalidRequest(f"{FIELD} {answer.text}", field=FIELD)
@@ -149,6 +158,10 @@ class _Process:
     def pid(self) -> int:
         """Its process id."""
         return self._process.pid
+
+    def kill(self) -> None:
+        """Ends the process; :meth:`ask` on another thread then fails."""
+        self._process.kill()
 
     def close(self) -> None:
         """Ends the process and waits for its end."""

@@ -14,9 +14,9 @@ from attnserve_server.tasks.answers import BlockAttention, Classification, ClipA
 from attnserve_server.tasks.classification import AskedClassification
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import CLASSIFICATION, VIDEO_CLASSIFICATION
-from attnserve_server.tasks.video_classification import AskedVideo
+from attnserve_server.tasks.video_classification import MAX_QUERIES, AskedVideo
 from attnserve_server.transport.rpc.v1.packed import add_floats
-from attnserve_server.transport.rpc.v1.single_pass import pass_timings_message
+from attnserve_server.transport.rpc.v1.single_pass import few, pass_timings_message
 
 
 class ClassificationServicer:
@@ -41,7 +41,7 @@ class ClassificationServicer:
         self, request: classification_pb2.ClassifyVideoRequest, call: Call
     ) -> classification_pb2.ClassifyVideoResponse:
         """Answers with the most probable classes of a clip."""
-        queries = [(each.frame, each.x, each.y) for each in request.queries]
+        queries = [(each.frame, each.x, each.y) for each in few(request.queries, MAX_QUERIES, "queries")]
         asked = AskedVideo(request.video, request.frames, request.top_k, queries, request.return_pictures)
         wrapped = Asked(asked, request.model, request.version, request.priority)
         pending = await self._plane.submit(call, VIDEO_CLASSIFICATION, wrapped)

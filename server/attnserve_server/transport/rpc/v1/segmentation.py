@@ -12,9 +12,9 @@ from attnserve_server.metrics.timings import Timings
 from attnserve_server.tasks.answers import ClassArea, ClassMapFormat, ClassRuns, Segmentation, SegmentAttention
 from attnserve_server.tasks.interface import Model
 from attnserve_server.tasks.registry import SEGMENTATION
-from attnserve_server.tasks.segmentation import AskedSegmentation
+from attnserve_server.tasks.segmentation import MAX_QUERIES, AskedSegmentation
 from attnserve_server.transport.rpc.v1.packed import add_floats, delimited, packed_integers
-from attnserve_server.transport.rpc.v1.single_pass import pass_timings_message
+from attnserve_server.transport.rpc.v1.single_pass import few, pass_timings_message
 
 _FORMAT = {
     segmentation_pb2.CLASS_MAP_FORMAT_UNSPECIFIED: ClassMapFormat.PNG,
@@ -89,6 +89,6 @@ def _attention_message(attention: SegmentAttention) -> segmentation_pb2.SegmentA
 
 def _asked(request: segmentation_pb2.SegmentRequest) -> Asked:
     form = _FORMAT.get(request.format, int(request.format))
-    queries = [(pixel.x, pixel.y) for pixel in request.queries]
+    queries = [(pixel.x, pixel.y) for pixel in few(request.queries, MAX_QUERIES, "queries")]
     asked = AskedSegmentation(request.image, form, request.return_unary, queries)
     return Asked(asked, request.model, request.version, request.priority)

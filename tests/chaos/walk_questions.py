@@ -12,9 +12,11 @@ import grpc.aio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
+from attnserve.v1.classification_pb2 import ClipPosition
 from attnserve.v1.decoding_pb2 import AttentionDetail, DecodeOptions, SamplingOptions
 from attnserve.v1.generation_pb2 import GeneratedPixel, GenerationForm
 from attnserve.v1.segmentation_pb2 import ClassMapFormat, Pixel
+from attnserve_client.demo.steps import CLIP
 from attnserve_server.tasks.registry import TASKS, TaskSpec
 from attnserve_server.transport.rpc.server import SERVICERS
 from tests.e2e.serving import SENTENCES
@@ -49,6 +51,10 @@ CONTENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     "classification": [
         {"image": photo.read_bytes(), **options} for photo, options in zip(PHOTOS, _CLASSIFYING, strict=False)
     ],
+    "video_classification": [
+        {"video": CLIP.read_bytes(), "queries": [ClipPosition(frame=3, x=0.5, y=0.2)]},
+        {"frames": [photo.read_bytes() for photo in PHOTOS[:2]], "return_pictures": True},
+    ],
     "generation": [
         {"class_name": name, "seed": seed, **options} for name, seed, options in zip(("ship", "airplane", "ship"), (1, 2, 3), _GENERATING, strict=True)
     ],
@@ -57,6 +63,8 @@ CONTENTS: Mapping[str, Sequence[Mapping[str, Any]]] = {
     ],
 }  # fmt: skip
 """Fields of the requests, by task: the same for each method of its service."""
+METHODS = {"classification": "ClassifyImage", "video_classification": "ClassifyVideo"}
+"""The method of each task that has one of a service for itself."""
 TIMEOUT_S = 30.0
 
 
@@ -95,6 +103,8 @@ def questions_of(specs: Iterable[TaskSpec], contents: Mapping[str, Sequence[Mapp
     for spec in specs:
         assert spec.service in registered
         for method in descriptor_pool.Default().FindServiceByName(spec.service).methods:
+            if METHODS.get(spec.name, method.name) != method.name:
+                continue
             request, response = (message_factory.GetMessageClass(each) for each in (method.input_type, method.output_type))
             path = f"/{spec.service}/{method.name}"
             found += [Question(path, request(**each), response, method.server_streaming) for each in contents[spec.name]]

@@ -16,7 +16,7 @@ from tests.e2e.captioning import MODEL, repository
 from tests.e2e.serving import Server, serve
 from tests.fakes import passes, small_classifier, small_generator
 
-SHIPPED: Mapping[str, str] = {"translation": "transformer-en-de", "caption": MODEL}
+SHIPPED: Mapping[str, str] = {"translation": "transformer-en-de", "caption": MODEL, "video_classification": "nonlocal-fight"}
 """Id of a shipped model of a task."""
 MADE_UP: Mapping[str, Callable[[Path], Path]] = {
     "segmentation": passes.write_bundle,

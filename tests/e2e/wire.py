@@ -144,7 +144,8 @@ def strings_of(descriptor: Descriptor, make: Callable[[str], str | bytes], depth
     for field in descriptor.fields:
         if field.type in (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES):
             value = make(field.name)
-            found[field.name] = value.encode() if field.type == FieldDescriptor.TYPE_BYTES and isinstance(value, str) else value
+            value = value.encode() if field.type == FieldDescriptor.TYPE_BYTES and isinstance(value, str) else value
+            found[field.name] = [value] if field.is_repeated else value
         elif field.type == FieldDescriptor.TYPE_MESSAGE and field.message_type is not None and depth < 3:
             found[field.name] = strings_of(field.message_type, make, depth + 1)
     return found

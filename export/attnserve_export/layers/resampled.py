@@ -7,6 +7,7 @@ resolution instead of 36. The borders agree too: in both forms the zero padding 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,10 +15,11 @@ from torch.nn import functional
 def _spread(kernel: Tensor) -> Tensor:
     """Returns the sum of a 3 × 3 kernel (..., 3, 3) placed at the four corners of 4 × 4 cells.
 
-    The sum is computed in 32 bits: ONNX Runtime then computes it when it loads a graph, also of weights of 16 bits.
+    The sum is computed in at least 32 bits: ONNX Runtime then computes it when it loads a graph, also of weights of 16 bits.
     """
     corners = ((0, 1, 0, 1), (1, 0, 0, 1), (0, 1, 1, 0), (1, 0, 1, 0))
-    first, *others = (functional.pad(kernel.float(), corner) for corner in corners)
+    wide = kernel.to(torch.promote_types(kernel.dtype, torch.float32))
+    first, *others = (functional.pad(wide, corner) for corner in corners)
     for each in others:
         first = first + each
     return first.to(kernel.dtype)

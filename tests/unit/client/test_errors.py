@@ -21,6 +21,7 @@ STATUS_OF = {
     server_errors.ErrorCode.PERMISSION_DENIED: grpc.StatusCode.PERMISSION_DENIED,
     server_errors.ErrorCode.NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     server_errors.ErrorCode.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    server_errors.ErrorCode.FAILED_PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
     server_errors.ErrorCode.OVERLOADED: grpc.StatusCode.RESOURCE_EXHAUSTED,
     server_errors.ErrorCode.DEADLINE_EXCEEDED: grpc.StatusCode.DEADLINE_EXCEEDED,
     server_errors.ErrorCode.CANCELLED: grpc.StatusCode.CANCELLED,

@@ -209,7 +209,10 @@ def test_an_unknown_cell_is_refused() -> None:
 
 
 def test_an_unknown_architecture_is_refused() -> None:
-    with pytest.raises(KeyError, match="there are cbam, disentangled_nonlocal, rnnsearch, seq2seq, show-attend-tell, transformer"):
+    with pytest.raises(
+        KeyError,
+        match="there are cbam, disentangled_nonlocal, nonlocal-video, rnnsearch, sagan, seq2seq, show-attend-tell, transformer",
+    ):
         build_model("perceptron", VOCAB_SIZE, {})
 
 

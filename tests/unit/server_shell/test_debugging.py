@@ -52,7 +52,7 @@ def listening(pid: int, answer: bytes | None = None) -> Iterator[None]:
 
 
 def _answer(listener: socket.socket, data: bytes) -> None:
-    with listener.accept()[0] as connection, contextlib.suppress(OSError):  # a client that trusts it not leaves
+    with contextlib.suppress(OSError), listener.accept()[0] as connection:  # a client that does not trust it leaves, or never comes
         connection.sendall(data)
 
 

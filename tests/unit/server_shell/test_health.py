@@ -122,6 +122,7 @@ async def test_reflection(shell: Shell) -> None:
     assert await list_services(shell) == [
         "attnserve.v1.CaptionService",
         "attnserve.v1.ClassificationService",
+        "attnserve.v1.GenerationService",
         "attnserve.v1.ModelService",
         "attnserve.v1.SegmentationService",
         "attnserve.v1.TranslationService",

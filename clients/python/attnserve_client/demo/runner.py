@@ -18,7 +18,8 @@ from attnserve_client.cli.server import Server
 from attnserve_client.client import Client
 from attnserve_client.demo import metrics
 from attnserve_client.demo.server import SERVER_COMMAND, DemoServer
-from attnserve_client.demo.steps import STEPS, Stage
+from attnserve_client.demo.stage import Stage
+from attnserve_client.demo.steps import STEPS
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.security import Security
 from attnserve_client.types import Task

@@ -6,11 +6,9 @@ A task's default model runs all of its steps. The task's other models are shown 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
@@ -18,11 +16,11 @@ from attnserve_client.caption_plot import save_stories
 from attnserve_client.class_map_text import ClassMapText
 from attnserve_client.classification_plot import save_maps
 from attnserve_client.cli import attention, classify, segment
-from attnserve_client.client import Client
+from attnserve_client.demo.stage import Stage, Step, file_of, has_attention
 from attnserve_client.errors import ExtraMissing, ToolError
 from attnserve_client.generation_plot import save_attention as save_generated
 from attnserve_client.segmentation_plot import save_attention
-from attnserve_client.types import CaptionDelta, ModelDetails, Task, Translation, TranslationDelta
+from attnserve_client.types import CaptionDelta, Task, Translation, TranslationDelta
 from attnserve_client.video_plot import save_frames
 
 _SENTENCES = {
@@ -47,37 +45,6 @@ CLIP_QUERY = (24, 0.5, 0.5)
 """A position in it: between the figures."""
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """The context of a step: the client, a task's models, the console, and the folder for files."""
-
-    client: Client
-    models: Sequence[ModelDetails]
-    """The task's default model first."""
-    console: Console
-    results: Path
-
-    @property
-    def model(self) -> ModelDetails:
-        """The default model."""
-        return self.models[0]
-
-    @property
-    def model_id(self) -> str:
-        """The model's id."""
-        return self.model.model.id
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One step of a task: run by its default model, or once for all of its models if it compares them."""
-
-    task: Task
-    title: str
-    run: Callable[[Stage], None]
-    compares: bool = False
-
-
 def translate_by_all(stage: Stage) -> None:
     """The same sentence translated by every model, with the time that it took."""
     text = _sentence(stage, 1)
@@ -97,11 +64,11 @@ def translate_by_all(stage: Stage) -> None:
 def translate_with_attention(stage: Stage) -> None:
     """One call; its attention in the terminal and as an image, if the model has attention."""
     text = _sentence(stage, 0)
-    has_attention = _has_attention(stage.model)
-    translation = stage.client.translate(text, model=stage.model_id, return_attention=has_attention)
+    is_shown = has_attention(stage.model)
+    translation = stage.client.translate(text, model=stage.model_id, return_attention=is_shown)
     _print_pair(stage, text, translation.text)
     stage.console.print(Text(f"   {translation.timings.total_s * 1e3:.1f} ms on the server", "dim"))
-    if not has_attention:
+    if not is_shown:
         stage.console.print(Text("   this model has no attention", "dim"))
         return
     stage.console.print()
@@ -113,10 +80,10 @@ def draw_other_attention(stage: Stage) -> None:
     """The alignment of the same sentence by the task's other models, as images, or a line that a model has none."""
     text = _sentence(stage, 0)
     for details in stage.models[1:]:
-        has_attention = _has_attention(details)
-        translation = stage.client.translate(text, model=details.model.id, return_attention=has_attention)
+        is_shown = has_attention(details)
+        translation = stage.client.translate(text, model=details.model.id, return_attention=is_shown)
         stage.console.print(Text.assemble((f"   {details.model.id} → ", "dim"), (translation.text, "bold green")))
-        if has_attention:
+        if is_shown:
             _draw(stage, translation, f"demo-attention-{details.model.id}.png")
         else:
             stage.console.print(Text("   this model has no attention", "dim"))
@@ -182,13 +149,13 @@ def caption_with_attention(stage: Stage) -> None:
     """A photo and its captions, best first, with an image of the attention for each word."""
     photo = PHOTO.read_bytes()
     caption = stage.client.caption(
-        photo, model=stage.model_id, beam_size=5, num_hypotheses=3, return_attention=_has_attention(stage.model)
+        photo, model=stage.model_id, beam_size=5, num_hypotheses=3, return_attention=has_attention(stage.model)
     )
     stage.console.print(Text(f"   {PHOTO.name}: {caption.grid.image_width} × {caption.grid.image_height} pixels", "dim"))
     for hypothesis in caption.hypotheses:
         stage.console.print(Text.assemble((f"   {hypothesis.score:.3f} ", "dim"), (hypothesis.text, "bold green")))
     if caption.best.attention is not None:
-        path = _file(stage, f"caption-{stage.model_id}.png")
+        path = file_of(stage, f"caption-{stage.model_id}.png")
         save_stories(path, [(caption, photo)])
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
@@ -201,34 +168,34 @@ def caption_streamed(stage: Stage) -> None:
 
 def segment_street(stage: Stage) -> None:
     """A street with the classes of its parts; the attention as an image, if the model has attention."""
-    has_attention = _has_attention(stage.model)
+    is_shown = has_attention(stage.model)
     segmentation = stage.client.segment(
-        STREET, model=stage.model_id, return_unary=has_attention, queries=STREET_QUERIES if has_attention else ()
+        STREET, model=stage.model_id, return_unary=is_shown, queries=STREET_QUERIES if is_shown else ()
     )
     stage.console.print(Text(f"   {STREET.name}: {segmentation.width} × {segmentation.height} pixels", "dim"))
     stage.console.print(Padding(ClassMapText(segmentation), (0, 0, 0, 3)))
     stage.console.print(Padding(segment.classes_table(segmentation), (0, 0, 0, 3)))
     if segmentation.attention is not None:
-        path = _file(stage, f"segmentation-{stage.model_id}.png")
+        path = file_of(stage, f"segmentation-{stage.model_id}.png")
         save_attention(path, segmentation, STREET.read_bytes())
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
 def classify_photo(stage: Stage) -> None:
     """A photo with its most probable classes; the attention of each block as an image, if the model has attention."""
-    has_attention = _has_attention(stage.model)
-    answer = stage.client.classify_image(PHOTO, model=stage.model_id, top_k=3, return_attention=has_attention)
+    is_shown = has_attention(stage.model)
+    answer = stage.client.classify_image(PHOTO, model=stage.model_id, top_k=3, return_attention=is_shown)
     stage.console.print(Text(f"   {PHOTO.name}", "dim"))
     stage.console.print(Padding(classify.classes_table(answer), (0, 0, 0, 3)))
     if answer.attention:
-        path = _file(stage, f"classification-{stage.model_id}.png")
+        path = file_of(stage, f"classification-{stage.model_id}.png")
         save_maps(path, [(answer, PHOTO.read_bytes())])
         stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
 def classify_clip(stage: Stage) -> None:
     """A rendered clip with its classes; the attention of one position over its frames as an image."""
-    queries = [CLIP_QUERY] if _has_attention(stage.model) else []
+    queries = [CLIP_QUERY] if has_attention(stage.model) else []
     try:
         answer = stage.client.classify_video(CLIP, model=stage.model_id, queries=queries, return_pictures=True)
     except ExtraMissing as error:
@@ -236,20 +203,20 @@ def classify_clip(stage: Stage) -> None:
         return
     stage.console.print(Text(f"   {CLIP.name}: {answer.clip_frames} frames", "dim"))
     stage.console.print(Padding(classify.classes_table(answer), (0, 0, 0, 3)))
-    path = _file(stage, f"video-{stage.model_id}.png")
+    path = file_of(stage, f"video-{stage.model_id}.png")
     save_frames(path, answer)
     stage.console.print(Text(f"   drawn in {path}", "dim"))
 
 
 def generate_images(stage: Stage) -> None:
     """Eight images of the model's first class, as a grid; with the seed they are the same at every run."""
-    declared, has_attention = stage.model.manifest.single_pass, _has_attention(stage.model)
+    declared, is_shown = stage.model.manifest.single_pass, has_attention(stage.model)
     name, middle = declared.labels[0].name, (declared.generated.width // 2, declared.generated.height // 2)
     answer = stage.client.generate_image(
-        name, model=stage.model_id, count=8, seed=7, grid=True, attention_at=middle if has_attention else None
+        name, model=stage.model_id, count=8, seed=7, grid=True, attention_at=middle if is_shown else None
     )
     stage.console.print(Text(f"   {answer.count} images of {answer.width} × {answer.height} pixels: {name}", "dim"))
-    path = _file(stage, f"generation-{stage.model_id}.png")
+    path = file_of(stage, f"generation-{stage.model_id}.png")
     if answer.attention is None:
         path.write_bytes(answer.files[0])
     else:
@@ -274,21 +241,8 @@ STEPS = (
 )
 
 
-def _has_attention(details: ModelDetails) -> bool:
-    """Whether the served variant can return attention."""
-    served = [variant for variant in details.manifest.variants if variant.name == details.model.variant]
-    in_steps = any(step.gives_attention for variant in served for step in variant.steps)
-    return in_steps or any(each.gives_attention for variant in served for each in variant.passes)
-
-
-def _file(stage: Stage, name: str) -> Path:
-    """Returns the path of a file for a step to write; its folder exists."""
-    stage.results.mkdir(parents=True, exist_ok=True)
-    return stage.results / name
-
-
 def _draw(stage: Stage, translation: Translation, name: str) -> None:
-    path = _file(stage, name)
+    path = file_of(stage, name)
     attention.save(path, translation)
     stage.console.print(Text(f"   drawn in {path}", "dim"))
 

@@ -17,8 +17,10 @@ QUESTIONS = {
     "caption": ["caption", str(PHOTO)],
     "segmentation": ["segment", str(PHOTO)],
     "classification": ["classify", str(PHOTO)],
+    "video_classification": ["classify-video", str(ROOT / "tests/golden/photos")],
+    "generation": ["generate", "--class", "ship", "--json"],
 }
-"""By task: the command that asks; a task without one fails the test."""
+"""By task: the command that asks; a task without one fails the test. The clip is sent as frames: the images have no decoder of files."""
 
 
 def command(engine: Engine, address: str, *arguments: str) -> str:

@@ -140,7 +140,7 @@ def test_prometheus_scrapes_the_server_and_has_the_rules(containers: Engine, sta
 
 
 def test_locust_loads_the_server(containers: Engine, started: Compose, locust_image: str) -> None:
-    arguments = ["--headless", "--users", "4", "--spawn-rate", "4", "--run-time", "4s", "--only-summary"]
+    arguments = ["--headless", "--users", "14", "--spawn-rate", "14", "--run-time", "4s", "--only-summary"]
     started("--profile", "load", "run", "--rm", "-T", "locust", "--host", "server:8001", *arguments)
     log = containers.podman("logs", "attnserve-server-1", is_checked=False)
     methods = {json.loads(line).get("method") for line in log.splitlines() if line.startswith("{")}

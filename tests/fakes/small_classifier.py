@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def manifest() -> dict[str, Any]:
             {"output": "spatial", "role": "ATTENTION_ROLE_SPATIAL", "block": "only"},
         ],
     }
-    return {
+    whole = {
         "format_version": 2,
         "requires": ["single_pass"],
         "model_id": MODEL_ID,
@@ -45,6 +46,7 @@ def manifest() -> dict[str, Any]:
         "single_pass": single_pass,
         "variants": [{"name": "fp32", "device": "DEVICE_CPU", "passes": [plain, attention]}],
     }
+    return copy.deepcopy(whole)  # tests change it
 
 
 def graph(*, gives_attention: bool) -> onnx.ModelProto:

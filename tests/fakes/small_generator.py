@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def manifest() -> dict[str, Any]:
         "latent": {"size": LATENT},
         "generated": {"width": SIDE, "height": SIDE, "cell": CELL},
     }
-    return {
+    whole = {
         "format_version": 2,
         "requires": ["single_pass", "latent_input"],
         "model_id": MODEL_ID,
@@ -46,6 +47,7 @@ def manifest() -> dict[str, Any]:
         "single_pass": single_pass,
         "variants": [{"name": "fp32", "device": "DEVICE_CPU", "passes": [plain, attention]}],
     }
+    return copy.deepcopy(whole)  # tests change it
 
 
 def graph(*, gives_attention: bool) -> onnx.ModelProto:

@@ -175,6 +175,8 @@ def test_command_prints_json_without_the_files(server: FakeServer, capsys: pytes
         (["--class", "dog", "--count", "-1", "--json"], "field count"),
         (["--class", "dog", "--seed", "-1", "--json"], "field seed"),
         (["--class", "dog", "--out", "/nowhere/a.png"], "cannot write /nowhere/a.png"),
+        (["--class", "dog", "--out", "a.jpg"], "its name must end in .png, not 'a.jpg'"),
+        (["--class", "dog", "--json", "--at", "1,1"], "it takes --attention"),
         (["--class", "dog", "--folder", "/dev/null/a"], "the images "),
         (["--class", "dog", "--attention", "/nowhere/a.png"], "the attention "),
     ],
@@ -182,6 +184,11 @@ def test_command_prints_json_without_the_files(server: FakeServer, capsys: pytes
 def test_bad_arguments_are_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["generate", *arguments]) != 0
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_seed_is_printed_also_where_no_file_can_be_written(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["generate", "--class", "dog", "--out", "/nowhere/a.png"]) == 1
+    assert "seed 99" in capsys.readouterr().out
 
 
 def served(server: FakeServer, *tasks: Any) -> None:

@@ -48,11 +48,16 @@ def generate(
     """Generate images of a class: write them into files, and print their number and seed, which makes them again."""
     if out is None and folder is None and attention is None and not as_json:
         raise typer.BadParameter("give --out, --folder, --attention or --json")
+    if out is not None and out.suffix.lower() != ".png":
+        raise typer.BadParameter(f"the grid is a PNG file: its name must end in .png, not {out.name!r}", param_hint="--out")
+    if at != _MIDDLE and attention is None:
+        raise typer.BadParameter("it takes --attention, which draws the attention of this pixel", param_hint="--at")
     keywords["grid"] = True
     if attention is not None:
         keywords["attention_at"] = _pixel(at)
     with server.client(timeout=timeout) as client:
         answer = client.generate_image(class_name, model=model, **keywords)
+    _print(answer, class_name, as_json=as_json)  # first: where a file cannot be written, the seed makes the images again
     if out is not None:
         _write(out, answer.files[0])
     if folder is not None:
@@ -62,7 +67,6 @@ def generate(
             from attnserve_client.generation_plot import save_attention
 
             save_attention(attention, answer)
-    _print(answer, class_name, as_json=as_json)
 
 
 def _pixel(text: str) -> tuple[int, int]:

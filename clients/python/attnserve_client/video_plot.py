@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
 from attnserve_client.attention_plot import INK
-from attnserve_client.pictures import lit, upright
+from attnserve_client.pictures import lit, save, upright
 from attnserve_client.video_types import PositionMap, VideoClassification
 
 _COLUMNS = 8
@@ -19,7 +19,6 @@ _TILE_IN = 1.15
 _GAP_IN = 0.08
 _LABEL_IN = 0.2
 _TITLE_IN = 0.42
-_DPI = 100
 _MARK = "#e4572e"
 
 
@@ -33,10 +32,7 @@ def save_frames(path: Path, answer: VideoClassification) -> tuple[int, int]:
         ValueError: the answer has no pictures.
         OSError: the file cannot be written, or a picture cannot be opened.
     """
-    figure = draw_frames(answer)
-    figure.savefig(path, dpi=_DPI)
-    width, height = figure.get_size_inches() * _DPI
-    return round(width), round(height)
+    return save(draw_frames(answer), path)
 
 
 def draw_frames(answer: VideoClassification) -> Figure:

@@ -10,18 +10,16 @@ import torch
 from torch import nn
 
 from attnserve.v1 import manifest_pb2
-from attnserve_export.bundles import described, stored_model, traced, write_checked
-from attnserve_export.exporter import ExportError
+from attnserve_export.bundles import stored_model, traced, write_checked
 from attnserve_export.generation_checks import Judge, add_golden_images, check_generator, judge_of, stored_loss
 from attnserve_export.generation_task import JUDGE, Generation
 from attnserve_export.layers.folded import has_norms
-from attnserve_export.pass_bundles import FORMAT_VERSION, MEASURED, REQUIRES, has_attention, shown
+from attnserve_export.pass_bundles import MEASURED, declared, refuse_twin, shown
 from attnserve_export.recipe import GenerationRecipe
 from attnserve_export.registry import build_model
 from attnserve_export.trained import TRAINING_FILE, Trained, training_file
 from attnserve_export.training.classification.data import read_images
 
-LATENT_INPUT = "latent_input"
 STORED = "stored"
 """Key of what was measured of the stored weights against the trained ones."""
 
@@ -35,15 +33,11 @@ def export_generator(trained: Trained, data_root: Path, models: Path, version: s
     """
     recipe, summary = trained.recipe, dict(trained.summary)
     assert isinstance(recipe, GenerationRecipe)
-    if not has_attention(recipe.model):
-        raise ExportError(f"{recipe.model_id}: a twin without attention is for comparison only; it has no bundle")
+    refuse_twin(recipe)
     if "classes" not in summary:
         summary["classes"] = list(read_images(data_root, "val").classes)
     task, model = Generation(recipe), stored_model(recipe, trained.weights, len(summary["classes"]))
-    manifest = described(recipe, model)
-    manifest.format_version, manifest.model_id, manifest.version = FORMAT_VERSION, recipe.model_id, version
-    manifest.requires.extend((REQUIRES, LATENT_INPUT))
-    task.describe(manifest, summary["classes"])
+    manifest = declared(recipe, model, task, summary["classes"], version)
     graphs = traced(recipe, model, manifest)
     judge = _judge(models)
 

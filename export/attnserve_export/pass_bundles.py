@@ -18,8 +18,8 @@ from attnserve_export.pass_golden import add_golden_passes
 from attnserve_export.pass_independence import check_independence
 from attnserve_export.pass_parity import check_passes
 from attnserve_export.pass_runner import PassRunner
-from attnserve_export.pass_tasks import METRIC, PictureTask, picture_task_of
-from attnserve_export.recipe import VisionRecipe
+from attnserve_export.pass_tasks import METRIC, PassTask, PictureTask, picture_task_of
+from attnserve_export.recipe import AnyRecipe, VisionRecipe
 from attnserve_export.recording import MAX_PASS_LOSS
 from attnserve_export.trained import TRAINING_FILE, Trained, training_file
 
@@ -37,14 +37,10 @@ def export_pass_bundle(trained: Trained, data_root: Path, models: Path, version:
     """
     recipe, summary = trained.recipe, dict(trained.summary)
     assert isinstance(recipe, VisionRecipe)
+    refuse_twin(recipe)
     task, classes = picture_task_of(recipe), summary["classes"]
-    if not has_attention(recipe.model):
-        raise ExportError(f"{recipe.model_id}: a twin without attention is for comparison only; it has no bundle")
     model = stored_model(recipe, trained.weights, len(classes))
-    manifest = described(recipe, model)
-    manifest.format_version, manifest.model_id, manifest.version = FORMAT_VERSION, recipe.model_id, version
-    manifest.requires.append(REQUIRES)
-    task.describe(manifest, classes)
+    manifest = declared(recipe, model, task, classes, version)
     graphs = traced(recipe, model, manifest)
     pictures = task.held_out(data_root)
 
@@ -93,9 +89,24 @@ def val_scores(
     return found
 
 
-def has_attention(sizes: dict[str, Any]) -> bool:
-    """Whether a recipe's ``model`` is that of a model with its attention, not of a twin."""
-    return bool(sizes.get("attention", True)) and sizes.get("block", "dnl") == "dnl" and sizes.get("pairwise") != "none"
+def refuse_twin(recipe: AnyRecipe) -> None:
+    """Checks that a recipe is of a model with its attention.
+
+    Raises:
+        ExportError: it is of a twin.
+    """
+    sizes = recipe.model
+    if not sizes.get("attention", True) or sizes.get("block", "dnl") != "dnl" or sizes.get("pairwise") == "none":
+        raise ExportError(f"{recipe.model_id}: a twin without attention is for comparison only; it has no bundle")
+
+
+def declared(recipe: AnyRecipe, model: nn.Module, task: PassTask, classes: Sequence[str], version: str) -> manifest_pb2.Manifest:
+    """Returns the manifest of a single-pass bundle, without graphs and files."""
+    manifest = described(recipe, model)
+    manifest.format_version, manifest.model_id, manifest.version = FORMAT_VERSION, recipe.model_id, version
+    manifest.requires.append(REQUIRES)
+    task.describe(manifest, classes)
+    return manifest
 
 
 def shown(models: Path) -> frozenset[str]:

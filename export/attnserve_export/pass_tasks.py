@@ -11,7 +11,7 @@ import numpy as np
 
 from attnserve.v1 import manifest_pb2
 from attnserve_export.classification_card import classification_card
-from attnserve_export.generation_task import Generation
+from attnserve_export.generation_task import CIFAR10_TERMS, Generation
 from attnserve_export.parity_sources import Array
 from attnserve_export.pass_runner import PROBABILITIES, Feeds, Outputs
 from attnserve_export.recipe import (
@@ -148,8 +148,8 @@ class Classification:
         manifest.task = manifest_pb2.TASK_CLASSIFICATION
         for index, name in enumerate(classes):
             manifest.single_pass.labels.add(name=name, colour=spread_colour(index))
-        terms = "CIFAR-10 (Krizhevsky 2009): no licence is stated; the images are from the web and belong to their authors."
-        manifest.data.CopyFrom(manifest_pb2.Data(name="CIFAR-10, training split (50,000 images of 32 × 32 pixels)", terms=terms))
+        name = "CIFAR-10, training split (50,000 images of 32 × 32 pixels)"
+        manifest.data.CopyFrom(manifest_pb2.Data(name=name, terms=CIFAR10_TERMS))
 
     def held_out(self, data_root: Path) -> Sequence[Array]:
         """Returns images of val."""
@@ -164,9 +164,7 @@ class Classification:
             part = slice(start, start + _BATCH)
             found = run({"image": val.pixels[part]})[PROBABILITIES].argmax(-1)
             np.add.at(total, (val.labels[part], found), 1)
-        rows = shares_of_rows(total)
-        of_class = {name: rows[index][index] for index, name in enumerate(val.classes)}
-        return {METRIC: round(100 * float(np.trace(total) / total.sum()), 2), "of_class": of_class, "confusion": rows}
+        return _accuracies(total, val.classes)
 
     def trained_score(self, summary: dict[str, Any]) -> float:
         """See :class:`PassTask`."""
@@ -209,9 +207,7 @@ class VideoClassification:
         val, total = read_clips(data_root, "val"), np.zeros((2, 2), np.int64)
         for pixels, label in zip(val.pixels, val.labels, strict=True):
             total[label, run({"clip": pixels[None]})[PROBABILITIES][0].argmax()] += 1
-        rows = shares_of_rows(total)
-        of_class = {name: rows[index][index] for index, name in enumerate(CLIP_CLASSES)}
-        return {METRIC: round(100 * float(np.trace(total) / total.sum()), 2), "of_class": of_class, "confusion": rows}
+        return _accuracies(total, CLIP_CLASSES)
 
     def trained_score(self, summary: dict[str, Any]) -> float:
         """See :class:`PassTask`."""
@@ -220,6 +216,13 @@ class VideoClassification:
     def card(self, manifest: manifest_pb2.Manifest, summary: dict[str, Any], pictures: Set[str] = frozenset()) -> str:
         """See :class:`PassTask`."""
         return video_card(manifest, self._recipe, summary, pictures)
+
+
+def _accuracies(total: Confusion, classes: Sequence[str]) -> dict[str, Any]:
+    """Returns the scores of a classifier with this confusion matrix."""
+    rows = shares_of_rows(total)
+    of_class = {name: rows[index][index] for index, name in enumerate(classes)}
+    return {METRIC: round(100 * float(np.trace(total) / total.sum()), 2), "of_class": of_class, "confusion": rows}
 
 
 def shares_of_rows(matrix: Confusion) -> list[list[float]]:

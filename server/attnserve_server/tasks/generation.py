@@ -25,7 +25,7 @@ from attnserve_server.passes import PassDone, PassPayload, PassTensor
 from attnserve_server.tasks.answers import GeneratedAttention, Generation, GenerationForm
 from attnserve_server.tasks.interface import AnswerStream, Limits, Model
 from attnserve_server.tasks.latent import latent_vector
-from attnserve_server.tasks.passes import array_of, check_attention, manifest_problems, outputs_of, unusable
+from attnserve_server.tasks.passes import array_of, check_attention, integers, manifest_problems, outputs_of, unusable
 
 MAX_COUNT = 64
 """Images of a request at most."""
@@ -191,7 +191,7 @@ def _payload(task: GenerationTask, checked: Checked, index: int) -> PassPayload:
         "label": _tensor(np.array(checked.label, np.int64)),
     }
     if checked.cell is not None:
-        inputs["query"] = _tensor(np.array([checked.cell], np.int64))
+        inputs["query"] = integers([checked.cell])
     return PassPayload(inputs, checked.cell is not None)
 
 

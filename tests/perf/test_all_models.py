@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import itertools
 import random
 import time
@@ -15,7 +14,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
 
 from attnserve.v1 import (
     caption_pb2,
@@ -31,7 +29,8 @@ from attnserve.v1 import (
 )
 from attnserve_client.demo.steps import CLIP
 from tests.e2e.serving import MODELS, OPTIONS, SENTENCES, Samples, Server, serve
-from tests.photos import PHOTOS, variations
+from tests.perf.test_passes import pictures
+from tests.photos import variations
 
 Ask = Callable[[grpc.aio.Channel], Awaitable[object]]
 LOAD = 0.6
@@ -46,19 +45,9 @@ DECODING = ("transformer-en-de", "rnnsearch-en-de", "seq2seq-en-de", "show-atten
 pytestmark = pytest.mark.timeout(300)
 
 
-def _streets() -> list[bytes]:
-    found = []
-    for path in PHOTOS:
-        file = io.BytesIO()
-        with Image.open(path) as photo:
-            ImageOps.fit(photo.convert("RGB"), (480, 360)).save(file, "JPEG")
-        found.append(file.getvalue())
-    return found
-
-
 def _asks() -> dict[str, Ask]:
     """A function for each model that sends its next request."""
-    texts, photos, streets = itertools.cycle(SENTENCES), itertools.cycle(variations(16)), itertools.cycle(_streets())
+    texts, photos, streets = itertools.cycle(SENTENCES), itertools.cycle(variations(16)), pictures()
 
     def translate(model: str) -> Ask:
         def ask(channel: grpc.aio.Channel) -> Awaitable[object]:

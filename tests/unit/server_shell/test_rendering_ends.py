@@ -41,7 +41,7 @@ async def test_request_that_ends_while_its_answer_is_made(
     others = [begin(shell) for _ in range(NUM_THREADS if is_queued else 0)]
     await until(lambda: gate.num_begun == len(others))
     leaving = begin(shell, timeout_s=1.0 if reason == "deadline" else None)
-    await until(lambda: shell.plane.num_expected == len(others) + 1 and gate.num_begun == (len(others) or 1))
+    await until(lambda: (gate.num_queued, gate.num_begun) == (len(others) + 1, len(others) or 1))
     if reason == "client":
         leaving.cancel()
         with pytest.raises(asyncio.CancelledError):

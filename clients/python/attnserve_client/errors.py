@@ -88,7 +88,10 @@ class WorkerLost(AttnserveError):
 
 
 class ServerUnreachable(AttnserveError):
-    """The server did not answer: the address is wrong, or the server is down."""
+    """The server did not answer: the address is wrong, or the server is down or stopping.
+
+    ``code`` is CANCELLED if gRPC ended a call that reached the server while it stopped.
+    """
 
     default_code = "UNAVAILABLE"
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnserve_client.errors import AttnserveError, TlsFailed
+from attnserve_client.errors import AttnserveError, ServerUnreachable, TlsFailed
 
 
 def is_retryable(error: AttnserveError) -> bool:
@@ -19,7 +19,7 @@ def is_retryable(error: AttnserveError) -> bool:
     """
     if error.code == "RESOURCE_EXHAUSTED":
         return bool(error.reason) or error.retry_after_s is not None
-    return error.code == "UNAVAILABLE" and not isinstance(error, TlsFailed)
+    return (error.code == "UNAVAILABLE" or isinstance(error, ServerUnreachable)) and not isinstance(error, TlsFailed)
 
 
 @dataclass(frozen=True, slots=True)

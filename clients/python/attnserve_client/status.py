@@ -14,6 +14,9 @@ from attnserve_client.security import closed_cause, tls_cause
 
 REQUEST_ID_KEY = "x-request-id"
 
+_LOCAL = frozenset(("Locally cancelled by application!", "Channel closed!"))
+"""gRPC's texts of calls that were cancelled on this side."""
+
 _M = TypeVar("_M", bound=Message)
 
 
@@ -31,6 +34,11 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
     message = call.details() or code
     if error_class is ServerUnreachable:
         error_class, message = _unreachable(address, message)
+    elif code == "CANCELLED" and not reason and message not in _LOCAL:
+        error_class, message = (
+            ServerUnreachable,
+            f"{address} ended the call, as a server that stops does, without an answer: {message}",
+        )
     return error_class(
         message,
         code=code,

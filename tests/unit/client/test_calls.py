@@ -196,6 +196,12 @@ def test_retries_until_it_works(client: Any, server: FakeServer) -> None:
     assert len(server.translation.requests) == 3
 
 
+def test_call_that_a_stopping_server_ends_is_retried(client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.CANCELLED, "CANCELLED"))
+    assert client.translate("x").text == "X"
+    assert len(server.translation.requests) == 2
+
+
 def test_retries_end(make_client: Any, server: FakeServer) -> None:
     server.translation.failures.extend([UNAVAILABLE] * 10)
     with pytest.raises(ModelNotReady):
@@ -227,6 +233,7 @@ def test_no_retry_beyond_the_deadline(client: Any, server: FakeServer) -> None:
     [
         Failure(grpc.StatusCode.INVALID_ARGUMENT, "bad", "INVALID_REQUEST", "options.beam_size"),
         Failure(grpc.StatusCode.INTERNAL, "broken", "EXECUTION_FAILED"),
+        Failure(grpc.StatusCode.CANCELLED, "the server cancelled it", "CANCELLED"),
         Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, "message larger than max"),
     ],
     ids=lambda failure: failure.code.name,
@@ -242,7 +249,7 @@ def test_timeout(client: Any, server: FakeServer) -> None:
     gate = threading.Event()
     server.translation.before = lambda *_: gate.wait(5) and None
     with pytest.raises(DeadlineExceeded):
-        client.translate("x", timeout=0.1)
+        client.translate("x", timeout=0.5)
     gate.set()
     assert len(server.translation.requests) == 1
 

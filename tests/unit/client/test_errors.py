@@ -62,6 +62,7 @@ def test_subclasses_follow_the_server() -> None:
     [
         (grpc.StatusCode.UNAVAILABLE, "ServerUnreachable"),
         (grpc.StatusCode.INVALID_ARGUMENT, "InvalidRequest"),
+        (grpc.StatusCode.CANCELLED, "ServerUnreachable"),
         (grpc.StatusCode.UNAUTHENTICATED, "Unauthenticated"),
         (grpc.StatusCode.PERMISSION_DENIED, "PermissionDenied"),
         (grpc.StatusCode.UNIMPLEMENTED, "AttnserveError"),

@@ -378,7 +378,7 @@ async def test_stop_waits_for_what_runs(shell: Shell) -> None:
     task = asyncio.ensure_future(_translate(shell))
     await asyncio.wait_for(shell.front.submitted.wait(), 5)
     stopping = asyncio.ensure_future(shell.server.stop(5.0))
-    await until(lambda: shell.board.is_closed)  # the first thing that a stop does
+    await until(lambda: shell.board.is_closed)  # soon after the stop begins
     assert not stopping.done()
     shell.front.hang = False
     await stopping

@@ -8,6 +8,7 @@ for each, which stays in the event loop's heap after the message has come.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, cast
 
 import grpc
@@ -17,6 +18,9 @@ MESSAGE_S = 120.0
 
 _CANCELLATION_S = 0.01
 """A cancellation arrives within this time after the end of the messages that it causes."""
+
+QUIET_S = 0.1
+"""A call that is on its way when the clients learn that the server stops arrives within this time, except over slow networks."""
 
 
 class Arrivals:
@@ -28,12 +32,22 @@ class Arrivals:
         self._late = set[asyncio.Task[Any]]()
         """Tasks whose waits have ended; they have been cancelled."""
         self._timer: asyncio.TimerHandle | None = None
+        self._last_at = -math.inf
+        """When the last call arrived, by the loop's clock."""
+
+    async def quiet(self, timeout_s: float) -> None:
+        """Waits until no call has arrived for ``QUIET_S``, for ``timeout_s`` at most."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        while (now := loop.time()) < (end := min(self._last_at + QUIET_S, until)):
+            await asyncio.sleep(end - now)
 
     async def read(self, context: Any) -> bytes | None:
         """Returns the message of the current task's call; None if there is none, or it does not arrive within ``MESSAGE_S``."""
         task = cast(asyncio.Task[Any], asyncio.current_task())
         loop = task.get_loop()
-        end = self._ends[task] = loop.time() + MESSAGE_S
+        self._last_at = loop.time()
+        end = self._ends[task] = self._last_at + MESSAGE_S
         if self._timer is None:
             self._timer = loop.call_at(end, self._end_waits)
         try:

@@ -51,6 +51,9 @@ SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
 
 logger = logging.getLogger(__name__)
 
+_LINGER_S = 1.0
+"""Longest time for which a server that stops refuses calls itself."""
+
 
 class GrpcServer:
     """One server on one port.
@@ -76,7 +79,7 @@ class GrpcServer:
         self._credentials, self._access, self._ends = credentials, access or Access(), ends
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
-        self._unread = Unread(config)
+        self._unread, self._arrivals = Unread(config), Arrivals()
         plane.recorder.watch_answers(lambda: self._unread.num_bytes)
 
     async def start(self) -> int:
@@ -108,13 +111,18 @@ class GrpcServer:
         return server.add_secure_port(address, self._credentials)
 
     async def stop(self, grace_s: float) -> None:
-        """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first."""
+        """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first.
+
+        As long as calls arrive, for ``_LINGER_S`` at most, the services go on refusing them with UNAVAILABLE: gRPC itself ends a
+        call that arrives after the stop with CANCELLED, which clients do not retry.
+        """
+        await self._arrivals.quiet(_LINGER_S)
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._watching.cancel()
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, Arrivals(), self._access, self._ends)
+        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._arrivals, self._access, self._ends)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

@@ -149,7 +149,7 @@ def test_the_first_message_of_a_stream_is_timed_by_itself(address: str) -> None:
     load = closed_loop(address, ["a"] * 4, STREAM, 2)
     assert load.answers == [b"last"] * 4
     assert len(load.first_messages) == len(load.latencies) == 4
-    assert all(whole - first > 0.9 * PAUSE_S for first, whole in zip(load.first_messages, load.latencies, strict=True))
+    assert all(whole - first > PAUSE_S / 4 for first, whole in zip(load.first_messages, load.latencies, strict=True))
     assert load.first_percentile(0.5) == sorted(load.first_messages)[2]
 
 

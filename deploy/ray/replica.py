@@ -110,6 +110,8 @@ class Replica:
     CaptionStream = stream(methods.CAPTION_STREAM)
     Segment = unary(methods.SEGMENT)
     ClassifyImage = unary(methods.CLASSIFY_IMAGE)
+    ClassifyVideo = unary(methods.CLASSIFY_VIDEO)
+    GenerateImage = unary(methods.GENERATE_IMAGE)
     ListModels = unary(methods.LIST_MODELS)
     GetModel = unary(methods.GET_MODEL)
 

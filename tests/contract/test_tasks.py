@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -24,6 +25,9 @@ from attnserve_server.tasks.registry import TASKS, TaskSpec, TaskTable
 from attnserve_server.transport.rpc.server import SERVICERS
 from tests.foreign.letters import SPEC as LETTERS
 
+RAY = Path(__file__).resolve().parents[2] / "deploy" / "ray"
+PASSED_ON_BY_RAY = set(re.findall(r"^    (\w+) = (?:unary|stream)\(", (RAY / "replica.py").read_text(encoding="utf-8"), re.M))
+ADDED_TO_RAY = set(re.findall(r"_pb2_grpc\.add_(\w+)Servicer_to_server", (RAY / "config.yaml").read_text(encoding="utf-8")))
 CALLED = {method.path for method in vars(methods).values() if isinstance(method, methods.Method)}
 COMMANDS = {command.name for command in build_app().registered_commands}
 
@@ -50,6 +54,9 @@ def faults_of(spec: TaskSpec) -> list[str]:
     servicers = [servicer for descriptor, servicer in SERVICERS if descriptor.full_name == spec.service]
     if len(servicers) != 1:
         faults.append(f"the server registers {spec.service} {len(servicers)} times")
+    if service.name not in ADDED_TO_RAY:
+        faults.append(f"deploy/ray/config.yaml has no {service.name}")
+    faults += [f"deploy/ray/replica.py has no {each.name}" for each in service.methods if each.name not in PASSED_ON_BY_RAY]
     for method in service.methods:
         name = snake_case(method.name)
         faults += [f"{servicer} has no {name}" for servicer in servicers if not hasattr(servicer, name)]
@@ -69,6 +76,7 @@ def test_task_that_nothing_else_knows_is_seen() -> None:
     unregistered = dataclasses.replace(TASKS[0], service="grpc.health.v1.Health")
     assert "the server registers grpc.health.v1.Health 0 times" in faults_of(unregistered)
     assert "the client's table has no Watch" in faults_of(unregistered)
+    assert {"deploy/ray/config.yaml has no Health", "deploy/ray/replica.py has no Watch"} < set(faults_of(unregistered))
 
 
 def names_beyond(specs: Sequence[TaskSpec]) -> list[str]:

@@ -147,6 +147,8 @@ def main(folder: Path) -> None:
         found["translation"] = client.translate("A dog runs through the snow.").text
         found["events"] = [type(event).__name__ for event in client.caption_stream(PHOTO)][-2:]
         found["classes"] = len(client.segment(PHOTO).classes) > 0 and len(client.classify_image(PHOTO).classes) > 0
+        found["images"] = len(client.generate_image("horse").files)
+        found["video"] = len(client.classify_video([PHOTO] * 8).classes) > 0
         found["tasks"] = sorted({model.task.name for model in client.list_models()})
         found["error"] = failure(lambda: once.translate("a", model="none"))
         stream = client.translate_stream(LONG_TEXT, **SLOW)

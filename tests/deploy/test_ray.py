@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from attnserve_server.tasks.registry import TASKS
 from tests.deploy import tools
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -62,7 +63,8 @@ def test_replicas_answer_and_one_that_is_killed_costs_no_unary_request(tmp_path:
     assert found["translation"] == "Ein Hund rennt durch den Schnee."
     assert found["events"] == ["CaptionDelta", "Caption"]
     assert found["classes"]
-    assert found["tasks"] == ["CAPTION", "CLASSIFICATION", "SEGMENTATION", "TRANSLATION"]
+    assert (found["images"], found["video"]) == (1, True)
+    assert found["tasks"] == sorted(spec.name.upper() for spec in TASKS)
     assert found["error"] == ["NOT_FOUND", "MODEL_NOT_FOUND"]
     killed = found["kill"]
     assert killed["unary"] == {"OK": 16}

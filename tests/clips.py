@@ -105,3 +105,18 @@ def turned(degrees: int) -> bytes:
     matrix = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
     parts = (matrix[0], matrix[1], 0, matrix[2], matrix[3], 0, 0, 0, 1 << 30)
     return replaced(clip_file(), b"tkhd", 44, b"".join((part & 0xFFFFFFFF).to_bytes(4, "big") for part in parts))
+
+
+def slow_gif(count: int, side: int = 1400) -> bytes:
+    """A GIF file of few bytes whose decoding takes long: each frame has all pixels of a square in one colour, and 3 KB."""
+    header, frames = b"", list[bytes]()
+    for colour in (0, 1):
+        file = io.BytesIO()
+        image = Image.new("P", (side, side), colour)
+        image.putpalette([0, 0, 0, 255, 255, 255] * 128)
+        image.save(file, "GIF", optimize=False)
+        data = file.getvalue()
+        end_of_header = 13 + 3 * (2 << (data[10] & 7))  # with the table of colours
+        header, begin = data[:end_of_header], data.index(b",", end_of_header)
+        frames.append(b"\x21\xf9\x04\x04\x04\0\0\0" + data[begin:-1])  # shown for 40 ms
+    return header + b"".join(frames[number % 2] for number in range(count)) + b";"

@@ -8,7 +8,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import msgspec
 import numpy as np
@@ -238,19 +237,6 @@ def test_process_that_hangs_is_ended() -> None:
     decoding = faulty("signal.pause()", timeout_s=0.5)
     with pytest.raises(InvalidRequest, match="takes too long"):
         decoding.decode(b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
-    assert not decoding.idle_pids()
-
-
-@pytest.mark.timeout(120)
-def test_close_ends_a_process_that_works_on_a_file() -> None:
-    decoding = faulty("signal.pause()")
-    with ThreadPoolExecutor(1) as threads:
-        future = threads.submit(decoding.decode, b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
-        while not future.done():
-            decoding.close()
-            wait([future], 0.1)
-    with pytest.raises(Overloaded, match="was stopped; try again"):
-        future.result()
     assert not decoding.idle_pids()
 
 

@@ -14,6 +14,7 @@ from attnserve_server.errors import InvalidRequest
 from attnserve_server.tasks.clips.files import claimed_seconds, container_of, is_cut_off
 from attnserve_server.tasks.clips.processes import FIELD
 from attnserve_server.tasks.clips.wire import ClipLimits, Decoded, Wanted, sample_frames
+from attnserve_server.tasks.ending import current
 from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, read_picture
 
@@ -123,12 +124,14 @@ def read_frames(frames: Sequence[bytes], limits: ClipLimits, shape: ClipShape) -
 
     Raises:
         InvalidRequest: one cannot be decoded; names it.
+        Cancelled: the request has ended.
     """
-    indices, sizes = sample_frames(len(frames), shape.frames), InputSizes((shape.size,))
+    indices, sizes, ending = sample_frames(len(frames), shape.frames), InputSizes((shape.size,)), current()
     of_frame = ImageLimits(limits.max_bytes, limits.max_pixels)
     made: dict[int, bytes] = {}
     for index in indices:
         if index not in made:
+            ending.check()
             try:
                 made[index] = read_picture(frames[index], of_frame, sizes).pixels
             except InvalidRequest as error:

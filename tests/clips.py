@@ -57,6 +57,21 @@ def clip_file(kind: str = "mp4", count: int = 20, width: int = 64, height: int =
     return file.getvalue()
 
 
+@functools.cache
+def fragmented() -> bytes:
+    """An MP4 file of 20 frames in fragments, as it is streamed."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"movflags": "empty_moov+frag_every_frame"}) as output:
+        stream: Any = output.add_stream("libx264", rate=RATE, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving(20):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def with_sound(count: int = 20) -> bytes:
     """An MP4 file of two streams, sound first."""
     import av
@@ -83,12 +98,16 @@ def replaced(data: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
     return data[:place] + value + data[place + len(value) :]
 
 
+def webm_of(milliseconds: float) -> bytes:
+    """A WebM file of 2 seconds whose header claims this duration."""
+    return replaced(clip_file("webm"), b"\x44\x89\x88", 3, np.array(milliseconds, ">f8").tobytes())
+
+
 def of_ten_hours(kind: str = "mp4") -> bytes:
     """A file of 2 seconds whose header claims ten hours."""
-    data = clip_file(kind)
     if kind == "webm":
-        return replaced(data, b"\x44\x89\x88", 3, np.array(36e6, ">f8").tobytes())
-    return replaced(data, b"mvhd", 20, (36_000 * 1000).to_bytes(4, "big"))
+        return webm_of(36e6)
+    return replaced(clip_file(), b"mvhd", 20, (36_000 * 1000).to_bytes(4, "big"))
 
 
 def of_a_million_frames() -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.tasks.clips.files import claimed_seconds, container_of, is_cut_off
+from attnserve_server.tasks.clips.files import claimed_seconds, claimed_size, container_of, is_cut_off
 from attnserve_server.tasks.clips.processes import FIELD
 from attnserve_server.tasks.clips.wire import ClipLimits, Decoded, Wanted, sample_frames
 from attnserve_server.tasks.ending import current
@@ -102,9 +102,11 @@ def check_clip(video: bytes, frames: Sequence[bytes], limits: ClipLimits) -> Non
     if container is None:
         raise _refused("is not an MP4, WebM or GIF file: it does not begin as one")
     if is_cut_off(video, container):
-        raise _refused("cannot be decoded: the file is cut off")
-    if (seconds := claimed_seconds(video, container)) > limits.max_seconds:
-        raise _refused(f"must last at most {limits.max_seconds:g} seconds; its header says {seconds:.0f}")
+        raise _refused("cannot be decoded: the file is cut off, or has other bytes behind its end")
+    if problem := limits.problem_of_seconds(claimed_seconds(video, container)):
+        raise _refused(problem)
+    if problem := limits.problem_of_size(*claimed_size(video, container)):
+        raise _refused(problem)
 
 
 def read_video(video: bytes, limits: ClipLimits, shape: ClipShape, decode: Decode) -> Clip:

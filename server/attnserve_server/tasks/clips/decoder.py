@@ -91,16 +91,16 @@ def _check_header(container: Any, stream: Any, wanted: Wanted) -> None:
     lasts = [container.duration / 1e6 if container.duration else 0.0]
     if stream.duration and stream.time_base:
         lasts.append(float(stream.duration * stream.time_base))
-    if max(lasts) > limits.max_seconds:
-        raise _Bad(f"must last at most {limits.max_seconds:g} seconds; its header says {max(lasts):.0f}")
+    if problem := limits.problem_of_seconds(max(lasts)):
+        raise _Bad(problem)
     if stream.frames > limits.max_frames:
         raise _Bad(f"must have at most {limits.max_frames:,} frames; its header says {stream.frames:,}")
     _check_size(context.width, context.height, limits)
 
 
 def _check_size(width: int, height: int, limits: wire.ClipLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise _Bad(f"must have frames of at most {limits.max_pixels:,} pixels; it has {width} x {height}")
+    if problem := limits.problem_of_size(width, height):
+        raise _Bad(problem)
     if min(width, height) < MIN_SIDE:
         raise _Bad(f"must have frames of at least {MIN_SIDE} pixels in each direction; it has {width} x {height}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +17,11 @@ import pytest
 from attnserve_server.errors import Cancelled, InvalidRequest
 from attnserve_server.tasks.clips import clip, wire
 from attnserve_server.tasks.clips.clip import read_frames
-from attnserve_server.tasks.clips.processes import Decoding
-from attnserve_server.tasks.clips.wire import Wanted
+from attnserve_server.tasks.clips.processes import MODULE, Decoding
+from attnserve_server.tasks.clips.wire import ClipLimits, Wanted
 from attnserve_server.tasks.ending import Ending
 from attnserve_server.tasks.images import read_picture
-from tests.clips import moving, png
+from tests.clips import moving, needs_decoder, png, slow_gif
 from tests.unit.engine.test_clips import HELLO, LIMITS, SHAPE, faulty
 
 WANTED = Wanted("gif", LIMITS, 8, 32, 24)
@@ -94,3 +95,21 @@ def test_frames_are_decoded_until_the_request_ends(monkeypatch: pytest.MonkeyPat
     with pytest.raises(Cancelled):
         ending.run(lambda: read_frames(frames, LIMITS, SHAPE))
     assert begun == list(frames[:3])
+
+
+@needs_decoder
+@pytest.mark.timeout(120)
+def test_decoder_ends_with_the_front_while_it_decodes() -> None:
+    """A front that was killed closes its socket."""
+    end, theirs = socket.socketpair()
+    with end, theirs, subprocess.Popen((sys.executable, "-m", MODULE), stdin=theirs.fileno()) as process:
+        try:
+            end.settimeout(60)
+            wire.receive(end)
+            wire.send(end, Wanted("gif", ClipLimits(), 8, 32, 24), slow_gif(2_500))
+            with pytest.raises(subprocess.TimeoutExpired):  # more than ten seconds are needed
+                process.wait(0.5)
+            end.close()
+            assert process.wait(5) == 0
+        finally:
+            process.kill()

@@ -35,7 +35,7 @@ class SlowDecoder:
     @staticmethod
     def clip(name: str) -> bytes:
         """A file that passes for a GIF; it is slow if its name begins with "slow"."""
-        return b"GIF89a%b;" % name.encode()
+        return b"GIF89a\x20\0\x20\0%b;" % name.encode()  # of 32 x 32 pixels
 
     def begun(self) -> dict[str, int]:
         """The clips whose decoding has begun: the process id of each by its name."""
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     wire.send(end, wire.Hello())
     while True:
         wanted, data = msgspec.msgpack.decode(wire.receive(end), type=Wanted), wire.receive(end)
-        name = data[6:-1].decode()
+        name = data[10:-1].decode()
         with (folder / _BEGUN).open("a") as file:
             file.write(f"{os.getpid()} {name}\n")
         while name.startswith("slow") and not (folder / _MAY_END).exists():

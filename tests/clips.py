@@ -57,6 +57,21 @@ def clip_file(kind: str = "mp4", count: int = 20, width: int = 64, height: int =
     return file.getvalue()
 
 
+@functools.cache
+def fragmented() -> bytes:
+    """An MP4 file of 20 frames in fragments, as it is streamed."""
+    import av
+
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4", options={"movflags": "empty_moov+frag_every_frame"}) as output:
+        stream: Any = output.add_stream("libx264", rate=RATE, options={"threads": "1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for frame in moving(20):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def with_sound(count: int = 20) -> bytes:
     """An MP4 file of two streams, sound first."""
     import av
@@ -83,12 +98,16 @@ def replaced(data: bytes, mark: bytes, offset: int, value: bytes) -> bytes:
     return data[:place] + value + data[place + len(value) :]
 
 
+def webm_of(milliseconds: float) -> bytes:
+    """A WebM file of 2 seconds whose header claims this duration."""
+    return replaced(clip_file("webm"), b"\x44\x89\x88", 3, np.array(milliseconds, ">f8").tobytes())
+
+
 def of_ten_hours(kind: str = "mp4") -> bytes:
     """A file of 2 seconds whose header claims ten hours."""
-    data = clip_file(kind)
     if kind == "webm":
-        return replaced(data, b"\x44\x89\x88", 3, np.array(36e6, ">f8").tobytes())
-    return replaced(data, b"mvhd", 20, (36_000 * 1000).to_bytes(4, "big"))
+        return webm_of(36e6)
+    return replaced(clip_file(), b"mvhd", 20, (36_000 * 1000).to_bytes(4, "big"))
 
 
 def of_a_million_frames() -> bytes:
@@ -105,3 +124,18 @@ def turned(degrees: int) -> bytes:
     matrix = {90: (0, one, -one, 0), 180: (-one, 0, 0, -one), 270: (0, -one, one, 0)}[degrees]
     parts = (matrix[0], matrix[1], 0, matrix[2], matrix[3], 0, 0, 0, 1 << 30)
     return replaced(clip_file(), b"tkhd", 44, b"".join((part & 0xFFFFFFFF).to_bytes(4, "big") for part in parts))
+
+
+def slow_gif(count: int, side: int = 1400) -> bytes:
+    """A GIF file of few bytes whose decoding takes long: each frame has all pixels of a square in one colour, and 3 KB."""
+    header, frames = b"", list[bytes]()
+    for colour in (0, 1):
+        file = io.BytesIO()
+        image = Image.new("P", (side, side), colour)
+        image.putpalette([0, 0, 0, 255, 255, 255] * 128)
+        image.save(file, "GIF", optimize=False)
+        data = file.getvalue()
+        end_of_header = 13 + 3 * (2 << (data[10] & 7))  # with the table of colours
+        header, begin = data[:end_of_header], data.index(b",", end_of_header)
+        frames.append(b"\x21\xf9\x04\x04\x04\0\0\0" + data[begin:-1])  # shown for 40 ms
+    return header + b"".join(frames[number % 2] for number in range(count)) + b";"

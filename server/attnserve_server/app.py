@@ -112,13 +112,13 @@ class App:
         )
 
     async def drain_and_stop(self) -> None:
-        """Reports NOT_SERVING, refuses new requests, answers admitted ones, then stops."""
+        """Reports NOT_SERVING, refuses new requests, answers those that came before, then stops."""
         self.board.drain()
         until = time.monotonic() + self.config.drain_seconds
-        await self.front.drain(self.config.drain_seconds)
+        await self.front.drain(self.config.drain_seconds, lambda: self.plane.num_preparing > 0)
         await self.plane.drain(until - time.monotonic())
+        self.plane.close()  # what is still being prepared gets its status before the port closes
         await self.grpc.stop(1.0)
-        self.plane.close()
         await asyncio.gather(self.front.stop(), self._close_traces(min(FLUSH_S, until - time.monotonic())))
         await self._stop_http()
 

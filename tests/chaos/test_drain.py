@@ -15,7 +15,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attnserve.v1 import model_pb2, model_pb2_grpc
+from attnserve.v1.classification_pb2 import ClassifyVideoRequest
+from attnserve.v1.classification_pb2_grpc import ClassificationServiceStub
 from attnserve.v1.decoding_pb2 import DecodeOptions
+from tests.clips import needs_decoder, slow_gif
+from tests.e2e.captioning import repository
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
@@ -152,3 +156,50 @@ def test_drain_that_takes_too_long_is_cut(tmp_path: Path) -> None:
         assert {error.code() for error in errors} == {grpc.StatusCode.UNAVAILABLE}
         assert {details(error).reason for error in errors} == {"SHUTTING_DOWN"}
         assert server.process.wait(30) == 0, server.tail()
+
+
+@needs_decoder
+@pytest.mark.timeout(180)
+def test_clips_that_came_before_the_signal_are_answered(tmp_path: Path) -> None:
+    """Two are decoded, and one waits for a decoder."""
+    models, clip = repository(tmp_path, "nonlocal-fight"), slow_gif(250)
+    flags = ("--workers", "1", "--models", str(models), "--drain-seconds", "90")
+    with serve(tmp_path, *flags) as server, server.channel() as channel:
+        workers = set(server.children())
+        stub = ClassificationServiceStub(channel)
+        calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
+        eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
+        decoders = set(server.children()) - workers
+        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.ClassifyVideo(ClassifyVideoRequest(video=clip), timeout=30)
+        assert (raised.value.code(), details(raised.value).reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+        assert [call.result(timeout=120).clip_frames for call in calls] == [250] * 3
+        print(f"answered within {time.monotonic() - began:.1f} s after the signal")
+        assert server.process.wait(30) == 0, server.tail()
+    assert not [pid for pid in decoders if is_alive(pid)]
+    assert "Traceback" not in server.log.read_text(), server.tail()
+
+
+@needs_decoder
+@pytest.mark.timeout(180)
+def test_clips_that_are_not_decoded_within_the_drain_get_unavailable(tmp_path: Path) -> None:
+    models, clip = repository(tmp_path, "nonlocal-fight"), slow_gif(2500)
+    flags = ("--workers", "1", "--models", str(models), "--drain-seconds", "0.5")
+    with serve(tmp_path, *flags) as server, server.channel() as channel:
+        workers = set(server.children())
+        stub = ClassificationServiceStub(channel)
+        calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
+        eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
+        decoders = set(server.children()) - workers
+        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
+        server.process.send_signal(signal.SIGTERM)
+        errors = [call.exception(timeout=60) for call in calls]
+        assert [error.code() for error in errors] == [grpc.StatusCode.UNAVAILABLE] * 3
+        assert [details(error).reason for error in errors] == ["SHUTTING_DOWN"] * 3
+        assert server.process.wait(10) == 0, server.tail()
+    assert not [pid for pid in decoders if is_alive(pid)]
+    assert not [text for text in ("Traceback", "ended with code") if text in server.log.read_text()], server.tail()

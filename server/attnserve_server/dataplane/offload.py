@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from attnserve_server.errors import Overloaded
+from attnserve_server.errors import Overloaded, ShuttingDown
+from attnserve_server.tasks.ending import Ending
 
 T = TypeVar("T")
 
@@ -44,30 +46,53 @@ class Offload:
         self._what = what
         self._threads = ThreadPoolExecutor(max_workers=_NUM_THREADS, thread_name_prefix=name, initializer=_step_back)
         self._places = threading.BoundedSemaphore(MAX_PENDING)
+        self._running = dict[asyncio.Future[Any], Ending]()
+        self._is_closed = False
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Runs ``work`` on a thread and returns its result.
+        """Runs ``work`` on a thread and returns its result. If this call is cancelled, ``work`` is stopped (:mod:`tasks.ending`).
 
         Raises:
             Overloaded: too many calls are pending.
+            ShuttingDown: :meth:`close` ended it.
         """
         if not self._places.acquire(blocking=False):
             raise Overloaded(f"too many {self._what} at once; try again", retry_after_s=_RETRY_S)
+        ending = Ending()
         try:
-            future = self._start(work)
+            future = self._start(functools.partial(ending.run, work))
         except Overloaded:
             self._places.release()
             raise
         future.add_done_callback(lambda _: self._places.release())  # also if the call was cancelled before it ran
-        return await asyncio.wrap_future(future)
+        waiting = asyncio.wrap_future(future)
+        self._running[waiting] = ending
+        try:
+            return await self._result(waiting)
+        except asyncio.CancelledError:
+            ending.end()
+            raise
+        finally:
+            del self._running[waiting]
 
     async def finish(self, work: Callable[[], T]) -> T:
         """Runs ``work`` of an admitted request on a thread, however many calls are pending, and returns its result.
 
         Raises:
             Overloaded: the system refuses a thread.
+            ShuttingDown: :meth:`close` came before it ran.
         """
-        return await asyncio.wrap_future(self._start(work))
+        return await self._result(asyncio.wrap_future(self._start(work)))
+
+    async def _result(self, waiting: asyncio.Future[T]) -> T:
+        """Waits for a result; tells a call that :meth:`close` has ended from one that was cancelled."""
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._is_closed and task is not None and not task.cancelling():
+                raise ShuttingDown("the server stopped before the answer was ready") from None
+            raise
 
     def _start(self, work: Callable[[], T]) -> Future[T]:
         try:
@@ -76,8 +101,12 @@ class Offload:
             raise Overloaded(f"no thread for {self._what} now; try again", retry_after_s=_RETRY_S) from error
 
     def close(self) -> None:
-        """Drops pending calls and lets the threads end."""
+        """Ends the calls of :meth:`run`, drops those of :meth:`finish` that wait for a thread, and lets the threads end."""
+        self._is_closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
+        for waiting, ending in self._running.items():
+            ending.end()
+            waiting.cancel()
 
 
 class Preparing:
@@ -105,7 +134,7 @@ class Preparing:
         """Runs ``work`` inline or on a thread, by its size in characters, and returns its result.
 
         Raises:
-            Overloaded: too many calls are pending.
+            Overloaded, ShuttingDown: see :meth:`Offload.run`.
         """
         return work() if self.is_inline(effort) else await self._offload.run(work)
 

@@ -17,7 +17,7 @@ import msgspec
 from attnserve_server.dataplane.accounts import RequestRecorder
 from attnserve_server.dataplane.call import Call, Submit, Ticket
 from attnserve_server.dataplane.offload import Preparing
-from attnserve_server.errors import InvalidRequest
+from attnserve_server.errors import InvalidRequest, ShuttingDown
 from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Limits, Model, Prepared
@@ -162,6 +162,8 @@ class DataPlane:
         self._front_submit: Submit = front.submit
         self.recorder, self._limits, self._sharing = recorder, limits, sharing
         self._preparing: dict[str, Preparing] = {}
+        self.num_preparing = 0
+        """Requests that are being prepared, or wait for a thread: a shutdown waits for them, and refuses those that come later."""
 
     @property
     def is_draining(self) -> bool:
@@ -194,14 +196,17 @@ class DataPlane:
         task, limits, what = spec.task, self._limits, asked.what
         checked = task.check(what, model, limits)
         terms = call.terms(is_streamed=asked.is_streamed, priority=check_priority(asked.priority))
+        if self._front.is_draining:
+            raise ShuttingDown("the server is shutting down")
         effort = task.effort(what)
         preparing = self._of(spec)
-        prepare = functools.partial(task.prepare, what, checked, model, limits)
-        if preparing.is_inline(effort):
-            prepared, submits = self._prepared(prepare, model)
-        else:
-            prepared, submits = await preparing.run(effort, functools.partial(self._prepared, prepare, model))
-        tickets = [call.submit(submit, model, payload, terms) for submit, payload in zip(submits, prepared.payloads, strict=True)]
+        prepare = functools.partial(self._prepared, functools.partial(task.prepare, what, checked, model, limits), model)
+        self.num_preparing += 1
+        try:
+            prepared, submits = prepare() if preparing.is_inline(effort) else await preparing.run(effort, prepare)
+            tickets = [call.submit(submit, model, each, terms) for submit, each in zip(submits, prepared.payloads, strict=True)]
+        finally:
+            self.num_preparing -= 1
         if spec.reads_image:
             self.recorder.image_prepared(model.id, model.version, tickets[0].received_at - call.received_at)
         return Pending(call, spec, model, prepared, tickets, preparing if spec.renders_on_threads else None)
@@ -225,7 +230,7 @@ class DataPlane:
             await asyncio.sleep(_POLL_S)
 
     def close(self) -> None:
-        """Drops requests that wait for preparation, and lets the threads end."""
+        """Ends requests that are being prepared with ShuttingDown, and lets the threads end."""
         for preparing in self._preparing.values():
             preparing.close()
 

@@ -71,7 +71,7 @@ class VideoWork:
     """
 
     def __init__(self, decoding: Decoding) -> None:
-        self._decode, self._check_decoder = decoding.decode, check_decoder
+        self.decoding = decoding
 
     def load(self, bundle: Bundle) -> VideoTask:
         """See :class:`Task`."""
@@ -86,7 +86,7 @@ class VideoWork:
         task: VideoTask = model.task
         check_clip(asked.video, asked.frames, limits.clip)
         if asked.video:
-            self._check_decoder()
+            check_decoder()
         if asked.queries:
             check_attention(model, _PAIRWISE, field="queries")
         if len(asked.queries) > task.num_queries:
@@ -104,7 +104,7 @@ class VideoWork:
         task: VideoTask = model.task
         shape, wants_attention = task.shape, bool(asked.queries)
         if asked.video:
-            clip = read_video(asked.video, limits.clip, shape, self._decode)
+            clip = read_video(asked.video, limits.clip, shape, self.decoding.decode)
         else:
             clip = read_frames(asked.frames, limits.clip, shape)
         width, height = shape.size

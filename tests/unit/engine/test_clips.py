@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import msgspec
 import numpy as np
@@ -114,6 +114,54 @@ def test_file_that_is_cut_off_is_refused(kind: str, share: float) -> None:
     assert not is_cut_off(data, str(container_of(data)))
     error = refusal(data[: int(share * len(data)) - 1])
     assert error.field == "video"
+
+
+BEHIND = [b"x", b"junk", b"\0" * 5, b"\0" * 100, b"a text that is no box", b"\xff" * 50, b"\0\0\0\1trak", b"\0\0\0\x08free"]
+
+
+@needs_decoder
+@pytest.mark.parametrize("behind", BEHIND)
+def test_other_bytes_behind_an_mp4_file_are_ignored(behind: bytes) -> None:
+    assert decoded(clip_file() + behind) == decoded(clip_file())
+
+
+@needs_decoder
+@pytest.mark.parametrize("behind", [b"\0\0\1\0mdat", b"\0\0\1\0moof", b"\0\0\1\0moov", b"\0\0\0\1mdat"])
+def test_part_of_a_box_with_frames_behind_an_mp4_file_is_refused(behind: bytes) -> None:
+    assert "the file is cut off" in refusal(clip_file() + behind).message
+
+
+@needs_decoder
+def test_mp4_file_in_fragments_is_read_whole_or_refused() -> None:
+    data = clips.fragmented()
+    whole = decoded(data)
+    assert isinstance(whole, Decoded)
+    assert whole.count == 20
+    last = data.rindex(b"moof") - 4
+    for end in (last + 3, last + 12, len(data) - 1):
+        assert "the file is cut off" in refusal(data[:end]).message
+
+
+@needs_decoder
+@pytest.mark.parametrize("side", [400, 5_000, 20_000, 65_535])
+def test_gif_file_that_claims_many_pixels_is_refused_with_its_size(side: int) -> None:
+    data = clips.replaced(clip_file("gif"), b"GIF89a", 6, side.to_bytes(2, "little") * 2)
+    assert f"must have frames of at most 100,000 pixels; it has {side} x {side}" in refusal(data).message
+
+
+@needs_decoder
+@pytest.mark.parametrize("milliseconds", [math.nan, math.inf, -math.inf, -5.0, 0.0, 1e-300, 1e18, 1e300])
+def test_webm_file_that_claims_no_possible_duration_lasts_as_long_as_its_frames(milliseconds: float) -> None:
+    assert decoded(clips.webm_of(milliseconds)) == decoded(clip_file("webm"))
+    short = msgspec.structs.replace(LIMITS, max_seconds=1.0)
+    assert "must last at most 1 seconds; it lasts longer" in refusal(clips.webm_of(milliseconds), limits=short).message
+
+
+@needs_decoder
+@pytest.mark.parametrize(("milliseconds", "text"), [(30_040.0, "30.1"), (31_000.0, "31"), (1e10, "10000000")])
+def test_duration_above_the_limit_is_not_rounded_to_the_limit(milliseconds: float, text: str) -> None:
+    message = refusal(clips.webm_of(milliseconds)).message
+    assert message == f"video must last at most 30 seconds; its header says {text}"
 
 
 @needs_decoder
@@ -238,19 +286,6 @@ def test_process_that_hangs_is_ended() -> None:
     decoding = faulty("signal.pause()", timeout_s=0.5)
     with pytest.raises(InvalidRequest, match="takes too long"):
         decoding.decode(b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
-    assert not decoding.idle_pids()
-
-
-@pytest.mark.timeout(120)
-def test_close_ends_a_process_that_works_on_a_file() -> None:
-    decoding = faulty("signal.pause()")
-    with ThreadPoolExecutor(1) as threads:
-        future = threads.submit(decoding.decode, b"GIF89a", Wanted("gif", LIMITS, 8, 32, 24))
-        while not future.done():
-            decoding.close()
-            wait([future], 0.1)
-    with pytest.raises(Overloaded, match="was stopped; try again"):
-        future.result()
     assert not decoding.idle_pids()
 
 

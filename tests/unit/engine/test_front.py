@@ -245,6 +245,30 @@ async def test_drain_answers_what_was_admitted(bench: Bench) -> None:
     assert [(await ticket.result()).request_id for ticket in tickets] == [1, 2, 3]
 
 
+async def test_drain_waits_for_requests_that_are_still_prepared(bench: Bench) -> None:
+    num_preparing = 2
+    drain = asyncio.create_task(bench.front.drain(5.0, lambda: num_preparing > 0))
+    await asyncio.sleep(0.02)
+    assert (bench.front.is_draining, drain.done()) == (True, False)
+    ticket, num_preparing = bench.ask(), 1
+    bench.finish(1)
+    assert (await ticket.result()).request_id == 1
+    await asyncio.sleep(0.02)
+    assert not drain.done()
+    num_preparing = 0
+    await asyncio.wait_for(drain, 5)
+    with pytest.raises(errors.ShuttingDown):
+        bench.ask()
+    bench.assert_idle()
+
+
+async def test_request_that_is_prepared_too_late_for_a_drain_is_refused(bench: Bench) -> None:
+    await bench.front.drain(0.01, lambda: True)
+    with pytest.raises(errors.ShuttingDown):
+        bench.ask()
+    bench.assert_idle()
+
+
 async def test_drain_that_takes_too_long(bench: Bench) -> None:
     tickets = [bench.ask(options=BEAM) for _ in range(3)]
     await bench.front.drain(0.01)

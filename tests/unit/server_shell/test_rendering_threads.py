@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from attnserve_server.dataplane import offload, plane
+from attnserve_server.errors import ShuttingDown
 from attnserve_server.tasks.class_map import ClassMap
 from tests.fakes.pass_models import PassFront
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
@@ -86,6 +87,20 @@ async def test_answers_do_not_wait_behind_images_that_are_decoded() -> None:
         decoded.set()
         assert all(await asyncio.gather(*decoding))
         preparing.close()
+
+
+async def test_answer_that_waits_for_a_thread_when_the_threads_end_is_shut_down_and_those_on_threads_are_made() -> None:
+    preparing, may_end = offload.Preparing("decoder", "images"), threading.Event()
+    begun = [threading.Event(), threading.Event()]
+    making = [asyncio.ensure_future(preparing.finish(lambda each=each: each.set() or may_end.wait(30))) for each in begun]
+    await until(lambda: all(each.is_set() for each in begun))
+    waiting = asyncio.ensure_future(preparing.finish(lambda: "made"))
+    await asyncio.sleep(0)
+    preparing.close()
+    with pytest.raises(ShuttingDown):
+        await waiting
+    may_end.set()
+    assert await asyncio.gather(*making) == [True, True]
 
 
 async def test_shutdown_waits_for_answers_that_are_made(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,12 +6,17 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+from typing import Any
 
+import grpc
 import pytest
 
+from attnserve.v1.translation_pb2 import TranslateRequest
 from attnserve_server.dataplane.offload import MAX_INLINE_CHARS, MAX_PENDING, Preparing
 from attnserve_server.errors import Overloaded
 from tests.fakes.dataplane import Source, Translator
+from tests.unit.server_shell.conftest import Shell, until
+from tests.unit.server_shell.test_rpc import failure, reason
 
 LONG = "x" * (MAX_INLINE_CHARS + 1)
 
@@ -67,3 +72,40 @@ async def test_short_texts_need_no_place() -> None:
     await asyncio.gather(*(encode(tokenizing, translator, "short") for _ in range(MAX_PENDING * 2)))
     assert set(translator.threads) == {"MainThread"}
     tokenizing.close()
+
+
+@pytest.fixture
+def may_go_on(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Texts of the shell's model are tokenized once this is set."""
+    event, translator = threading.Event(), shell.front.models()[0].task
+    encode = translator.encode
+    monkeypatch.setattr(translator, "encode", lambda text: encode(text) if event.wait(30) else None)
+    return event
+
+
+def translate(shell: Shell, text: str = LONG) -> Any:
+    return shell.translation.Translate(TranslateRequest(text=text))
+
+
+async def test_text_that_came_before_a_stop_is_answered_and_a_later_one_refused(shell: Shell, may_go_on: threading.Event) -> None:
+    call = asyncio.ensure_future(translate(shell))
+    await until(lambda: shell.plane.num_preparing == 1)
+    shell.front.is_draining = True
+    error = await failure(translate(shell, "a"))
+    assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    may_go_on.set()
+    assert (await call).hypotheses[0].text == LONG.upper()
+    assert shell.plane.num_preparing == 0
+
+
+async def test_texts_that_are_not_tokenized_in_time_when_the_server_stops_get_unavailable(
+    shell: Shell, may_go_on: threading.Event
+) -> None:
+    calls = [asyncio.ensure_future(failure(translate(shell))) for _ in range(4)]  # some wait for a thread
+    await until(lambda: shell.plane.num_preparing == 4)
+    shell.plane.close()
+    for error in await asyncio.gather(*calls):
+        assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
+    assert not may_go_on.is_set()
+    assert not shell.front.tickets
+    may_go_on.set()

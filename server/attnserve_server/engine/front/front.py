@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from collections.abc import Callable
 from typing import Any
 
 from attnserve_server import errors
@@ -42,12 +43,11 @@ class Front:
     def __init__(
         self, registry: ModelRegistry, pool: WorkerPool, config: EngineConfig, metrics: Metrics, on_state: OnState
     ) -> None:
-        self._registry, self._metrics, self._on_state = registry, metrics, on_state
+        self._registry, self._metrics, self._on_state, self.is_draining = registry, metrics, on_state, False
         self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
-        self._ids, self.jobs = itertools.count(1), dict[int, Job]()
-        self._admissions: dict[ModelKey, Admission] = {}
+        self._ids, self.jobs, self._admissions = itertools.count(1), dict[int, Job](), dict[ModelKey, Admission]()
         self._workers = Workers(registry, pool, config, metrics, on_state)
-        self.is_draining = False
+        self._is_expecting: Callable[[], bool] = lambda: False
         for model in registry.all():
             self._open(model)
             on_state(model, False)  # a model that is added later is reported once it is ready
@@ -100,16 +100,17 @@ class Front:
             await asyncio.sleep(0.005)
         self._close(model)
 
-    async def drain(self, timeout_s: float) -> None:
-        """Refuses new requests and waits for admitted ones; cancels the rest after ``timeout_s``."""
-        self.is_draining = True
+    async def drain(self, timeout_s: float, is_expecting: Callable[[], bool] = lambda: False) -> None:
+        """Refuses new requests and waits for admitted ones, and while it expects some; cancels the rest after ``timeout_s``."""
+        self.is_draining, self._is_expecting = True, is_expecting
         self._workers.drain()
         until = time.monotonic() + timeout_s
-        while self.jobs and time.monotonic() < until:
+        while (self.jobs or is_expecting()) and time.monotonic() < until:
             for model in self.models():
                 if not self._workers.can_serve(model):
                     self._give_up_all(model, "shutdown", errors.ShuttingDown("the last worker died while the server stopped"))
             await asyncio.sleep(0.005)
+        self._is_expecting = lambda: False
         for job in list(self.jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
@@ -156,8 +157,8 @@ class Front:
         return ticket
 
     def check(self, model: ServedModel, payload: Payload) -> None:
-        """Raises ShuttingDown while the server drains, SequenceTooLong if the source is too long."""
-        if self.is_draining:
+        """Raises ShuttingDown while the server drains and no request is expected, SequenceTooLong if the source is too long."""
+        if self.is_draining and not self._is_expecting():
             raise errors.ShuttingDown("the server is shutting down")
         model.check(payload)
 
@@ -198,8 +199,7 @@ class Front:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
             elif job.watcher is None or not job.watcher.is_answered(job):
-                worker = self._workers.rows.choose(job)
-                if worker is None:
+                if (worker := self._workers.rows.choose(job)) is None:
                     admission.is_blocked = job.work.num_rows == 1 and not job.runs_alone
                     break
                 admission.take(job)

@@ -11,9 +11,10 @@ from PIL import Image
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.errors import InvalidRequest
-from attnserve_server.tasks.clips.files import claimed_seconds, container_of, is_cut_off
+from attnserve_server.tasks.clips.files import claimed_seconds, claimed_size, container_of, is_cut_off
 from attnserve_server.tasks.clips.processes import FIELD
 from attnserve_server.tasks.clips.wire import ClipLimits, Decoded, Wanted, sample_frames
+from attnserve_server.tasks.ending import current
 from attnserve_server.tasks.fit import InputSizes
 from attnserve_server.tasks.images import ImageLimits, read_picture
 
@@ -101,9 +102,11 @@ def check_clip(video: bytes, frames: Sequence[bytes], limits: ClipLimits) -> Non
     if container is None:
         raise _refused("is not an MP4, WebM or GIF file: it does not begin as one")
     if is_cut_off(video, container):
-        raise _refused("cannot be decoded: the file is cut off")
-    if (seconds := claimed_seconds(video, container)) > limits.max_seconds:
-        raise _refused(f"must last at most {limits.max_seconds:g} seconds; its header says {seconds:.0f}")
+        raise _refused("cannot be decoded: the file is cut off, or has other bytes behind its end")
+    if problem := limits.problem_of_seconds(claimed_seconds(video, container)):
+        raise _refused(problem)
+    if problem := limits.problem_of_size(*claimed_size(video, container)):
+        raise _refused(problem)
 
 
 def read_video(video: bytes, limits: ClipLimits, shape: ClipShape, decode: Decode) -> Clip:
@@ -123,12 +126,14 @@ def read_frames(frames: Sequence[bytes], limits: ClipLimits, shape: ClipShape) -
 
     Raises:
         InvalidRequest: one cannot be decoded; names it.
+        Cancelled: the request has ended.
     """
-    indices, sizes = sample_frames(len(frames), shape.frames), InputSizes((shape.size,))
+    indices, sizes, ending = sample_frames(len(frames), shape.frames), InputSizes((shape.size,)), current()
     of_frame = ImageLimits(limits.max_bytes, limits.max_pixels)
     made: dict[int, bytes] = {}
     for index in indices:
         if index not in made:
+            ending.check()
             try:
                 made[index] = read_picture(frames[index], of_frame, sizes).pixels
             except InvalidRequest as error:

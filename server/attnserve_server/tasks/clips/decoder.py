@@ -16,6 +16,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from typing import Any
 
 import msgspec
@@ -34,7 +35,7 @@ MAX_MEMORY = 1 << 30
 MAX_CPU_S = 20
 """Processor time of one clip."""
 MAX_WALL_S = 60
-"""Time of one clip; then the process ends also if the front is gone."""
+"""Time of one clip."""
 IDLE_S = 60
 """Time without a clip after which the process ends."""
 _NICE = 10
@@ -91,16 +92,16 @@ def _check_header(container: Any, stream: Any, wanted: Wanted) -> None:
     lasts = [container.duration / 1e6 if container.duration else 0.0]
     if stream.duration and stream.time_base:
         lasts.append(float(stream.duration * stream.time_base))
-    if max(lasts) > limits.max_seconds:
-        raise _Bad(f"must last at most {limits.max_seconds:g} seconds; its header says {max(lasts):.0f}")
+    if problem := limits.problem_of_seconds(max(lasts)):
+        raise _Bad(problem)
     if stream.frames > limits.max_frames:
         raise _Bad(f"must have at most {limits.max_frames:,} frames; its header says {stream.frames:,}")
     _check_size(context.width, context.height, limits)
 
 
 def _check_size(width: int, height: int, limits: wire.ClipLimits) -> None:
-    if width * height > limits.max_pixels:
-        raise _Bad(f"must have frames of at most {limits.max_pixels:,} pixels; it has {width} x {height}")
+    if problem := limits.problem_of_size(width, height):
+        raise _Bad(problem)
     if min(width, height) < MIN_SIDE:
         raise _Bad(f"must have frames of at least {MIN_SIDE} pixels in each direction; it has {width} x {height}")
 
@@ -179,6 +180,14 @@ def limit_time() -> None:
     signal.alarm(MAX_WALL_S)
 
 
+def _end_with_the_front(end: socket.socket) -> None:
+    """Ends this process as soon as the other end of its socket is closed: nothing needs its answer then. Runs on a thread."""
+    poll = select.poll()
+    poll.register(end, getattr(select, "POLLRDHUP", 0))  # POLLHUP is always reported
+    poll.poll()
+    os._exit(0)
+
+
 def main() -> None:
     """Answers the clips that come over the socket that is standard input, until it is closed or nothing comes for a while."""
     ignore_stop_signals()
@@ -189,6 +198,7 @@ def main() -> None:
     Image.init()
     confine()
     end, decoder = socket.socket(fileno=os.dup(0)), msgspec.msgpack.Decoder(Wanted)
+    threading.Thread(target=_end_with_the_front, args=(end,), daemon=True).start()
     wire.send(end, wire.Hello())
     while select.select([end], [], [], IDLE_S)[0]:
         try:

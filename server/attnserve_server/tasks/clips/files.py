@@ -5,6 +5,7 @@ from __future__ import annotations
 
 MP4, WEBM, GIF = "mp4", "webm", "gif"
 _EBML, _SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
+_NEEDED = frozenset({b"moov", b"mdat", b"moof"})
 _MAX_BOXES = 100_000
 """Outermost boxes of an MP4 file that are walked through."""
 
@@ -19,7 +20,10 @@ def container_of(data: bytes) -> str | None:
 
 
 def is_cut_off(data: bytes, container: str) -> bool:
-    """Whether a file ends before its structure says so. A file that says nothing of its length is not."""
+    """Whether a file ends before its structure says so. A file that says nothing of its length is not.
+
+    Other bytes may follow a WebM file, and an MP4 file whose tables and frames are whole; a GIF file ends as one, or with zeros.
+    """
     if container == MP4:
         return _lacks_part_of_a_box(data)
     if container == WEBM:
@@ -42,23 +46,34 @@ def claimed_seconds(data: bytes, container: str) -> float:
     return 0.0 if is_unknown else int.from_bytes(duration, "big") / int.from_bytes(scale, "big")
 
 
+def claimed_size(data: bytes, container: str) -> tuple[int, int]:
+    """Returns width and height of a GIF file's frames by its header; 0, 0 for other files, whose decoder knows them.
+
+    FFmpeg takes sizes above its limits for 0.
+    """
+    return (int.from_bytes(data[6:8], "little"), int.from_bytes(data[8:10], "little")) if container == GIF else (0, 0)
+
+
 def _lacks_part_of_a_box(data: bytes) -> bool:
     place, types = 0, set[bytes]()
     for _ in range(_MAX_BOXES):
         if place == len(data):
             return b"moov" not in types
-        if place + 8 > len(data):
-            return True
-        size, header = int.from_bytes(data[place : place + 4], "big"), 8
-        types.add(data[place + 4 : place + 8])
+        size, kind, header = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8], 8
+        if size == 0 and len(kind) == 4:  # up to the end
+            return b"moov" not in types | {kind}
         if size == 1:
             size, header = int.from_bytes(data[place + 8 : place + 16], "big"), 16
-        if size == 0:  # up to the end
-            return b"moov" not in types
         if size < header or place + size > len(data):
-            return True
+            return kind in _NEEDED or not _is_whole(types)
+        types.add(kind)
         place += size
     return False
+
+
+def _is_whole(types: set[bytes]) -> bool:
+    """Whether these boxes hold all frames: the tables and the data, where no fragments (``moof``) follow."""
+    return {b"moov", b"mdat"} <= types and b"moof" not in types
 
 
 def _lacks_part_of_the_segment(data: bytes) -> bool:

@@ -14,9 +14,10 @@ import threading
 
 import msgspec
 
-from attnserve_server.errors import ExecutionFailed, ExtraMissing, InvalidRequest, Overloaded
+from attnserve_server.errors import Cancelled, ExecutionFailed, ExtraMissing, InvalidRequest, Overloaded
 from attnserve_server.tasks.clips import wire
 from attnserve_server.tasks.clips.wire import Decoded, Refused, Wanted
+from attnserve_server.tasks.ending import Ending, current
 
 MODULE = "attnserve_server.tasks.clips.decoder"
 TIMEOUT_S = 70.0
@@ -42,7 +43,7 @@ def check_decoder() -> None:
 
 
 class Decoding:
-    """Decodes files, each in one of the processes. Thread-safe.
+    """Decodes files, each in one of the processes. When the request ends (``tasks/ending.py``), its process does. Thread-safe.
 
     Args:
         command: starts a process.
@@ -52,7 +53,6 @@ class Decoding:
     def __init__(self, command: tuple[str, ...] = (sys.executable, "-m", MODULE), timeout_s: float = TIMEOUT_S) -> None:
         self._command, self._timeout_s = command, timeout_s
         self._idle: list[_Process] = []
-        self._busy: set[_Process] = set()
         self._lock = threading.Lock()
 
     def decode(self, data: bytes, wanted: Wanted) -> Decoded:
@@ -62,22 +62,22 @@ class Decoding:
             InvalidRequest: it cannot be decoded, takes too long, exceeds a limit, or ends its process.
             Overloaded: the system has stopped the process, or refuses one.
             ExecutionFailed: no process starts.
+            Cancelled: the request has ended.
         """
+        ending = current()
         while (process := self._take()) is not None:
             with contextlib.suppress(_Ended):  # it was idle for long
-                return self._ask(process, data, wanted)
+                return self._ask(process, ending, data, wanted)
+        ending.check()
         try:
-            return self._ask(_Process(self._command, self._timeout_s), data, wanted)
+            return self._ask(_Process(self._command, self._timeout_s), ending, data, wanted)
         except _Ended as ended:
             raise ExecutionFailed("no decoder for video files starts") from ended
 
     def close(self) -> None:
-        """Ends all processes; the files that are being decoded fail. No thread waits for a decoder then."""
+        """Ends the processes that wait for a clip. Those that start or decode end with their requests, which end first."""
         while (process := self._take()) is not None:
             process.close()
-        with self._lock:
-            for process in self._busy:
-                process.kill()
 
     def idle_pids(self) -> list[int]:
         """Returns the process ids of the processes that wait for a clip."""
@@ -88,19 +88,20 @@ class Decoding:
         with self._lock:
             return self._idle.pop() if self._idle else None
 
-    def _ask(self, process: _Process, data: bytes, wanted: Wanted) -> Decoded:
-        with self._lock:
-            self._busy.add(process)
+    def _ask(self, process: _Process, ending: Ending, data: bytes, wanted: Wanted) -> Decoded:
         try:
-            answer = process.ask(data, wanted)
+            with ending.stopping(process.kill):
+                process.wait_until_ready()
+                answer = process.ask(data, wanted)
         except BaseException:
-            with self._lock:
-                self._busy.remove(process)
             process.close()
             raise
-        with self._lock:
-            self._busy.remove(process)
-            self._idle.append(process)
+        with self._lock:  # close() takes the idle ones after the ends of requests
+            is_kept = not ending.has_ended
+            if is_kept:
+                self._idle.append(process)
+        if not is_kept:
+            process.close()
         if isinstance(answer, Refused):
             raise InvalidRequest(f"{FIELD} {answer.text}", field=FIELD)
         return answer
@@ -116,6 +117,7 @@ class _Process:
     def __init__(self, command: tuple[str, ...], timeout_s: float) -> None:
         self._end, theirs = socket.socketpair()
         self._decoder = msgspec.msgpack.Decoder[wire.Answer](wire.Answer)
+        self._timeout_s, self._is_ready, self._is_killed = timeout_s, False, False
         try:
             self._process = subprocess.Popen(command, stdin=theirs.fileno(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         except OSError as error:
@@ -123,14 +125,27 @@ class _Process:
             raise Overloaded("no process for video files now; try again", retry_after_s=_RETRY_S) from error
         finally:
             theirs.close()
+
+    def wait_until_ready(self) -> None:
+        """Waits for the end of its start.
+
+        Raises:
+            ExecutionFailed: it does not start.
+            Cancelled: :meth:`kill` ended it.
+        """
+        if self._is_ready:
+            return
         try:
             self._end.settimeout(START_S)
             self._decoder.decode(wire.receive(self._end))
         except (OSError, EOFError) as error:
             self.close()
+            if self._is_killed:
+                raise _killed() from error
             log.error("a decoder of video files ended at its start, with code %s", self._process.returncode)
             raise ExecutionFailed("no decoder for video files starts") from error
-        self._end.settimeout(timeout_s)
+        self._end.settimeout(self._timeout_s)
+        self._is_ready = True
 
     def ask(self, data: bytes, wanted: Wanted) -> Decoded | Refused:
         """Returns the answer to a file.
@@ -139,9 +154,10 @@ class _Process:
             _Ended: it had ended before.
             InvalidRequest: the file ended it, or it gave no answer in time.
             Overloaded: the system stopped it.
+            Cancelled: :meth:`kill` ended it.
         """
         if self._process.poll() is not None:
-            raise _Ended
+            raise _killed() if self._is_killed else _Ended
         try:
             wire.send(self._end, wanted, data)
             answer = self._decoder.decode(wire.receive(self._end))
@@ -160,7 +176,8 @@ class _Process:
         return self._process.pid
 
     def kill(self) -> None:
-        """Ends the process; :meth:`ask` on another thread then fails."""
+        """Ends the process; :meth:`wait_until_ready` or :meth:`ask` on another thread then fails."""
+        self._is_killed = True
         self._process.kill()
 
     def close(self) -> None:
@@ -172,6 +189,8 @@ class _Process:
     def _fate(self, num_bytes: int) -> Exception:
         """Returns the error of a file whose process has ended."""
         code = self._process.wait()
+        if self._is_killed:
+            return _killed()
         if code == 0:
             return _Ended()
         log.warning("a decoder of video files ended with code %d at a file of %d bytes", code, num_bytes)
@@ -180,6 +199,10 @@ class _Process:
         if code in _TOO_LONG:
             return InvalidRequest(f"{FIELD} takes too long to decode", field=FIELD)
         return InvalidRequest(f"{FIELD} cannot be decoded: the decoder failed", field=FIELD)
+
+
+def _killed() -> Cancelled:
+    return Cancelled("the request ended while its file was decoded")
 
 
 def _with_pixels(answer: Decoded, data: bytes, wanted: Wanted) -> Decoded:

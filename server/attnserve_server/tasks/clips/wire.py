@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 from typing import Any
@@ -21,6 +22,19 @@ class ClipLimits(msgspec.Struct, frozen=True, gc=False):
     max_frames: int = 3_000
     max_pixels: int = 2_100_000
     max_seconds: float = 120.0
+
+    def problem_of_size(self, width: int, height: int) -> str:
+        """Returns what is wrong with frames of this size, to follow the name of the field; empty if they are not too large."""
+        if width * height <= self.max_pixels:
+            return ""
+        return f"must have frames of at most {self.max_pixels:,} pixels; it has {width} x {height}"
+
+    def problem_of_seconds(self, seconds: float) -> str:
+        """Returns what is wrong with a header that claims this duration, likewise."""
+        if not seconds > self.max_seconds:
+            return ""
+        claimed = f"{math.ceil(10 * seconds) / 10:.1f}".removesuffix(".0")  # rounded up, since it is more than the limit
+        return f"must last at most {self.max_seconds:g} seconds; its header says {claimed}"
 
 
 class Wanted(msgspec.Struct, frozen=True, gc=False):

@@ -65,5 +65,5 @@ async def test_no_call_is_cancelled_while_the_server_stops(make_shell: ShellFact
 
 async def test_a_stop_at_once_cancels_calls(make_shell: ShellFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """It shows that the test above can fail."""
-    monkeypatch.setattr(rpc_server, "_LINGER_S", 0.0)
+    monkeypatch.setattr(rpc_server, "LINGER_S", 0.0)
     assert (await codes_of_stops(make_shell))["CANCELLED"] > 0

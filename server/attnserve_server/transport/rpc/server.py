@@ -51,7 +51,7 @@ SERVICERS: tuple[tuple[Any, Callable[[DataPlane], object]], ...] = (
 
 logger = logging.getLogger(__name__)
 
-_LINGER_S = 1.0
+LINGER_S = 1.0
 """Longest time for which a server that stops refuses calls itself."""
 
 
@@ -113,10 +113,10 @@ class GrpcServer:
     async def stop(self, grace_s: float) -> None:
         """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first.
 
-        As long as calls arrive, for ``_LINGER_S`` at most, the services go on refusing them with UNAVAILABLE: gRPC itself ends a
+        As long as calls arrive, for ``LINGER_S`` at most, the services go on refusing them with UNAVAILABLE: gRPC itself ends a
         call that arrives after the stop with CANCELLED, which clients do not retry.
         """
-        await self._arrivals.quiet(_LINGER_S)
+        await self._arrivals.quiet(LINGER_S)
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)

@@ -55,21 +55,33 @@ def counts() -> Counts:
 def check_placement(bundle: Bundle) -> None:
     """Every node of every step graph runs on CUDA, except shape arithmetic."""
     for step in bundle.variant.steps:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        providers = [("CUDAExecutionProvider", cuda_options(captures=True))]
-        path = str(bundle.folder / step.graph.file)
-        session = onnxruntime.InferenceSession(path, options, providers=providers, enable_fallback=0)
-        on_cpu, on_cuda = [], 0
-        for part in session.get_provider_graph_assignment_info():
-            if part.ep_name == "CUDAExecutionProvider":
-                on_cuda += len(part.get_nodes())
-            else:
-                on_cpu += [(node.op_type, node.name) for node in part.get_nodes()]
-        print(f"{step.graph.file}: {on_cuda} nodes on CUDA, on the CPU {on_cpu}")
-        assert on_cuda > 50
-        assert {op_type for op_type, _ in on_cpu} <= SHAPE_ARITHMETIC
+        assert num_on_cuda(bundle.folder / step.graph.file) > 50
+
+
+def check_pass_placement(bundle: Bundle) -> None:
+    """The same for all single-pass graphs of all CUDA variants; a session that captures is refused otherwise."""
+    for variant in bundle.manifest.variants:
+        if variant.device == manifest_pb2.DEVICE_CUDA:
+            for each in variant.passes:
+                assert num_on_cuda(bundle.folder / each.graph.file) > 20
+
+
+def num_on_cuda(graph: Path) -> int:
+    """The number of a graph's nodes that ONNX Runtime places on CUDA; the others are shape arithmetic."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    providers = [("CUDAExecutionProvider", cuda_options(captures=True))]
+    session = onnxruntime.InferenceSession(str(graph), options, providers=providers, enable_fallback=0)
+    on_cpu, on_cuda = [], 0
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name == "CUDAExecutionProvider":
+            on_cuda += len(part.get_nodes())
+        else:
+            on_cpu += [(node.op_type, node.name) for node in part.get_nodes()]
+    print(f"{graph.name}: {on_cuda} nodes on CUDA, on the CPU {on_cpu}")
+    assert {op_type for op_type, _ in on_cpu} <= SHAPE_ARITHMETIC
+    return on_cuda
 
 
 def run(engine: EngineLoop, requests: list[SequenceWork]) -> dict[int, Any]:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server's image for GPUs, built as it is written; and how it runs on a machine without a GPU.
 
-The build downloads 1.5 GB, and takes 12 GB of the cache while it runs; all of it is removed afterwards.
+The build downloads gigabytes, and takes 16 GB of disk while it runs; all of it is removed afterwards.
 """
 
 from __future__ import annotations

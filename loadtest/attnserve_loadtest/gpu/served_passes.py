@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from attnserve.v1 import manifest_pb2
 from attnserve_loadtest.gpu.context import Context
+from attnserve_loadtest.gpu.pass_inputs import sizes_of
 from attnserve_loadtest.gpu.passes import agreement_of, tolerances_of
 from attnserve_loadtest.gpu.results import Skip, note
 from attnserve_loadtest.gpu.served import only
@@ -54,6 +55,7 @@ def served_passes(context: Context, figures: dict[str, Any]) -> None:
     except ImportError as error:
         raise Skip(f"the client is not installed: no {error.name}") from error
     paths = list(dict.fromkeys(path for path, _ in context.pass_variants()))
+    paths.sort(key=lambda path: len(sizes_of(load_bundle(path))))  # a start warms up each size: the shortest first
     problems = list[str]()
     with _server(paths, "cpu") as on_cpu:
         for path in context.in_time(paths, figures, lambda each: each.parent.name):

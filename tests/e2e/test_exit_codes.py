@@ -133,7 +133,7 @@ def test_command_without_a_server_ends_with_one() -> None:
     assert done.stderr.startswith("error: ")
 
 
-def test_server_for_a_device_that_is_not_there_ends_at_once_and_says_so() -> None:
+def test_missing_device_ends_the_start() -> None:
     program = [sys.executable, "-m", "attnserve_server", "--models", str(MODELS), "--device", "cuda"]
     flags = ["--grpc-port", "0", "--http-port", "0"]
     ended = subprocess.run([*program, *flags], capture_output=True, text=True, check=False, timeout=60)

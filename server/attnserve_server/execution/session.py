@@ -17,7 +17,7 @@ import onnxruntime
 from attnserve.v1 import manifest_pb2
 
 _CUDA = "CUDAExecutionProvider"
-_DRIVER = "libcuda.so.1"
+DRIVER = "libcuda.so.1"
 """Library of NVIDIA's driver, which the CUDA provider is linked with."""
 NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
     manifest_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
@@ -115,7 +115,7 @@ def device_problem(device: str) -> str:
     if _CUDA not in onnxruntime.get_available_providers():
         return "this ONNX Runtime has no CUDA provider; onnxruntime-gpu has one"
     try:
-        ctypes.CDLL(_DRIVER)  # without it, ONNX Runtime writes the reason to stderr and raises an error that does not name it
+        ctypes.CDLL(DRIVER)  # without it, ONNX Runtime writes the reason to stderr and raises an error that does not name it
         _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
     except Exception as error:  # noqa: BLE001  any failure means that there is no usable device

@@ -27,8 +27,8 @@ def with_provider(monkeypatch: pytest.MonkeyPatch, error: Exception | None = Non
             raise error
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr(session, "_DRIVER", "libc.so.6")
-    monkeypatch.setattr(session, "_load_cuda", lambda: None)
+    monkeypatch.setattr(session, "DRIVER", "libc.so.6")
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
     monkeypatch.setattr(onnxruntime, "OrtValue", SimpleNamespace(ortvalue_from_shape_and_type=allocate))
 
 
@@ -43,7 +43,7 @@ def test_runtime_without_the_provider_is_named() -> None:
 
 def test_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with_provider(monkeypatch)
-    monkeypatch.setattr(session, "_DRIVER", "libnone.so.1")
+    monkeypatch.setattr(session, "DRIVER", "libnone.so.1")
     assert device_problem("cuda") == "libnone.so.1: cannot open shared object file: No such file or directory"
     assert resolve_device("auto") == "cpu"
 

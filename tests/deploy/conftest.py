@@ -24,7 +24,7 @@ def image(containers: Engine) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Lets tests with containers take longer: the first one fetches tools, and builds images."""
+    """Lets tests with containers take longer, unless they have a limit: the first one fetches tools, and builds images."""
     for item in items:
-        if "containers" in getattr(item, "fixturenames", ()):
+        if "containers" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(900))

@@ -164,11 +164,11 @@ def engine() -> Iterator[Engine]:
             holder.wait()
 
 
-def build(engine: Engine, dockerfile: Path, tag: str, *arguments: str, context: Path = ROOT) -> str:
+def build(engine: Engine, dockerfile: Path, tag: str, *arguments: str, context: Path = ROOT, timeout: float = 900) -> str:
     """Builds an image from the layers that are cached, and returns its name."""
     with tempfile.TemporaryDirectory() as name:
         options = [*build_options(engine, Path(name)), *arguments]
-        engine.buildah("bud", *options, "--file", dockerfile, "--tag", f"localhost/{tag}", context)
+        engine.buildah("bud", *options, "--file", dockerfile, "--tag", f"localhost/{tag}", context, timeout=timeout)
     return f"localhost/{tag}"
 
 

@@ -131,3 +131,13 @@ def test_command_without_a_server_ends_with_one() -> None:
     done = command("translate", "text", "--timeout", "1", "--address", "127.0.0.1:1")
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
+
+
+def test_missing_device_ends_the_start() -> None:
+    program = [sys.executable, "-m", "attnserve_server", "--models", str(MODELS), "--device", "cuda"]
+    flags = ["--grpc-port", "0", "--http-port", "0"]
+    ended = subprocess.run([*program, *flags], capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 1
+    *log, last = ended.stderr.splitlines()
+    assert last == "error: the device 'cuda' cannot be used: this ONNX Runtime has no CUDA provider; onnxruntime-gpu has one"
+    assert not any("Traceback" in line for line in log)

@@ -18,9 +18,9 @@ while link.recv(4096):
 """
 
 
-def write_interpreter(file: Path) -> str:
+def write_interpreter(file: Path, hello: Hello | None = None) -> str:
     """Writes the program; returns its path."""
-    hello = ENCODER.encode(Hello("cpu", "1.31.1"))
-    file.write_text(_PROGRAM.format(python=sys.executable, hello=struct.pack("<I", len(hello)) + hello), encoding="utf-8")
+    said = ENCODER.encode(hello or Hello("cpu", "1.31.1"))
+    file.write_text(_PROGRAM.format(python=sys.executable, hello=struct.pack("<I", len(said)) + said), encoding="utf-8")
     file.chmod(0o755)
     return str(file)

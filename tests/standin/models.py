@@ -32,12 +32,17 @@ _TYPES = {
 
 
 def copy_with_cuda_graphs(bundle: Path, models: Path, change: Change) -> Path:
-    """Copies a bundle to ``models/<id>/<version>`` and changes the graphs of its CUDA variants, which become files of their own."""
+    """See :func:`copy_with_graphs`: of the CUDA variants."""
+    return copy_with_graphs(bundle, models, change, manifest_pb2.DEVICE_CUDA)
+
+
+def copy_with_graphs(bundle: Path, models: Path, change: Change, device: manifest_pb2.Device) -> Path:
+    """Copies a bundle to ``models/<id>/<version>`` and changes the graphs of a device's variants, which become files of their own."""
     folder = models / bundle.parent.name / bundle.name
     shutil.copytree(bundle, folder)
     manifest = json_format.Parse((folder / "manifest.json").read_text(), manifest_pb2.Manifest())
     for variant in manifest.variants:
-        if variant.device == manifest_pb2.DEVICE_CUDA:
+        if variant.device == device:
             for graph in _graphs(variant):
                 if (changed := change(folder, graph)) is not None:
                     graph.file = f"changed_{graph.file}"
@@ -87,18 +92,14 @@ def without_cudnn(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto | 
 
 def _broadcast_pass(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto:
     """The same for a graph of a single-pass model: a named axis of an output is one of the image, or its number of cells."""
-    cell = json.loads((folder / "manifest.json").read_text())["single_pass"]["picture"]["cell"]
-    constants = [helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("cell", cell), ("less", cell - 1))]
-    nodes = [
-        helper.make_node("Shape", ["image"], ["batch"], start=0, end=1),
-        helper.make_node("Shape", ["image"], ["height"], start=1, end=2),
-        helper.make_node("Shape", ["image"], ["width"], start=2, end=3),
-    ]
-    for axis in ("height", "width"):
-        nodes.append(helper.make_node("Add", [axis, "less"], [f"{axis}.more"]))
-        nodes.append(helper.make_node("Div", [f"{axis}.more", "cell"], [f"{axis}.cells"]))
-    nodes.append(helper.make_node("Mul", ["height.cells", "width.cells"], ["cell.count"]))
-    named = {"batch": "batch", "height": "height", "width": "width", "cell": "cell.count"}
+    nodes = [helper.make_node("Shape", [graph.inputs[0].name], ["batch"], start=0, end=1)]
+    constants, named = list[onnx.TensorProto](), {"batch": "batch", "height": "height", "width": "width", "cell": "cell.count"}
+    if any(tensor.name == "image" for tensor in graph.inputs):
+        cell = json.loads((folder / "manifest.json").read_text())["single_pass"]["picture"].get("cell", 1)
+        constants += [
+            helper.make_tensor(name, TensorProto.INT64, [1], [value]) for name, value in (("cell", cell), ("less", cell - 1))
+        ]
+        nodes += _cell_count()
     for tensor in graph.outputs:
         axes = [named.get(axis, f"axis.{axis}") for axis in tensor.axes]
         constants.append(helper.make_tensor(f"{tensor.name}.value", _TYPES[tensor.dtype], [1], [0]))
@@ -117,6 +118,18 @@ def _broadcast_pass(folder: Path, graph: manifest_pb2.Graph) -> onnx.ModelProto:
     )
     made = helper.make_graph(nodes, "pass", inputs, outputs, constants)
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+
+
+def _cell_count() -> list[onnx.NodeProto]:
+    """Nodes that compute height and width of the image and the number of its cells, from the constants "cell" and "less"."""
+    nodes = [
+        helper.make_node("Shape", ["image"], ["height"], start=1, end=2),
+        helper.make_node("Shape", ["image"], ["width"], start=2, end=3),
+    ]
+    for axis in ("height", "width"):
+        nodes.append(helper.make_node("Add", [axis, "less"], [f"{axis}.more"]))
+        nodes.append(helper.make_node("Div", [f"{axis}.more", "cell"], [f"{axis}.cells"]))
+    return [*nodes, helper.make_node("Mul", ["height.cells", "width.cells"], ["cell.count"])]
 
 
 def with_wrong_weight(name: str) -> Change:

@@ -70,6 +70,12 @@ def test_cuda(environment: tuple[Path, Path], check: str) -> None:
     run_check(environment, check, ROOT / "deploy" / "models" / "transformer-en-de" / "1")
 
 
+@pytest.mark.parametrize("model", MODEL_IDS[True])
+def test_single_pass_graphs_of_every_bundle_are_placed_on_cuda(environment: tuple[Path, Path], model: str) -> None:
+    (bundle,) = (ROOT / "deploy" / "models" / model).iterdir()
+    run_check(environment, "pass_placement", bundle)
+
+
 @pytest.mark.parametrize("model_id", ["captured", UNCAPTURED])
 def test_single_pass_graphs_are_captured_where_they_can_be(environment: tuple[Path, Path], tmp_path: Path, model_id: str) -> None:
     output = run_check(environment, "passes", write_bundle(tmp_path, model_id))
@@ -174,7 +180,11 @@ def test_every_single_pass_bundle_is_rehearsed(rehearsal: tuple[str, dict[str, d
     assert found.keys() == {f"{model} fp16", f"{model} fp32"}
     for entry in found.values():
         assert entry["start_s"] >= 0
-        assert {name for each in entry["ms_an_image"].values() for name in each} == {"graph", "plain", "torch"}
+        assert {name for each in entry["ms_an_input"].values() for name in each} == {"graph", "plain", "torch"}
+    served = rehearsal[1]["served-passes"]["figures"][model]
+    assert 0 < served["load_s"] < served["start_s"]
+    assert served["answers"] > 0
+    assert served["ms"] > 0
 
 
 def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[str, dict[str, dict[str, Any]], Path]) -> None:
@@ -195,9 +205,9 @@ def test_the_default_model_is_measured_at_all_slots_and_served(rehearsal: tuple[
 
 def test_parity_with_values_fails_for_every_bundle(stand_ins: StandIns, tmp_path: Path) -> None:
     """Kernels that compute nothing give other answers than the CPU, so parity must fail; it would pass if both sides were the CPU."""
-    checks = ("parity", "parity-others", "passes")
+    checks = ("parity", "parity-others", "passes", "served-passes")
     process, results = stand_ins.check(tmp_path / "report.json", *(part for name in checks for part in ("--only", name)))
     assert process.returncode == 1, process.stdout
-    assert [results[name]["status"] for name in checks] == ["failed"] * 3
+    assert [results[name]["status"] for name in checks] == ["failed"] * 4
     for model in (*MODEL_IDS[False], *MODEL_IDS[True]):
         assert f"{model} fp" in "".join(results[name]["error"] for name in checks), process.stdout

@@ -61,9 +61,10 @@ class SegmentGraph(nn.Module):
             weights of the queries, float32 (B, 16, N).
         """
         height, width = image.shape[1:3]
-        image = functional.pad(image, (0, 0, 0, -width % STRIDE, 0, -height % STRIDE))
-        masks = Masks(image, size, self.dtype)
-        levels = self._trunk(image, masks)
+        # ONNX Runtime's CUDA provider pads no uint8: the image would go through the CPU, and the graph could not be captured.
+        pixels = functional.pad(image.permute(0, 3, 1, 2).to(self.dtype), (0, -width % STRIDE, 0, -height % STRIDE))
+        masks = Masks(pixels, size, self.dtype)
+        levels = self._trunk(pixels, masks)
         coarse = functional.relu(self.model.reduce(levels[2])) * masks.at(16)
         attended, unary, pairwise = attend(cast(NonLocalBlock, self.model.block), coarse, masks.at(16))
         logits = self._decode([levels[0], levels[1], attended], masks)
@@ -74,10 +75,10 @@ class SegmentGraph(nn.Module):
         rows = pairwise.gather(1, query.unsqueeze(2).expand(-1, -1, pairwise.shape[2]))
         return classes, confidence, unary.squeeze(1).float(), rows.float()
 
-    def _trunk(self, image: Tensor, masks: Masks) -> list[Tensor]:
-        """As :meth:`EfficientNetLite0.levels`, for images of multiples of 16: outputs at strides 4, 8 and 16."""
+    def _trunk(self, pixels: Tensor, masks: Masks) -> list[Tensor]:
+        """As :meth:`EfficientNetLite0.levels`, for (B, 3, H, W) of multiples of 16: outputs at strides 4, 8 and 16."""
         encoder = self.model.encoder
-        x = (image.permute(0, 3, 1, 2).to(self.dtype) - MEAN) / DEVIATION * masks.at(1)
+        x = (pixels - MEAN) / DEVIATION * masks.at(1)
         x = functional.relu6(convolved(encoder.stem, x))
         stride, found = 2, []
         for index, block in enumerate(cast(Sequence[InvertedResidual], encoder.blocks)):
@@ -103,9 +104,9 @@ class SegmentGraph(nn.Module):
 class Masks:
     """For each stride the cells that contain a pixel of the picture, (B, 1, h, w), 1 or 0."""
 
-    def __init__(self, image: Tensor, size: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, pixels: Tensor, size: Tensor, dtype: torch.dtype) -> None:
         self._size, self._dtype = size, dtype
-        self._shape = image.shape[1:3]
+        self._shape = pixels.shape[2:]
         self._axes: dict[int, tuple[Tensor, Tensor]] = {}
         self._made: dict[int, Tensor] = {}
 

@@ -99,15 +99,13 @@ class Context:
         return found
 
     def pass_variants(self) -> list[tuple[Path, str]]:
-        """Bundle and CUDA variant of all models that run once for a picture, the first variant of each before the second ones.
+        """Bundle and CUDA variant of all models that run once, the first variant of each before the second ones.
 
         Raises:
             Skip: there are none.
         """
-        of_pictures = [
-            each for each in self._bundles(is_single_pass=True) if load_bundle(each[0]).manifest.single_pass.HasField("picture")
-        ]
-        found = [(rank, path, variant) for path, names in of_pictures for rank, variant in enumerate(names)]
+        bundles = self._bundles(is_single_pass=True)
+        found = [(rank, path, variant) for path, names in bundles for rank, variant in enumerate(names)]
         if not found:
             raise Skip(f"no single-pass bundle with a CUDA variant in {self.models}")
         return [(path, variant) for _, path, variant in sorted(found)]

@@ -9,7 +9,7 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def served(context: Context, figures: dict[str, Any]) -> None:
         raise Skip(f"the client is not installed: no {error.name}") from error
     path, texts = context.cuda_variants(is_default=True)[0][0], context.sentences[:NUM_TEXTS]
     began = time.perf_counter()
-    with _only(path) as models, our_server(models, "auto", "--device", "cuda", "--slots", str(NUM_SLOTS)) as address:
+    with only([path]) as models, our_server(models, "auto", "--device", "cuda", "--slots", str(NUM_SLOTS)) as address:
         figures["start_s"] = round(time.perf_counter() - began, 2)
         with Client(address) as client:
             found = [client.translate(text, beam_size=BEAM).text for text in texts]
@@ -56,10 +56,11 @@ def served(context: Context, figures: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _only(bundle: Path) -> Iterator[Path]:
-    """A model repository of one model, so that no other model delays the start or makes it fail."""
+def only(bundles: Sequence[Path]) -> Iterator[Path]:
+    """A model repository of these models, so that no other model delays the start or makes it fail."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, bundle.parent.name).symlink_to(bundle.parent)
+        for model in {bundle.parent for bundle in bundles}:
+            Path(folder, model.name).symlink_to(model)
         yield Path(folder)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ import onnxruntime
 
 from attnserve.v1 import manifest_pb2
 
+_CUDA = "CUDAExecutionProvider"
+DRIVER = "libcuda.so.1"
+"""Library of NVIDIA's driver, which the CUDA provider is linked with."""
 NUMPY_TYPES: Mapping[int, np.dtype[Any]] = {
     manifest_pb2.DATA_TYPE_FLOAT32: np.dtype(np.float32),
     manifest_pb2.DATA_TYPE_FLOAT16: np.dtype(np.float16),
@@ -81,8 +85,10 @@ def make_session(
         chosen["arena_extend_strategy"] = "kSameAsRequested"
     if conv_search:
         chosen["cudnn_conv_algo_search"] = conv_search
-    providers = [("CUDAExecutionProvider", chosen)]
-    return onnxruntime.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+    session = onnxruntime.InferenceSession(str(path), options, providers=[(_CUDA, chosen)], enable_fallback=0)
+    if _CUDA not in session.get_providers():  # where the provider cannot be loaded, ONNX Runtime uses the CPU all the same
+        raise RuntimeError("ONNX Runtime cannot load its CUDA provider")
+    return session
 
 
 def cuda_options(*, captures: bool) -> dict[str, str]:
@@ -99,14 +105,22 @@ def resolve_device(device: str) -> str:
     """Resolves "auto": "cuda" if this ONNX Runtime can allocate on a CUDA device, else "cpu"."""
     if device != "auto":
         return device
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        return "cpu"
+    return "cpu" if device_problem("cuda") else "cuda"
+
+
+def device_problem(device: str) -> str:
+    """Returns why this ONNX Runtime cannot use a device ("cpu" or "cuda"); empty if it can."""
+    if device == "cpu":
+        return ""
+    if _CUDA not in onnxruntime.get_available_providers():
+        return "this ONNX Runtime has no CUDA provider; onnxruntime-gpu has one"
     try:
+        ctypes.CDLL(DRIVER)  # without it, ONNX Runtime writes the reason to stderr and raises an error that does not name it
         _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
-    except Exception:  # noqa: BLE001  any failure means that there is no usable device
-        return "cpu"
-    return "cuda"
+    except Exception as error:  # noqa: BLE001  any failure means that there is no usable device
+        return str(error).splitlines()[0]
+    return ""
 
 
 @cache

@@ -174,6 +174,13 @@ async def test_start_that_never_succeeds_says_why(tmp_path: Path) -> None:
     await pool.stop()
 
 
+async def test_device_that_cannot_be_used_ends_the_start(tmp_path: Path) -> None:
+    pool = WorkerPool(1, "cuda", python=write_interpreter(tmp_path / "interpreter", Hello("cuda", "1.31.1", "no driver")))
+    with pytest.raises(StartupError, match=r"^the device 'cuda' cannot be used: no driver$"):
+        await pool.open()
+    await pool.stop(0)
+
+
 async def test_no_successor_while_draining(started: Started) -> None:
     started.pool.is_draining = True
     started.kill()

@@ -84,7 +84,7 @@ class WorkerPool:
         """Starts the processes (one, if the device determines their number), and returns the first one's Hello.
 
         Raises:
-            StartupError: no worker connects in time, or they die; their log has the reason.
+            StartupError: no worker connects in time, or they die (their log has the reason), or the device cannot be used.
         """
         self._tasks = [asyncio.create_task(self._supervise(index)) for index in range(self.num_workers or 1)]
         try:
@@ -94,6 +94,8 @@ class WorkerPool:
         hello = next((message for _, message in self._early if isinstance(message, Hello)), None)
         if hello is None:
             raise StartupError(f"{DEATHS_AT_START}; the last one {self._last_end}")
+        if hello.problem:
+            raise StartupError(f"the device {hello.device!r} cannot be used: {hello.problem}")
         self.num_workers = self.num_workers or auto_workers(hello.device)
         self.device = hello.device
         return hello

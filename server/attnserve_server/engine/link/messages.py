@@ -65,6 +65,8 @@ class Hello(msgspec.Struct, tag="hello", array_like=True, gc=False):
     """Device of the worker: "cpu" or "cuda"."""
     onnxruntime: str
     """Version of its ONNX Runtime."""
+    problem: str = ""
+    """Why it cannot use the device; empty if it can."""
 
 
 class Loading(msgspec.Struct, tag="loading", array_like=True, gc=False):

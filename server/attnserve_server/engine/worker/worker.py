@@ -44,7 +44,7 @@ from attnserve_server.engine.worker import golden
 from attnserve_server.engine.worker.beat import Beat
 from attnserve_server.engine.worker.engine import Engine, make_engine
 from attnserve_server.errors import BundleError
-from attnserve_server.execution.session import onnxruntime_version, resolve_device
+from attnserve_server.execution.session import device_problem, onnxruntime_version, resolve_device
 from attnserve_server.kinds import ITERATIVE, imported
 from attnserve_server.metrics import logs
 from attnserve_server.request import ModelKey, Work
@@ -108,7 +108,7 @@ class Worker:
 
     def run(self) -> None:
         """Serves until the front sends :class:`Stop`."""
-        self._send(Hello(self._device, onnxruntime_version()))
+        self._send(Hello(self._device, onnxruntime_version(), device_problem(self._device)))
         while not self._is_stopping:
             self._receive()
             self.step()

@@ -368,20 +368,26 @@ def test_listing_commands_imports_no_more_than_their_packages() -> None:
     assert "Train a model." in done.stdout
 
 
+_IMPORT = "import a_package_nobody_has\n"
+
+
+@pytest.mark.parametrize(
+    "code", [_IMPORT, f"def run(thing: str = '') -> None:\n    {_IMPORT}"], ids=["when it is imported", "when it runs"]
+)
 @pytest.mark.parametrize(
     ("about", "cure"),
     [("COMMANDS = {'dance': ('Dance.', 'feet')}", 'pip install "attnserve[feet]"'), ("", "install a_package_nobody_has, which")],
 )
 def test_command_without_its_extra(
-    about: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    code: str, about: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / f"dancing{len(about)}"
+    package = tmp_path / f"dancing{len(about) + len(code)}"
     package.mkdir()
     (package / "__init__.py").write_text(about)
-    (package / "command.py").write_text("import a_package_nobody_has\n")
+    (package / "command.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     plugged(monkeypatch, ("dance", f"{package.name}.command:run"))
-    assert main(["dance", "--any", "thing"]) == 1
+    assert main(["dance", "--thing", "any"]) == 1
     error = capsys.readouterr().err
     assert "a_package_nobody_has" in error
     assert cure in error

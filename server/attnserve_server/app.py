@@ -79,6 +79,7 @@ class App:
             raise ConfigError(f"engine.batches: {', '.join(map(repr, unknown))} not in {self._repository}")
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
+        engine.check_device(hello.device)
         models = await self._load_models(paths, hello.device)
         _check_batches(engine, models)
         registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})

@@ -73,6 +73,18 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         """Returns the settings of a model's batches."""
         return self.batches.get(model_id, BatchConfig())
 
+    def check_device(self, found: str) -> None:
+        """Compares the device of the settings with that of the workers.
+
+        Raises:
+            ConfigError: CUDA is required, and the workers' ONNX Runtime was built without it.
+        """
+        if self.device == "cuda" != found:
+            raise ConfigError(
+                "engine.device: this ONNX Runtime was built without CUDA; install the extra gpu in place of cpu, in a new "
+                'environment: pip install "attnserve[server,gpu]"'
+            )
+
 
 class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The answer cache, which also coalesces equal requests that run at the same time."""

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import grpc
+import onnxruntime
 import pytest
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
@@ -120,6 +121,14 @@ def test_default_of_another_task_ends_with_one(tmp_path: Path) -> None:
     done = command("serve", "--config", str(config), "--grpc-port", "0", "--http-port", "0")
     assert done.returncode == 1
     assert "'show-attend-tell-flickr8k' is not served; there are" in done.stderr
+
+
+@pytest.mark.skipif("CUDAExecutionProvider" in onnxruntime.get_available_providers(), reason="the package has CUDA")
+def test_device_that_the_package_lacks_ends_with_one_before_anything_is_loaded() -> None:
+    done = command("serve", "--device", "cuda", "--workers", "1", "--grpc-port", "0", "--http-port", "0")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: engine.device: this ONNX Runtime was built without CUDA; install the extra gpu")
+    assert done.stderr.count("\n") == 1, done.stderr
 
 
 def test_usage_that_is_wrong_ends_with_two() -> None:

@@ -96,11 +96,14 @@ def onnxruntime_version() -> str:
 
 
 def resolve_device(device: str) -> str:
-    """Resolves "auto": "cuda" if this ONNX Runtime can allocate on a CUDA device, else "cpu"."""
-    if device != "auto":
-        return device
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+    """Resolves "auto": "cuda" if this ONNX Runtime can allocate on a CUDA device, else "cpu".
+
+    Also "cuda" becomes "cpu" if this ONNX Runtime was built without CUDA; the front then ends the start.
+    """
+    if device == "cpu" or "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
         return "cpu"
+    if device == "cuda":
+        return device
     try:
         _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)

@@ -18,8 +18,10 @@ import pytest
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 from sacrebleu.metrics.bleu import BLEU
 
+from attnserve.v1 import manifest_pb2
 from attnserve_client import __version__
 from attnserve_client.cli import app as cli_app
 from attnserve_client.cli import main, output, plugins
@@ -236,6 +238,22 @@ def test_models(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     server.models.models.clear()
     assert main(["models"]) == 0
     assert "no model" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [None, 80], ids=["pipe", "terminal"])
+def test_models_are_listed_with_all_letters_of_their_ids(
+    width: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: FakeServer
+) -> None:
+    name = "show-attend-tell-flickr8k"
+    server.models.models[0].id, server.models.models[0].task = name, manifest_pb2.TASK_VIDEO_CLASSIFICATION
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["models"]) == 0
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert all(len(line) <= (width or 1000) for line in lines)
+    assert "".join(line.split(" ")[0] for line in lines) == f"model{name}"
+    assert len(lines) == (4 if width else 2)
 
 
 def test_health(capsys: pytest.CaptureFixture[str], server: FakeServer, unused_port: int) -> None:

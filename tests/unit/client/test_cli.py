@@ -27,6 +27,7 @@ from attnserve_client.cli import app as cli_app
 from attnserve_client.cli import main, output, plugins
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
+from attnserve_client.retry import RetryPolicy
 from attnserve_client.types import CaptionDelta
 from tests.fakes.server import OVERLOADED, Failure, FakeServer
 
@@ -226,6 +227,16 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], s
 def test_attention_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["translate", "one", "--attention", str(tmp_path / "no" / "folder.png")]) == 1
     assert "cannot draw the attention into" in capsys.readouterr().err
+
+
+def test_command_says_once_that_it_waits_for_a_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda self, attempt, error, draw: 0.02)
+    assert main(["translate", "x", "y", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == f"no answer from 127.0.0.1:{unused_port} yet (is a server running there?); trying again until the timeout"
+    assert error.startswith(f"error: no answer from 127.0.0.1:{unused_port}: ")
 
 
 def test_models(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:

@@ -33,7 +33,15 @@ def report(error: Exception) -> None:
         context += [f"field {error.field}"] if error.field else []
         context += [f"request {error.request_id}"] if error.request_id else []
     message = " ".join(str(error).split())
-    line = Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim"))
+    _print_error(Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim")))
+
+
+def note(message: str) -> None:
+    """Prints a remark on standard error as one line."""
+    _print_error(Text(message, "dim"))
+
+
+def _print_error(line: Text) -> None:
     try:
         Console(stderr=True, soft_wrap=True).print(line)
     except OSError:  # standard error is full or gone; the exit code remains

@@ -226,7 +226,7 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], s
 
 def test_attention_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["translate", "one", "--attention", str(tmp_path / "no" / "folder.png")]) == 1
-    assert "cannot draw the attention into" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
 
 
 def test_command_says_once_that_it_waits_for_a_server(

@@ -178,6 +178,26 @@ def print_stream(
         print(flush=True)
 
 
+def check_file(file: Path | None, option: str) -> None:
+    """Checks the name of a file to draw into, before any call.
+
+    Args:
+        file: the file; None passes.
+        option: the option that names it.
+
+    Raises:
+        ToolError: it is a folder, its folder does not exist, or its name has no suffix, which selects the format.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ToolError(f"{option} must name a file, and {file} is a folder")
+    if not file.parent.is_dir():
+        raise ToolError(f"cannot write {file}: there is no folder {file.parent}")
+    if not file.suffix:
+        raise ToolError(f"{option} must name a file with a suffix, such as {file.name}.png, which selects the format")
+
+
 @contextlib.contextmanager
 def drawing(file: Path, what: str = "") -> Iterator[None]:
     """Converts errors of drawing to a ``ToolError``.
@@ -194,4 +214,5 @@ def drawing(file: Path, what: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ToolError(f'drawing {what}needs {error.name}: pip install "attnserve[cli]"') from error
     except (OSError, ValueError) as error:
-        raise ToolError(f"cannot draw {what}into {file}: {error}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise ToolError(f"cannot draw {what}into {file}: {cause}") from error

@@ -287,3 +287,15 @@ def test_command_refuses_a_flag_out_of_range() -> None:
     done = CliRunner().invoke(app, ["--slots", "0", "--print-config"])
     assert done.exit_code == 1
     assert "engine.slots" in done.output
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("log_level = 'loud'", "log_level: must be debug, info, warning or error"),
+        ("trace.endpoint = 'a:1'", "trace.endpoint: must be http://HOST:PORT, or https"),
+    ],
+)
+def test_error_says_in_words_which_values_are_allowed(tmp_path: Path, line: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{text}"):
+        load_config({}, {}, file_of(tmp_path, line))

@@ -289,13 +289,7 @@ def test_command_refuses_a_flag_out_of_range() -> None:
     assert "engine.slots" in done.output
 
 
-@pytest.mark.parametrize(
-    ("line", "text"),
-    [
-        ("log_level = 'x'", "log_level: must be debug, info, warning or error"),
-        ("trace.endpoint = 'a'", "trace.endpoint: must be http://H"),
-    ],
-)
-def test_error_says_in_words_which_values_are_allowed(tmp_path: Path, line: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"^{text}"):
-        load_config({}, {}, file_of(tmp_path, line))
+def test_error_says_in_words_which_values_are_allowed(tmp_path: Path) -> None:
+    for line, words in (("log_level = 'x'", "debug, info, warning or error"), ("trace.endpoint = 'a'", "http://HOST:PORT")):
+        with pytest.raises(ConfigError, match=f": must be {words}"):
+            load_config({}, {}, file_of(tmp_path, line))

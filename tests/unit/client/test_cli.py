@@ -384,6 +384,20 @@ def test_command_of_another_package(capsys: pytest.CaptureFixture[str], monkeypa
     assert "Say hello." in capsys.readouterr().out
 
 
+def test_paragraphs_of_help_have_no_line_breaks_of_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(greet, "__doc__", "Say hello.\n\n    To the\n    world.\n\n    And then\n    end.")
+    plugged(monkeypatch, ("greet", "greeter:greet"))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: greet)
+    assert main(["greet", "--help"]) == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert shown[3:8] == ["Say hello.", "", "To the world.", "", "And then end."]
+    assert main(["evaluate", "translation", "--help"]) == 0
+    assert "the number of pieces of the best answers" in capsys.readouterr().out
+
+
 def test_listing_commands_imports_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     plugged(monkeypatch, ("serve", "attnserve_server.cli:serve"), ("train", "attnserve_export.cli:train"))
     monkeypatch.setattr(EntryPoint, "load", lambda self: pytest.fail("imported"))

@@ -33,6 +33,17 @@ def add_commands(app: typer.Typer) -> None:
         )(_forwarder(entry))
 
 
+def command_of(app: typer.Typer) -> Any:
+    """Returns the command of an app. The paragraphs of its help lose their line breaks, which typer keeps after the first one."""
+    command = get_command(app)
+    pending: list[Any] = [command]
+    while pending:
+        each = pending.pop()
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in (each.help or "").split("\n\n")) or None
+        pending += getattr(each, "commands", {}).values()
+    return command
+
+
 def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
     """Imports a command.
 
@@ -81,6 +92,6 @@ def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
             function, command = command, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             command.command(entry.name)(function)
         with _explained(entry):  # a command imports large libraries when it runs, such as PyTorch
-            get_command(command).main(args=list(context.args), prog_name=f"attnserve {entry.name}", standalone_mode=True)
+            command_of(command).main(args=list(context.args), prog_name=f"attnserve {entry.name}", standalone_mode=True)
 
     return forward

@@ -17,7 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File suffixes of images, for searching a folder."""
 MOST_DRAWN = 20
 """Answers that one picture shows at most."""
-ImagePaths = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP files, or folders of them.")]
+ImagePaths = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files, or folders of them.")]
 
 _T = TypeVar("_T")
 

@@ -30,7 +30,7 @@ from attnserve_client.types import Translation
 def translate(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts, translated separately. None, or -: lines of standard input."),
+        typer.Argument(metavar="TEXT", help="Texts, translated separately. None, or -: lines of standard input."),
     ] = None,
     server: Server = DEFAULT_SERVER,
     model: ModelId = "",

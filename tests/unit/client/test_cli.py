@@ -384,16 +384,26 @@ def test_command_of_another_package(capsys: pytest.CaptureFixture[str], monkeypa
     assert "Say hello." in capsys.readouterr().out
 
 
+def leave() -> None:
+    """Say goodbye.
+
+    To the
+    world.
+
+    And then
+    end.
+    """
+
+
 def test_paragraphs_of_help_have_no_line_breaks_of_the_source(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(greet, "__doc__", "Say hello.\n\n    To the\n    world.\n\n    And then\n    end.")
-    plugged(monkeypatch, ("greet", "greeter:greet"))
-    monkeypatch.setattr(EntryPoint, "load", lambda self: greet)
-    assert main(["greet", "--help"]) == 0
+    plugged(monkeypatch, ("leave", "leaver:leave"))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: leave)
+    assert main(["leave", "--help"]) == 0
     shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    assert shown[3:8] == ["Say hello.", "", "To the world.", "", "And then end."]
+    assert shown[3:8] == ["Say goodbye.", "", "To the world.", "", "And then end."]
     assert main(["evaluate", "translation", "--help"]) == 0
     assert "the number of pieces of the best answers" in capsys.readouterr().out
 

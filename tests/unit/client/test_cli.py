@@ -24,7 +24,7 @@ from sacrebleu.metrics.bleu import BLEU
 from attnserve.v1 import manifest_pb2
 from attnserve_client import __version__
 from attnserve_client.cli import app as cli_app
-from attnserve_client.cli import main, output, plugins
+from attnserve_client.cli import main, output, plugins, streams
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
 from attnserve_client.retry import RetryPolicy
@@ -107,6 +107,17 @@ def test_lines_of_standard_input(
     captured = capsys.readouterr()
     assert captured.out == "\nLINE ONE\n\nANOTHER\n\n\nEND AN WITHOUT LAST\n"
     assert captured.err == ""
+
+
+def test_input_without_line_ends_is_refused_before_it_fills_the_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_LINE", 10)
+    feed(monkeypatch, "ten chars\n")
+    assert main(["translate"]) == 0
+    feed(monkeypatch, "ten chars\nten chars.\nnever read")
+    assert main(["translate"]) == 1
+    assert capsys.readouterr().err == "error: standard input has a line of 10 characters or more: is it text?\n"
 
 
 def test_many_lines_keep_their_order(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +285,7 @@ def test_health(capsys: pytest.CaptureFixture[str], server: FakeServer, unused_p
     assert main(["health"]) == 0
     assert capsys.readouterr().out == f"the server at {server.address}: serving\n"
     assert main(["health", "--model", "some-model"]) == 1
-    assert capsys.readouterr().out == f"the server at {server.address}, model some-model: not serving\n"
+    assert capsys.readouterr().out == f"the server at {server.address}, model some-model: not serving, or not reachable\n"
     server.set_serving(False)
     assert main(["health"]) == 1
     assert main(["health", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1

@@ -61,7 +61,8 @@ class Server:
             policy = _Told(address=self.address)
             return Client(self.address, self.security.credentials(), token=self.security.token(), retries=policy, **settings)
         except (OSError, ValueError) as error:
-            raise ToolError(f"cannot connect to {self.address}: {error}") from error
+            cause = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            raise ToolError(f"cannot connect to {self.address}: {cause}") from error
 
 
 DEFAULT_SERVER = Server()

@@ -45,6 +45,8 @@ def train(
     """Train a model by its recipe; an interrupted run continues from its last checkpoint."""
     if (config is None) == (queue is None):
         raise typer.BadParameter("give a recipe or --queue", param_hint="CONFIG")
+    if device.partition(":")[0] not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"must be cpu or cuda, not {device!r}", param_hint="--device")
     runs = runs.expanduser()
     try:
         if queue is not None:
@@ -64,6 +66,8 @@ def _train_one(
     from attnserve_export.training.run import Stopped
     from attnserve_export.training.start import folder_name, train_by
 
+    if device != "cpu" and not torch.cuda.is_available():
+        raise RecipeError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(1)
     recipe = load_recipe(config, changes)
     try:
@@ -98,7 +102,9 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
 
 
 def export(
-    model_id: Annotated[str, typer.Argument(metavar="ID", help="Model id: the name of its recipe.")],
+    model_id: Annotated[
+        str, typer.Argument(metavar="ID", help="A shipped recipe's name, which is the model's id, or a .toml file.")
+    ],
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),

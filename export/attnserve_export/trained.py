@@ -58,7 +58,12 @@ def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
     Raises:
         FileNotFoundError: the run has no selected weights; or it has not finished, and its model needs figures of the end.
     """
-    weights = torch.load(run / "best.pt", weights_only=True, map_location="cpu")
+    selected = run / "best.pt"
+    if not selected.is_file():
+        raise FileNotFoundError(
+            f"no trained model in {run}: train it with `attnserve train`, or name the folder of the runs by --runs"
+        )
+    weights = torch.load(selected, weights_only=True, map_location="cpu")
     if isinstance(recipe, VideoRecipe):
         weights = whole_model(weights)
     path = run / "summary.json"
@@ -130,7 +135,10 @@ def read_training(folder: Path) -> tuple[AnyRecipe, dict[str, Any]]:
     Raises:
         FileNotFoundError: it has no training record.
     """
-    content = json.loads((folder / TRAINING_FILE).read_text(encoding="utf-8"))
+    record = folder / TRAINING_FILE
+    if not record.is_file():
+        raise FileNotFoundError(f"no bundle with a {TRAINING_FILE} in {folder}")
+    content = json.loads(record.read_text(encoding="utf-8"))
     return recipe_from(content["recipe"]), content["summary"]
 
 

@@ -107,6 +107,8 @@ def _finish(environment: Environment, objectives: list[slo.Objective]) -> None:
         print(f"report: {Path(options.results, 'loadtest.html')}")
     for each in comparisons:
         print(each)
+    for name, counts in RECORDER.errors.items():
+        print(f"{name} failed: {', '.join(f'{number} times with {status}' for status, number in counts.most_common(3))}")
     for verdict in verdicts:
         measured = "nothing was measured" if verdict.value is None else f"{verdict.value:.4g}"
         print(f"{'met' if verdict.is_met else 'MISSED'}: {verdict.objective.text} ({verdict.event}: {measured})")

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import msgspec
 
@@ -131,6 +131,15 @@ def settings(struct: type[msgspec.Struct] = ServerConfig, prefix: str = "") -> I
             yield Setting(prefix + field.name, field.type, default, named)
 
 
+def _allowed(key: str) -> str:
+    """Returns in words which values a setting allows: those of its type, or else the description of its type."""
+    kind, *notes = get_args(next((each.type for each in settings() if each.key == key), Annotated[str, ""]))
+    if get_origin(kind) is Literal:
+        *others, last = get_args(kind)
+        return f"{', '.join(others)} or {last}"
+    return next((each.description for each in notes if isinstance(each, msgspec.Meta) and each.description), "")
+
+
 def from_flags(given: Mapping[str, Any]) -> dict[str, Any]:
     """Returns flag values, given by flag name, nested by section."""
     nested: dict[str, Any] = {}
@@ -241,7 +250,7 @@ def _parsed(values: Mapping[str, Any], origin: str) -> ServerConfig:
         parsed = msgspec.convert(values, ServerConfig, strict=False)
         to_toml(parsed).encode()  # msgspec encodes only some of the strings
     except msgspec.ValidationError as error:
-        raise explained(error, origin, lambda: _unfit_entry(values)) from None
+        raise explained(error, origin, lambda: _unfit_entry(values), _allowed) from None
     except UnicodeEncodeError:  # bytes of a variable that are not UTF-8 are surrogates
         raise ConfigError(f"a value from {origin} is not UTF-8") from None
     return parsed

@@ -28,7 +28,7 @@ class GrpcConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     max_idle_seconds: PositiveSeconds = 300.0
     """Connections without a request for this time are closed; clients open them again when they need them."""
     max_connection_age_seconds: Seconds = 0.0
-    """Age, give or take a tenth, at which a connection is closed, so that clients resolve the name again; 0 for none."""
+    """Age, plus or minus a tenth, at which a connection is closed, so that clients resolve the name again; 0 for none."""
     max_connection_age_grace_seconds: PositiveSeconds = 300.0
     """Time that calls on such a connection have to end; then they are cancelled."""
     max_unread_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**40)] = 512 * 1024 * 1024

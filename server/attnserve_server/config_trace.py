@@ -9,7 +9,9 @@ import msgspec
 
 from attnserve_server.setting_types import Flag
 
-Endpoint = Annotated[str, msgspec.Meta(pattern=r"^(https?://[^/\s]+/?)?$")]
+Endpoint = Annotated[
+    str, msgspec.Meta(pattern=r"^(https?://[^/\s]+/?)?$", description="http://HOST:PORT, or https://HOST:PORT for TLS")
+]
 
 
 class TraceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -15,13 +15,20 @@ _ANY_ENTRY = "[...]"
 """Where msgspec's path goes through a table whose keys are not fields."""
 
 
-def explained(error: msgspec.ValidationError, origin: str, entry: Callable[[], str] = str) -> ConfigError:
+_UNNAMED = ("Invalid enum value", "Expected `str` matching regex")
+"""Beginnings of msgspec's texts that do not say in words which values are allowed."""
+
+
+def explained(
+    error: msgspec.ValidationError, origin: str, entry: Callable[[], str] = str, allowed: Callable[[str], str] = lambda key: ""
+) -> ConfigError:
     """Turns msgspec's "… - at `$.grpc.port`" into an error that names the key first, then the source of its value.
 
     Args:
         error: the error.
         origin: the source.
         entry: returns the key of the table's entry at fault, which msgspec does not name.
+        allowed: returns in words which values a key allows; empty if that is not known.
     """
     text, _, path = str(error).partition(" - at `")
     key = path.rstrip("`").removeprefix("$").removeprefix(".")
@@ -31,4 +38,6 @@ def explained(error: msgspec.ValidationError, origin: str, entry: Callable[[], s
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", text)
     if unknown is not None:
         key, text = f"{key}.{unknown[1]}".removeprefix("."), "no such setting"
+    if text.startswith(_UNNAMED) and (values := allowed(key)):
+        text = f"must be {values}"
     return ConfigError(f"{key}: {text} (from {origin})")

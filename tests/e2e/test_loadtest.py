@@ -95,7 +95,9 @@ def test_a_server_that_is_not_there_is_counted(tmp_path: Path) -> None:
         [*command, "--no-sweep", "--kind", "unary", "--slo", "errors<1"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 1
-    assert json.loads((tmp_path / "loadtest.json").read_text())["errors"]["Translate"]["UNAVAILABLE"] > 0
+    number = json.loads((tmp_path / "loadtest.json").read_text())["errors"]["Translate"]["UNAVAILABLE"]
+    assert number > 0
+    assert f"Translate failed: {number} times with UNAVAILABLE\n" in done.stdout
 
 
 @pytest.mark.load

@@ -42,6 +42,19 @@ _M = TypeVar("_M", bound=Message)
 _V = TypeVar("_V")
 _I = TypeVar("_I")
 _C = TypeVar("_C", caption_pb2.CaptionRequest, caption_pb2.CaptionStreamRequest)
+_BYTES = range(0xDC80, 0xDD00)
+"""Lone surrogates that stand for bytes that are not UTF-8 (PEP 383)."""
+
+
+def _surrogate(error: ValueError) -> str:
+    """Returns in words which character of a text cannot be sent."""
+    if not isinstance(error, UnicodeEncodeError):
+        return str(error)
+    code = ord(error.object[error.start])
+    what = f"byte 0x{code - 0xDC00:02x}, which is not UTF-8" if code in _BYTES else f"lone surrogate U+{code:04X}"
+    return f"character {error.start + 1} is the {what}"
+
+
 _R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
 
 
@@ -54,7 +67,7 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
     try:
         request = kind(text=text, model=model, version=version, options=asked.options)
     except ValueError as error:
-        raise InvalidRequest(f"the text is not valid Unicode: {error}", field="text") from error
+        raise InvalidRequest(f"the text is not valid Unicode: {_surrogate(error)}", field="text") from error
     set_fields(request, asked.fields)
     return request
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -16,6 +17,14 @@ REQUEST_ID_KEY = "x-request-id"
 
 _LOCAL = frozenset(("Locally cancelled by application!", "Channel closed!"))
 """gRPC's texts of calls that were cancelled on this side."""
+
+_TOO_LARGE = re.compile(r"(?=CLIENT: Sent|SERVER: Received)(CLIENT|SERVER): \w+ message larger than max \((\d+) vs\. (\d+)\)")
+"""gRPC's text of a request above a limit."""
+_CAUSES = (
+    ("Failed parsing HTTP/2", "it is no port of gRPC, which is 8001 by default"),
+    ("Connection refused", "nothing listens there"),
+)
+"""Parts of gRPC's texts of connections that fail, and what they mean."""
 
 _M = TypeVar("_M", bound=Message)
 
@@ -34,6 +43,8 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
     message = call.details() or code
     if error_class is ServerUnreachable:
         error_class, message = _unreachable(address, message)
+    elif code == "RESOURCE_EXHAUSTED" and (sizes := _TOO_LARGE.match(message)):
+        message = f"the request has {int(sizes[2]):,} bytes, and the {sizes[1].lower()} allows at most {int(sizes[3]):,}"
     elif code == "CANCELLED" and not reason and message not in _LOCAL:
         error_class, message = (
             ServerUnreachable,
@@ -54,7 +65,7 @@ def _unreachable(address: str, details: str) -> tuple[type[AttnserveError], str]
     cause = tls_cause(details)
     if cause:
         return TlsFailed, f"no TLS connection to {address}: {cause} ({details})"
-    cause = closed_cause(details)
+    cause = closed_cause(details) or next((text for part, text in _CAUSES if part in details), "")
     return ServerUnreachable, f"no answer from {address}: {details}" + (f"; {cause}" if cause else "")
 
 

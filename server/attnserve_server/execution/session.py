@@ -113,7 +113,10 @@ def device_problem(device: str) -> str:
     if device == "cpu":
         return ""
     if _CUDA not in onnxruntime.get_available_providers():
-        return "this ONNX Runtime has no CUDA provider; onnxruntime-gpu has one"
+        return (
+            "this ONNX Runtime was built without CUDA; install the extra gpu in place of cpu, in a new environment: "
+            'pip install "attnserve[server,gpu]"'
+        )
     try:
         ctypes.CDLL(DRIVER)  # without it, ONNX Runtime writes the reason to stderr and raises an error that does not name it
         _load_cuda()

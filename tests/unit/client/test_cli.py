@@ -18,13 +18,16 @@ import pytest
 import typer
 from PIL import Image
 from rich.console import Console
+from rich.text import Text
 from sacrebleu.metrics.bleu import BLEU
 
+from attnserve.v1 import manifest_pb2
 from attnserve_client import __version__
 from attnserve_client.cli import app as cli_app
-from attnserve_client.cli import main, output, plugins
+from attnserve_client.cli import main, output, plugins, streams
 from attnserve_client.errors import ToolError
 from attnserve_client.lines import translate_lines
+from attnserve_client.retry import RetryPolicy
 from attnserve_client.types import CaptionDelta
 from tests.fakes.server import OVERLOADED, Failure, FakeServer
 
@@ -106,6 +109,17 @@ def test_lines_of_standard_input(
     assert captured.err == ""
 
 
+def test_input_without_line_ends_is_refused_before_it_fills_the_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams, "MAX_LINE", 10)
+    feed(monkeypatch, "ten chars\n")
+    assert main(["translate"]) == 0
+    feed(monkeypatch, "ten chars\nten chars.\nnever read")
+    assert main(["translate"]) == 1
+    assert capsys.readouterr().err == "error: standard input has a line of 10 characters or more: is it text?\n"
+
+
 def test_many_lines_keep_their_order(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     feed(monkeypatch, "".join(f"line{number}\n" for number in range(200)))
     assert main(["translate"]) == 0
@@ -132,11 +146,13 @@ def test_error_of_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 @pytest.mark.parametrize("flags", [[], ["--stream"]], ids=["whole", "stream"])
 def test_line_that_is_not_utf_8_costs_no_other(server: FakeServer, flags: list[str]) -> None:
     program = [sys.executable, "-m", "attnserve_client.cli", "translate", *flags]
-    done = subprocess.run(program, input=b"a dog\n\xff\xfe\ntwo cats\n", capture_output=True, check=False, timeout=30)
+    done = subprocess.run(program, input=b"a dog\nin a caf\xe9\ntwo cats\n", capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (1, b"DOG A\n\nCATS TWO\n")
     assert done.stderr.count(b"\n") == 2
-    assert b"error: the text is not valid Unicode" in done.stderr
-    assert b"(line 2, field text)" in done.stderr
+    assert (
+        b"error: the text is not valid Unicode: character 9 is the byte 0xe9, which is not UTF-8 (line 2, field text)"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,7 +239,17 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str], s
 
 def test_attention_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["translate", "one", "--attention", str(tmp_path / "no" / "folder.png")]) == 1
-    assert "cannot draw the attention into" in capsys.readouterr().err
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_command_says_once_that_it_waits_for_a_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unused_port: int
+) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda self, attempt, error, draw: 0.02)
+    assert main(["translate", "x", "y", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1
+    note, error = capsys.readouterr().err.splitlines()
+    assert note == f"no answer from 127.0.0.1:{unused_port} yet (is a server running there?); trying again until the timeout"
+    assert error.startswith(f"error: no answer from 127.0.0.1:{unused_port}: ")
 
 
 def test_models(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
@@ -238,12 +264,28 @@ def test_models(capsys: pytest.CaptureFixture[str], server: FakeServer) -> None:
     assert "no model" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("width", [None, 80], ids=["pipe", "terminal"])
+def test_models_are_listed_with_all_letters_of_their_ids(
+    width: int | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: FakeServer
+) -> None:
+    name = "show-attend-tell-flickr8k"
+    server.models.models[0].id, server.models.models[0].task = name, manifest_pb2.TASK_VIDEO_CLASSIFICATION
+    if width:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["models"]) == 0
+    lines = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert all(len(line) <= (width or 1000) for line in lines)
+    assert "".join(line.split(" ")[0] for line in lines) == f"model{name}"
+    assert len(lines) == (4 if width else 2)
+
+
 def test_health(capsys: pytest.CaptureFixture[str], server: FakeServer, unused_port: int) -> None:
     server.set_serving(True)
     assert main(["health"]) == 0
     assert capsys.readouterr().out == f"the server at {server.address}: serving\n"
     assert main(["health", "--model", "some-model"]) == 1
-    assert capsys.readouterr().out == f"the server at {server.address}, model some-model: not serving\n"
+    assert capsys.readouterr().out == f"the server at {server.address}, model some-model: not serving, or not reachable\n"
     server.set_serving(False)
     assert main(["health"]) == 1
     assert main(["health", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1
@@ -353,6 +395,30 @@ def test_command_of_another_package(capsys: pytest.CaptureFixture[str], monkeypa
     assert "Say hello." in capsys.readouterr().out
 
 
+def leave() -> None:
+    """Say goodbye.
+
+    To the
+    world.
+
+    And then
+    end.
+    """
+
+
+def test_paragraphs_of_help_have_no_line_breaks_of_the_source(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    plugged(monkeypatch, ("leave", "leaver:leave"))
+    monkeypatch.setattr(EntryPoint, "load", lambda self: leave)
+    assert main(["leave", "--help"]) == 0
+    shown = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert shown[3:8] == ["Say goodbye.", "", "To the world.", "", "And then end."]
+    assert main(["evaluate", "translation", "--help"]) == 0
+    assert "the number of pieces of the best answers" in capsys.readouterr().out
+
+
 def test_listing_commands_imports_none(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     plugged(monkeypatch, ("serve", "attnserve_server.cli:serve"), ("train", "attnserve_export.cli:train"))
     monkeypatch.setattr(EntryPoint, "load", lambda self: pytest.fail("imported"))
@@ -368,20 +434,26 @@ def test_listing_commands_imports_no_more_than_their_packages() -> None:
     assert "Train a model." in done.stdout
 
 
+_IMPORT = "import a_package_nobody_has\n"
+
+
+@pytest.mark.parametrize(
+    "code", [_IMPORT, f"def run(thing: str = '') -> None:\n    {_IMPORT}"], ids=["when it is imported", "when it runs"]
+)
 @pytest.mark.parametrize(
     ("about", "cure"),
     [("COMMANDS = {'dance': ('Dance.', 'feet')}", 'pip install "attnserve[feet]"'), ("", "install a_package_nobody_has, which")],
 )
 def test_command_without_its_extra(
-    about: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    code: str, about: str, cure: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / f"dancing{len(about)}"
+    package = tmp_path / f"dancing{len(about) + len(code)}"
     package.mkdir()
     (package / "__init__.py").write_text(about)
-    (package / "command.py").write_text("import a_package_nobody_has\n")
+    (package / "command.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     plugged(monkeypatch, ("dance", f"{package.name}.command:run"))
-    assert main(["dance", "--any", "thing"]) == 1
+    assert main(["dance", "--thing", "any"]) == 1
     error = capsys.readouterr().err
     assert "a_package_nobody_has" in error
     assert cure in error

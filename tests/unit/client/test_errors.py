@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 from typing import Any
 
 import grpc
@@ -76,6 +78,25 @@ def test_status_without_details(make_client: Any, server: FakeServer, status: An
     error = caught.value
     assert (type(error).__name__, error.code, error.reason) == (name, status.name, "")
     assert (error.field, error.retry_after_s, error.request_id) == (None, None, "r-1")
+
+
+def test_request_above_a_limit_is_an_error_with_its_size(make_client: Any, server: FakeServer) -> None:
+    with pytest.raises(AttnserveError, match=r"^the request has 17,000,0\d\d bytes, and the client allows at most 16,777,216$"):
+        make_client().caption(bytes(17_000_000))
+    text = "SERVER: Received message larger than max (13000004 vs. 12582912)"
+    server.translation.failures.append(Failure(grpc.StatusCode.RESOURCE_EXHAUSTED, text))
+    with pytest.raises(AttnserveError, match=r"^the request has 13,000,004 bytes, and the server allows at most 12,582,912$"):
+        make_client().translate("x")
+
+
+def test_unreachable_server_is_an_error_with_its_cause(make_client: Any, unused_port: int) -> None:
+    with pytest.raises(ServerUnreachable, match=f"no answer from 127.0.0.1:{unused_port}: .*refused; nothing listens there$"):
+        make_client(f"127.0.0.1:{unused_port}", retries=0).translate("x")
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        with pytest.raises(ServerUnreachable, match=r"; it is no port of gRPC, which is 8001 by default$"):
+            make_client(f"127.0.0.1:{pages.server_port}", retries=0).translate("x")
+        pages.shutdown()
 
 
 def test_unknown_reason_falls_back_to_the_status(make_client: Any, server: FakeServer) -> None:

@@ -177,8 +177,8 @@ def test_command_prints_json_without_the_files(server: FakeServer, capsys: pytes
         (["--class", "dog", "--out", "/nowhere/a.png"], "cannot write /nowhere/a.png"),
         (["--class", "dog", "--out", "a.jpg"], "its name must end in .png, not 'a.jpg'"),
         (["--class", "dog", "--json", "--at", "1,1"], "it takes --attention"),
-        (["--class", "dog", "--folder", "/dev/null/a"], "the images "),
-        (["--class", "dog", "--attention", "/nowhere/a.png"], "the attention "),
+        (["--class", "dog", "--folder", "/dev/null/a"], "cannot draw the images into /dev/null/a: Not a directory"),
+        (["--class", "dog", "--attention", "/nowhere/a.png"], "there is no folder /nowhere"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -186,9 +186,15 @@ def test_bad_arguments_are_refused(arguments: list[str], text: str, capsys: pyte
     assert text in " ".join(capsys.readouterr().err.split())
 
 
-def test_seed_is_printed_also_where_no_file_can_be_written(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["generate", "--class", "dog", "--out", "/nowhere/a.png"]) == 1
-    assert "seed 99" in capsys.readouterr().out
+def test_seed_is_printed_also_where_no_file_can_be_written(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "a.png"
+    file.symlink_to("/nowhere/a.png")
+    assert main(["generate", "--class", "dog", "--out", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert "seed 99" in shown.out
+    assert shown.err == f"error: cannot write {file}: No such file or directory\n"
 
 
 def served(server: FakeServer, *tasks: Any) -> None:

@@ -94,10 +94,38 @@ def test_segment_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 def test_an_option_that_is_wrong_for_all_images_ends_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["segment", str(folder), *(f"--query={column},1" for column in range(17))]) == 1
+    assert main(["segment", str(folder), "--json", *(f"--query={column},1" for column in range(17))]) == 1
     error = capsys.readouterr().err
     assert error.count("queries must be at most 16") == 1
     assert "could not be segmented" not in error
+
+
+@pytest.mark.parametrize("command", ["segment", "classify", "caption", "translate", "classify-video", "generate"])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("", "--attention must name a file, and {} is a folder"),
+        ("none/a.png", "cannot write {}: there is no folder"),
+        ("a", "--attention must name a file with a suffix, such as a.png"),
+    ],
+)
+def test_file_that_cannot_be_drawn_into_is_refused_before_any_call(
+    command: str, name: str, text: str, photo: Path, tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, subject = tmp_path / name, ["--class", "dog"] if command == "generate" else [str(photo)]
+    assert main([command, *subject, "--attention", str(file)]) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    assert text.format(file) in shown.err
+    assert not server.translation.requests
+
+
+@pytest.mark.parametrize(("command", "option"), [("segment", "--query=1,2"), ("classify-video", "--at=1,0.5,0.5")])
+def test_position_that_nothing_would_show_is_refused(
+    command: str, option: str, photo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(photo), option]) == 2
+    assert "it takes --attention or --json" in capsys.readouterr().err
 
 
 def test_wrong_use_of_segment(

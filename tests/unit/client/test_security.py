@@ -186,6 +186,7 @@ def test_file_that_is_not_there_is_one_line(capsys: pytest.CaptureFixture[str], 
     error = capsys.readouterr().err
     assert error.startswith("error: cannot connect to 127.0.0.1:8001: ")
     assert error.count("\n") == 1
+    assert "Errno" not in error
 
 
 def test_environment() -> None:

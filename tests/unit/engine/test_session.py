@@ -16,7 +16,10 @@ from attnserve_server.execution.session import device_problem, make_session, res
 from tests.driving import DEFAULT_BUNDLE
 from tests.fakes.channel import Channel
 
-NO_PROVIDER = "this ONNX Runtime has no CUDA provider; onnxruntime-gpu has one"
+NO_PROVIDER = (
+    "this ONNX Runtime was built without CUDA; install the extra gpu in place of cpu, in a new environment: "
+    'pip install "attnserve[server,gpu]"'
+)
 
 
 def with_provider(monkeypatch: pytest.MonkeyPatch, error: Exception | None = None) -> None:

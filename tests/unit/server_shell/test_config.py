@@ -287,3 +287,9 @@ def test_command_refuses_a_flag_out_of_range() -> None:
     done = CliRunner().invoke(app, ["--slots", "0", "--print-config"])
     assert done.exit_code == 1
     assert "engine.slots" in done.output
+
+
+def test_error_says_in_words_which_values_are_allowed(tmp_path: Path) -> None:
+    for line, words in (("log_level = 'x'", "debug, info, warning or error"), ("trace.endpoint = 'a'", "http://HOST:PORT")):
+        with pytest.raises(ConfigError, match=f": must be {words}"):
+            load_config({}, {}, file_of(tmp_path, line))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from typer.main import get_command
 
 from attnserve_client import __version__
 from attnserve_client.cli import (
@@ -52,7 +51,7 @@ def build_app() -> typer.Typer:
 def run(args: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code; an error of a server or tool is one line on standard error."""
     streams.prepare()
-    command = get_command(build_app())
+    command = plugins.command_of(build_app())
     try:
         with streams.checked():
             command.main(args=None if args is None else list(args), prog_name="attnserve", standalone_mode=True)

@@ -41,6 +41,7 @@ def caption(
     paths = find_images(images)
     if attention is not None and (len(paths) > MOST_DRAWN or stream):
         raise typer.BadParameter(f"supports at most {MOST_DRAWN} images, and no --stream", param_hint="--attention")
+    output.check_file(attention, "--attention")
     keywords["return_attention"] = attention is not None
     num_hypotheses = keywords.get("num_hypotheses") or 1
     failures, drawn = output.Failures(is_single=len(paths) == 1 and images[0].is_file()), list[tuple[Caption, Path]]()

@@ -46,6 +46,7 @@ def classify(
     paths = find_images(images)
     if attention is not None and len(paths) > MOST_DRAWN:
         raise typer.BadParameter(f"supports at most {MOST_DRAWN} images", param_hint="--attention")
+    output.check_file(attention, "--attention")
     keywords["return_attention"] = attention is not None
     failures = output.Failures(is_single=len(paths) == 1 and images[0].is_file())
     drawn: list[tuple[Classification, Path]] = []

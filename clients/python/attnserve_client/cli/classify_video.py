@@ -53,6 +53,9 @@ def classify_video(
 ) -> None:
     """Classify a clip: print a table of its classes, and which of its frames were read."""
     keywords["queries"] = [position(text) for text in positions or ()] or ([DEFAULT_QUERY] if attention is not None else [])
+    if positions and attention is None and not as_json:
+        raise typer.BadParameter("it takes --attention or --json, which show the attention of this position", param_hint="--at")
+    output.check_file(attention, "--attention")
     keywords["return_pictures"] = attention is not None
     with server.client(timeout=timeout) as client:
         answer = client.classify_video(read_clip(clip), model=model, **keywords)

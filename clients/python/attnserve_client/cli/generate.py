@@ -52,6 +52,8 @@ def generate(
         raise typer.BadParameter(f"the grid is a PNG file: its name must end in .png, not {out.name!r}", param_hint="--out")
     if at != _MIDDLE and attention is None:
         raise typer.BadParameter("it takes --attention, which draws the attention of this pixel", param_hint="--at")
+    output.check_file(out, "--out")
+    output.check_file(attention, "--attention")
     keywords["grid"] = True
     if attention is not None:
         keywords["attention_at"] = _pixel(at)

@@ -20,6 +20,6 @@ def health(server: Server = DEFAULT_SERVER, model: _Model = "", timeout: _Timeou
     with server.client() as client:
         is_healthy = client.is_healthy(model, timeout=timeout)
     what = f"the server at {server.address}" + (f", model {model}" if model else "")
-    typer.echo(f"{what}: {'serving' if is_healthy else 'not serving'}")
+    typer.echo(f"{what}: {'serving' if is_healthy else 'not serving, or not reachable'}")
     if not is_healthy:
         raise typer.Exit(1)

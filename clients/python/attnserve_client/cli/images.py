@@ -17,7 +17,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File suffixes of images, for searching a folder."""
 MOST_DRAWN = 20
 """Answers that one picture shows at most."""
-ImagePaths = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="JPEG, PNG or WebP files, or folders of them.")]
+ImagePaths = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="JPEG, PNG or WebP files, or folders of them.")]
 
 _T = TypeVar("_T")
 
@@ -95,16 +95,17 @@ def files_for(paths: Sequence[Path], wanted: Path | None, option: str, *, is_sin
 
     Raises:
         BadParameter: two images have the same name.
-        ToolError: the folder cannot be made.
+        ToolError: the folder cannot be made, or the file cannot be drawn into.
     """
     if wanted is None:
         return None
     if is_single:
+        output.check_file(wanted, option)
         return [wanted]
     if len({path.name for path in paths}) < len(paths):
         raise typer.BadParameter("two images have the same name, and files are named after images", param_hint=option)
     try:
         wanted.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ToolError(f"with several images, {option} names a folder: {error}") from error
+        raise ToolError(f"with several images, {option} names a folder, and {wanted} cannot be one: {error.strerror}") from error
     return [wanted / f"{path.name}.png" for path in paths]

@@ -33,7 +33,15 @@ def report(error: Exception) -> None:
         context += [f"field {error.field}"] if error.field else []
         context += [f"request {error.request_id}"] if error.request_id else []
     message = " ".join(str(error).split())
-    line = Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim"))
+    _print_error(Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim")))
+
+
+def note(message: str) -> None:
+    """Prints a remark on standard error as one line."""
+    _print_error(Text(message, "dim"))
+
+
+def _print_error(line: Text) -> None:
     try:
         Console(stderr=True, soft_wrap=True).print(line)
     except OSError:  # standard error is full or gone; the exit code remains
@@ -170,6 +178,26 @@ def print_stream(
         print(flush=True)
 
 
+def check_file(file: Path | None, option: str) -> None:
+    """Checks the name of a file to draw into, before any call.
+
+    Args:
+        file: the file; None passes.
+        option: the option that names it.
+
+    Raises:
+        ToolError: it is a folder, its folder does not exist, or its name has no suffix, which selects the format.
+    """
+    if file is None:
+        return
+    if file.is_dir():
+        raise ToolError(f"{option} must name a file, and {file} is a folder")
+    if not file.parent.is_dir():
+        raise ToolError(f"cannot write {file}: there is no folder {file.parent}")
+    if not file.suffix:
+        raise ToolError(f"{option} must name a file with a suffix, such as {file.name}.png, which selects the format")
+
+
 @contextlib.contextmanager
 def drawing(file: Path, what: str = "") -> Iterator[None]:
     """Converts errors of drawing to a ``ToolError``.
@@ -186,4 +214,5 @@ def drawing(file: Path, what: str = "") -> Iterator[None]:
     except ModuleNotFoundError as error:
         raise ToolError(f'drawing {what}needs {error.name}: pip install "attnserve[cli]"') from error
     except (OSError, ValueError) as error:
-        raise ToolError(f"cannot draw {what}into {file}: {error}") from error
+        cause = getattr(error, "strerror", None) or error
+        raise ToolError(f"cannot draw {what}into {file}: {cause}") from error

@@ -8,7 +8,8 @@ commands in ``COMMANDS``: name → (line for the list of commands, extras of att
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -32,14 +33,37 @@ def add_commands(app: typer.Typer) -> None:
         )(_forwarder(entry))
 
 
+def command_of(app: typer.Typer) -> Any:
+    """Returns the command of an app. The paragraphs of its help lose their line breaks, which typer keeps after the first one."""
+    command = get_command(app)
+    pending: list[Any] = [command]
+    while pending:
+        each = pending.pop()
+        each.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in (each.help or "").split("\n\n")) or None
+        pending += getattr(each, "commands", {}).values()
+    return command
+
+
 def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
     """Imports a command.
 
     Raises:
         ToolError: a dependency is not installed; the message names the remedy.
     """
-    try:
+    with _explained(entry):
         command: Callable[..., Any] | typer.Typer = entry.load()
+    return command
+
+
+@contextlib.contextmanager
+def _explained(entry: EntryPoint) -> Iterator[None]:
+    """Names the remedy for a module that a command needs and that is not installed.
+
+    Raises:
+        ToolError: an import failed for this reason.
+    """
+    try:
+        yield
     except ModuleNotFoundError as error:
         missing = error.name or str(error)
         if missing.split(".")[0] == entry.module.split(".")[0]:
@@ -47,7 +71,6 @@ def load(entry: EntryPoint) -> Callable[..., Any] | typer.Typer:
         extras = about(entry)[1]
         cure = f'pip install "attnserve[{extras}]"' if extras else f"install {missing}, which {entry.module} imports"
         raise ToolError(f"attnserve {entry.name} needs {missing}, which is not installed: {cure}") from error
-    return command
 
 
 def about(entry: EntryPoint) -> tuple[str, str]:
@@ -68,6 +91,7 @@ def _forwarder(entry: EntryPoint) -> Callable[[typer.Context], None]:
         if not isinstance(command, typer.Typer):
             function, command = command, typer.Typer(add_completion=False, pretty_exceptions_enable=False)
             command.command(entry.name)(function)
-        get_command(command).main(args=list(context.args), prog_name=f"attnserve {entry.name}", standalone_mode=True)
+        with _explained(entry):  # a command imports large libraries when it runs, such as PyTorch
+            command_of(command).main(args=list(context.args), prog_name=f"attnserve {entry.name}", standalone_mode=True)
 
     return forward

@@ -59,6 +59,8 @@ def segment(
     """
     paths = find_images(images)
     keywords["queries"] = [_pixel(each) for each in queries or ()]
+    if queries and attention is None and not as_json:
+        raise typer.BadParameter("it takes --attention or --json, which show the attention of this pixel", param_hint="--query")
     keywords["return_unary"] = attention is not None or bool(queries)
     failures = output.Failures(is_single=len(paths) == 1 and images[0].is_file())
     wanted = {"--overlay": overlay, "--map": class_map, "--attention": attention}

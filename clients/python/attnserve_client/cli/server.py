@@ -5,17 +5,38 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
 
 from attnserve_client.channel import DEFAULT_ADDRESS
+from attnserve_client.cli import output
 from attnserve_client.cli.options import Address
 from attnserve_client.client import Client
-from attnserve_client.errors import ToolError
+from attnserve_client.errors import AttnserveError, ServerUnreachable, ToolError
+from attnserve_client.retry import RetryPolicy
 from attnserve_client.security import VARIABLES, Security
+
+_TOLD_AFTER = 5
+"""Failed attempts before a command says that it waits: 1.5 s, so that a server that is just starting costs no line."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told(RetryPolicy):
+    """The default policy, which says once on standard error that the server does not answer."""
+
+    address: str = ""
+    _is_told: threading.Event = field(default_factory=threading.Event)
+
+    def backoff_s(self, attempt: int, error: AttnserveError, draw: float) -> float:
+        """Returns the wait after a failed attempt."""
+        if attempt >= _TOLD_AFTER and isinstance(error, ServerUnreachable) and not self._is_told.is_set():
+            self._is_told.set()
+            output.note(f"no answer from {self.address} yet (is a server running there?); trying again until the timeout")
+        return RetryPolicy.backoff_s(self, attempt, error, draw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +58,11 @@ class Server:
             ToolError: a file cannot be used.
         """
         try:
-            return Client(self.address, self.security.credentials(), token=self.security.token(), **settings)
+            policy = _Told(address=self.address)
+            return Client(self.address, self.security.credentials(), token=self.security.token(), retries=policy, **settings)
         except (OSError, ValueError) as error:
-            raise ToolError(f"cannot connect to {self.address}: {error}") from error
+            cause = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            raise ToolError(f"cannot connect to {self.address}: {cause}") from error
 
 
 DEFAULT_SERVER = Server()

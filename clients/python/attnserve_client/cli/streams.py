@@ -14,6 +14,8 @@ from typing import TextIO
 
 from attnserve_client.errors import ToolError
 
+MAX_LINE = 10_000_000
+"""Characters of a line that no server takes: requests of more than 16 MiB are not sent."""
 _BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EBADF, errno.EIO})
 """Errors of a stream that is full or closed, or whose device is gone."""
 _CLOSED = (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))
@@ -64,12 +66,15 @@ def input_lines() -> Iterator[str]:
     What is not valid in its encoding becomes lone surrogates, which no call sends.
 
     Raises:
-        ToolError: it cannot be read.
+        ToolError: it cannot be read, or a line is so long that it is no text.
     """
     if isinstance(sys.stdin, io.TextIOWrapper):
         is_ascii = codecs.lookup(sys.stdin.encoding).name == "ascii"
         sys.stdin.reconfigure(encoding="utf-8" if is_ascii else None, errors="surrogateescape")
     try:
-        yield from sys.stdin
+        while line := sys.stdin.readline(MAX_LINE):
+            if len(line) == MAX_LINE and not line.endswith("\n"):
+                raise ToolError(f"standard input has a line of {MAX_LINE:,} characters or more: is it text?")
+            yield line
     except OSError as error:
         raise ToolError(f"standard input cannot be read: {error.strerror}") from error

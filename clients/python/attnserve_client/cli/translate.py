@@ -30,7 +30,7 @@ from attnserve_client.types import Translation
 def translate(
     texts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[TEXT]...", help="Texts, translated separately. None, or -: lines of standard input."),
+        typer.Argument(metavar="TEXT", help="Texts, translated separately. None, or -: lines of standard input."),
     ] = None,
     server: Server = DEFAULT_SERVER,
     model: ModelId = "",
@@ -54,6 +54,7 @@ def translate(
         raise typer.BadParameter("a file for the attention needs exactly one TEXT", param_hint="--attention")
     if stream and (attention is not None or show_attention):
         raise typer.BadParameter("a stream has no attention", param_hint="--stream")
+    output.check_file(attention, "--attention")
     keywords["return_attention"] = attention is not None or show_attention
     num_hypotheses = keywords.get("num_hypotheses") or 1
     lines: Iterable[str] = streams.input_lines() if reads_lines else texts or ()

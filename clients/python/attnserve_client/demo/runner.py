@@ -83,7 +83,7 @@ def _show_models(client: Client, console: Console, results: Path) -> None:
     models = client.list_models()
     if not models:
         raise ToolError("the server serves no model: is its model repository (deploy/models, or --models) empty?")
-    console.print(models_table(models))
+    console.print(models_table(models, console.width))
     num_shown = 0
     for task in sorted({model.task for model in models}, key=list(Task).index):
         of_task = [model for model in models if model.task is task]

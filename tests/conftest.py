@@ -30,10 +30,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """The event loops of an asynchronous test: asyncio's, and that of the server's process if it is marked ``every_loop``."""
-    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"asyncio": asyncio.new_event_loop}
-    if item.get_closest_marker("every_loop") is not None:
-        from attnserve_server.process import new_event_loop
+    """The event loops of an asynchronous test: that of the server's process, and asyncio's too if it is marked ``every_loop``.
 
-        factories["served"] = new_event_loop
+    Tests of clients run on asyncio's alone.
+    """
+    from attnserve_server.process import new_event_loop
+
+    if item.path.is_relative_to(TESTS / "unit" / "client"):
+        return {"asyncio": asyncio.new_event_loop}
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"served": new_event_loop}
+    if item.get_closest_marker("every_loop") is not None:
+        factories["asyncio"] = asyncio.new_event_loop
     return factories

@@ -152,7 +152,7 @@ async def test_killed_workers_leave_no_shared_memory(started: Started) -> None:
 
 
 async def test_nothing_is_left_of_twenty_killed_workers(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool_module, "_HEALTHY_S", -1.0)  # so that none is waited for
+    monkeypatch.setattr(pool_module, "HEALTHY_S", -1.0)  # so that none is waited for
     before = num_descriptors()
     for number in range(1, 21):
         started.kill()

@@ -32,7 +32,7 @@ from attnserve_server.request import Work
 MAX_DEATHS_AT_START = 3
 DEATHS_AT_START = "the workers die before they are ready; their log has the reason"
 _MAX_BACKOFF_S = 5.0
-_HEALTHY_S = 10.0
+HEALTHY_S = 10.0
 _KILLED_S = 1.0
 """Time to wait for a killed process to end; one that waits for a device may take longer."""
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class WorkerPool:
                 self._on_lost(name)
             except Exception:
                 log.exception("the loss of %s could not be handled", name)
-            backoff = 0.0 if time.monotonic() - started > _HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
+            backoff = 0.0 if time.monotonic() - started > HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
             await asyncio.sleep(backoff)
             if self.is_draining:
                 return

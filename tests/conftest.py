@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,3 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(kind)
             if kind == "perf":
                 item.add_marker("load")
+
+
+def pytest_asyncio_loop_factories(config: pytest.Config, item: pytest.Item) -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The event loops of an asynchronous test: that of the server's process, and asyncio's too if it is marked ``every_loop``.
+
+    Tests of clients run on asyncio's alone.
+    """
+    from attnserve_server.process import new_event_loop
+
+    if item.path.is_relative_to(TESTS / "unit" / "client"):
+        return {"asyncio": asyncio.new_event_loop}
+    factories: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"served": new_event_loop}
+    if item.get_closest_marker("every_loop") is not None:
+        factories["asyncio"] = asyncio.new_event_loop
+    return factories

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import os
@@ -19,6 +18,7 @@ from attnserve_server.config import Setting, from_flags, load_config, settings, 
 from attnserve_server.environment import service_links
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.logs import configure_logging
+from attnserve_server.process import run
 from attnserve_server.setting_types import Flag
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def serve(
         links = service_links(os.environ)
         if links:
             log.debug("no settings, but Kubernetes service links: %s", ", ".join(links))
-        asyncio.run(App(effective).run(ready_file))
+        run(App(effective).run(ready_file))
     except StartupError as error:
         typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
         raise typer.Exit(1) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a process arranges with the system: signals, the limit of open files, and the file that says that it is ready."""
+"""What a process arranges with the system: event loop, signals, limit of open files, and the file that says that it is ready."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from attnserve_server.errors import StartupError
+
+_T = TypeVar("_T")
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 STACKS_SIGNAL = signal.SIGUSR1
@@ -24,6 +26,33 @@ COLLECTED_SIGNAL = signal.SIGUSR2
 _M_MMAP_THRESHOLD, _MAPPED_BYTES = -3, 256 * 1024
 CUT_SHORT = 130
 """The exit code after a second signal."""
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Returns an event loop of uvloop, or of asyncio where uvloop is not installed.
+
+    A process on it must start its children by itself (``engine/front/child.py``): uvloop starts them by ``fork``.
+    """
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+def run(main: Coroutine[Any, Any, _T]) -> _T:
+    """Runs a coroutine on a new event loop, and returns its result.
+
+    The stop signals then do again what they did before: uvloop leaves its handlers, without effect once the loop has ended.
+    """
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    try:
+        with asyncio.Runner(loop_factory=new_event_loop) as runner:
+            return runner.run(main)
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # it is not Python's
+                signal.signal(number, handler)
 
 
 def ignore_stop_signals() -> None:

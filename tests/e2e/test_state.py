@@ -45,7 +45,7 @@ def test_signal_shows_stacks_queues_and_requests_without_their_text(tmp_path: Pa
         (in_flight,) = re.findall(r"state: (\d+) requests in flight", text)
         assert len(re.findall(WAITS, text)) == int(waiting) > 0
         assert len(re.findall(AT, text)) == int(in_flight) - int(waiting) > 0
-        assert "engine/worker/worker.py" in text and "asyncio/base_events.py" in text
+        assert "engine/worker/worker.py" in text and "asyncio/runners.py" in text
         assert MARK not in text
         server.assert_unharmed()
 
@@ -90,7 +90,7 @@ def test_command_shows_stacks_queues_and_requests_without_their_text(tmp_path: P
         assert "0 requests in flight" in running.stdout
         assert re.search(rf"^{re.escape(name)}, transformer-en-de, version 1: \d+ of 1 slots, ", running.stdout, re.MULTILINE)
         front, workers = running.stdout.split(f"stacks of {name} ({worker})\n")
-        assert f"stacks of the front ({server.process.pid})" in front and "asyncio/base_events.py" in front
+        assert f"stacks of the front ({server.process.pid})" in front and "asyncio/runners.py" in front
         assert "most recent call first" in workers and "engine/worker/worker.py" in workers
         assert MARK not in stopped.stdout + running.stdout
         server.assert_unharmed()

@@ -7,6 +7,8 @@ import struct
 import sys
 from pathlib import Path
 
+import psutil
+
 from attnserve_server.engine.link.messages import ENCODER, Hello
 
 _PROGRAM = """#!{python} -SE
@@ -24,3 +26,8 @@ def write_interpreter(file: Path, hello: Hello | None = None) -> str:
     file.write_text(_PROGRAM.format(python=sys.executable, hello=struct.pack("<I", len(said)) + said), encoding="utf-8")
     file.chmod(0o755)
     return str(file)
+
+
+def children() -> set[int]:
+    """The children of this process, with those that have ended and have not been waited for."""
+    return {child.pid for child in psutil.Process().children()}

@@ -42,7 +42,7 @@ async def addresses_of(host: str, port: int, what: str) -> list[Address]:
         StartupError: it does not resolve, or no address is this machine's.
     """
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        found = await asyncio.to_thread(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         numeric = [(family, socket.getnameinfo(address, socket.NI_NUMERICHOST)[0]) for family, _, _, _, address in found]
     except (OSError, UnicodeError) as error:
         raise cannot_listen(what, shown(host, port), error) from error

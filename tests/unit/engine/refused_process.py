@@ -13,6 +13,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attnserve_server.engine.front.pool import WorkerPool
+from attnserve_server.process import run
 
 
 class Health(health_pb2_grpc.HealthServicer):
@@ -51,4 +52,5 @@ async def main(interpreter: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1]))
+    interpreter, loop = sys.argv[1:]
+    {"asyncio": asyncio.run, "served": run}[loop](main(interpreter))

@@ -12,6 +12,8 @@ import pytest
 
 from attnserve_server.engine.link.channel import FrontEnd, WorkerEnd
 
+pytestmark = pytest.mark.every_loop
+
 SIZES = (0, 1, 5, 70_000, 3_000_000, 4)
 
 

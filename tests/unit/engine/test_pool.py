@@ -11,16 +11,20 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from attnserve_server.engine.front import pool as pool_module
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.link.messages import Hello
 from attnserve_server.errors import StartupError
-from tests.fakes.workers import write_interpreter
+from tests.fakes.workers import children, write_interpreter
+
+pytestmark = pytest.mark.every_loop
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -78,12 +82,11 @@ def raises_once(monkeypatch: pytest.MonkeyPatch, place: Any, name: str, error: B
     ("place", "name", "error"),
     [
         (socket, "socketpair", OSError(errno.EMFILE, "Too many open files")),
-        (asyncio, "create_subprocess_exec", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")),
-        (asyncio, "create_subprocess_exec", FileNotFoundError(errno.ENOENT, "No such file or directory")),
-        (asyncio, "create_subprocess_exec", MemoryError()),
-        (asyncio, "create_subprocess_exec", RuntimeError("can't start new thread")),
+        (subprocess, "Popen", BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")),
+        (subprocess, "Popen", FileNotFoundError(errno.ENOENT, "No such file or directory")),
+        (subprocess, "Popen", MemoryError()),
     ],
-    ids=["no descriptors", "no process", "no interpreter", "no memory", "no thread"],
+    ids=["no descriptors", "no process", "no interpreter", "no memory"],
 )
 async def test_worker_is_started_again_whatever_failed(
     started: Started, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, place: Any, name: str, error: Exception
@@ -148,6 +151,27 @@ async def test_killed_workers_leave_no_shared_memory(started: Started) -> None:
     assert shared_memories() == 0
 
 
+async def test_nothing_is_left_of_twenty_killed_workers(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "HEALTHY_S", -1.0)  # so that none is waited for
+    before = num_descriptors()
+    for number in range(1, 21):
+        started.kill()
+        assert await started.successor() == f"worker-0.{number}"
+    assert num_descriptors() == before
+    assert children() == set(started.pool.pids().values()), "the ended ones have been waited for"
+
+
+async def test_worker_whose_end_cannot_be_watched_is_ended(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = num_descriptors()
+    monkeypatch.delattr(os, "pidfd_open", raising=False)
+    raises_once(monkeypatch, threading.Thread, "start", RuntimeError("can't start new thread"))
+    started.kill()
+    assert await started.successor() == "worker-0.2"
+    assert started.lost == ["worker-0.0", "worker-0.1"]
+    assert children() == set(started.pool.pids().values())
+    assert num_descriptors() == before - 1, "that of the first one's end"
+
+
 async def test_system_without_shared_memory_starts_workers_all_the_same(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create")
     started.kill()
@@ -203,7 +227,8 @@ AS_USER = ["setpriv", "--reuid=65534", "--inh-caps=-all,+dac_override", "--ambie
 
 
 @pytest.mark.skipif(os.getuid() == 0 and shutil.which(AS_USER[0]) is None, reason="root without setpriv")
-def test_refused_process_does_not_stop_grpc(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "served"])
+def test_refused_process_does_not_stop_grpc(tmp_path: Path, loop: str) -> None:
     """gRPC is imported before the server here, as by the command `attnserve`: its fork handlers are active."""
     program = [
         *(AS_USER if os.getuid() == 0 else ()),
@@ -211,6 +236,7 @@ def test_refused_process_does_not_stop_grpc(tmp_path: Path) -> None:
         "-m",
         "tests.unit.engine.refused_process",
         write_interpreter(tmp_path / "interpreter"),
+        loop,
     ]
     environ = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60, env=environ)

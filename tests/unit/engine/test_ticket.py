@@ -13,6 +13,8 @@ from attnserve_server.engine.front.job import Ticket
 from attnserve_server.errors import Cancelled, ServiceError
 from attnserve_server.request import Done, FinishReason, Hypothesis, SequenceOutcome, Terms, TokensProduced
 
+pytestmark = pytest.mark.every_loop
+
 
 class Leaving:
     """Records the tickets that left, and the reasons."""

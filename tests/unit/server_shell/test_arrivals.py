@@ -11,6 +11,8 @@ import pytest
 from attnserve_server.transport.rpc import arrivals
 from attnserve_server.transport.rpc.arrivals import Arrivals
 
+pytestmark = pytest.mark.every_loop
+
 WAIT_S = 0.2
 
 

@@ -25,6 +25,8 @@ from attnserve_server.debugging import DebugError, only_server, servers, snapsho
 from attnserve_server.transport import debug
 from attnserve_server.transport.debug import END, DebugSocket, address
 
+pytestmark = pytest.mark.every_loop
+
 ME = os.getpid()
 LARGE = 300_000
 

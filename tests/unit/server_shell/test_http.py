@@ -21,6 +21,7 @@ from prometheus_client.metrics_core import Metric
 from attnserve_server.errors import StartupError
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
+from attnserve_server.process import new_event_loop
 from attnserve_server.transport.http import server as http_server
 from attnserve_server.transport.http.metrics import accepts_gzip
 from attnserve_server.transport.http.server import HttpServer
@@ -36,7 +37,7 @@ class Page:
         Metrics(self.registry).request_done("m", "1", "Translate", "OK", 0.1)
         self.health = (True, "serving")
         self.server = HttpServer("127.0.0.1", 0, Exposition(self.registry), lambda: self.health, idle_s)
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.port = asyncio.run_coroutine_threadsafe(self.server.start(), self.loop).result(10)

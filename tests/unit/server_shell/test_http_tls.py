@@ -19,6 +19,8 @@ from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.trust import Trust
 from tests.fakes.trust import Files, TrustRecorder, replace
 
+pytestmark = pytest.mark.every_loop
+
 
 @contextlib.asynccontextmanager
 async def serving(trust: Trust) -> AsyncIterator[int]:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limit of open files, ``nohup``, and the file that says that the server is ready."""
+"""The event loop, the limit of open files, ``nohup``, and the file that says that the server is ready."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import resource
@@ -15,7 +16,37 @@ from pathlib import Path
 import pytest
 
 from attnserve_server.errors import StartupError
-from attnserve_server.process import STOP_SIGNALS, ReadyFile, stop_event
+from attnserve_server.process import STOP_SIGNALS, ReadyFile, run, stop_event
+
+
+async def name_of_loop() -> str:
+    return type(asyncio.get_running_loop()).__module__.partition(".")[0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("uvloop") is None, reason="uvloop is not installed")
+def test_server_runs_on_uvloop() -> None:
+    assert run(name_of_loop()) == "uvloop"
+
+
+def test_server_runs_on_asyncio_where_uvloop_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    assert run(name_of_loop()) == "asyncio"
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_stop_signals_do_after_the_loop_what_they_did_before(monkeypatch: pytest.MonkeyPatch, installed: bool) -> None:
+    async def serve() -> None:
+        stop_event(lambda: None)
+        assert [number for number in STOP_SIGNALS if signal.getsignal(number) == before[number]] == []
+        raise ValueError("planted")
+
+    if not installed:
+        monkeypatch.setitem(sys.modules, "uvloop", None)
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    with pytest.raises(ValueError, match="planted"):
+        run(serve())
+    assert {number: signal.getsignal(number) for number in STOP_SIGNALS} == before
+
 
 LIMIT = """
 import resource
@@ -85,6 +116,7 @@ def test_disk_that_is_full_by_then_is_one_line_too(tmp_path: Path, monkeypatch: 
         ready.write({})
 
 
+@pytest.mark.every_loop
 async def test_hang_up_that_was_ignored_before_stays_ignored() -> None:
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:

@@ -16,6 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from attnserve_server.metrics.exposition import Exposition
+from attnserve_server.process import new_event_loop
 from attnserve_server.transport.http.server import HttpServer
 from attnserve_server.transport.http.watchdog import Watchdog
 
@@ -26,7 +27,7 @@ class Watched:
     """An HTTP server on an event loop in a thread, with a watchdog; ``stuck()`` stops the loop within it."""
 
     def __init__(self, end_s: float = 60.0, end: Callable[[], object] = lambda: None) -> None:
-        self.loop = asyncio.new_event_loop()
+        self.loop = new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
         self.server = HttpServer("127.0.0.1", 0, Exposition(CollectorRegistry()), lambda: (True, "ok"))

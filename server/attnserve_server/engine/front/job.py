@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import itertools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -177,7 +178,7 @@ class Job:
 class Ticket:
     """The caller's handle of a request: receives the answer, and cancels the request. ``Front.submit`` returns it.
 
-    Belongs to the event loop, whose clock is the monotonic one.
+    Belongs to the event loop. Its timer counts from now, because the loop may have a clock of its own, which is of the last turn.
 
     Args:
         terms: terms of the request.
@@ -197,8 +198,8 @@ class Ticket:
         self._parts: deque[Any] = deque()
         self._waiters: list[asyncio.Future[None]] = []
         """Of the tasks that wait for the answer, or for a part of it."""
-        self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_at(terms.deadline, self.cancel, "deadline") if terms.deadline is not None else None
+        self._loop, end = asyncio.get_running_loop(), terms.deadline
+        self._timer = None if end is None else self._loop.call_later(end - time.monotonic(), self.cancel, "deadline")
 
     @property
     def is_done(self) -> bool:

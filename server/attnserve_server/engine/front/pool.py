@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
+from attnserve_server.engine.front.child import Child
 from attnserve_server.engine.front.stacks import StackFile
 from attnserve_server.engine.link.channel import FrontEnd
 from attnserve_server.engine.link.messages import ENCODER, Freed, FromWorker, Hello, Progress, Stop, ToWorker, from_worker
@@ -31,7 +32,7 @@ from attnserve_server.request import Work
 MAX_DEATHS_AT_START = 3
 DEATHS_AT_START = "the workers die before they are ready; their log has the reason"
 _MAX_BACKOFF_S = 5.0
-_HEALTHY_S = 10.0
+HEALTHY_S = 10.0
 _KILLED_S = 1.0
 """Time to wait for a killed process to end; one that waits for a device may take longer."""
 log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ class WorkerPool:
         self._decoder = from_worker()
         self.is_draining = False
         """Once it is set, no process is started any more."""
-        self._processes: dict[str, asyncio.subprocess.Process] = {}
+        self._processes: dict[str, Child] = {}
         self._ends: dict[str, FrontEnd] = {}
         self._memories: dict[str, FrontMemory] = {}
         self._stack_files: dict[str, StackFile] = {}
@@ -73,8 +74,6 @@ class WorkerPool:
         self._tasks: list[asyncio.Task[None]] = []
         self._early: list[tuple[str, FromWorker]] = []
         self._num_lost, self._last_end = 0, ""
-        self._starting = asyncio.Lock()
-        """One at a time, so that none inherits another's socket."""
         self._is_open = asyncio.Event()
         self._on_message: Callable[[str, FromWorker], None] = self._keep
         self._on_lost: Callable[[str], None] = self._forget
@@ -141,14 +140,12 @@ class WorkerPool:
     def kill(self, worker: str) -> None:
         """Kills a worker that hangs; it is replaced like any worker that dies."""
         if worker in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                self._processes[worker].kill()
+            self._processes[worker].kill()
 
     def show_stacks(self) -> None:
         """Asks the workers for the stacks of their threads; not those that have sent nothing yet, which the signal could end."""
         for name in self._heard & self._processes.keys():
-            with contextlib.suppress(ProcessLookupError):
-                self._processes[name].send_signal(STACKS_SIGNAL)
+            self._processes[name].send_signal(STACKS_SIGNAL)
 
     def stacks(self, timeout_s: float = 1.0) -> dict[str, str]:
         """Returns the stacks of the threads of each worker, with its process id; empty for one that writes none in time.
@@ -214,7 +211,7 @@ class WorkerPool:
                 self._on_lost(name)
             except Exception:
                 log.exception("the loss of %s could not be handled", name)
-            backoff = 0.0 if time.monotonic() - started > _HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
+            backoff = 0.0 if time.monotonic() - started > HEALTHY_S else min(_MAX_BACKOFF_S, backoff * 2 + 0.1)
             await asyncio.sleep(backoff)
             if self.is_draining:
                 return
@@ -232,11 +229,12 @@ class WorkerPool:
             self._stack_files[name] = StackFile()
         try:
             with theirs:  # closed before another process is started
-                process = self._processes[name] = await self._spawn(name, theirs)
+                process = self._processes[name] = self._spawn(name, theirs)
             return f"(pid {process.pid}) ended with code {await process.wait()}"
         finally:
             self._ends.pop(name, None)
-            self._processes.pop(name, None)
+            if (child := self._processes.pop(name, None)) is not None:
+                child.close()
             self._heard.discard(name)
             end.close()
             if (memory := self._memories.pop(name, None)) is not None:
@@ -244,24 +242,20 @@ class WorkerPool:
             if (file := self._stack_files.pop(name, None)) is not None:
                 file.close()
 
-    async def _spawn(self, name: str, theirs: socket.socket) -> asyncio.subprocess.Process:
+    def _spawn(self, name: str, theirs: socket.socket) -> Child:
         """Starts a process that inherits one socket, the memory that it shares with the front, and the file of its stacks.
 
-        With these arguments the standard library takes ``posix_spawn``. Its other way falls back to ``fork`` where the system
-        refuses a process, and gRPC's fork handlers then stop its threads for good. (Other descriptors are not inheritable anyway.)
+        Nothing else runs on the event loop meanwhile, so that none inherits another's. (Other descriptors are not inheritable.)
         """
         memory, file = self._memories.get(name), self._stack_files.get(name)
         shared, stacks = (-1 if each is None else each.descriptor for each in (memory, file))
         arguments = str(theirs.fileno()), name, self._asked_device, str(shared), str(stacks)
         command = self._python, "-m", "attnserve_server.engine.worker", *arguments
         try:
-            async with self._starting:
-                theirs.set_inheritable(True)
-                for descriptor in {shared, stacks} - {-1}:
-                    os.set_inheritable(descriptor, True)
-                return await asyncio.create_subprocess_exec(
-                    *command, close_fds=False, stdin=asyncio.subprocess.DEVNULL, env=os.environ | self._environ
-                )
+            theirs.set_inheritable(True)
+            for descriptor in {shared, stacks} - {-1}:
+                os.set_inheritable(descriptor, True)
+            return Child(command, os.environ | self._environ)
         finally:
             if file is not None:
                 os.set_inheritable(stacks, False)  # it stays open here

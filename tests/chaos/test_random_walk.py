@@ -29,7 +29,7 @@ from tests.chaos.walk import NUM_CHANNELS, Walk
 from tests.chaos.walk_faults import FAULTS, Clock, Fault, LogPipe, Scene
 from tests.chaos.walk_questions import Question, answer_of, asked_alone, content, questions_of
 from tests.e2e.every_task import every_task, serve_every_task
-from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, serve
+from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, is_worker, serve
 from tests.foreign.letters import SPEC as LETTERS
 
 NUM_WORKERS, SETTLED_S, MEMORY = 2, 90.0, 1.05
@@ -120,7 +120,7 @@ def settled(server: Server) -> Samples:
     def is_settled() -> bool:
         samples = server.scrape()
         return (
-            len(server.children()) == NUM_WORKERS
+            sum(map(is_worker, server.children())) == NUM_WORKERS
             and server.http("/healthz")[0] == 200
             and samples.total("attnserve_model_ready") == len(TASKS)
             and not any(samples.total(name, **labels) for name, labels in GAUGES)

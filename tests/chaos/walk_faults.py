@@ -23,7 +23,7 @@ import grpc
 import grpc.aio
 
 from tests.chaos.walk_questions import Known, answer_of
-from tests.e2e.serving import OPTIONS, Server
+from tests.e2e.serving import OPTIONS, Server, is_worker
 
 PIPE_BYTES = 4096
 """Of the log's pipe: so small that some tens of lines fill it."""
@@ -113,8 +113,8 @@ class Scene:
 
     def worker(self) -> int | None:
         """The process id of a worker that lives; None where none does."""
-        children = self.server.children()
-        return self.rng.choice(children) if children else None
+        workers = list(filter(is_worker, self.server.children()))
+        return self.rng.choice(workers) if workers else None
 
     def cheapest(self) -> Known:
         """The question that takes least."""

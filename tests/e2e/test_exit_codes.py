@@ -15,7 +15,7 @@ import onnxruntime
 import pytest
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import LONG_TEXT, MODELS, SENTENCES, Server, ask, eventually, is_alive, serve, start_unary
+from tests.e2e.serving import LONG_TEXT, MODELS, SENTENCES, Server, ask, eventually, is_alive, is_worker, serve, start_unary
 
 OPTIONS = DecodeOptions(beam_size=8, num_hypotheses=8)
 
@@ -38,11 +38,6 @@ def test_idle_server_ends_with_zero_after_a_signal(tmp_path: Path, number: signa
         server.process.send_signal(number)
         assert server.process.wait(20) == 0, server.tail()
         assert not (tmp_path / "ready.json").exists()
-
-
-def is_worker(pid: int) -> bool:
-    """Whether a child runs the worker's program already; until then the front waits for it in the kernel."""
-    return b"attnserve_server.engine.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 @pytest.mark.load

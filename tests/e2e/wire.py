@@ -18,10 +18,12 @@ from google.protobuf.message import Message
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from hypothesis import strategies as st
 
+from tests.clips import clip_file
 from tests.e2e.every_task import IDS
 from tests.e2e.serving import SENTENCES
 from tests.fuzzing import corpus, mutated
 
+CLIPS = [clip_file(kind, 4) for kind in ("mp4", "gif")]
 IMAGES = list(corpus("image").values())
 ODD_TEXTS = [
     "",
@@ -43,6 +45,7 @@ NAMED: dict[str, st.SearchStrategy[Any]] = {
     "text": texts,
     "prefix": st.just("") | texts,
     "image": st.sampled_from(IMAGES) | mutated(IMAGES, 2) | st.binary(max_size=20),
+    "video": st.sampled_from(CLIPS) | mutated(CLIPS, 2) | st.binary(max_size=20),
     "class_name": st.sampled_from(["airplane", "automobile", "ship"]) | texts,
     "model": st.just("") | st.sampled_from([*IDS, "no-model"]) | st.text(max_size=4),
     "service": st.just("") | st.sampled_from(["transformer-en-de", "attnserve.v1.TranslationService"]) | st.text(max_size=4),
@@ -114,7 +117,7 @@ def _field(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
 
 
 def messages(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Message]:
-    """Messages with some of their fields set, mostly two at most beside text or image; nested ones to a depth of three."""
+    """Messages with some of their fields set, mostly two at most beside text, image or clip; nested ones to a depth of three."""
     kind = message_factory.GetMessageClass(descriptor)
     fields = [field for field in descriptor.fields if depth < 3 or field.type != FieldDescriptor.TYPE_MESSAGE]
 
@@ -124,7 +127,7 @@ def messages(descriptor: Descriptor, depth: int = 0) -> st.SearchStrategy[Messag
     values = {
         field.name: st.lists(_field(field, depth), max_size=3) if field.is_repeated else _field(field, depth) for field in fields
     }
-    content = {name: values.pop(name) for name in ("text", "image") if name in values}
+    content = {name: values.pop(name) for name in ("text", "image", "video") if name in values}
     few = st.lists(st.sampled_from(sorted(values)), max_size=2, unique=True) if values else st.just([])
     chosen = st.one_of(few, few, st.sets(st.sampled_from(sorted(values))).map(sorted) if values else few)
     return chosen.flatmap(lambda names: st.fixed_dictionaries(content | {name: values[name] for name in names})).map(make)

@@ -169,7 +169,7 @@ def test_line_that_is_not_utf_8_costs_no_other(server: FakeServer, flags: list[s
     done = subprocess.run(program, input=b"a dog\nin a caf\xe9\ntwo cats\n", capture_output=True, check=False, timeout=30)
     assert (done.returncode, done.stdout) == (1, b"DOG A\n\nCATS TWO\n")
     assert done.stderr.count(b"\n") == 2
-    assert b"error: text is not valid Unicode: character 9 is the byte 0xe9, which is not UTF-8 (line 2, field text)" in done.stderr
+    assert b"error: text is not valid Unicode: character 9 is the byte 0xe9, which is not UTF-8 (line 2)" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def file_bytes(file: Any, field: str) -> bytes:
     if not isinstance(data, bytes):
         raise InvalidRequest(f'{field} must be a file opened in binary mode, as by open(path, "rb")', field=field)
     if not data:
-        raise InvalidRequest(f"{field} is a file with nothing left to read; seek(0) returns to its begin", field=field)
+        raise InvalidRequest(f"{field} is a file with nothing left to read; seek(0) returns to its beginning", field=field)
     return data
 
 

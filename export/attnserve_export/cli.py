@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -52,14 +53,16 @@ def train(
         if queue is not None:
             _train_queue(queue, data, runs, device=device, jobs=jobs, minutes=minutes, is_list=is_list)
         elif config is not None:
-            _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
+            folder = _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
+            typer.echo(f"the run is {folder}; `{_export_of(config, changes or [], runs)}` exports it", err=True)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
         raise typer.Exit(_complain(error)) from error
 
 
 def _train_one(
     config: str, changes: dict[str, Any], data: Path, runs: Path, *, device: str, epochs: int | None, taught: Path | None
-) -> None:
+) -> Path:
+    """Trains by one recipe; returns the folder of the run."""
     keep_freed_memory()
     import torch
 
@@ -69,11 +72,19 @@ def _train_one(
     if device != "cpu" and not torch.cuda.is_available():
         raise RecipeError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(1)
-    recipe = load_recipe(config, changes)
+    recipe, folder = load_recipe(config, changes), runs / folder_name(config, changes)
     try:
-        train_by(recipe, data, runs / folder_name(config, changes), device=device, epochs=epochs, taught=taught)
+        train_by(recipe, data, folder, device=device, epochs=epochs, taught=taught)
     except Stopped as stopped:
         typer.echo(stopped, err=True)
+    return folder
+
+
+def _export_of(config: str, changes: list[str], runs: Path) -> str:
+    """Returns the command that exports a run."""
+    options = [part for change in changes for part in ("--set", change)]
+    options += [] if runs == RUNS.expanduser() else ["--runs", str(runs)]
+    return shlex.join(["attnserve", "export", config, *options])
 
 
 def _train_queue(queue: str, data: Path, runs: Path, *, device: str, jobs: int, minutes: float | None, is_list: bool) -> None:
@@ -102,13 +113,14 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
 
 
 def export(
-    model_id: Annotated[
-        str, typer.Argument(metavar="ID", help="A shipped recipe's name, which is the model's id, or a .toml file.")
-    ],
+    config: Annotated[str, typer.Argument(metavar="ID", help="A shipped recipe's name, which is the model's id, or a .toml file.")],
     data: DataOption = Path("data"),
     runs: RunsOption = RUNS,
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="As given to `attnserve train`. Repeatable.")
+    ] = None,
     from_bundle: Annotated[
         bool, typer.Option("--from-bundle", help="Take weights, tokenizer and training record from the existing bundle.")
     ] = False,
@@ -125,8 +137,8 @@ def export(
     from attnserve_export.recording import record as record_evaluation
     from attnserve_export.trained import run_folder, trained_in_bundle, trained_in_run
 
-    folder = models / model_id / version
     try:
+        folder = models / _model_id(config) / version
         if record is not None:
             typer.echo(record_evaluation(folder, record.read_bytes()))
         elif golden:
@@ -134,10 +146,17 @@ def export(
         elif from_bundle:
             typer.echo(export_bundle(trained_in_bundle(folder), data, models, version))
         else:
-            recipe = load_recipe(model_id)
-            typer.echo(export_bundle(trained_in_run(recipe, run_folder(recipe, runs.expanduser())), data, models, version))
+            changed = _parsed(changes or [])
+            recipe = load_recipe(config, changed)
+            run = run_folder(recipe, runs.expanduser(), config, changed)
+            typer.echo(export_bundle(trained_in_run(recipe, run), data, models, version))
     except (RecipeError, FileNotFoundError, ExportError) as error:
         raise typer.Exit(_complain(error)) from error
+
+
+def _model_id(config: str) -> str:
+    """Returns the model's id: a file's recipe has it, any other name is one."""
+    return load_recipe(config).model_id if Path(config).suffix == ".toml" else config
 
 
 def keep_freed_memory() -> None:

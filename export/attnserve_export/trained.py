@@ -28,6 +28,7 @@ from attnserve_export.layers.efficientnet import imagenet_weights
 from attnserve_export.models.nonlocal_video import trunk_weights
 from attnserve_export.recipe import AnyRecipe, GenerationRecipe, VideoRecipe, VisionRecipe, recipe_from
 from attnserve_export.registry import ARCHITECTURES
+from attnserve_export.training.start import folder_name
 
 TRAINING_FILE = "training.json"
 TOKENIZER_FILE = "tokenizer.model"
@@ -60,9 +61,8 @@ def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
     """
     selected = run / "best.pt"
     if not selected.is_file():
-        raise FileNotFoundError(
-            f"no trained model in {run}: train it with `attnserve train`, or name the folder of the runs by --runs"
-        )
+        cure = "train it with `attnserve train`, or name the folder of the runs by --runs"
+        raise FileNotFoundError(f"no trained model in {run}: {cure}; {_runs_in(run.parent)}")
     weights = torch.load(selected, weights_only=True, map_location="cpu")
     if isinstance(recipe, VideoRecipe):
         weights = whole_model(weights)
@@ -70,6 +70,12 @@ def trained_in_run(recipe: AnyRecipe, run: Path) -> Trained:
     if isinstance(recipe, GenerationRecipe) and not path.exists():
         return Trained(recipe, weights, b"", summary_so_far(recipe, run, weights))
     return Trained(recipe, weights, _tokenizer(recipe, run), json.loads(path.read_text(encoding="utf-8")))
+
+
+def _runs_in(runs: Path) -> str:
+    """Returns in words which runs of a folder have a trained model."""
+    found = sorted(selected.parent.name for selected in runs.glob("*/best.pt"))
+    return f"trained runs in {runs}: {', '.join(found)}" if found else f"{runs} has no trained run"
 
 
 def summary_so_far(recipe: GenerationRecipe, run: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
@@ -101,11 +107,21 @@ def whole_model(head: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {f"trunk.{name}": value for name, value in trunk.items()} | {f"head.{name}": value for name, value in head.items()}
 
 
-def run_folder(recipe: AnyRecipe, runs: Path) -> Path:
-    """Returns the folder of a recipe's run: one of a video classifier also has its pairwise function in its name."""
-    folder = runs / recipe.model_id
+def run_folder(recipe: AnyRecipe, runs: Path, name: str = "", changes: Mapping[str, Any] | None = None) -> Path:
+    """Returns the folder in which `attnserve train` ran a recipe.
+
+    The run of a video classifier may also have the pairwise function in its name, as those of a queue do.
+
+    Args:
+        recipe: with its changes.
+        runs: folder of all runs.
+        name: name or path of the recipe, as given to `attnserve train`; empty for that of the model.
+        changes: changed keys of the recipe.
+    """
+    name, changes = name or recipe.model_id, changes or {}
+    folder = runs / folder_name(name, changes)
     if isinstance(recipe, VideoRecipe) and not folder.exists():
-        return runs / f"{recipe.model_id}+pairwise={recipe.model['pairwise']}"
+        return runs / folder_name(name, {**changes, "model.pairwise": recipe.model["pairwise"]})
     return folder
 
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +19,8 @@ from attnserve_client.demo.server import DemoServer
 from attnserve_client.errors import AttnserveError, ToolError
 from attnserve_client.security import VARIABLES, Security
 from attnserve_loadtest import hot_path, hot_path_maps
+from attnserve_loadtest import slo as slo_texts
+from attnserve_loadtest.connection import credentials_of
 from attnserve_loadtest.recording import KINDS
 from attnserve_server.bundle.loader import find_bundles
 
@@ -59,11 +61,9 @@ def loadtest(
     results: Annotated[Path, typer.Option(metavar="DIR", help="Where the reports go.")] = RESULTS,
 ) -> None:
     """Load a server and report; the exit code is 1 if an objective was not met."""
-    if shape and shape not in SHAPES:
-        raise typer.BadParameter(f"no shape {shape!r}: there are {', '.join(sorted(SHAPES))}")
-    if kind not in KINDS:
-        raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(KINDS)}")
+    objectives = slo or DEFAULT_OBJECTIVES
     security = Security(ca, cert, key, token_file) if address else Security()
+    _check(shape, kind, objectives, results, security)
     with _server(address, metrics_url) as (target, metrics):
         files = [str(HERE / "locustfile.py"), *([str(SHAPES[shape])] if shape else [])]
         command = [sys.executable, "-m", "locust", "-f", ",".join(files), "--headless", "--only-summary", "--skip-log"]
@@ -74,14 +74,36 @@ def loadtest(
         command += ["--processes", str(workers)] if workers else []
         for name, file in dataclasses.asdict(security).items():
             command += [f"--{name.replace('_', '-')}", file]
-        command += [part for text in slo or DEFAULT_OBJECTIVES for part in ("--slo", text)]
-        results.mkdir(parents=True, exist_ok=True)
+        command += [part for text in objectives for part in ("--slo", text)]
         code = subprocess.run([*command, *KINDS[kind]], check=False).returncode
         if sweep:
             hot_path.run(target, results, is_quick=quick, security=security)
     if sweep and not address and (bundle := hot_path_maps.find_segmentation(find_bundles(hot_path.MODELS))) is not None:
         hot_path_maps.run(bundle, results, is_quick=quick)
     raise typer.Exit(code)
+
+
+def _check(shape: str, kind: str, objectives: Sequence[str], results: Path, security: Security) -> None:
+    """Checks options before anything is started, and makes the folder of the reports.
+
+    Raises:
+        BadParameter: an option has a value that cannot be used.
+        ToolError: a file of ``security`` cannot be used.
+    """
+    if shape and shape not in SHAPES:
+        raise typer.BadParameter(f"no shape {shape!r}: there are {', '.join(sorted(SHAPES))}", param_hint="--shape")
+    if kind not in KINDS:
+        raise typer.BadParameter(f"no kind {kind!r}: there are {', '.join(KINDS)}", param_hint="--kind")
+    try:
+        for text in objectives:
+            slo_texts.parse(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--slo") from error
+    credentials_of(security)
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(f"{results} cannot be a folder: {error.strerror}", param_hint="--results") from error
 
 
 @contextlib.contextmanager

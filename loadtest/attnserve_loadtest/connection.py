@@ -19,7 +19,7 @@ def blocking_channel(address: str, security: Security) -> tuple[grpc.Channel, Me
     Raises:
         ToolError: a file cannot be used.
     """
-    credentials, metadata = _read(security)
+    credentials, metadata = credentials_of(security)
     channel = grpc.insecure_channel(address) if credentials is None else grpc.secure_channel(address, credentials)
     return channel, metadata
 
@@ -30,12 +30,17 @@ def aio_channel(address: str, security: Security) -> tuple[grpc.aio.Channel, Met
     Raises:
         ToolError: a file cannot be used.
     """
-    credentials, metadata = _read(security)
+    credentials, metadata = credentials_of(security)
     channel = grpc.aio.insecure_channel(address) if credentials is None else grpc.aio.secure_channel(address, credentials)
     return channel, metadata
 
 
-def _read(security: Security) -> tuple[grpc.ChannelCredentials | None, Metadata]:
+def credentials_of(security: Security) -> tuple[grpc.ChannelCredentials | None, Metadata]:
+    """Returns the credentials of a channel, None for a plain one, and the metadata of its calls.
+
+    Raises:
+        ToolError: a file cannot be used.
+    """
     try:
         return security.credentials(), metadata_of("", security.token())
     except (OSError, ValueError) as error:

@@ -86,7 +86,9 @@ class CacheConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The whole configuration."""
 
-    models: Annotated[str, Flag("Model repository: <model id>/<version>/manifest.json")] = ""
+    models: Annotated[
+        str, Flag("Model repository: <model id>/<version>/manifest.json", default="the one that comes with attnserve")
+    ] = ""
     """Empty for the repository that comes with attnserve."""
     max_text_chars: Count = 10_000
     """Longer texts are refused before they are tokenized."""

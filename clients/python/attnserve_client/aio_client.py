@@ -11,8 +11,8 @@ from attnserve_client import convert, methods
 from attnserve_client.aio_connection import events, values
 from attnserve_client.aio_many import many
 from attnserve_client.aio_passes import AioPasses
-from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
+from attnserve_client.image_files import ImageFile
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.types import Caption, CaptionDelta, Translation, TranslationDelta
 
@@ -164,7 +164,7 @@ class AsyncClient(AioPasses):
         """Describes one image.
 
         Args:
-            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            image: a JPEG, PNG or WebP file: its bytes, its path, or a file object; or an image of Pillow.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             options: how to decode.

@@ -19,6 +19,7 @@ from attnserve_client import convert, health, methods
 from attnserve_client.aio_calls import AioCalls
 from attnserve_client.channel import DEFAULT_ADDRESS, DEFAULT_TIMEOUT_S, checked_address, metadata_of, options_of
 from attnserve_client.errors import AttnserveError
+from attnserve_client.fields import new_request
 from attnserve_client.methods import ResponseT
 from attnserve_client.retry import NO_RETRIES, RetryPolicy, policy_of
 from attnserve_client.types import Model, ModelDetails
@@ -47,6 +48,10 @@ class AioConnection:
             self._channel = grpc.aio.secure_channel(address, credentials, options=options)
         self._calls = AioCalls(self._channel, address, policy_of(retries), timeout, metadata)
 
+    def __repr__(self) -> str:
+        """Returns the kind of client, its address, and whether it is closed."""
+        return f"<{type(self).__name__} of {self.address}, {'closed' if self._calls.is_closed else 'open'}>"
+
     async def close(self) -> None:
         """Cancels the running calls and closes the connection; later calls raise ``ClientClosed``."""
         self._calls.is_closed = True
@@ -67,7 +72,7 @@ class AioConnection:
 
     async def get_model(self, model: str, version: str = "", *, timeout: float | None = None) -> ModelDetails:
         """Returns one model with its manifest; the newest version if ``version`` is empty."""
-        request = model_pb2.GetModelRequest(model=model, version=version)
+        request = new_request(model_pb2.GetModelRequest, model, version)
         return convert.details_from_proto(await self._calls.unary(methods.GET_MODEL, request, timeout))
 
     async def is_healthy(self, service: str = "", *, timeout: float = health.CHECK_TIMEOUT_S) -> bool:

@@ -9,9 +9,9 @@ from typing import Unpack
 from attnserve_client import convert, generation_convert, methods, pass_convert, video_convert
 from attnserve_client.aio_connection import AioConnection, values
 from attnserve_client.aio_many import many
-from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
 from attnserve_client.generation_types import Generation
+from attnserve_client.image_files import ImageFile
 from attnserve_client.options import ClassifyKeywords, ClassifyVideoKeywords, GenerateKeywords, SegmentKeywords
 from attnserve_client.pass_types import Classification, Segmentation
 from attnserve_client.video_convert import Clip
@@ -33,7 +33,7 @@ class AioPasses(AioConnection):
         """Finds the class of each pixel of an image.
 
         Args:
-            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            image: a JPEG, PNG or WebP file: its bytes, its path, or a file object; or an image of Pillow.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             timeout: seconds for all attempts together.
@@ -83,7 +83,7 @@ class AioPasses(AioConnection):
         """Finds the most probable classes of an image.
 
         Args:
-            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            image: a JPEG, PNG or WebP file: its bytes, its path, or a file object; or an image of Pillow.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             timeout: seconds for all attempts together.
@@ -133,7 +133,7 @@ class AioPasses(AioConnection):
         """Finds the most probable classes of a clip.
 
         Args:
-            clip: an MP4, WebM or GIF file, its bytes or its path; or the frames in order, image files.
+            clip: an MP4, WebM or GIF file: its bytes, its path, or a file object; or its frames in order, each as for ``segment``.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             timeout: seconds for all attempts together.

@@ -9,8 +9,8 @@ from typing import Literal, Unpack, overload
 
 from attnserve.v1 import caption_pb2, translation_pb2
 from attnserve_client import convert, methods
-from attnserve_client.convert import ImageFile
 from attnserve_client.errors import AttnserveError
+from attnserve_client.image_files import ImageFile
 from attnserve_client.options import CaptionKeywords, DecodeOptions, OnError, RequestKeywords, asked, is_raising
 from attnserve_client.sync_connection import events, values
 from attnserve_client.sync_many import many
@@ -165,7 +165,7 @@ class Client(SyncPasses):
         """Describes one image.
 
         Args:
-            image: a JPEG, PNG or WebP file: its bytes, or its path.
+            image: a JPEG, PNG or WebP file: its bytes, its path, or a file object; or an image of Pillow.
             model: id of the model; empty for the server's default.
             version: of the model; empty for the newest.
             options: how to decode.

@@ -6,8 +6,7 @@ from __future__ import annotations
 import enum
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -16,6 +15,8 @@ from numpy.typing import NDArray
 
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
 from attnserve_client.errors import AttnserveError, ClientClosed, InvalidRequest
+from attnserve_client.fields import new_request, set_field, set_fields
+from attnserve_client.image_files import ImageFile, image_bytes
 from attnserve_client.options import Asked
 from attnserve_client.types import (
     Caption,
@@ -34,27 +35,11 @@ from attnserve_client.types import (
     TranslationDelta,
 )
 
-ImageFile = bytes | str | os.PathLike[str]
-"""An image file's bytes, or its path."""
-
 _E = TypeVar("_E", bound=enum.StrEnum)
 _M = TypeVar("_M", bound=Message)
 _V = TypeVar("_V")
 _I = TypeVar("_I")
 _C = TypeVar("_C", caption_pb2.CaptionRequest, caption_pb2.CaptionStreamRequest)
-_BYTES = range(0xDC80, 0xDD00)
-"""Lone surrogates that stand for bytes that are not UTF-8 (PEP 383)."""
-
-
-def _surrogate(error: ValueError) -> str:
-    """Returns in words which character of a text cannot be sent."""
-    if not isinstance(error, UnicodeEncodeError):
-        return str(error)
-    code = ord(error.object[error.start])
-    what = f"byte 0x{code - 0xDC00:02x}, which is not UTF-8" if code in _BYTES else f"lone surrogate U+{code:04X}"
-    return f"character {error.start + 1} is the {what}"
-
-
 _R = TypeVar("_R", translation_pb2.TranslateRequest, translation_pb2.TranslateStreamRequest)
 
 
@@ -62,44 +47,42 @@ def translate_request(kind: type[_R], text: str, model: str, version: str, asked
     """Returns a request of the given type.
 
     Raises:
-        InvalidRequest: the text is not valid Unicode (it has lone surrogates), or another field has a value that cannot be sent.
+        InvalidRequest: the text is no string or has lone surrogates, or another field has a value that cannot be sent.
     """
-    try:
-        request = kind(text=text, model=model, version=version, options=asked.options)
-    except ValueError as error:
-        raise InvalidRequest(f"the text is not valid Unicode: {_surrogate(error)}", field="text") from error
+    request = new_request(kind, model, version, options=asked.options)
+    set_field(request, "text", text)
     set_fields(request, asked.fields)
     return request
 
 
 def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, asked: Asked) -> _C:
-    """Returns a request of the given type; ``image`` is a file's bytes or its path.
+    """Returns a request of the given type.
 
     Raises:
         InvalidRequest: a field has a value that cannot be sent.
         OSError: the file cannot be read.
     """
-    request = kind(image=image_bytes(image), model=model, version=version, options=asked.options)
+    request = new_request(kind, model, version, image=image_bytes(image), options=asked.options)
     set_fields(request, asked.fields)
     return request
 
 
-def image_bytes(image: ImageFile) -> bytes:
-    """Returns an image file's bytes.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    return image if isinstance(image, bytes) else Path(image).read_bytes()
-
-
 def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:
-    """Yields a request for each item; an error in the place of an item that cannot be read or sent.
+    """Returns an iterator over a request for each item; an error in the place of an item that cannot be read or sent.
 
     Args:
         make: makes one request, and raises an ``AttnserveError`` or an ``OSError``.
         items: texts or images.
+
+    Raises:
+        InvalidRequest: ``items`` is one text, path or file.
     """
+    if isinstance(items, str | bytes | os.PathLike):
+        raise InvalidRequest(f"several items are expected, not one {type(items).__name__}: put it in a list")
+    return _requests(make, items)
+
+
+def _requests(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:
     for item in items:
         request: _M | AttnserveError
         try:
@@ -109,19 +92,6 @@ def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | 
         except OSError as error:
             request = InvalidRequest(f"cannot read {item}: {error.strerror or error}", field="image")
         yield request
-
-
-def set_fields(request: Message, values: Mapping[str, Any]) -> None:
-    """Sets fields of a request by their names.
-
-    Raises:
-        InvalidRequest: there is no such field, or it has a value that cannot be sent.
-    """
-    for name, value in values.items():
-        try:
-            setattr(request, name, value)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=name) from error
 
 
 def translation_from_proto(message: translation_pb2.TranslateResponse) -> Translation:

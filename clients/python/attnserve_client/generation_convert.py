@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from attnserve.v1 import generation_pb2
-from attnserve_client.convert import set_fields
 from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.fields import new_request, set_field, set_fields
 from attnserve_client.generation_types import Generation, GenerationAttention
 from attnserve_client.options import GenerateKeywords
 from attnserve_client.pass_convert import timings_from_proto, weights_array
@@ -23,8 +23,8 @@ def generate_request(class_name: str, model: str, version: str, keywords: Genera
     """
     fields: dict[str, Any] = {name: value for name, value in keywords.items() if value is not None}
     is_grid, at = fields.pop("grid", False), fields.pop("attention_at", None)
-    request = generation_pb2.GenerateImageRequest(model=model, version=version)
-    set_fields(request, {"class_name": class_name})
+    request = new_request(generation_pb2.GenerateImageRequest, model, version)
+    set_field(request, "class_name", class_name)
     request.form = generation_pb2.GENERATION_FORM_GRID if is_grid else generation_pb2.GENERATION_FORM_IMAGES
     if at is not None:
         try:

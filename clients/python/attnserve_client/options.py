@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, cast
 
 from attnserve.v1 import decoding_pb2
 from attnserve_client.errors import InvalidRequest
+from attnserve_client.fields import set_field
 
 AttentionDetail = Literal["none", "mean", "all"]
 OnError = Literal["raise", "return"]
@@ -208,7 +209,11 @@ def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) ->
         InvalidRequest: an option has a value that cannot be sent.
         TypeError: there is no such option.
     """
-    merged, message = replace(options or DecodeOptions(), **keywords), decoding_pb2.DecodeOptions()
+    base: Any = options or DecodeOptions()
+    if not isinstance(base, DecodeOptions):
+        cure = "single options are keywords, such as beam_size=4"
+        raise InvalidRequest(f"options must be DecodeOptions, not {type(base).__name__}; {cure}", field="options")
+    merged, message = replace(base, **keywords), decoding_pb2.DecodeOptions()
     if merged.return_attention not in _DETAILS:
         raise InvalidRequest(
             f'return_attention must be "none", "mean" or "all", not {merged.return_attention!r}', field="options.return_attention"
@@ -219,10 +224,7 @@ def options_to_proto(options: DecodeOptions | None, keywords: DecodeKeywords) ->
         if value is None:
             continue
         target, path = (message.sampling, f"sampling.{name}") if name in _OF_SAMPLING else (message, name)
-        try:
-            setattr(target, name, value)
-        except (TypeError, ValueError) as error:
-            raise InvalidRequest(f"{name} cannot be {value!r}: {error}", field=f"options.{path}") from error
+        set_field(target, name, value, f"options.{path}")
     return message
 
 

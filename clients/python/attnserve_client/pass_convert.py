@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attnserve.v1 import classification_pb2, segmentation_pb2, single_pass_pb2
-from attnserve_client.convert import ImageFile, image_bytes, set_fields
 from attnserve_client.errors import AttnserveError, InvalidRequest, ToolError
+from attnserve_client.fields import new_request, set_fields
+from attnserve_client.image_files import ImageFile, image_bytes
 from attnserve_client.options import ClassifyKeywords, SegmentKeywords
 from attnserve_client.pass_types import (
     BlockAttention,
@@ -34,7 +35,7 @@ _FORMATS: dict[str, segmentation_pb2.ClassMapFormat] = {
 
 
 def segment_request(image: ImageFile, model: str, version: str, keywords: SegmentKeywords) -> segmentation_pb2.SegmentRequest:
-    """Returns a request; ``image`` is a file's bytes or its path.
+    """Returns a request.
 
     Raises:
         InvalidRequest: a field has a value that cannot be sent.
@@ -47,7 +48,7 @@ def segment_request(image: ImageFile, model: str, version: str, keywords: Segmen
         raise InvalidRequest(f"format must be one of {', '.join(_FORMATS)}, not {form!r}", field="format")
     if form == "png":
         _require_pillow()
-    request = segmentation_pb2.SegmentRequest(image=image_bytes(image), model=model, version=version, format=_FORMATS[form])
+    request = new_request(segmentation_pb2.SegmentRequest, model, version, image=image_bytes(image), format=_FORMATS[form])
     try:
         request.queries.extend(segmentation_pb2.Pixel(x=x, y=y) for x, y in queries)
     except (TypeError, ValueError) as error:
@@ -59,13 +60,13 @@ def segment_request(image: ImageFile, model: str, version: str, keywords: Segmen
 def classify_request(
     image: ImageFile, model: str, version: str, keywords: ClassifyKeywords
 ) -> classification_pb2.ClassifyImageRequest:
-    """Returns a request; ``image`` is a file's bytes or its path.
+    """Returns a request.
 
     Raises:
         InvalidRequest: a field has a value that cannot be sent.
         OSError: the file cannot be read.
     """
-    request = classification_pb2.ClassifyImageRequest(image=image_bytes(image), model=model, version=version)
+    request = new_request(classification_pb2.ClassifyImageRequest, model, version, image=image_bytes(image))
     set_fields(request, dict(keywords))
     return request
 

@@ -3,22 +3,22 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from attnserve.v1 import classification_pb2
-from attnserve_client.convert import ImageFile, image_bytes, set_fields
 from attnserve_client.errors import AttnserveError, InvalidRequest
+from attnserve_client.fields import new_request, set_fields
+from attnserve_client.image_files import FileSource, ImageFile, file_bytes, image_bytes, is_file, not_a_clip
 from attnserve_client.options import ClassifyVideoKeywords
 from attnserve_client.pass_convert import timings_from_proto, weights_array
 from attnserve_client.pass_types import ClassProbability
 from attnserve_client.video_types import PositionMap, SampledFrame, VideoClassification
 
-Clip = ImageFile | Sequence[ImageFile]
-"""A video file, its bytes or its path; or the frames of a clip in order, image files."""
+Clip = FileSource | Sequence[ImageFile]
+"""A video file; or the frames of a clip in order, image files."""
 
 
 def classify_video_request(
@@ -32,11 +32,13 @@ def classify_video_request(
     """
     fields: dict[str, Any] = dict(keywords)
     queries = fields.pop("queries", ())
-    request = classification_pb2.ClassifyVideoRequest(model=model, version=version)
-    if isinstance(clip, (bytes, str, os.PathLike)):
-        request.video = image_bytes(clip)
+    request = new_request(classification_pb2.ClassifyVideoRequest, model, version)
+    if is_file(clip):
+        request.video = file_bytes(clip, "video")
+    elif isinstance(clip, Iterable):
+        request.frames.extend(image_bytes(frame, f"frames[{index}]") for index, frame in enumerate(clip))
     else:
-        request.frames.extend(image_bytes(frame) for frame in clip)
+        raise not_a_clip(clip)
     try:
         request.queries.extend(classification_pb2.ClipPosition(frame=frame, x=x, y=y) for frame, x, y in queries)
     except (TypeError, ValueError) as error:

@@ -171,9 +171,9 @@ def test_command_prints_json_without_the_files(server: FakeServer, capsys: pytes
     [
         (["--class", "dog"], "give --out, --folder, --attention or --json"),
         (["--class", "dog", "--attention", "a.png", "--at", "1;2"], "must be a column and a row"),
-        (["--class", "cow", "--json"], "field class_name"),
-        (["--class", "dog", "--count", "-1", "--json"], "field count"),
-        (["--class", "dog", "--seed", "-1", "--json"], "field seed"),
+        (["--class", "cow", "--json"], "--class is bad (request"),
+        (["--class", "dog", "--count", "-1", "--json"], "--count must be an integer from 0"),
+        (["--class", "dog", "--seed", "-1", "--json"], "--seed must be an integer from 0"),
         (["--class", "dog", "--out", "/nowhere/a.png"], "cannot write /nowhere/a.png"),
         (["--class", "dog", "--out", "a.jpg"], "its name must end in .png, not 'a.jpg'"),
         (["--class", "dog", "--json", "--at", "1,1"], "it takes --attention"),
@@ -258,4 +258,4 @@ def test_error_of_an_image_ends_the_evaluation(server: FakeServer, capsys: pytes
     served(server, GENERATION, CLASSIFICATION)
     server.generation.alter = lambda response: response.images.__setitem__(0, b"bad")
     assert main(["evaluate", "generation", "--samples", "3"]) == 1
-    assert "field image" in capsys.readouterr().err
+    assert "image is bad (request" in capsys.readouterr().err

@@ -96,7 +96,7 @@ def test_segment_of_a_folder(folder: Path, tmp_path: Path, capsys: pytest.Captur
 def test_an_option_that_is_wrong_for_all_images_ends_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["segment", str(folder), "--json", *(f"--query={column},1" for column in range(17))]) == 1
     error = capsys.readouterr().err
-    assert error.count("queries must be at most 16") == 1
+    assert error.count("--query must be at most 16") == 1
     assert "could not be segmented" not in error
 
 

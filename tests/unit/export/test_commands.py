@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import torch
 
 from attnserve_client.cli import main
 from attnserve_export.recipe import CONFIGS
+from attnserve_export.training import start
 
 
 @pytest.fixture(autouse=True)
@@ -34,13 +37,53 @@ def test_device_that_the_machine_lacks_is_named(recipe: Path, tmp_path: Path, ca
     assert "must be cpu or cuda, not 'gpu'" in capsys.readouterr().err
 
 
-def test_export_of_an_own_recipe_names_the_run_that_is_missing(
+def test_export_of_an_own_recipe_names_the_run_that_is_missing_and_those_that_exist(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["export", str(recipe), "--runs", str(tmp_path)]) == 1
-    run = tmp_path / "my-model-en-de"
-    message = f"error: no trained model in {run}: train it with `attnserve train`, or name the folder of the runs by --runs\n"
-    assert capsys.readouterr().err == message
+    runs = tmp_path / "runs"
+    cure = "train it with `attnserve train`, or name the folder of the runs by --runs"
+    message = f"error: no trained model in {runs / 'my-model-en-de'}: {cure}; "
+    assert main(["export", str(recipe), "--runs", str(runs)]) == 1
+    assert capsys.readouterr().err == f"{message}{runs} has no trained run\n"
+    for name in ("other", "another"):
+        selected(runs / name)
+    (runs / "begun").mkdir()
+    assert main(["export", str(recipe), "--runs", str(runs)]) == 1
+    assert capsys.readouterr().err == f"{message}trained runs in {runs}: another, other\n"
+
+
+def selected(run: Path) -> None:
+    run.mkdir(parents=True)
+    (run / "best.pt").touch()
+
+
+@pytest.mark.parametrize("changes", [(), ("--set", "seed=3", "--set", "schedule.epochs=2")], ids=["whole", "changed"])
+def test_export_finds_the_run_that_train_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: tuple[str, ...]
+) -> None:
+    """The file is not named after its model."""
+    recipe, trained, exported = tmp_path / "my first.toml", [], []
+    recipe.write_bytes((CONFIGS / "transformer-en-de.toml").read_bytes())
+    monkeypatch.setattr(start, "train_by", lambda recipe, data, folder, **_: (trained.append(recipe), selected(folder)))
+    monkeypatch.setattr("attnserve_export.trained.trained_in_run", lambda recipe, run: (recipe, run))
+    monkeypatch.setattr("attnserve_export.bundles.export_bundle", lambda found, *_: exported.append(found))
+    runs = tmp_path / "runs"
+    assert main(["train", str(recipe), "--runs", str(runs), *changes]) == 0
+    printed = re.fullmatch(r"the run is (.+); `attnserve (.+)` exports it\n", capsys.readouterr().err)
+    assert printed is not None
+    assert Path(printed[1]).name == ("my first+epochs=2+seed=3" if changes else "my first")
+    assert main(shlex.split(printed[2])) == 0
+    assert exported == [(trained[0], Path(printed[1]))]
+
+
+def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    renamed = recipe.rename(tmp_path / "other.toml")
+    assert main(["export", str(renamed), "--from-bundle", "--models", str(tmp_path)]) == 1
+    assert str(tmp_path / "my-model-en-de" / "1") in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "none.toml"), "--from-bundle", "--models", str(tmp_path)]) == 1
+    assert "no recipe" in capsys.readouterr().err
 
 
 def test_export_from_a_bundle_that_is_missing_names_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -266,7 +266,7 @@ def test_help_shows_the_default_of_every_flag() -> None:
     app.command()(cli.serve)
     shown = re.sub(r"[\s│]", "", CliRunner().invoke(app, ["--help"]).output)
     defaults = {setting.flag.default or f"{setting.default}" for setting in settings() if setting.flag is not None} - {""}
-    assert {"auto", "127.0.0.1", "text", "info", "the model's limit"} <= defaults
+    assert {"auto", "127.0.0.1", "text", "info", "the model's limit", "the one that comes with attnserve"} <= defaults
     assert [each for each in defaults if f"[{each.replace(' ', '').removesuffix('.0')}]." not in shown] == []
 
 

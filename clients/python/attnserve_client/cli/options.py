@@ -43,7 +43,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SAMPLING = ("temperature", "top_k", "top_p", "seed")
 
 _Sample = Annotated[bool, typer.Option("--sample", help="Draw pieces at random instead of searching; implied by the next four.")]
-_WITHOUT_OPTION = ("return_attention", "omit_score")
+WITHOUT_OPTION = ("return_attention", "omit_score")
+"""Keys of the clients' keywords without an option of their name."""
 _NAMES = {"no_repeat_ngram_size": "no_repeat_ngram"}
 _METAVARS = {int: "N", float: "X", str: "TEXT", bool: None}
 
@@ -81,8 +82,12 @@ def takes_keywords(*, but: Collection[str] = ()) -> Callable[[Callable[..., None
 def decode_option(name: str, keywords: type = DecodeKeywords) -> Any:
     """Returns the typer option for a key of the clients' keywords."""
     docs, kind = docs_of(DecodeOptions) | docs_of(keywords), _kind_of(get_type_hints(keywords)[name])
-    flag = "--" + _NAMES.get(name, name).replace("_", "-")
-    return typer.Option(flag, metavar=_METAVARS[kind], help=docs.get(name))
+    return typer.Option(flag_of(name), metavar=_METAVARS[kind], help=docs.get(name))
+
+
+def flag_of(name: str) -> str:
+    """Returns the flag for a key of the clients' keywords."""
+    return "--" + _NAMES.get(name, name).replace("_", "-")
 
 
 def docs_of(documented: type) -> dict[str, str]:
@@ -93,7 +98,7 @@ def docs_of(documented: type) -> dict[str, str]:
 
 def _options(keywords: type, but: Collection[str]) -> Iterator[inspect.Parameter]:
     for name, hint in get_type_hints(keywords).items():
-        if name in but or name in _WITHOUT_OPTION:
+        if name in but or name in WITHOUT_OPTION:
             continue
         if name == SAMPLING[0]:
             yield _parameter("sample", False, _Sample)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from attnserve_client.cli import streams
+from attnserve_client.cli import flags, streams
 from attnserve_client.errors import AttnserveError, ModelNotFound, ServerUnreachable, ToolError
 from attnserve_client.types import Answer, Delta
 
@@ -27,12 +27,15 @@ _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 def report(error: Exception) -> None:
-    """Prints an error on standard error as one line, with the field and the request's id if known."""
-    context = list(getattr(error, "__notes__", ()))
+    """Prints an error on standard error as one line, with the field and the request's id if known.
+
+    Within a command, fields are named by its flags.
+    """
+    context, message = list(getattr(error, "__notes__", ())), " ".join(str(error).split())
     if isinstance(error, AttnserveError):
-        context += [f"field {error.field}"] if error.field else []
+        message, field = flags.explained(message, error.field)
+        context += [field] if field else []
         context += [f"request {error.request_id}"] if error.request_id else []
-    message = " ".join(str(error).split())
     _print_error(Text.assemble(("error: ", "bold red"), (message, "red"), (f" ({', '.join(context)})" if context else "", "dim")))
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from attnserve_client.channel import DEFAULT_ADDRESS
-from attnserve_client.cli import output
+from attnserve_client.cli import flags, output
 from attnserve_client.cli.options import Address
 from attnserve_client.client import Client
 from attnserve_client.errors import AttnserveError, ServerUnreachable, ToolError
@@ -66,6 +66,8 @@ class Server:
 
 
 DEFAULT_SERVER = Server()
+_CONTEXT = "context"
+"""Parameter of a command for its context."""
 
 
 def _file(name: str, text: str) -> Any:
@@ -82,17 +84,26 @@ _OPTIONS: dict[str, tuple[Any, str]] = {
 
 
 def takes_server(command: Callable[..., None]) -> Callable[..., None]:
-    """Replaces a command's parameter ``server`` by the options that make it."""
+    """Replaces a command's parameter ``server`` by the options that make it.
+
+    An error of a call ends the command with code 1, and is reported with the command's flags in the places of fields.
+    """
     signature, parameters = inspect.signature(command, eval_str=True), list[inspect.Parameter]()
     kind = inspect.Parameter.KEYWORD_ONLY
     options = [inspect.Parameter(name, kind, default=value, annotation=hint) for name, (hint, value) in _OPTIONS.items()]
     for parameter in signature.parameters.values():
         parameters += options if parameter.name == "server" else [parameter.replace(kind=kind)]
+    parameters.append(inspect.Parameter(_CONTEXT, kind, annotation=typer.Context))
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
         address, *files = (given.pop(option.name) for option in options)
-        command(**given, server=Server(address, Security(*files)))
+        with flags.of_command(given.pop(_CONTEXT)):
+            try:
+                command(**given, server=Server(address, Security(*files)))
+            except AttnserveError as error:
+                output.report(error)
+                raise typer.Exit(1) from error
 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     return run

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import sys
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
@@ -60,6 +61,8 @@ def translate(
     lines: Iterable[str] = streams.input_lines() if reads_lines else texts or ()
     is_single = not reads_lines and len(texts or ()) == 1
     output_of = _Output(output.Failures(is_single=is_single), num_hypotheses, as_json, attention, show_attention)
+    if is_single:
+        _hint(texts[0] if texts else "")
     unit = "line" if reads_lines else "" if is_single else "text"
     with server.client(timeout=timeout) as client:
         if stream:
@@ -70,6 +73,13 @@ def translate(
             answers = translate_lines(client, lines, model=model, max_in_flight=num_parallel, unit=unit, **keywords)
             num_texts = output_of.answers(answers, has_bar=reads_lines and not sys.stdin.isatty())
     output_of.failures.end(num_texts, f"{unit}s could not be translated")
+
+
+def _hint(text: str) -> None:
+    """Remarks on a text that is the path of a file, which is translated as any other."""
+    with contextlib.suppress(OSError, ValueError):  # the text is no path
+        if Path(text).is_file():
+            output.note(f"lines of a file: attnserve translate < {shlex.quote(text)}")
 
 
 @dataclass(frozen=True, slots=True)

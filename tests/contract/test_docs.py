@@ -26,6 +26,7 @@ DECISION = re.compile(r"(\d{4})-[a-z0-9-]+\.md")
 _PATH = re.compile(r"(?P<path>\.?[\w…][\w.…*-]*/[\w.…*/-]*)(?:: (?P<name>\w+(?:\.\w+)*))?")
 _METHOD = re.compile(r"[A-Z]\w+\.\w+")
 _TEST = re.compile(r"test_\w+")
+_PICTURE = re.compile(r'<img\b[^>]*?\bsrc="([^"]+)"')
 
 
 def markdown_files(root: Path) -> list[Path]:
@@ -52,12 +53,18 @@ def anchors(text: str) -> set[str]:
     return {f"{slug}-{number}" if number else slug for slug, count in found.items() for number in range(count + 1)}
 
 
+def targets(text: str) -> Iterator[str]:
+    """What a page's links and pictures name, those of ``<img>`` tags too."""
+    for token in inline(text):
+        yield str(token.attrs.get("href" if token.type == "link_open" else "src", ""))
+    yield from _PICTURE.findall(text)
+
+
 def link_faults(root: Path) -> list[str]:
     """Links and pictures whose file or heading does not exist."""
     faults = []
     for page in markdown_files(root):
-        for token in inline(page.read_text(encoding="utf-8")):
-            target = str(token.attrs.get("href" if token.type == "link_open" else "src", ""))
+        for target in targets(page.read_text(encoding="utf-8")):
             if not target or re.match(r"[a-z]+:", target):
                 continue
             name, _, anchor = target.partition("#")
@@ -89,12 +96,24 @@ def names_of(file: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def title_faults(link: Token, page: Path) -> list[str]:
+    """A link to a file of tests names tests of this file in its title; returns the names that the file lacks."""
+    target, names = str(link.attrs.get("href", "")), re.findall(r"[\w.]+", str(link.attrs.get("title", "")))
+    if not re.search(r"/test_\w+\.py$", target):
+        return []
+    file = page.parent / target
+    found = names_of(file) if file.exists() else frozenset()
+    return [f"{target}: {name or 'no test in the title'}" for name in names or [""] if name not in found]
+
+
 def name_faults(page: Path, root: Path = ROOT) -> list[str]:
-    """Names in code style on a page that the repository lacks: paths, names after paths, methods, and tests."""
+    """Names on a page that the repository lacks: paths, names after paths, methods, and tests, in code style or in a link's title."""
     faults = []
     methods = {name for package in PACKAGES for file in (root / package).rglob("*.py") for name in names_of(file) if "." in name}
     tests = {name for file in (root / "tests").rglob("test_*.py") for name in names_of(file)}
     for token in inline(page.read_text(encoding="utf-8")):
+        if token.type == "link_open":
+            faults += title_faults(token, page)
         if token.type != "code_inline":
             continue
         if found := _PATH.fullmatch(token.content):
@@ -149,6 +168,8 @@ def test_link_that_leads_nowhere_is_seen(tmp_path: Path) -> None:
     (tmp_path / "b.md").write_text("# D\n\n# D\n\n| e |\n| --- |\n| [7](a.md#d) |\n\n[8](#d-1)\n")
     assert "b.md: a.md#d (no such heading)" in link_faults(tmp_path)
     assert not [fault for fault in link_faults(tmp_path) if "#d-1" in fault]
+    (tmp_path / "c.md").write_text('<img alt="8" src="b.md"> <img src="e.png" width="9">\n')
+    assert [fault for fault in link_faults(tmp_path) if fault.startswith("c.md")] == ["c.md: e.png"]
 
 
 PAGES = [
@@ -169,6 +190,16 @@ def test_path_or_name_that_is_not_there_is_seen(tmp_path: Path) -> None:
     bad = ["dataplane/plain.py", "dataplane/plane.py: DataPlane.ask", "server/…/nothing.py", "EngineLoop.jump", "test_of_nothing"]
     page.write_text(f"{good}\n\n| a |\n| --- |\n| {' '.join(f'`{each}`' for each in bad)} |\n", encoding="utf-8")
     assert name_faults(page) == bad
+
+
+def test_link_to_tests_whose_title_names_no_test_of_the_file_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_a.py").write_text("def test_b() -> None: ...\n\n\ndef test_c() -> None: ...\n")
+    page.write_text(
+        '[1](tests/test_a.py "test_b, test_c")\n\n| 2 |\n| --- |\n| [3](tests/test_a.py "test_b, test_d") [4](tests/test_a.py) |\n'
+    )
+    assert name_faults(page) == ["tests/test_a.py: test_d", "tests/test_a.py: no test in the title"]
 
 
 def test_map_is_short() -> None:

@@ -177,10 +177,10 @@ class App:
         if hasattr(self, "front"):
             self.board.drain()
             await self.front.drain(0)
-        if hasattr(self, "grpc"):
-            await self.grpc.stop(0)
         if hasattr(self, "plane"):
             self.plane.close()
+        if hasattr(self, "grpc"):
+            await self.grpc.stop(0)
         if hasattr(self, "front"):
             await self.front.stop(0)
         elif hasattr(self, "pool"):

@@ -135,7 +135,7 @@ def settings(struct: type[msgspec.Struct] = ServerConfig, prefix: str = "") -> I
 
 def _allowed(key: str) -> str:
     """Returns in words which values a setting allows: those of its type, or else the description of its type."""
-    kind, *notes = get_args(next((each.type for each in settings() if each.key == key), Annotated[str, ""]))
+    kind, *notes = get_args(next((each.type for each in settings() if each.key == key), None)) or [None]
     if get_origin(kind) is Literal:
         *others, last = get_args(kind)
         return f"{', '.join(others)} or {last}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from attnserve_server.errors import Overloaded, ShuttingDown
+from attnserve_server.errors import Overloaded, ServiceError, ShuttingDown
 from attnserve_server.tasks.ending import Ending
 
 T = TypeVar("T")
@@ -26,6 +26,7 @@ MAX_INLINE_CHARS = 512
 _NUM_THREADS = 2
 _NICE = 5
 _RETRY_S = 0.1
+_STOPPED = "the server stopped before the answer was ready"
 
 
 def _step_back() -> None:
@@ -61,7 +62,7 @@ class Offload:
         ending = Ending()
         try:
             future = self._start(functools.partial(ending.run, work))
-        except Overloaded:
+        except ServiceError:
             self._places.release()
             raise
         future.add_done_callback(lambda _: self._places.release())  # also if the call was cancelled before it ran
@@ -80,7 +81,7 @@ class Offload:
 
         Raises:
             Overloaded: the system refuses a thread.
-            ShuttingDown: :meth:`close` came before it ran.
+            ShuttingDown: :meth:`close` came first.
         """
         return await self._result(asyncio.wrap_future(self._start(work)))
 
@@ -91,10 +92,12 @@ class Offload:
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if self._is_closed and task is not None and not task.cancelling():
-                raise ShuttingDown("the server stopped before the answer was ready") from None
+                raise ShuttingDown(_STOPPED) from None
             raise
 
     def _start(self, work: Callable[[], T]) -> Future[T]:
+        if self._is_closed:
+            raise ShuttingDown(_STOPPED)
         try:
             return self._threads.submit(work)
         except RuntimeError as error:

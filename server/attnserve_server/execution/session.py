@@ -122,7 +122,7 @@ def device_problem(device: str) -> str:
         _load_cuda()
         onnxruntime.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
     except Exception as error:  # noqa: BLE001  any failure means that there is no usable device
-        return str(error).splitlines()[0]
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
     return ""
 
 

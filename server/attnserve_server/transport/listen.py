@@ -41,7 +41,7 @@ async def addresses_of(host: str, port: int, what: str) -> list[Address]:
     Raises:
         StartupError: it does not resolve, or no address is this machine's.
     """
-    try:
+    try:  # by the socket module on every loop; uvloop's own method does not use it
         found = await asyncio.to_thread(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         numeric = [(family, socket.getnameinfo(address, socket.NI_NUMERICHOST)[0]) for family, _, _, _, address in found]
     except (OSError, UnicodeError) as error:

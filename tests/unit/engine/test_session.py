@@ -57,6 +57,11 @@ def test_first_line_of_a_failed_allocation_is_given(monkeypatch: pytest.MonkeyPa
     assert resolve_device("auto") == "cpu"
 
 
+def test_failed_allocation_without_a_text_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_provider(monkeypatch, MemoryError())
+    assert device_problem("cuda") == "MemoryError"
+
+
 def test_device_that_can_be_used_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
     with_provider(monkeypatch)
     assert device_problem("cuda") == ""

@@ -13,7 +13,7 @@ import pytest
 
 from attnserve.v1.translation_pb2 import TranslateRequest
 from attnserve_server.dataplane.offload import MAX_INLINE_CHARS, MAX_PENDING, Preparing
-from attnserve_server.errors import Overloaded
+from attnserve_server.errors import Overloaded, ShuttingDown
 from tests.fakes.dataplane import Source, Translator
 from tests.unit.server_shell.conftest import Shell, until
 from tests.unit.server_shell.test_rpc import failure, reason
@@ -65,6 +65,16 @@ async def test_thread_that_is_refused_costs_no_place(monkeypatch: pytest.MonkeyP
                 await encode(tokenizing, translator, LONG)
     assert len((await encode(tokenizing, translator, LONG)).tokens) == len(LONG) + 1
     tokenizing.close()
+
+
+async def test_work_after_the_end_is_refused_as_of_a_server_that_stops() -> None:
+    tokenizing = Preparing("tokenizer", "long texts")
+    tokenizing.close()
+    with pytest.raises(ShuttingDown):
+        await tokenizing.finish(lambda: "answer")
+    for _ in range(MAX_PENDING + 1):
+        with pytest.raises(ShuttingDown):
+            await encode(tokenizing, Translator(), LONG)
 
 
 async def test_short_texts_need_no_place() -> None:

@@ -178,7 +178,7 @@ class Job:
 class Ticket:
     """The caller's handle of a request: receives the answer, and cancels the request. ``Front.submit`` returns it.
 
-    Belongs to the event loop. Its timer counts from now, because the loop may have a clock of its own, which is of the last turn.
+    Belongs to the event loop. Its timer counts from now, because uvloop reads its clock once in each turn only.
 
     Args:
         terms: terms of the request.

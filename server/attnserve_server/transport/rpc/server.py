@@ -114,9 +114,10 @@ class GrpcServer:
         """Refuses new RPCs, waits ``grace_s`` for running ones, then cancels them. Call ``board.drain()`` first.
 
         As long as calls arrive, for ``LINGER_S`` at most, the services go on refusing them with UNAVAILABLE: gRPC itself ends a
-        call that arrives after the stop with CANCELLED, which clients do not retry.
+        call that arrives after the stop with CANCELLED, which clients do not retry. Without a grace it stops at once.
         """
-        await self._arrivals.quiet(LINGER_S)
+        if grace_s:
+            await self._arrivals.quiet(LINGER_S)
         self._board.close()
         if self._server is not None:
             await self._server.stop(grace_s)

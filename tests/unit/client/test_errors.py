@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import attnserve_client
-from attnserve_client import AttnserveError, Overloaded, RetryPolicy, ServerUnreachable
+from attnserve_client import AttnserveError, Cancelled, Overloaded, RetryPolicy, ServerUnreachable
 from attnserve_client.errors import BY_REASON
 from attnserve_client.retry import Attempts, is_retryable
 from attnserve_server import errors as server_errors
@@ -78,6 +78,30 @@ def test_status_without_details(make_client: Any, server: FakeServer, status: An
     error = caught.value
     assert (type(error).__name__, error.code, error.reason) == (name, status.name, "")
     assert (error.field, error.retry_after_s, error.request_id) == (None, None, "r-1")
+
+
+def test_call_that_the_other_side_ends_without_an_answer_names_the_address(make_client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.CANCELLED, "RST_STREAM"))
+    with pytest.raises(ServerUnreachable) as caught:
+        make_client(retries=0).translate("x")
+    assert caught.value.message == f"{server.address} ended the call without an answer (it may be stopping): RST_STREAM"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Locally cancelled by application!",
+        "Channel closed!",
+        "Channel deallocated!",
+        "Cancelled upon garbage collection!",
+        "Call cancelled in fork child",
+    ],
+)
+def test_call_that_was_cancelled_on_this_side_is_not_retried(make_client: Any, server: FakeServer, text: str) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.CANCELLED, text))
+    with pytest.raises(Cancelled) as caught:
+        make_client().translate("x")
+    assert (caught.value.message, len(server.translation.requests)) == (text, 1)
 
 
 def test_request_above_a_limit_is_an_error_with_its_size(make_client: Any, server: FakeServer) -> None:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import http.server
+import socketserver
 import threading
 from typing import Any
 
@@ -113,13 +113,23 @@ def test_request_above_a_limit_is_an_error_with_its_size(make_client: Any, serve
         make_client().translate("x")
 
 
+class Pages(socketserver.BaseRequestHandler):
+    """Answers with a page of HTTP, and reads until the client closes, so that no reset overtakes the page."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        while self.request.recv(4096):
+            pass
+
+
 def test_unreachable_server_is_an_error_with_its_cause(make_client: Any, unused_port: int) -> None:
     with pytest.raises(ServerUnreachable, match=f"no answer from 127.0.0.1:{unused_port}: .*refused; nothing listens there$"):
         make_client(f"127.0.0.1:{unused_port}", retries=0).translate("x")
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as pages:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Pages) as pages:
+        pages.daemon_threads = True
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         with pytest.raises(ServerUnreachable, match=r"; it is no port of gRPC, which is 8001 by default$"):
-            make_client(f"127.0.0.1:{pages.server_port}", retries=0).translate("x")
+            make_client(f"127.0.0.1:{pages.server_address[1]}", retries=0).translate("x")
         pages.shutdown()
 
 

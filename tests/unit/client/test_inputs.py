@@ -172,6 +172,16 @@ def test_one_item_where_many_are_expected(client: Any, name: str, one: Any) -> N
         (lambda client: client.translate("a", beam_size="4"), "beam_size must be an integer from 0 to 4294967295, not str", None),
         (lambda client: client.translate("a", beam_size=-1), "beam_size must be an integer from 0 to 4294967295; it is -1", None),
         (lambda client: client.translate("a", length_penalty="x"), "length_penalty must be a number, not str", None),
+        (
+            lambda client: client.translate("a", length_penalty=10**400),
+            "length_penalty must be a number within ±1.8e+308; it is an integer of 1,329 bits",
+            None,
+        ),
+        (
+            lambda client: client.translate("a", beam_size=10**5000),
+            "beam_size must be an integer from 0 to 4294967295; it is an integer of 16,610 bits",
+            None,
+        ),
         (lambda client: client.translate("a", omit_score="x"), "omit_score must be True or False, not str", None),
         (
             lambda client: client.translate("a", options={"beam_size": 4}),

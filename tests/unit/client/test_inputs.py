@@ -70,6 +70,15 @@ def test_image_of_pillow_is_sent_as_a_file(client: Any, server: FakeServer, call
     assert np.asarray(read.convert("RGB")).min() >= 254
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "I;16L", "I;16N"])
+def test_image_of_pillow_keeps_greys_above_255(client: Any, server: FakeServer, mode: str) -> None:
+    greys = np.arange(100, 65000, 16, np.uint16)[:4032].reshape(63, 64)
+    kind = {"I": "i4", "I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    client.segment(Image.frombytes(mode, (64, 63), greys.astype(kind).tobytes()))
+    (sent,) = images_sent(server)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sent))), greys)
+
+
 def test_image_of_pillow_keeps_its_orientation(client: Any, server: FakeServer) -> None:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x112] = 6
@@ -101,6 +110,9 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "closed": (closed_file, "cannot be read: .*closed"),
     "read": (lambda path: io.BytesIO(), "nothing left to read; seek"),
     "mode": (lambda path: Image.new("La", (4, 4)), "of Pillow's mode La cannot be written as PNG"),
+    "floats": (lambda path: Image.new("F", (4, 4), 1000.0), "mode F cannot be written as PNG: .*scale them to 0 to 255"),
+    "negative": (lambda path: Image.new("I", (4, 4), -1), "its values go from -1 to -1, and 16 bits hold 0 to 65535"),
+    "17 bits": (lambda path: Image.new("I", (4, 4), 65536), "its values go from 65536 to 65536"),
 }
 """Values that are no image, and the words of their errors."""
 

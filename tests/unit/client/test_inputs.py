@@ -164,11 +164,38 @@ def test_pillow_is_not_imported_for_files() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["translate_many", "caption_many", "segment_many", "classify_many", "classify_video_many"])
-@pytest.mark.parametrize("one", ["one", b"one", Path("one")])
+FILES_MANY = ["caption_many", "segment_many", "classify_many", "classify_video_many"]
+
+
+@pytest.mark.parametrize("name", ["translate_many", *FILES_MANY])
+@pytest.mark.parametrize(
+    "one",
+    ["one", b"one", bytearray(b"one"), memoryview(b"one"), Path("one"), Image.new("L", (4, 4))],
+    ids=lambda one: type(one).__name__,
+)
 def test_one_item_where_many_are_expected(client: Any, name: str, one: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"several items are expected, not one {type(one).__name__}: put it in a list"):
         list(getattr(client, name)(one))
+
+
+@pytest.mark.parametrize("name", FILES_MANY)
+def test_one_file_object_where_many_are_expected(client: Any, server: FakeServer, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="several items are expected, not one BytesIO: put it in a list"):
+        list(getattr(client, name)(io.BytesIO(file_of())))
+    assert images_sent(server) == []
+
+
+@pytest.mark.parametrize("name", ["translate_many", *FILES_MANY])
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_what_has_no_items_where_many_are_expected(client: Any, name: str, wrong: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"^several items are expected, not {type(wrong).__name__}$"):
+        list(getattr(client, name)(wrong))
+
+
+def test_lines_of_a_text_file_are_many_texts(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a dog\nruns\n", encoding="utf-8")
+    with (tmp_path / "lines.txt").open(encoding="utf-8") as lines:
+        assert [answer.text for answer in client.translate_many(lines)] == ["DOG A", "RUNS"]
 
 
 @pytest.mark.parametrize(

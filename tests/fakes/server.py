@@ -243,11 +243,24 @@ def model_of(model_id: str, task: Any = manifest_pb2.TASK_TRANSLATION) -> model_
     )
 
 
+class FakeHealth(health.HealthServicer):
+    """Answers with what was set, after the scripted ``failures``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failures: deque[Failure] = deque()
+
+    def Check(self, request: Any, context: Any) -> Any:
+        if self.failures:
+            self.failures.popleft().abort(context)
+        return super().Check(request, context)
+
+
 class FakeServer:
     """The services on a free port of 127.0.0.1, until ``stop``."""
 
     def __init__(self, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
-        self.translation, self.models, self.health = FakeTranslation(), FakeModels(), health.HealthServicer()
+        self.translation, self.models, self.health = FakeTranslation(), FakeModels(), FakeHealth()
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=32), options=[("grpc.so_reuseport", 0)])
         translation_pb2_grpc.add_TranslationServiceServicer_to_server(self.translation, self._server)
         self.captions = FakeCaptions()

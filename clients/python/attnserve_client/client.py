@@ -148,7 +148,9 @@ class Client(SyncPasses):
         """
         wanted, raising = asked(options, keywords), is_raising(on_error)
         kind = translation_pb2.TranslateRequest
-        requests = convert.requests_of(lambda text: convert.translate_request(kind, text, model, version, wanted), texts)
+        requests = convert.requests_of(
+            lambda text: convert.translate_request(kind, text, model, version, wanted), texts, are_texts=True
+        )
         outcomes = many(self._calls, methods.TRANSLATE, requests, timeout, max_in_flight)
         return values(outcomes, convert.translation_from_proto, raising)
 

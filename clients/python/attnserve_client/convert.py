@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from attnserve.v1 import caption_pb2, decoding_pb2, manifest_pb2, model_pb2, translation_pb2
 from attnserve_client.errors import AttnserveError, ClientClosed, InvalidRequest
 from attnserve_client.fields import new_request, set_field, set_fields
-from attnserve_client.image_files import ImageFile, image_bytes
+from attnserve_client.image_files import ImageFile, image_bytes, is_file, is_pillow
 from attnserve_client.options import Asked
 from attnserve_client.types import (
     Caption,
@@ -67,19 +66,24 @@ def caption_request(kind: type[_C], image: ImageFile, model: str, version: str, 
     return request
 
 
-def requests_of(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:
+def requests_of(make: Callable[[_I], _M], items: Iterable[_I], *, are_texts: bool = False) -> Iterator[_M | AttnserveError]:
     """Returns an iterator over a request for each item; an error in the place of an item that cannot be read or sent.
 
     Args:
         make: makes one request, and raises an ``AttnserveError`` or an ``OSError``.
-        items: texts or images.
+        items: texts, images or clips.
+        are_texts: they are texts, which may be the lines of a file object.
 
     Raises:
-        InvalidRequest: ``items`` is one text, path or file.
+        InvalidRequest: ``items`` is one text, path, file or image, or cannot be iterated over.
     """
-    if isinstance(items, str | bytes | os.PathLike):
-        raise InvalidRequest(f"several items are expected, not one {type(items).__name__}: put it in a list")
-    return _requests(make, items)
+    kind, is_lines = type(items).__name__, are_texts and hasattr(items, "read")
+    if is_pillow(items) or (is_file(items) and not is_lines):
+        raise InvalidRequest(f"several items are expected, not one {kind}: put it in a list")
+    try:
+        return _requests(make, iter(items))
+    except TypeError as error:
+        raise InvalidRequest(f"several items are expected, not {kind}") from error
 
 
 def _requests(make: Callable[[_I], _M], items: Iterable[_I]) -> Iterator[_M | AttnserveError]:

@@ -90,7 +90,7 @@ class WorkerLost(AttnserveError):
 class ServerUnreachable(AttnserveError):
     """The server did not answer: the address is wrong, or the server is down or stopping.
 
-    ``code`` is CANCELLED if gRPC ended a call that reached the server while it stopped.
+    ``code`` is CANCELLED if the server, as it stopped, or a proxy before it ended the call.
     """
 
     default_code = "UNAVAILABLE"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -26,6 +27,8 @@ _KINDS = {
     Field.CPPTYPE_FLOAT: "a number",
     Field.CPPTYPE_DOUBLE: "a number",
 } | {kind: f"an integer from {low} to {high}" for kind, (low, high) in _RANGES.items()}
+_SHOWN_BITS = 128
+"""Bits of an integer whose digits are shown."""
 _BYTES = range(0xDC80, 0xDD00)
 """Lone surrogates that stand for bytes that are not UTF-8 (PEP 383)."""
 
@@ -67,7 +70,7 @@ def set_field(message: Message, name: str, value: Any, path: str = "") -> None:
     """
     try:
         setattr(message, name, value)
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise InvalidRequest(f"{name} {_problem(message, name, value, error)}", field=path or name) from error
 
 
@@ -78,8 +81,18 @@ def _problem(message: Message, name: str, value: Any, error: Exception) -> str:
         return f"is not valid Unicode: {_surrogate(error)}"
     if field is None or field.cpp_type not in _KINDS:
         return f"cannot be {value!r}: {error}"
-    wanted, is_outside = _KINDS[field.cpp_type], field.cpp_type in _RANGES and isinstance(value, int | float)
-    return f"must be {wanted}; it is {value}" if is_outside else f"must be {wanted}, not {type(value).__name__}"
+    wanted = _KINDS[field.cpp_type]
+    if isinstance(error, OverflowError):
+        return f"must be {wanted} within ±{sys.float_info.max:.2g}; it is {_shown(value)}"
+    is_outside = field.cpp_type in _RANGES and isinstance(value, int | float)
+    return f"must be {wanted}; it is {_shown(value)}" if is_outside else f"must be {wanted}, not {type(value).__name__}"
+
+
+def _shown(value: float) -> str:
+    """Returns a number in words, short also where Python refuses to print its digits."""
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
+        return f"an integer of {value.bit_length():,} bits"
+    return str(value)
 
 
 def _surrogate(error: UnicodeEncodeError) -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from attnserve_client.errors import AttnserveError, DeadlineExceeded, TlsFailed
+from attnserve_client.errors import AttnserveError, DeadlineExceeded, ServerUnreachable, TlsFailed
 
 POLL_S = 0.1
 CHECK_TIMEOUT_S = 5.0
@@ -13,7 +13,7 @@ _DOWN_CODES = frozenset({"UNAVAILABLE", "DEADLINE_EXCEEDED", "NOT_FOUND"})
 
 def means_down(error: AttnserveError) -> bool:
     """Tells whether a failed check means "not healthy"; any other error (no permission, no TLS) should be raised."""
-    return error.code in _DOWN_CODES and not isinstance(error, TlsFailed)
+    return (isinstance(error, ServerUnreachable) or error.code in _DOWN_CODES) and not isinstance(error, TlsFailed)
 
 
 def not_ready(address: str, timeout: float) -> DeadlineExceeded:

@@ -27,8 +27,10 @@ ImageFile = FileSource | PillowImage
 """An image file, or an image of Pillow, which is sent as a PNG file."""
 
 _FILES = "the bytes of a file, its path, or a file opened in binary mode"
-_PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
+_PNG_MODES = frozenset({"1", "L", "LA", "I;16", "P", "RGB", "RGBA"})
 """Pillow's modes that a PNG file can hold."""
+_GREY_16 = frozenset({"I", "I;16B", "I;16L", "I;16N"})
+"""Pillow's other modes of grey with more than 8 bits."""
 
 
 def image_bytes(image: Any, field: str = "image") -> bytes:
@@ -92,11 +94,29 @@ def _encoded(image: Any, field: str) -> bytes:
     """Returns a PNG file of an image, with its EXIF data, since the server turns images by them."""
     file = io.BytesIO()
     try:
-        writable = image if image.mode in _PNG_MODES else image.convert("RGB")
-        writable.save(file, "PNG", exif=image.getexif(), compress_level=1)
+        _writable(image).save(file, "PNG", exif=image.getexif(), compress_level=1)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{field} of Pillow's mode {image.mode} cannot be written as PNG: {error}", field=field) from error
     return file.getvalue()
+
+
+def _writable(image: Any) -> Any:
+    """Returns an image in a mode that a PNG file can hold; ``convert("RGB")`` would clip greys of more than 8 bits at 255.
+
+    Raises:
+        ValueError: its values do not fit into a PNG file, or Pillow cannot convert them.
+    """
+    if image.mode in _PNG_MODES:
+        return image
+    if image.mode == "F":
+        raise ValueError("the range of its values is unknown; scale them to 0 to 255, and convert it to mode L")
+    if image.mode not in _GREY_16:
+        return image.convert("RGB")
+    grey = image.convert("I")  # of Pillow's modes of 16 bits only I;16 keeps its values when it is converted to I;16
+    low, high = grey.getextrema()
+    if low < 0 or high > 65535:
+        raise ValueError(f"its values go from {low} to {high}, and 16 bits hold 0 to 65535")
+    return grey.convert("I;16")
 
 
 def _name_of(value: Any) -> str:

@@ -15,7 +15,15 @@ from attnserve_client.security import closed_cause, tls_cause
 
 REQUEST_ID_KEY = "x-request-id"
 
-_LOCAL = frozenset(("Locally cancelled by application!", "Channel closed!"))
+_LOCAL = frozenset(
+    (
+        "Locally cancelled by application!",
+        "Channel closed!",
+        "Channel deallocated!",
+        "Cancelled upon garbage collection!",
+        "Call cancelled in fork child",
+    )
+)
 """gRPC's texts of calls that were cancelled on this side."""
 
 _TOO_LARGE = re.compile(r"(?=CLIENT: Sent|SERVER: Received)(CLIENT|SERVER): \w+ message larger than max \((\d+) vs\. (\d+)\)")
@@ -46,10 +54,8 @@ def error_of_call(call: Any, address: str) -> AttnserveError:
     elif code == "RESOURCE_EXHAUSTED" and (sizes := _TOO_LARGE.match(message)):
         message = f"the request has {int(sizes[2]):,} bytes, and the {sizes[1].lower()} allows at most {int(sizes[3]):,}"
     elif code == "CANCELLED" and not reason and message not in _LOCAL:
-        error_class, message = (
-            ServerUnreachable,
-            f"{address} ended the call, as a server that stops does, without an answer: {message}",
-        )
+        error_class = ServerUnreachable
+        message = f"{address} ended the call without an answer (it may be stopping): {message}"
     return error_class(
         message,
         code=code,

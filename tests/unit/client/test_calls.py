@@ -338,6 +338,14 @@ def test_wait_ready(client: Any, server: FakeServer) -> None:
     timer.join()
 
 
+def test_check_that_a_stopping_server_ends_means_not_healthy(client: Any, server: FakeServer) -> None:
+    server.set_serving(True)
+    server.health.failures.extend([Failure(grpc.StatusCode.CANCELLED, "CANCELLED")] * 3)
+    assert not client.is_healthy()
+    client.wait_ready(30)
+    assert not server.health.failures
+
+
 def test_wait_ready_for_a_server_that_comes_later(make_client: Any, unused_port: int) -> None:
     late: list[FakeServer] = []
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import subprocess
 import sys
 from importlib.metadata import EntryPoint, entry_points, metadata
@@ -262,8 +263,9 @@ def test_attention_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tm
 def test_command_says_once_that_it_waits_for_a_server(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unused_port: int
 ) -> None:
-    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda self, attempt, error, draw: 0.02)
-    assert main(["translate", "x", "y", "--address", f"127.0.0.1:{unused_port}", "--timeout", "1"]) == 1
+    # Ends with the twentieth attempt, whose wait would pass the deadline, however long the attempts take.
+    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda self, attempt, error, draw: 0.0 if attempt < 20 else math.inf)
+    assert main(["translate", "x", "y", "--address", f"127.0.0.1:{unused_port}", "--timeout", "60"]) == 1
     note, error = capsys.readouterr().err.splitlines()
     assert note == f"no answer from 127.0.0.1:{unused_port} yet (is a server running there?); trying again until the timeout"
     assert error.startswith(f"error: no answer from 127.0.0.1:{unused_port}: ")

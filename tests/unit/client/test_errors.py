@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import http.server
+import socketserver
 import threading
 from typing import Any
 
@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 import attnserve_client
-from attnserve_client import AttnserveError, Overloaded, RetryPolicy, ServerUnreachable
+from attnserve_client import AttnserveError, Cancelled, Overloaded, RetryPolicy, ServerUnreachable
 from attnserve_client.errors import BY_REASON
 from attnserve_client.retry import Attempts, is_retryable
 from attnserve_server import errors as server_errors
@@ -80,6 +80,30 @@ def test_status_without_details(make_client: Any, server: FakeServer, status: An
     assert (error.field, error.retry_after_s, error.request_id) == (None, None, "r-1")
 
 
+def test_call_that_the_other_side_ends_without_an_answer_names_the_address(make_client: Any, server: FakeServer) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.CANCELLED, "RST_STREAM"))
+    with pytest.raises(ServerUnreachable) as caught:
+        make_client(retries=0).translate("x")
+    assert caught.value.message == f"{server.address} ended the call without an answer (it may be stopping): RST_STREAM"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Locally cancelled by application!",
+        "Channel closed!",
+        "Channel deallocated!",
+        "Cancelled upon garbage collection!",
+        "Call cancelled in fork child",
+    ],
+)
+def test_call_that_was_cancelled_on_this_side_is_not_retried(make_client: Any, server: FakeServer, text: str) -> None:
+    server.translation.failures.append(Failure(grpc.StatusCode.CANCELLED, text))
+    with pytest.raises(Cancelled) as caught:
+        make_client().translate("x")
+    assert (caught.value.message, len(server.translation.requests)) == (text, 1)
+
+
 def test_request_above_a_limit_is_an_error_with_its_size(make_client: Any, server: FakeServer) -> None:
     with pytest.raises(AttnserveError, match=r"^the request has 17,000,0\d\d bytes, and the client allows at most 16,777,216$"):
         make_client().caption(bytes(17_000_000))
@@ -89,13 +113,23 @@ def test_request_above_a_limit_is_an_error_with_its_size(make_client: Any, serve
         make_client().translate("x")
 
 
+class Pages(socketserver.BaseRequestHandler):
+    """Answers with a page of HTTP, and reads until the client closes, so that no reset overtakes the page."""
+
+    def handle(self) -> None:
+        self.request.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        while self.request.recv(4096):
+            pass
+
+
 def test_unreachable_server_is_an_error_with_its_cause(make_client: Any, unused_port: int) -> None:
     with pytest.raises(ServerUnreachable, match=f"no answer from 127.0.0.1:{unused_port}: .*refused; nothing listens there$"):
         make_client(f"127.0.0.1:{unused_port}", retries=0).translate("x")
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as pages:
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Pages) as pages:
+        pages.daemon_threads = True
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         with pytest.raises(ServerUnreachable, match=r"; it is no port of gRPC, which is 8001 by default$"):
-            make_client(f"127.0.0.1:{pages.server_port}", retries=0).translate("x")
+            make_client(f"127.0.0.1:{pages.server_address[1]}", retries=0).translate("x")
         pages.shutdown()
 
 

@@ -70,6 +70,15 @@ def test_image_of_pillow_is_sent_as_a_file(client: Any, server: FakeServer, call
     assert np.asarray(read.convert("RGB")).min() >= 254
 
 
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B", "I;16L", "I;16N"])
+def test_image_of_pillow_keeps_greys_above_255(client: Any, server: FakeServer, mode: str) -> None:
+    greys = np.arange(100, 65000, 16, np.uint16)[:4032].reshape(63, 64)
+    kind = {"I": "i4", "I;16B": ">u2", "I;16N": "=u2"}.get(mode, "<u2")
+    client.segment(Image.frombytes(mode, (64, 63), greys.astype(kind).tobytes()))
+    (sent,) = images_sent(server)
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(sent))), greys)
+
+
 def test_image_of_pillow_keeps_its_orientation(client: Any, server: FakeServer) -> None:
     file, exif = io.BytesIO(), Image.Exif()
     exif[0x112] = 6
@@ -101,6 +110,9 @@ WRONG: dict[str, tuple[Callable[[Path], Any], str]] = {
     "closed": (closed_file, "cannot be read: .*closed"),
     "read": (lambda path: io.BytesIO(), "nothing left to read; seek"),
     "mode": (lambda path: Image.new("La", (4, 4)), "of Pillow's mode La cannot be written as PNG"),
+    "floats": (lambda path: Image.new("F", (4, 4), 1000.0), "mode F cannot be written as PNG: .*scale them to 0 to 255"),
+    "negative": (lambda path: Image.new("I", (4, 4), -1), "its values go from -1 to -1, and 16 bits hold 0 to 65535"),
+    "17 bits": (lambda path: Image.new("I", (4, 4), 65536), "its values go from 65536 to 65536"),
 }
 """Values that are no image, and the words of their errors."""
 
@@ -152,11 +164,38 @@ def test_pillow_is_not_imported_for_files() -> None:
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
-@pytest.mark.parametrize("name", ["translate_many", "caption_many", "segment_many", "classify_many", "classify_video_many"])
-@pytest.mark.parametrize("one", ["one", b"one", Path("one")])
+FILES_MANY = ["caption_many", "segment_many", "classify_many", "classify_video_many"]
+
+
+@pytest.mark.parametrize("name", ["translate_many", *FILES_MANY])
+@pytest.mark.parametrize(
+    "one",
+    ["one", b"one", bytearray(b"one"), memoryview(b"one"), Path("one"), Image.new("L", (4, 4))],
+    ids=lambda one: type(one).__name__,
+)
 def test_one_item_where_many_are_expected(client: Any, name: str, one: Any) -> None:
     with pytest.raises(InvalidRequest, match=f"several items are expected, not one {type(one).__name__}: put it in a list"):
         list(getattr(client, name)(one))
+
+
+@pytest.mark.parametrize("name", FILES_MANY)
+def test_one_file_object_where_many_are_expected(client: Any, server: FakeServer, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="several items are expected, not one BytesIO: put it in a list"):
+        list(getattr(client, name)(io.BytesIO(file_of())))
+    assert images_sent(server) == []
+
+
+@pytest.mark.parametrize("name", ["translate_many", *FILES_MANY])
+@pytest.mark.parametrize("wrong", [None, 5])
+def test_what_has_no_items_where_many_are_expected(client: Any, name: str, wrong: Any) -> None:
+    with pytest.raises(InvalidRequest, match=f"^several items are expected, not {type(wrong).__name__}$"):
+        list(getattr(client, name)(wrong))
+
+
+def test_lines_of_a_text_file_are_many_texts(client: Any, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a dog\nruns\n", encoding="utf-8")
+    with (tmp_path / "lines.txt").open(encoding="utf-8") as lines:
+        assert [answer.text for answer in client.translate_many(lines)] == ["DOG A", "RUNS"]
 
 
 @pytest.mark.parametrize(
@@ -172,6 +211,16 @@ def test_one_item_where_many_are_expected(client: Any, name: str, one: Any) -> N
         (lambda client: client.translate("a", beam_size="4"), "beam_size must be an integer from 0 to 4294967295, not str", None),
         (lambda client: client.translate("a", beam_size=-1), "beam_size must be an integer from 0 to 4294967295; it is -1", None),
         (lambda client: client.translate("a", length_penalty="x"), "length_penalty must be a number, not str", None),
+        (
+            lambda client: client.translate("a", length_penalty=10**400),
+            "length_penalty must be a number within ±1.8e+308; it is an integer of 1,329 bits",
+            None,
+        ),
+        (
+            lambda client: client.translate("a", beam_size=10**5000),
+            "beam_size must be an integer from 0 to 4294967295; it is an integer of 16,610 bits",
+            None,
+        ),
         (lambda client: client.translate("a", omit_score="x"), "omit_score must be True or False, not str", None),
         (
             lambda client: client.translate("a", options={"beam_size": 4}),

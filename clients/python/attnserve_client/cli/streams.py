@@ -15,7 +15,7 @@ from typing import TextIO
 from attnserve_client.errors import ToolError
 
 MAX_LINE = 10_000_000
-"""Characters of a line that no server takes: requests of more than 16 MiB are not sent."""
+"""Characters of a line that no server takes: the largest value of its ``max_text_chars`` is 1,000,000."""
 _BROKEN = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EPIPE, errno.EBADF, errno.EIO})
 """Errors of a stream that is full or closed, or whose device is gone."""
 _CLOSED = (("stdin", os.O_WRONLY, "r"), ("stdout", os.O_RDONLY, "w"), ("stderr", os.O_WRONLY, "w"))

@@ -137,6 +137,8 @@ def export(
     ] = False,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime and PyTorch disagree."""
+    if changes and (from_bundle or golden or record is not None):
+        raise typer.BadParameter("does not apply to --from-bundle, --golden and --record", param_hint="--set")
     from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation

@@ -127,6 +127,12 @@ def test_train_prints_the_export_of_a_run_that_can_be_exported(
     assert line.endswith("exports it") == printed
 
 
+@pytest.mark.parametrize("option", [("--from-bundle",), ("--golden",), ("--record", "figures.json")], ids="".join)
+def test_export_from_what_is_there_takes_no_changes(capsys: pytest.CaptureFixture[str], option: tuple[str, ...]) -> None:
+    assert main(["export", "nonesuch", *option, "--set", "seed=3"]) == 2
+    assert "--set: does not apply to --from-bundle, --golden and" in " ".join(capsys.readouterr().err.split())
+
+
 def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,7 +69,7 @@ def _train_one(
     from attnserve_export.training.run import Stopped
     from attnserve_export.training.start import folder_name, train_by
 
-    if device != "cpu" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(1)
     recipe, folder = load_recipe(config, changes), runs / folder_name(config, changes)

@@ -65,7 +65,7 @@ def train_by(
     elif isinstance(recipe, CaptionRecipe):
         from attnserve_export.training.captions.trainer import CaptionTrainer
 
-        if device != "cpu":
+        if device.startswith("cuda"):
             raise RecipeError("a captioning model is trained on the CPU: leave out --device")
         CaptionTrainer(recipe, data, folder).run(epochs)
     else:

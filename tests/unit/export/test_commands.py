@@ -143,6 +143,14 @@ def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
     assert "no recipe" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_cpu_needs_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    used = list[str]()
+    monkeypatch.setattr(start, "train_by", lambda *_, device, **__: used.append(device))
+    assert main(["train", "cbam-cifar10", "--device", device, "--runs", str(tmp_path)]) == 0
+    assert used == [device]
+
+
 def test_export_from_a_bundle_that_is_missing_names_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "nonesuch", "--from-bundle", "--models", str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"error: no bundle with a training.json in {tmp_path / 'nonesuch' / '1'}\n"

@@ -20,12 +20,12 @@ _MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4294967296", "MAL
 
 DataOption = Annotated[Path, typer.Option(envvar="ATTNSERVE_DATA", help="Folder of the data sets.")]
 RunsOption = Annotated[Path, typer.Option(envvar="ATTNSERVE_RUNS", help="Folder of the training runs.")]
-RUNS = Path("~/.cache/attnserve/train")
+DATA, RUNS = Path("data"), Path("~/.cache/attnserve/train")
 
 
 def train(
     config: Annotated[str | None, typer.Argument(help="A shipped recipe's name (transformer-en-de), or a .toml file.")] = None,
-    data: DataOption = Path("data"),
+    data: DataOption = DATA,
     runs: RunsOption = RUNS,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     epochs: Annotated[int | None, typer.Option(help="Stop after this many epochs (default: the recipe's).")] = None,
@@ -54,7 +54,7 @@ def train(
             _train_queue(queue, data, runs, device=device, jobs=jobs, minutes=minutes, is_list=is_list)
         elif config is not None:
             folder = _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
-            typer.echo(f"the run is {folder}; `{_export_of(config, changes or [], runs)}` exports it", err=True)
+            typer.echo(f"the run is {folder}{_export_of(config, changes or [], data, runs, folder)}", err=True)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
         raise typer.Exit(_complain(error)) from error
 
@@ -69,7 +69,7 @@ def _train_one(
     from attnserve_export.training.run import Stopped
     from attnserve_export.training.start import folder_name, train_by
 
-    if device != "cpu" and not torch.cuda.is_available():
+    if device.startswith("cuda") and not torch.cuda.is_available():
         raise RecipeError(f"--device {device}: PyTorch {torch.__version__} finds no CUDA device")
     torch.set_num_threads(1)
     recipe, folder = load_recipe(config, changes), runs / folder_name(config, changes)
@@ -80,11 +80,16 @@ def _train_one(
     return folder
 
 
-def _export_of(config: str, changes: list[str], runs: Path) -> str:
-    """Returns the command that exports a run."""
+def _export_of(config: str, changes: list[str], data: Path, runs: Path, folder: Path) -> str:
+    """Returns in words the command that exports a run; empty if the run has nothing to export yet."""
+    from attnserve_export.training.start import is_exportable
+
+    if not is_exportable(load_recipe(config, _parsed(changes)), folder):
+        return ""
     options = [part for change in changes for part in ("--set", change)]
+    options += [] if data == DATA else ["--data", str(data)]
     options += [] if runs == RUNS.expanduser() else ["--runs", str(runs)]
-    return shlex.join(["attnserve", "export", config, *options])
+    return f"; `{shlex.join(['attnserve', 'export', config, *options])}` exports it"
 
 
 def _train_queue(queue: str, data: Path, runs: Path, *, device: str, jobs: int, minutes: float | None, is_list: bool) -> None:
@@ -114,7 +119,7 @@ def _parsed(changes: list[str]) -> dict[str, Any]:
 
 def export(
     config: Annotated[str, typer.Argument(metavar="ID", help="A shipped recipe's name, which is the model's id, or a .toml file.")],
-    data: DataOption = Path("data"),
+    data: DataOption = DATA,
     runs: RunsOption = RUNS,
     models: Annotated[Path, typer.Option(help="Model repository to write to.")] = Path("deploy/models"),
     version: Annotated[str, typer.Option(help="Version of the bundle.")] = "1",
@@ -132,6 +137,8 @@ def export(
     ] = False,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime and PyTorch disagree."""
+    if changes and (from_bundle or golden or record is not None):
+        raise typer.BadParameter("does not apply to --from-bundle, --golden and --record", param_hint="--set")
     from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation

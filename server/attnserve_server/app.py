@@ -207,6 +207,7 @@ class App:
             return
         if self.front.is_draining:
             yield "draining"
+        yield f"{self.plane.num_preparing} requests are being prepared"
         yield from snapshot(list(self.front.jobs.values()), time.monotonic())
         yield from self.metrics.reports.lines()
 

@@ -18,6 +18,7 @@ from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve.v1.classification_pb2 import ClassifyVideoRequest
 from attnserve.v1.classification_pb2_grpc import ClassificationServiceStub
 from attnserve.v1.decoding_pb2 import DecodeOptions
+from attnserve_server.debugging import snapshot
 from tests.clips import needs_decoder, slow_gif
 from tests.e2e.captioning import repository
 from tests.e2e.serving import (
@@ -170,7 +171,7 @@ def test_clips_that_came_before_the_signal_are_answered(tmp_path: Path) -> None:
         calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
         eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
         decoders = set(server.children()) - workers
-        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
+        eventually(lambda: "\n3 requests are being prepared\n" in "".join(snapshot(server.process.pid)), "all three messages")
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
@@ -195,7 +196,7 @@ def test_clips_that_are_not_decoded_within_the_drain_get_unavailable(tmp_path: P
         calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
         eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
         decoders = set(server.children()) - workers
-        model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=30)
+        eventually(lambda: "\n3 requests are being prepared\n" in "".join(snapshot(server.process.pid)), "all three messages")
         server.process.send_signal(signal.SIGTERM)
         errors = [call.exception(timeout=60) for call in calls]
         assert [error.code() for error in errors] == [grpc.StatusCode.UNAVAILABLE] * 3

@@ -87,7 +87,7 @@ def test_command_shows_stacks_queues_and_requests_without_their_text(tmp_path: P
         assert re.search(WAITS.removeprefix("state: "), stopped.stdout)
         assert re.search(AT.removeprefix("state: "), stopped.stdout)
         assert f"stacks of {name} ({worker})\n(no stacks: the process is stopped" in stopped.stdout
-        assert "0 requests in flight" in running.stdout
+        assert "0 requests are being prepared\n0 requests in flight" in running.stdout
         assert re.search(rf"^{re.escape(name)}, transformer-en-de, version 1: \d+ of 1 slots, ", running.stdout, re.MULTILINE)
         front, workers = running.stdout.split(f"stacks of {name} ({worker})\n")
         assert f"stacks of the front ({server.process.pid})" in front and "asyncio/runners.py" in front

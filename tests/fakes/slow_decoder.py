@@ -55,6 +55,10 @@ class SlowDecoder:
         """Lets the slow ones be answered."""
         (self._folder / _MAY_END).touch()
 
+    def hold(self) -> None:
+        """Lets the slow ones that come from now on wait again."""
+        (self._folder / _MAY_END).unlink()
+
 
 def main(folder: Path) -> None:
     """Answers clips until the socket that is standard input is closed."""

@@ -93,7 +93,7 @@ def read_queue(name_or_path: str, device: str = "cpu") -> list[Part]:
         entries = msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), _Queue).run
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise RecipeError(f"{path}: {error}") from error
-    if device != "cpu":
+    if device.startswith("cuda"):
         ranked = sorted((entry for entry in entries if entry.gpu_rank), key=lambda entry: entry.gpu_rank)
         entries = [msgspec.structs.replace(entry, parts=1) for entry in ranked]
     return [part for entry in entries for part in _parts(entry)]

@@ -40,6 +40,12 @@ def folder_name(recipe: str, changes: Mapping[str, Any]) -> str:
     return "+".join([Path(recipe).stem, *parts])
 
 
+def is_exportable(recipe: AnyRecipe, folder: Path) -> bool:
+    """Whether a run has what `attnserve export` reads; a generator's run has it after its first epoch."""
+    has_figures = isinstance(recipe, GenerationRecipe) or (folder / "summary.json").is_file()
+    return has_figures and (folder / "best.pt").is_file()
+
+
 def train_by(
     recipe: AnyRecipe, data: Path, folder: Path, *, device: str = "cpu", epochs: int | None = None, taught: Path | None = None
 ) -> None:
@@ -59,7 +65,7 @@ def train_by(
     elif isinstance(recipe, CaptionRecipe):
         from attnserve_export.training.captions.trainer import CaptionTrainer
 
-        if device != "cpu":
+        if device.startswith("cuda"):
             raise RecipeError("a captioning model is trained on the CPU: leave out --device")
         CaptionTrainer(recipe, data, folder).run(epochs)
     else:

@@ -126,10 +126,13 @@ async def test_child_whose_end_cannot_be_watched_is_ended(monkeypatch: pytest.Mo
 
 
 async def test_loop_that_has_ended_before_its_child_is_told_nothing() -> None:
-    """The thread that waits finds a loop that is closed."""
+    """The thread that waits finds a loop that is closed; a descriptor is closed before."""
+    before = descriptors()
 
     async def leave() -> Child:
-        return start("import time; time.sleep(0.2)")
+        child = start("import time; time.sleep(0.2)")
+        child.close()
+        return child
 
     failed: list[threading.ExceptHookArgs] = []
     hook, threading.excepthook = threading.excepthook, failed.append
@@ -143,6 +146,7 @@ async def test_loop_that_has_ended_before_its_child_is_told_nothing() -> None:
     finally:
         threading.excepthook = hook
     assert failed == []
+    assert descriptors() == before
 
 
 async def test_program_that_is_not_there() -> None:

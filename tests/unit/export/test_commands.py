@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from attnserve_client.cli import main
-from attnserve_export.recipe import CONFIGS
+from attnserve_export.recipe import CONFIGS, AnyRecipe
 from attnserve_export.training import start
+from attnserve_export.training.run import Stopped
 
 
 @pytest.fixture(autouse=True)
@@ -57,23 +60,77 @@ def selected(run: Path) -> None:
     (run / "best.pt").touch()
 
 
-@pytest.mark.parametrize("changes", [(), ("--set", "seed=3", "--set", "schedule.epochs=2")], ids=["whole", "changed"])
+def finished(run: Path) -> None:
+    selected(run)
+    (run / "summary.json").touch()
+
+
+def trains_by(monkeypatch: pytest.MonkeyPatch, train: Callable[[Path], object]) -> list[AnyRecipe]:
+    """Replaces each training by a function of its folder; returns a list of the recipes."""
+    recipes = list[AnyRecipe]()
+    monkeypatch.setattr(start, "train_by", lambda recipe, data, folder, **_: (recipes.append(recipe), train(folder)))
+    return recipes
+
+
+@pytest.mark.parametrize("options", [(), ("--data", "a set"), ("--set", "seed=3", "--set", "schedule.epochs=2")])
 def test_export_finds_the_run_that_train_printed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], changes: tuple[str, ...]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     """The file is not named after its model."""
-    recipe, trained, exported = tmp_path / "my first.toml", [], []
+    monkeypatch.delenv("ATTNSERVE_DATA", raising=False)
+    recipe, trained, exported = tmp_path / "my first.toml", trains_by(monkeypatch, finished), list[Any]()
     recipe.write_bytes((CONFIGS / "transformer-en-de.toml").read_bytes())
-    monkeypatch.setattr(start, "train_by", lambda recipe, data, folder, **_: (trained.append(recipe), selected(folder)))
     monkeypatch.setattr("attnserve_export.trained.trained_in_run", lambda recipe, run: (recipe, run))
-    monkeypatch.setattr("attnserve_export.bundles.export_bundle", lambda found, *_: exported.append(found))
+    monkeypatch.setattr("attnserve_export.bundles.export_bundle", lambda found, data, *_: exported.append((*found, data)))
     runs = tmp_path / "runs"
-    assert main(["train", str(recipe), "--runs", str(runs), *changes]) == 0
+    assert main(["train", str(recipe), "--runs", str(runs), *options]) == 0
     printed = re.fullmatch(r"the run is (.+); `attnserve (.+)` exports it\n", capsys.readouterr().err)
     assert printed is not None
-    assert Path(printed[1]).name == ("my first+epochs=2+seed=3" if changes else "my first")
+    assert Path(printed[1]).name == ("my first+epochs=2+seed=3" if "--set" in options else "my first")
     assert main(shlex.split(printed[2])) == 0
-    assert exported == [(trained[0], Path(printed[1]))]
+    assert exported == [(trained[0], Path(printed[1]), Path("a set" if "--data" in options else "data"))]
+
+
+def stop_after(make: Callable[[Path], None]) -> Callable[[Path], None]:
+    def train(folder: Path) -> None:
+        make(folder)
+        raise Stopped("stopped in epoch 2")
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("config", "train", "printed"),
+    [
+        ("transformer-en-de", Path.mkdir, False),
+        ("cbam-cifar10", stop_after(Path.mkdir), False),
+        ("cbam-cifar10", stop_after(selected), False),
+        ("cbam-cifar10", stop_after(finished), True),
+        ("sagan-cifar10", stop_after(Path.mkdir), False),
+        ("sagan-cifar10", stop_after(selected), True),
+    ],
+)
+def test_train_prints_the_export_of_a_run_that_can_be_exported(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    config: str,
+    train: Callable[[Path], object],
+    printed: bool,
+) -> None:
+    """A classifier needs the figures of the end; a generator's run can be exported after any epoch."""
+    trains_by(monkeypatch, train)
+    assert main(["train", config, "--runs", str(tmp_path)]) == 0
+    line = capsys.readouterr().err.splitlines()[-1]
+    whole = f"the run is {tmp_path / config}"
+    assert line.startswith(f"{whole}; `attnserve export {config} " if printed else whole)
+    assert line.endswith("exports it") == printed
+
+
+@pytest.mark.parametrize("option", [("--from-bundle",), ("--golden",), ("--record", "figures.json")], ids="".join)
+def test_export_from_what_is_there_takes_no_changes(capsys: pytest.CaptureFixture[str], option: tuple[str, ...]) -> None:
+    assert main(["export", "nonesuch", *option, "--set", "seed=3"]) == 2
+    assert "--set: does not apply to --from-bundle, --golden and" in " ".join(capsys.readouterr().err.split())
 
 
 def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
@@ -84,6 +141,14 @@ def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
     assert str(tmp_path / "my-model-en-de" / "1") in capsys.readouterr().err
     assert main(["export", str(tmp_path / "none.toml"), "--from-bundle", "--models", str(tmp_path)]) == 1
     assert "no recipe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_cpu_needs_no_cuda(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    used = list[str]()
+    monkeypatch.setattr(start, "train_by", lambda *_, device, **__: used.append(device))
+    assert main(["train", "cbam-cifar10", "--device", device, "--runs", str(tmp_path)]) == 0
+    assert used == [device]
 
 
 def test_export_from_a_bundle_that_is_missing_names_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,7 @@ def test_notes_of_one_group_share_a_line() -> None:
     assert figures[SUMMARY] == ["64 rows: greedy 1; beam 2", "256 rows: greedy 3"]
 
 
-def test_all_limits_together_are_seven_minutes_and_what_may_fail_comes_last() -> None:
+def test_all_limits_together_are_500_seconds_at_most_and_what_may_fail_comes_last() -> None:
     assert sum(check.limit_s for check in CHECKS) <= 500
     assert CHECKS[0].name == FIRST
     assert [check.name for check in CHECKS[-2:]] == ["ctranslate2", "compiled"]

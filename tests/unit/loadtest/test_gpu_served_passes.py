@@ -41,19 +41,37 @@ def on_cpu(monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], Path] = lam
     return asked
 
 
-def test_every_single_pass_model_is_served_and_its_answers_are_compared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def with_models(folder: Path, *models: str) -> Path:
+    """A model repository with links to these models."""
+    folder.mkdir()
+    for model in models:
+        (folder / model).symlink_to(ALL_BUNDLES[model].parent)
+    return folder
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    "models", [pytest.param(["sagan-cifar10"], id="one"), pytest.param(IN_TURN, id="all", marks=pytest.mark.load)]
+)
+def test_every_single_pass_model_is_served_and_its_answers_are_compared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, models: list[str]
+) -> None:
+    repository = with_models(tmp_path / "models", *models) if models != IN_TURN else ALL_BUNDLES[models[0]].parents[1]
     asked, figures = on_cpu(monkeypatch), dict[str, Any]()
-    served_passes.served_passes(Context(ALL_BUNDLES["cbam-cifar10"].parents[1], [], tmp_path / "report.json"), figures)
-    assert asked == [["cpu", *ANSWERS], *(["cuda", model] for model in IN_TURN)]
-    assert {name: each["answers"] for name, each in figures.items() if name != SUMMARY} == ANSWERS
-    for model in ANSWERS:
+    served_passes.served_passes(Context(repository, [], tmp_path / "report.json"), figures)
+    assert asked == [["cpu", *sorted(models)], *(["cuda", model] for model in models)]
+    assert figures.keys() == {*models, SUMMARY}
+    for model in models:
         found = figures[model]
+        assert found["answers"] == ANSWERS[model]
         assert (found["share_apart"], found["most_apart"]) == (0.0, 0.0), model
         assert 0 < found["load_s"] < found["start_s"]
         assert found["ms"] > 0
-    assert len(figures[SUMMARY]) == len(ANSWERS)
+    assert len(figures[SUMMARY]) == len(models)
 
 
+@pytest.mark.load
+@pytest.mark.timeout(300)
 def test_a_served_model_with_a_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Its golden answers are not compared: they would stop it before it is asked."""
     model, change = "sagan-cifar10", with_wrong_weight("model.output.weight.half")
@@ -61,9 +79,7 @@ def test_a_served_model_with_a_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPa
     assert list((tmp_path / "wrong" / model / "1").glob("changed_*"))
     on_cpu(monkeypatch, lambda _: tmp_path / "wrong")
     monkeypatch.setenv("ATTNSERVE_ENGINE_CHECK_ANSWERS", "false")
-    (tmp_path / "right").mkdir()
-    (tmp_path / "right" / model).symlink_to(ALL_BUNDLES[model].parent)
-    checked, figures = Context(tmp_path / "right", [], tmp_path / "report.json"), dict[str, Any]()
+    checked, figures = Context(with_models(tmp_path / "right", model), [], tmp_path / "report.json"), dict[str, Any]()
     with pytest.raises(AssertionError, match=f"not as a server on the CPU: {model}"):
         served_passes.served_passes(checked, figures)
     assert not figures[model]["is_within"]
@@ -71,17 +87,16 @@ def test_a_served_model_with_a_wrong_weight_is_seen(monkeypatch: pytest.MonkeyPa
     served_passes.served_passes(checked, {})
 
 
+@pytest.mark.load
+@pytest.mark.timeout(300)
 def test_a_server_that_does_not_start_leaves_the_other_models_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The golden answers of the first model stop it."""
     change = with_wrong_weight("model.blocks.4.conv_1.weight.half")
     copy_with_graphs(ALL_BUNDLES["cbam-cifar10"], tmp_path / "wrong", change, manifest_pb2.DEVICE_CPU)
     on_cpu(monkeypatch, lambda models: tmp_path / "wrong" if (models / "cbam-cifar10").exists() else models)
-    (tmp_path / "right").mkdir()
-    for model in ("cbam-cifar10", "sagan-cifar10"):
-        (tmp_path / "right" / model).symlink_to(ALL_BUNDLES[model].parent)
-    figures = dict[str, Any]()
+    right, figures = with_models(tmp_path / "right", "cbam-cifar10", "sagan-cifar10"), dict[str, Any]()
     with pytest.raises(AssertionError, match=r"not as a server on the CPU: cbam-cifar10 \([^)]*"):
-        served_passes.served_passes(Context(tmp_path / "right", [], tmp_path / "report.json"), figures)
+        served_passes.served_passes(Context(right, [], tmp_path / "report.json"), figures)
     assert figures["cbam-cifar10"].keys() == {"error"}
     assert figures["sagan-cifar10"]["is_within"]
 

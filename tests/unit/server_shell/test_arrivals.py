@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -69,3 +71,65 @@ async def test_call_that_is_cancelled_when_its_wait_ends_is_cancelled(monkeypatc
             task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+# --- Whether calls still arrive ---
+
+
+class Clock:
+    """Stands for asyncio in the module: the time of its loop passes only where something sleeps. At each given time a call arrives."""
+
+    CancelledError, Task = asyncio.CancelledError, asyncio.Task
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, arrivals_at: Sequence[float]) -> None:
+        self.arrivals, self.now, self.num_sleeps = Arrivals(), 0.0, 0
+        self._arrivals_at = list(arrivals_at)
+        monkeypatch.setattr(arrivals, "asyncio", self)
+
+    def get_running_loop(self) -> Clock:
+        return self
+
+    current_task = get_loop = get_running_loop
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, *_: Any) -> None:
+        """Starts no timer."""
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds > 0
+        self.num_sleeps += 1
+        await self.pass_until(self.now + seconds)
+
+    async def pass_until(self, end: float) -> None:
+        while self._arrivals_at and self._arrivals_at[0] <= end:
+            self.now = self._arrivals_at.pop(0)
+            assert await self.arrivals.read(Context(0.0)) == b"message"
+        self.now = end
+
+
+async def test_it_is_quiet_at_once_where_no_call_has_arrived_lately(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, [1.0])
+    await clock.arrivals.quiet(5.0)
+    assert (clock.now, clock.num_sleeps) == (0.0, 0)
+    await clock.pass_until(1.0 + 1.01 * arrivals.QUIET_S)
+    await clock.arrivals.quiet(5.0)
+    assert clock.num_sleeps == 0
+
+
+@pytest.mark.parametrize("later", [[], [0.5], [0.5, 0.9, 1.8], [0.5, 1.7]], ids=str)
+async def test_it_is_quiet_when_no_call_has_arrived_for_a_time(monkeypatch: pytest.MonkeyPatch, later: list[float]) -> None:
+    """The times are in units of it; the call at 1.7 comes after the end."""
+    clock = Clock(monkeypatch, [0.0, *(each * arrivals.QUIET_S for each in later)])
+    await clock.pass_until(0.0)
+    await clock.arrivals.quiet(5.0)
+    last = 0.5 if later == [0.5, 1.7] else max(later, default=0.0)
+    assert clock.now == pytest.approx((last + 1) * arrivals.QUIET_S)
+
+
+async def test_wait_for_quiet_ends_while_calls_keep_arriving(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, [number * arrivals.QUIET_S / 3 for number in range(1000)])
+    await clock.pass_until(0.0)
+    await clock.arrivals.quiet(1.0)
+    assert clock.now == pytest.approx(1.0)

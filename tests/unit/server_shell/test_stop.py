@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that send calls while the server stops, and change to another server at the first refusal."""
+"""Clients that send calls while the server stops, and change to another server at the first refusal.
+
+The calls must follow each other within ``arrivals.QUIET_S``; ``test_arrivals.py`` tests that wait on a clock of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,8 @@ from attnserve.v1 import translation_pb2, translation_pb2_grpc
 from attnserve_server.errors import ShuttingDown
 from attnserve_server.transport.rpc import server as rpc_server
 from tests.unit.server_shell.conftest import Shell, ShellFactory
+
+pytestmark = pytest.mark.load
 
 NUM_CLIENTS, NUM_STOPS = 4, 15
 

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data sets in the form of CamVid and CIFAR-10."""
+"""Small data sets in the form of CamVid, CIFAR-10 and the surveillance clips."""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 CLASSES = ("cat", "dog", "frog")
 """Classes of the images; CIFAR-10 has them too."""
@@ -36,3 +38,18 @@ def write_cifar10(data: Path, files: Sequence[bytes], labels: Sequence[int]) -> 
         classes=np.array(CLASSES),
         names=np.array([f"{index}.jpg" for index in range(len(files))]),
     )
+
+
+def write_fight_video(data: Path) -> Path:
+    """Writes ``fight_video/val.tar`` and its labels below a folder: three clips of four frames; returns the folder."""
+    folder = data / "fight_video"
+    folder.mkdir()
+    facts = {f"clip-{number}": {"label": number % 2} for number in range(3)}
+    (folder / "val.json").write_text(json.dumps(facts), encoding="utf-8")
+    with tarfile.open(folder / "val.tar", "w") as tar:
+        for number, name in enumerate(facts):
+            file, member = io.BytesIO(), tarfile.TarInfo(f"{name}.jpg")
+            Image.new("RGB", (16, 64), (60 * number, 0, 0)).save(file, "JPEG")
+            member.size = len(file.getvalue())
+            tar.addfile(member, io.BytesIO(file.getvalue()))
+    return data

@@ -16,6 +16,9 @@ from pathlib import Path
 
 from tests.e2e.serving import serve
 
+SERVER_PID = "SERVER_PID"
+"""An argument that stands for the process id of the server."""
+
 
 def main(home: str, models: str, commands: str) -> None:
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -24,7 +27,8 @@ def main(home: str, models: str, commands: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         with serve(Path(folder), "--models", models, "--workers", "1") as server:
             for arguments in json.loads(commands):
-                program = [sys.executable, "-m", "attnserve_client.cli", *arguments]
+                given = [str(server.process.pid) if each == SERVER_PID else each for each in arguments]
+                program = [sys.executable, "-m", "attnserve_client.cli", *given]
                 environment = {**os.environ, "ATTNSERVE_ADDRESS": server.target}
                 done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False, timeout=100)
                 print(json.dumps([done.returncode, done.stdout, done.stderr]), flush=True)

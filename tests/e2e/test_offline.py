@@ -18,9 +18,11 @@ import typer.main
 from PIL import Image
 
 from attnserve_client.cli.app import build_app
+from attnserve_client.demo.steps import CLIP
 from tests.e2e.captioning import PHOTO
+from tests.e2e.offline import SERVER_PID
 from tests.e2e.serving import MODELS, SENTENCES, ask, serve
-from tests.labelled import write_camvid, write_cifar10
+from tests.labelled import write_camvid, write_cifar10, write_fight_video
 
 ROOT = Path(__file__).parents[2]
 HAS_GENERATOR = (MODELS / "sagan-cifar10").exists()
@@ -100,6 +102,7 @@ def arguments(folder: Path) -> dict[str, list[str]]:
         Image.new("L", photo.size).save(labels, "PNG")
     write_camvid(folder, {"a": (PHOTO, labels.getvalue())})
     write_cifar10(folder, [PHOTO], [1])
+    write_fight_video(folder)
     shutil.copytree(MODELS / "seq2seq-en-de", folder / "models" / "seq2seq-en-de")
     data = ["--data", str(folder)]
     generation = {
@@ -112,12 +115,17 @@ def arguments(folder: Path) -> dict[str, list[str]]:
         "caption": [str(folder / "photo.jpg"), "--attention", str(folder / "caption.png")],
         "segment": [str(folder / "photo.jpg"), "--overlay", str(folder / "overlay.png"), "--attention", str(folder / "maps.png")],
         "classify": [str(folder / "photo.jpg"), "--attention", str(folder / "blocks.png")],
+        "classify-video": [str(CLIP), "--attention", str(folder / "frames.png")],
         "models": [],
+        "debug": [SERVER_PID],
         "health": [],
         "evaluate translation": [*data, "--split", "val"],
         "evaluate caption": data,
         "evaluate segmentation": data,
         "evaluate classification": data,
+        "evaluate video": data,
+        "evaluate video-skew": [*data, "--limit", "1"],
+        "evaluate gain": [*data, "--split", "val", "--model", "transformer-en-de", "--against", "seq2seq-en-de"],
         "evaluate lengths": [*data, "--split", "val", "--bins", "1", "--plot", str(folder / "lengths.png")],
         "evaluate alignment": [*data, "--split", "val", "--plot", str(folder / "alignment.png")],
         "profile": ["transformer-en-de", "--runs", "1"],
@@ -134,12 +142,15 @@ def may_unshare() -> bool:
     return subprocess.run(["unshare", "-n", "-m", "sh", "-c", test], capture_output=True, check=False).returncode == 0
 
 
+def test_every_command_has_arguments(tmp_path: Path) -> None:
+    assert commands() == {*arguments(tmp_path), "serve"} | (set() if HAS_GENERATOR else {"generate", "evaluate generation"})
+
+
 @pytest.mark.load
 def test_every_command_works_without_a_network_and_with_an_empty_home(home: Path, tmp_path: Path) -> None:
     if not may_unshare():
         pytest.skip("this process may not have a network of its own")
     given = arguments(tmp_path)
-    assert commands() == {*given, "serve"} | (set() if HAS_GENERATOR else {"generate", "evaluate generation"})
     lists = [[*name.split(), *rest] for name, rest in given.items()]
     program = ["unshare", "-n", "-m", sys.executable, "-m", "tests.e2e.offline", str(home), str(MODELS), json.dumps(lists)]
     done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "COLUMNS": "200"})

@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +20,7 @@ from attnserve_client.demo import clip as demo_clip
 from attnserve_client.video_plot import draw_frames, save_frames
 from tests.clips import needs_decoder
 from tests.fakes.server import FakeServer, model_of
+from tests.labelled import write_fight_video
 from tests.unit.client.pictures import file_of
 
 
@@ -142,26 +141,11 @@ def test_command_refuses(arguments: list[str], code: int, capsys: pytest.Capture
     assert capsys.readouterr().err
 
 
-def strips(root: Path) -> Path:
-    """Three clips of four frames of 8 x 8 pixels, in the layout of the data set."""
-    folder = root / "fight_video"
-    folder.mkdir()
-    facts = {f"clip-{number}": {"label": number % 2} for number in range(3)}
-    (folder / "val.json").write_text(json.dumps(facts), encoding="utf-8")
-    with tarfile.open(folder / "val.tar", "w") as tar:
-        for number, name in enumerate(facts):
-            file, member = io.BytesIO(), tarfile.TarInfo(f"{name}.jpg")
-            Image.new("RGB", (16, 64), (60 * number, 0, 0)).save(file, "JPEG")
-            member.size = len(file.getvalue())
-            tar.addfile(member, io.BytesIO(file.getvalue()))
-    return root
-
-
 def test_evaluation_scores_clips(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(clips, "CLASSES", ("still", "fast"))
-    assert main(["evaluate", "video", "--data", str(strips(tmp_path)), "--model", "fake-video", "--json"]) == 0
+    assert main(["evaluate", "video", "--data", str(write_fight_video(tmp_path)), "--model", "fake-video", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["evaluation"], found["clips"], found["split"], found["limit"]) == ("video", 3, "val", None)
     assert (found["accuracy"], found["confusion"]) == (66.67, [[2, 0, 0], [0, 0, 0], [1, 0, 0]])
@@ -170,7 +154,7 @@ def test_evaluation_scores_clips(
 
 @needs_decoder
 def test_skew_compares_files_with_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "video-skew", "--data", str(strips(tmp_path)), "--model", "fake-video", "--json"]) == 0
+    assert main(["evaluate", "video-skew", "--data", str(write_fight_video(tmp_path)), "--model", "fake-video", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [(each["codec"], each["width"]) for each in found["encodings"]] == [
         ("h264", 112), ("h264", 320), ("vp9", 112), ("vp9", 320), ("gif", 112), ("gif", 320),
@@ -191,7 +175,7 @@ def test_skew_compares_files_with_frames(tmp_path: Path, capsys: pytest.CaptureF
 def test_broken_data_set_is_named(
     damage: Callable[[Path], object], text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage(strips(tmp_path) / "fight_video")
+    damage(write_fight_video(tmp_path) / "fight_video")
     assert main(["evaluate", "video", "--data", str(tmp_path)]) == 1
     assert text in capsys.readouterr().err
 

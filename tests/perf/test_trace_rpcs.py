@@ -14,7 +14,7 @@ from attnserve_client import Client
 from tests.e2e.serving import SENTENCES, Server, serve
 from tests.fakes.otlp import OtlpServer, Receiver
 
-pytestmark = pytest.mark.load
+pytestmark = [pytest.mark.load, pytest.mark.long]
 NUM, NUM_STARTS, NUM_ROUNDS = 20_000, 5, 10
 PER_ROUND = NUM // NUM_STARTS // NUM_ROUNDS
 BARS_US = {"0.01": 10.0, "1": 130.0}

@@ -151,24 +151,29 @@ async def test_killed_workers_leave_no_shared_memory(started: Started) -> None:
     assert shared_memories() == 0
 
 
+def strangers(started: Started) -> set[int]:
+    """The children that are no workers: earlier tests of the process may have left some, such as a decoder that is idle."""
+    return children() - set(started.pool.pids().values())
+
+
 async def test_nothing_is_left_of_twenty_killed_workers(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "HEALTHY_S", -1.0)  # so that none is waited for
-    before = num_descriptors()
+    before, others = num_descriptors(), strangers(started)
     for number in range(1, 21):
         started.kill()
         assert await started.successor() == f"worker-0.{number}"
     assert num_descriptors() == before
-    assert children() == set(started.pool.pids().values()), "the ended ones have been waited for"
+    assert strangers(started) <= others, "the ended ones have been waited for"
 
 
 async def test_worker_whose_end_cannot_be_watched_is_ended(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = num_descriptors()
+    before, others = num_descriptors(), strangers(started)
     monkeypatch.delattr(os, "pidfd_open", raising=False)
     raises_once(monkeypatch, threading.Thread, "start", RuntimeError("can't start new thread"))
     started.kill()
     assert await started.successor() == "worker-0.2"
     assert started.lost == ["worker-0.0", "worker-0.1"]
-    assert children() == set(started.pool.pids().values())
+    assert strangers(started) <= others
     assert num_descriptors() == before - 1, "that of the first one's end"
 
 

@@ -71,7 +71,7 @@ def test_few_requests_that_fail_for_long(tmp_path: Path) -> None:
 
 def test_long_queue_and_slow_requests(tmp_path: Path) -> None:
     with watched_server(tmp_path, "--slots", "1") as (server, watched):
-        with traffic.sending(server.channel, [traffic.burst(80)], num_threads=5):
+        with traffic.sending(server.channel, [traffic.steady(400)]):
             watched.wait_for("firing", "AttnserveQueueLong", 60, model=MODEL)
             watched.wait_for("firing", "AttnserveSlow", 60, model=MODEL)
         with traffic.sending(server.channel, [traffic.answered]):

@@ -6,7 +6,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import grpc
 
@@ -64,6 +66,20 @@ def burst(number: int) -> Request:
         calls = [start_unary(channel, f"{LONG_TEXT} {text}", timeout=20) for text in SENTENCES[:number]]
         for call in calls:
             call.exception()
+
+    return send
+
+
+def steady(number: int) -> Request:
+    """So many different requests at any time: it waits for the oldest, and the next call sends others for those that have ended."""
+    texts, calls = itertools.cycle(SENTENCES), deque[Any]()
+
+    def send(channel: grpc.Channel) -> None:
+        while len(calls) < number:
+            calls.append(start_unary(channel, f"{LONG_TEXT} {next(texts)}", timeout=20))
+        calls.popleft().exception()
+        while calls and calls[0].done():
+            calls.popleft()
 
     return send
 

@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -159,24 +160,32 @@ def test_drain_that_takes_too_long_is_cut(tmp_path: Path) -> None:
         assert server.process.wait(30) == 0, server.tail()
 
 
+def classify(channel: grpc.Channel, clip: bytes) -> Any:
+    """Sends a clip; returns the future of its answer."""
+    return ClassificationServiceStub(channel).ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120)
+
+
+def three_clips_in_decoding(server: Server, channel: grpc.Channel, clip: bytes) -> tuple[list[Any], set[int]]:
+    """Sends a clip three times; returns the calls and the two decoders once the server has all: two are decoded, one waits."""
+    workers = set(server.children())
+    calls = [classify(channel, clip) for _ in range(3)]
+    eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
+    eventually(lambda: "\n3 requests are being prepared\n" in "".join(snapshot(server.process.pid)), "all three messages")
+    return calls, set(server.children()) - workers
+
+
 @needs_decoder
 @pytest.mark.timeout(180)
 def test_clips_that_came_before_the_signal_are_answered(tmp_path: Path) -> None:
-    """Two are decoded, and one waits for a decoder."""
     models, clip = repository(tmp_path, "nonlocal-fight"), slow_gif(250)
     flags = ("--workers", "1", "--models", str(models), "--drain-seconds", "90")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
-        workers = set(server.children())
-        stub = ClassificationServiceStub(channel)
-        calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
-        eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
-        decoders = set(server.children()) - workers
-        eventually(lambda: "\n3 requests are being prepared\n" in "".join(snapshot(server.process.pid)), "all three messages")
+        calls, decoders = three_clips_in_decoding(server, channel, clip)
         began = time.monotonic()
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
         with pytest.raises(grpc.RpcError) as raised:
-            stub.ClassifyVideo(ClassifyVideoRequest(video=clip), timeout=30)
+            classify(channel, clip).result(timeout=30)
         assert (raised.value.code(), details(raised.value).reason) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
         assert [call.result(timeout=120).clip_frames for call in calls] == [250] * 3
         print(f"answered within {time.monotonic() - began:.1f} s after the signal")
@@ -191,12 +200,7 @@ def test_clips_that_are_not_decoded_within_the_drain_get_unavailable(tmp_path: P
     models, clip = repository(tmp_path, "nonlocal-fight"), slow_gif(2500)
     flags = ("--workers", "1", "--models", str(models), "--drain-seconds", "0.5")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
-        workers = set(server.children())
-        stub = ClassificationServiceStub(channel)
-        calls = [stub.ClassifyVideo.future(ClassifyVideoRequest(video=clip), timeout=120) for _ in range(3)]
-        eventually(lambda: len(set(server.children()) - workers) == 2, "two decoders")
-        decoders = set(server.children()) - workers
-        eventually(lambda: "\n3 requests are being prepared\n" in "".join(snapshot(server.process.pid)), "all three messages")
+        calls, decoders = three_clips_in_decoding(server, channel, clip)
         server.process.send_signal(signal.SIGTERM)
         errors = [call.exception(timeout=60) for call in calls]
         assert [error.code() for error in errors] == [grpc.StatusCode.UNAVAILABLE] * 3

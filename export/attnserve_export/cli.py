@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,24 +40,39 @@ def train(
     queue: Annotated[
         str | None, typer.Option(help="Train all runs of a queue that are not finished: a shipped queue's name, or a .toml file.")
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, help="With --queue: number of concurrent runs.")] = 1,
+    jobs: Annotated[int | None, typer.Option(min=1, help="With --queue: number of concurrent runs (default: 1).")] = None,
     minutes: Annotated[float | None, typer.Option(help="With --queue: stop after this many minutes.")] = None,
     is_list: Annotated[bool, typer.Option("--list", help="With --queue: list the runs and their progress.")] = False,
 ) -> None:
     """Train a model by its recipe; an interrupted run continues from its last checkpoint."""
     if (config is None) == (queue is None):
         raise typer.BadParameter("give a recipe or --queue", param_hint="CONFIG")
+    if queue is None:
+        _refuse({"--jobs": jobs, "--minutes": minutes, "--list": is_list or None}, "applies only with --queue")
+    else:
+        _refuse({"--set": changes or None, "--epochs": epochs, "--taught": taught}, "does not apply to --queue")
     if device.partition(":")[0] not in ("cpu", "cuda"):
         raise typer.BadParameter(f"must be cpu or cuda, not {device!r}", param_hint="--device")
     runs = runs.expanduser()
     try:
         if queue is not None:
-            _train_queue(queue, data, runs, device=device, jobs=jobs, minutes=minutes, is_list=is_list)
+            _train_queue(queue, data, runs, device=device, jobs=jobs or 1, minutes=minutes, is_list=is_list)
         elif config is not None:
             folder = _train_one(config, _parsed(changes or []), data, runs, device=device, epochs=epochs, taught=taught)
             typer.echo(f"the run is {folder}{_export_of(config, changes or [], data, runs, folder)}", err=True)
     except (RecipeError, FileNotFoundError, FloatingPointError) as error:
         raise typer.Exit(_complain(error)) from error
+
+
+def _refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuses the first option that was given, so that none is ignored; ``options`` has None for those that were not.
+
+    Raises:
+        typer.BadParameter: names the option and says why.
+    """
+    for option, value in options.items():
+        if value is not None:
+            raise typer.BadParameter(why, param_hint=option)
 
 
 def _train_one(
@@ -137,8 +153,8 @@ def export(
     ] = False,
 ) -> None:
     """Export a trained model to a bundle; fails if ONNX Runtime and PyTorch disagree."""
-    if changes and (from_bundle or golden or record is not None):
-        raise typer.BadParameter("does not apply to --from-bundle, --golden and --record", param_hint="--set")
+    if from_bundle or golden or record is not None:
+        _refuse({"--set": changes or None}, "does not apply to --from-bundle, --golden and --record")
     from attnserve_export.bundles import export_bundle, renew_golden_answers
     from attnserve_export.exporter import ExportError
     from attnserve_export.recording import record as record_evaluation

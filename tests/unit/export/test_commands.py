@@ -133,6 +133,24 @@ def test_export_from_what_is_there_takes_no_changes(capsys: pytest.CaptureFixtur
     assert "--set: does not apply to --from-bundle, --golden and" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize("option", [("--set", "seed=3"), ("--epochs", "0"), ("--taught", "translations.gz")], ids="".join)
+def test_a_queue_takes_no_option_of_one_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    assert main(["train", "--queue", "four-models", "--list", *option, "--runs", str(tmp_path)]) == 2
+    assert f"Invalid value for {option[0]}: does not apply to --queue" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("option", [("--jobs", "1"), ("--minutes", "0"), ("--list",)], ids="".join)
+def test_one_training_takes_no_option_of_a_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: tuple[str, ...]
+) -> None:
+    trained = trains_by(monkeypatch, finished)
+    assert main(["train", "cbam-cifar10", *option, "--runs", str(tmp_path)]) == 2
+    assert f"Invalid value for {option[0]}: applies only with --queue" in " ".join(capsys.readouterr().err.split())
+    assert not trained
+
+
 def test_bundle_of_a_recipe_in_a_file_is_found_by_its_model(
     recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

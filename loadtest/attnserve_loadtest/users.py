@@ -21,7 +21,6 @@ import grpc
 import grpc.experimental.gevent as grpc_gevent
 from gevent.pool import Group
 from locust import User, task
-from locust.exception import StopUser
 
 from attnserve.v1 import caption_pb2, caption_pb2_grpc, decoding_pb2, translation_pb2, translation_pb2_grpc
 from attnserve_client.security import Security
@@ -98,7 +97,7 @@ class LoadUser(User):
             scheduled: when it was to be sent, in seconds of ``time.perf_counter``; its latency counts from then.
 
         Raises:
-            StopUser: the call was cancelled, because the test is over.
+            gevent.GreenletExit: Locust stopped the user; nothing is recorded.
         """
         raise NotImplementedError
 
@@ -113,7 +112,7 @@ class LoadUser(User):
         )
 
     def call(self, name: str, scheduled: float, send: Callable[[], float]) -> None:
-        """Sends a request and records its result.
+        """Sends a request and records its result; any RpcError is an error, CANCELLED too: it came from the server or a proxy.
 
         Args:
             name: of the event.
@@ -121,14 +120,12 @@ class LoadUser(User):
             send: sends it and waits for the end of the answer; returns the server's own time in seconds, or raises RpcError.
 
         Raises:
-            StopUser: as :meth:`ask`; any other RpcError is recorded as an error.
+            gevent.GreenletExit: as :meth:`ask`; a call that waits when Locust stops its user ends with it, never with CANCELLED.
         """
         began = time.perf_counter()
         try:
             server_s = send()
         except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.CANCELLED:  # the test is over
-                raise StopUser from error
             self.environment.events.request.fire(
                 request_type="grpc",
                 name=name,

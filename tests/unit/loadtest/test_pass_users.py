@@ -4,9 +4,6 @@
 from __future__ import annotations
 
 import io
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,8 +13,8 @@ from PIL import Image
 from attnserve.v1 import generation_pb2, segmentation_pb2
 from attnserve_loadtest import images
 from tests.fakes.server import FakeServer
+from tests.unit.loadtest.locust_runs import run_users
 
-LOCUSTFILE = Path(images.__file__).with_name("locustfile.py")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -30,11 +27,9 @@ def server() -> Iterator[FakeServer]:
 
 def load(server: FakeServer, results: Path, *options: str) -> dict[str, int]:
     """Runs Locust for two seconds; returns the number of answers by event."""
-    command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", server.address]
-    command += ["--users", "3", "--spawn-rate", "3", "--run-time", "2s", "--results", str(results), "--slo", "errors<0.1"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=100, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return {row["event"]: row["count"] for row in json.loads((results / "loadtest.json").read_text())["events"]}
+    code, events = run_users(server, results, *options)
+    assert code == 0
+    return {name: row["count"] for name, row in events.items()}
 
 
 def test_segmentations_of_streets_with_maps(tmp_path: Path, server: FakeServer) -> None:

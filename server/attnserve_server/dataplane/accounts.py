@@ -56,22 +56,25 @@ class Accounts:
     Args:
         name: of the method; its own is a label.
         recorder: counts requests; None for methods that are neither counted nor logged, such as probes.
-        is_stopping: whether the server is stopping and cancels requests itself.
+        is_cancelling: whether the server has begun to cancel the requests that are left when it stops.
         ends: records the ends of requests beside their counts.
     """
 
     def __init__(
-        self, name: MethodName, recorder: RequestRecorder | None, is_stopping: Callable[[], bool], ends: Ends | None = None
+        self, name: MethodName, recorder: RequestRecorder | None, is_cancelling: Callable[[], bool], ends: Ends | None = None
     ) -> None:
-        self._name, self._recorder, self._is_stopping, self._ends = name, recorder, is_stopping, ends or Ends()
+        self._name, self._recorder, self._is_cancelling, self._ends = name, recorder, is_cancelling, ends or Ends()
 
     def answered(self, call: Call) -> None:
         """Records an answered request."""
         self._record(call, "OK", "-")
 
     def abandoned(self, call: Call) -> None:
-        """Cancels and records a request whose client disconnected, whose deadline passed, or that a shutdown ended."""
-        reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_stopping() else "client"
+        """Cancels and records a request whose client disconnected, whose deadline passed, or that a shutdown ended.
+
+        A client that disconnects during a drain has left by itself: the server cancels nothing before the drain is over.
+        """
+        reason = "deadline" if call.is_past_deadline(_CLOCK_SLACK_S) else "shutdown" if self._is_cancelling() else "client"
         call.cancel(reason)
         if self._recorder is not None and (call.is_being_made or not call.is_submitted):
             self._recorder.request_cancelled(*call.labels, reason)

@@ -360,6 +360,7 @@ async def test_connection_that_is_lost_cancels_the_ticket(shell: Shell) -> None:
     await asyncio.wait_for(shell.front.tickets[0].cancelled_event.wait(), 5)
 
 
+@pytest.mark.every_loop  # the order of two timers decides the reason
 async def test_stop_cancels_what_is_not_ready(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     shell.front.hang = True
     task = asyncio.ensure_future(failure(shell.translation.Translate(Request(text="a"))))
@@ -371,6 +372,24 @@ async def test_stop_cancels_what_is_not_ready(shell: Shell, caplog: pytest.LogCa
     await until(lambda: bool(shell.front.tickets[0].cancelled))
     assert shell.front.tickets[0].cancelled == ["shutdown"]
     assert not caplog.records
+
+
+@pytest.mark.parametrize("is_stopping", [False, True], ids=["drain", "grace of the stop"])
+async def test_client_that_leaves_during_a_drain_is_counted_as_such(shell: Shell, is_stopping: bool) -> None:
+    shell.front.hang = True
+    call = shell.translation.Translate(Request(text="a"))
+    task = asyncio.ensure_future(call)
+    await asyncio.wait_for(shell.front.submitted.wait(), 5)
+    shell.front.is_draining = True
+    stopping = asyncio.ensure_future(shell.server.stop(5.0)) if is_stopping else None
+    await until(lambda: shell.board.is_closed is is_stopping)
+    call.cancel()
+    await until(lambda: bool(shell.front.tickets[0].cancelled))
+    assert shell.front.tickets[0].cancelled == ["client"]
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    if stopping is not None:
+        await stopping
 
 
 async def test_stop_waits_for_what_runs(shell: Shell) -> None:

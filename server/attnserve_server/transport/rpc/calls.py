@@ -60,14 +60,14 @@ class Setup(NamedTuple):
     """What the services of a server share.
 
     Attributes:
-        is_stopping: whether the server is stopping and cancels RPCs itself.
+        is_cancelling: whether the server has begun to cancel the RPCs that are left when it stops.
         unread: counts the answers under way.
         arrivals: reads the messages of calls.
         access: refuses calls; None for services that all may call, such as probes.
         ends: records the ends of calls; None for log lines alone.
     """
 
-    is_stopping: Callable[[], bool]
+    is_cancelling: Callable[[], bool]
     unread: Unread
     arrivals: Arrivals
     access: Access | None = None
@@ -120,7 +120,7 @@ class _Method:
         self._message_class = message_factory.GetMessageClass(method.input_type)
         self._function = function
         name = MethodName(method.containing_service.full_name, method.name)
-        self._accounts = Accounts(name, recorder, setup.is_stopping, setup.ends)
+        self._accounts = Accounts(name, recorder, setup.is_cancelling, setup.ends)
         self._is_traced = setup.ends is not None and setup.ends.has_traces
         self._unread, self._arrivals = setup.unread, setup.arrivals
 

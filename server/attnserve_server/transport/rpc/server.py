@@ -80,6 +80,7 @@ class GrpcServer:
         self._config, self._plane, self._board = config, plane, board
         self._server: grpc.aio.Server | None = None
         self._unread, self._arrivals = Unread(config), Arrivals()
+        self._is_cancelling = False
         plane.recorder.watch_answers(lambda: self._unread.num_bytes)
 
     async def start(self) -> int:
@@ -120,10 +121,15 @@ class GrpcServer:
             await self._arrivals.quiet(LINGER_S)
         self._board.close()
         if self._server is not None:
+            cancels = asyncio.get_running_loop().call_later(grace_s, self._begin_cancelling)  # before gRPC's own timer
             await self._server.stop(grace_s)
+            cancels.cancel()
             self._watching.cancel()
 
+    def _begin_cancelling(self) -> None:
+        self._is_cancelling = True
+
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
-        plane, setup = self._plane, Setup(lambda: self._plane.is_draining, self._unread, self._arrivals, self._access, self._ends)
+        plane, setup = self._plane, Setup(lambda: self._is_cancelling, self._unread, self._arrivals, self._access, self._ends)
         handlers = [service_handler(service, make(plane), plane.recorder, setup) for service, make in SERVICERS]
         return (*handlers, service_handler(HEALTH, HealthServicer(self._board), None, setup._replace(access=None)))

@@ -208,7 +208,7 @@ class App:
         if self.front.is_draining:
             yield "draining"
         yield f"{self.plane.num_preparing} requests are being prepared"
-        yield from snapshot(list(self.front.jobs.values()), time.monotonic())
+        yield from snapshot(list(self.front.accounting.jobs.values()), time.monotonic())
         yield from self.metrics.reports.lines()
 
     def _show_state(self) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The front's side of the engine: takes requests, sends them to workers, returns the answers.
 
-Everything here runs on the front's event loop; of a payload it reads only the properties of ``kinds.py: Payload``. ``admission.py``
-refuses and orders requests, ``rows.py`` chooses the worker, ``sharing.py`` answers from the cache and coalesces equal requests.
+Everything here runs on the front's event loop; of a payload it reads only the properties of ``kinds.py: Payload``.
+``accounting.py`` holds the jobs, ``admission.py`` refuses and orders them, ``rows.py`` chooses the worker, ``sharing.py`` answers
+from the cache and coalesces equal requests.
 """
 
 from __future__ import annotations
@@ -15,18 +16,17 @@ from typing import Any
 
 from attnserve_server import errors
 from attnserve_server.config import EngineConfig
-from attnserve_server.engine.front.admission import Admission
+from attnserve_server.engine.front.accounting import Accounting
 from attnserve_server.engine.front.ends import error_of, failure_of
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
 from attnserve_server.engine.front.pool import WorkerPool
 from attnserve_server.engine.front.served_models import PATIENCE_S, ModelRegistry, ServedModel
 from attnserve_server.engine.front.workers import Listener, OnState, Workers
 from attnserve_server.engine.link.messages import Progress
-from attnserve_server.kinds import Outcome, Payload
+from attnserve_server.kinds import Payload
 from attnserve_server.metrics import logs
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.request import Done, Failed, ModelKey, Terms, Work
-from attnserve_server.scheduling.queue import QueueConfig
 
 
 class Front:
@@ -43,10 +43,13 @@ class Front:
     def __init__(
         self, registry: ModelRegistry, pool: WorkerPool, config: EngineConfig, metrics: Metrics, on_state: OnState
     ) -> None:
-        self._registry, self._metrics, self._on_state, self.is_draining = registry, metrics, on_state, False
-        self._queue_config = QueueConfig(config.queue_limit, config.ageing_seconds)
-        self._ids, self.jobs, self._admissions = itertools.count(1), dict[int, Job](), dict[ModelKey, Admission]()
+        self._registry = registry
+        self._metrics = metrics
+        self._on_state = on_state
+        self._ids = itertools.count(1)
         self._workers = Workers(registry, pool, config, metrics, on_state)
+        self.accounting = Accounting(config, self._workers.rows, time.monotonic)
+        self.is_draining = False
         self._is_expecting: Callable[[], bool] = lambda: False
         for model in registry.all():
             self._open(model)
@@ -75,7 +78,7 @@ class Front:
             BundleError: no worker could load it; it is not served.
             StartupError: the timeout expired; it is not served.
         """
-        if model.key in self._admissions:
+        if self.accounting.takes_jobs(model.key):
             raise errors.ConfigError(f"{model.id}, version {model.version}, is already served, or still being removed")
         self._registry.add(model)
         self._open(model)
@@ -93,7 +96,7 @@ class Front:
         """
         model = self._registry.remove(key)
         until = time.monotonic() + timeout_s
-        while (jobs := self._of(model)) and time.monotonic() < until:
+        while (jobs := self.accounting.of(model)) and time.monotonic() < until:
             for job in jobs:
                 if job.status == Status.QUEUED:  # also a job that was queued again because its worker died
                     self._give_up(job, "unload", model.gone())
@@ -102,16 +105,17 @@ class Front:
 
     async def drain(self, timeout_s: float, is_expecting: Callable[[], bool] = lambda: False) -> None:
         """Refuses new requests and waits for admitted ones, and while it expects some; cancels the rest after ``timeout_s``."""
-        self.is_draining, self._is_expecting = True, is_expecting
+        self.is_draining = True
+        self._is_expecting = is_expecting
         self._workers.drain()
         until = time.monotonic() + timeout_s
-        while (self.jobs or is_expecting()) and time.monotonic() < until:
+        while (self.accounting.jobs or is_expecting()) and time.monotonic() < until:
             for model in self.models():
                 if not self._workers.can_serve(model):
                     self._give_up_all(model, "shutdown", errors.ShuttingDown("the last worker died while the server stopped"))
             await asyncio.sleep(0.005)
         self._is_expecting = lambda: False
-        for job in list(self.jobs.values()):
+        for job in list(self.accounting.jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
             self.dispatch(model)
@@ -124,7 +128,7 @@ class Front:
     @property
     def is_idle(self) -> bool:
         """Whether no request is queued or running, and no worker holds a row."""
-        return not self.jobs and not any(map(len, self._admissions.values())) and not self._workers.rows.total
+        return self.accounting.is_idle
 
     def models(self) -> list[ServedModel]:
         """Returns all models and versions."""
@@ -176,10 +180,7 @@ class Front:
         num_rows = payload.num_rows
         work = Work(next(self._ids), model.key, sent, num_rows, num_rows * payload.num_source, payload, logs.request_id.get())
         job = Job(model, work, terms, now, watcher, key)
-        if (admission := self._admissions.get(model.key)) is None:  # the model was removed after it was resolved
-            raise model.gone()
-        admission.add(job)
-        self.jobs[job.id] = job
+        self.accounting.add(job)
         return job
 
     def ticket(self, terms: Terms, received_at: float) -> Ticket:
@@ -192,14 +193,16 @@ class Front:
 
     def dispatch(self, model: ServedModel, *, is_freed: bool = True) -> None:
         """Sends queued jobs while there is credit, which may have come if ``is_freed``; drops those too late or answered."""
-        if (admission := self._admissions.get(model.key)) is None:
+        admission = self.accounting.admission(model)
+        if admission is None:
             return  # no longer served
         admission.is_blocked &= not is_freed
         while not admission.is_blocked and (job := admission.first()) is not None:
             if admission.is_too_late(job):
                 self._give_up(job, "deadline", errors.DeadlineExceeded("the deadline is too close to be met"))
             elif job.watcher is None or not job.watcher.is_answered(job):
-                if (worker := self._workers.rows.choose(job)) is None:
+                worker = self._workers.rows.choose(job)
+                if worker is None:
                     admission.is_blocked = job.work.num_rows == 1 and not job.runs_alone
                     break
                 admission.take(job)
@@ -208,31 +211,17 @@ class Front:
                     job.watcher.sent(job)
         self._metrics.set_queue(model.id, model.version, admission.settle(), admission.waiting_since)
 
-    def forget(self, job: Job, outcome: Outcome | None = None) -> None:
-        """Removes a job from all accounting."""
-        self.jobs.pop(job.id, None)
-        if job.watcher is not None:
-            job.watcher.ended(job, outcome)
-        if job.status == Status.QUEUED:
-            self._admissions[job.model.key].remove(job)
-        self._workers.rows.give_back(job)
-        job.status = Status.DONE
-
     def _open(self, model: ServedModel) -> None:
-        self._admissions[model.key] = Admission(model.id, self._queue_config, time.monotonic)
+        self.accounting.open(model)
         self._metrics.register_model(model.id, model.version, model.kind.measured)
 
     def _close(self, model: ServedModel) -> None:
         self._give_up_all(model, "unload", model.gone())
         self._registry.discard(model)
         self._workers.unload(model)
-        self._admissions.pop(model.key, None)
+        self.accounting.close(model)
         self._metrics.forget_model(model.id, model.version)
         self._on_state(model, None)
-
-    def _of(self, model: ServedModel) -> list[Job]:
-        """Returns a model's jobs."""
-        return [job for job in self.jobs.values() if job.model is model]
 
     def _leave(self, ticket: Ticket, reason: str) -> None:
         """Cancels a ticket; its job continues while other tickets wait for it."""
@@ -248,11 +237,11 @@ class Front:
                 job.watcher.ended(job, None)
             self._workers.cancel(job, reason)  # the worker counts it, and reports when its rows are free
         elif not job.tickets:
-            self.forget(job)
+            self.accounting.forget(job)
             self.dispatch(job.model)
 
     def _give_up_all(self, model: ServedModel, reason: str, error: errors.ServiceError) -> None:
-        for job in self._of(model):
+        for job in self.accounting.of(model):
             self._give_up(job, reason, error)
 
     def _end_queued(self, model: ServedModel) -> None:
@@ -262,39 +251,39 @@ class Front:
         """Ends a job, and all its tickets, with an error."""
         for _ in job.tickets:
             self._metrics.request_cancelled(job.model.id, job.model.version, reason)
-        self.forget(job)
+        self.accounting.forget(job)
         job.fail(error)
 
     def _on_progress(self, progress: Progress[Any]) -> None:
         for event in progress.events:
             self._on_event(event)
-        if (model := self._registry.get((progress.stats.model, progress.stats.version))) is not None:
+        model = self._registry.get((progress.stats.model, progress.stats.version))
+        if model is not None:
             self.dispatch(model)
 
     def _on_event(self, event: Any) -> None:
-        if (job := self.jobs.get(event.request_id)) is None:
+        job = self.accounting.jobs.get(event.request_id)
+        if job is None:
             return
         if isinstance(event, Done):
-            self.forget(job, event.outcome)
-            self._admissions[job.model.key].answered(job, event)
+            self.accounting.answered(job, event)
             self._metrics.answered(job.stats(event))
             job.finish(event)
         elif isinstance(event, Failed):
-            self.forget(job)
+            self.accounting.forget(job)
             job.fail(failure_of(event.reason, event.message))
         else:
             job.deliver(event, time.monotonic())
 
     def _on_lost(self, worker: str, was_loading: bool) -> None:
         """Retries the jobs of a dead worker that may run again, see :meth:`Job.survives`."""
-        held = [job for job in self.jobs.values() if job.worker == worker]
+        held = self.accounting.held_by(worker)
         for job in held:
             job.worker = None
             if job.survives(is_suspect=not was_loading, was_alone=len(held) == 1):
-                job.status = Status.QUEUED
-                self._admissions[job.model.key].put_back(job)
+                self.accounting.put_back(job)
             else:
-                self.forget(job)
+                self.accounting.forget(job)
                 job.fail(errors.WorkerLost("the worker that decoded this request died"))
         for model in self.models():
             self.dispatch(model)

@@ -133,7 +133,7 @@ class SharedAnswers:
         twin = self._twin(job) if known is None else None
         if known is None and twin is None:
             return False
-        self._front.forget(job)
+        self._front.accounting.forget(job)
         for ticket in job.tickets:
             if twin is not None:
                 twin.attach(ticket)

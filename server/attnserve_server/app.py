@@ -205,7 +205,7 @@ class App:
         if not hasattr(self, "front"):
             yield "starting"
             return
-        if self.front.is_draining:
+        if self.front.draining.has_begun:
             yield "draining"
         yield f"{self.plane.num_preparing} requests are being prepared"
         yield from snapshot(list(self.front.accounting.jobs.values()), time.monotonic())

@@ -17,7 +17,7 @@ from typing import Any
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.engine.front.served_models import ServedModel
-from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded
+from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded, ShuttingDown
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,
@@ -224,6 +224,10 @@ class Front:
         self.max_tickets = 1000
         self.hang = False
         self.submitted = asyncio.Event()
+
+    def refuse_if_draining(self) -> None:
+        if self.is_draining:
+            raise ShuttingDown("draining")
 
     def models(self) -> list[ServedModel]:
         return self._models

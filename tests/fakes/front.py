@@ -146,7 +146,7 @@ class Bench:
         )
 
     def assert_idle(self) -> None:
-        assert self.front.is_idle
+        assert self.front.accounting.is_idle
         assert self.shared is None or not self.shared.num_under_way
         assert self.value("queue_length") == 0
 

@@ -65,7 +65,7 @@ async def test_answers_that_are_being_made_at_a_shutdown_are_sent(start: Starter
     app, gate = await start(), Gate(monkeypatch)
     async with channel_to(app) as channel:
         calls = [segment(channel, 32 + index) for index in range(5)]
-        await until(lambda: gate.num_begun == NUM_THREADS and app.plane.num_expected == 5 and app.front.is_idle)
+        await until(lambda: gate.num_begun == NUM_THREADS and app.plane.num_expected == 5 and app.front.accounting.is_idle)
         stopping = asyncio.ensure_future(app.drain_and_stop())
         await asyncio.sleep(GRACE_S + 0.5)
         assert not stopping.done()
@@ -94,9 +94,9 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
 
     async with channel_to(app) as channel:
         leaving = segment(channel)
-        await until(lambda: app.plane.num_expected == 1 and not app.front.is_idle)
+        await until(lambda: app.plane.num_expected == 1 and not app.front.accounting.is_idle)
         leaving.cancel()
-        await until(lambda: app.plane.num_expected == 0 and app.front.is_idle)
+        await until(lambda: app.plane.num_expected == 0 and app.front.accounting.is_idle)
         answers = await asyncio.gather(segment(channel), segment(channel))
         assert all(each.map.png for each in answers)
         assert await value("requests_cancelled_total", reason="client") == 1

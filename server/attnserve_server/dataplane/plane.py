@@ -17,7 +17,7 @@ import msgspec
 from attnserve_server.dataplane.accounts import RequestRecorder
 from attnserve_server.dataplane.call import Call, Submit, Ticket
 from attnserve_server.dataplane.offload import Preparing
-from attnserve_server.errors import InvalidRequest, ShuttingDown
+from attnserve_server.errors import InvalidRequest
 from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import Done, Terms
 from attnserve_server.tasks.interface import Limits, Model, Prepared
@@ -33,9 +33,12 @@ _POLL_S = 0.005
 class Models(Protocol):
     """The part of the front that the data plane uses."""
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether new requests are refused because the server stops."""
+    def refuse_if_draining(self) -> None:
+        """Refuses a request that has not been prepared yet.
+
+        Raises:
+            ShuttingDown: the server stops.
+        """
         ...
 
     def models(self) -> Sequence[Any]:
@@ -165,11 +168,6 @@ class DataPlane:
         self.num_preparing = 0
         """Requests that are being prepared, or wait for a thread: a shutdown waits for them, and refuses those that come later."""
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether new requests are refused because the server stops."""
-        return self._front.is_draining
-
     def models(self) -> Sequence[Model]:
         """Returns all models and versions, in any order."""
         return self._front.models()
@@ -196,8 +194,7 @@ class DataPlane:
         task, limits, what = spec.task, self._limits, asked.what
         checked = task.check(what, model, limits)
         terms = call.terms(is_streamed=asked.is_streamed, priority=check_priority(asked.priority))
-        if self._front.is_draining:
-            raise ShuttingDown("the server is shutting down")
+        self._front.refuse_if_draining()
         effort = task.effort(what)
         preparing = self._of(spec)
         prepare = functools.partial(self._prepared, functools.partial(task.prepare, what, checked, model, limits), model)

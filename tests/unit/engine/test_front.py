@@ -249,7 +249,9 @@ async def test_drain_waits_for_requests_that_are_still_prepared(bench: Bench) ->
     num_preparing = 2
     drain = asyncio.create_task(bench.front.drain(5.0, lambda: num_preparing > 0))
     await asyncio.sleep(0.02)
-    assert (bench.front.is_draining, drain.done()) == (True, False)
+    assert (bench.front.draining.has_begun, drain.done()) == (True, False)
+    with pytest.raises(errors.ShuttingDown):
+        bench.front.refuse_if_draining()  # for a request that would have to be prepared
     ticket, num_preparing = bench.ask(), 1
     bench.finish(1)
     assert (await ticket.result()).request_id == 1
@@ -521,7 +523,7 @@ async def test_model_that_loads_too_slowly_is_closed_with_its_requests() -> None
             await ticket.result()
     with pytest.raises(ModelNotReady, match="late is not ready"):
         bench.front.submit(late, SequencePayload([5, 3], DecodeOptions()), Terms())
-    assert bench.front.is_idle
+    assert bench.front.accounting.is_idle
     await bench.front.drain(0)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from attnserve_server import errors
 from attnserve_server.config import EngineConfig
 from attnserve_server.engine.front.accounting import Accounting
+from attnserve_server.engine.front.draining import Draining
 from attnserve_server.engine.front.ends import error_of, failure_of
 from attnserve_server.engine.front.job import Job, Status, Ticket, Watcher
 from attnserve_server.engine.front.pool import WorkerPool
@@ -49,8 +50,7 @@ class Front:
         self._ids = itertools.count(1)
         self._workers = Workers(registry, pool, config, metrics, on_state)
         self.accounting = Accounting(config, self._workers.rows, time.monotonic)
-        self.is_draining = False
-        self._is_expecting: Callable[[], bool] = lambda: False
+        self.draining = Draining()
         for model in registry.all():
             self._open(model)
             on_state(model, False)  # a model that is added later is reported once it is ready
@@ -105,8 +105,7 @@ class Front:
 
     async def drain(self, timeout_s: float, is_expecting: Callable[[], bool] = lambda: False) -> None:
         """Refuses new requests and waits for admitted ones, and while it expects some; cancels the rest after ``timeout_s``."""
-        self.is_draining = True
-        self._is_expecting = is_expecting
+        self.draining.begin(is_expecting)
         self._workers.drain()
         until = time.monotonic() + timeout_s
         while (self.accounting.jobs or is_expecting()) and time.monotonic() < until:
@@ -114,7 +113,7 @@ class Front:
                 if not self._workers.can_serve(model):
                     self._give_up_all(model, "shutdown", errors.ShuttingDown("the last worker died while the server stopped"))
             await asyncio.sleep(0.005)
-        self._is_expecting = lambda: False
+        self.draining.end()
         for job in list(self.accounting.jobs.values()):
             self._give_up(job, "shutdown", errors.ShuttingDown("the server stopped before the answer was ready"))
         for model in self.models():
@@ -122,13 +121,8 @@ class Front:
 
     async def stop(self, grace_s: float = 3.0) -> None:
         """Ends the workers; those that are not gone by themselves after ``grace_s`` are killed."""
-        self.is_draining = True
+        self.draining.end()
         await self._workers.stop(grace_s)
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether no request is queued or running, and no worker holds a row."""
-        return self.accounting.is_idle
 
     def models(self) -> list[ServedModel]:
         """Returns all models and versions."""
@@ -161,10 +155,22 @@ class Front:
         return ticket
 
     def check(self, model: ServedModel, payload: Payload) -> None:
-        """Raises ShuttingDown while the server drains and no request is expected, SequenceTooLong if the source is too long."""
-        if self.is_draining and not self._is_expecting():
-            raise errors.ShuttingDown("the server is shutting down")
+        """Checks a prepared request.
+
+        Raises:
+            ShuttingDown: see :class:`Draining`.
+            SequenceTooLong: the source is too long.
+        """
+        self.draining.check(is_prepared=True)
         model.check(payload)
+
+    def refuse_if_draining(self) -> None:
+        """Refuses a request that has not been prepared yet.
+
+        Raises:
+            ShuttingDown: see :class:`Draining`.
+        """
+        self.draining.check(is_prepared=False)
 
     def queue(self, model: ServedModel, payload: Payload, terms: Terms, watcher: Watcher | None = None, key: bytes = b"") -> Job:
         """Makes a job of a request and queues it, or refuses it; ``watcher`` and ``key`` are those of a :class:`Job`.

@@ -9,31 +9,28 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from attnserve_server import __version__
-from attnserve_server.bundle.loader import Bundle, default_models, find_bundles, load_bundle
-from attnserve_server.bundle.single_pass import batch_warning
 from attnserve_server.collector import quiet_collector
-from attnserve_server.config import EngineConfig, ServerConfig, repository_defaults
+from attnserve_server.config import ServerConfig
 from attnserve_server.dataplane.ends import Ends
 from attnserve_server.dataplane.plane import DataPlane
 from attnserve_server.engine.front.front import Front
 from attnserve_server.engine.front.pool import WorkerPool
-from attnserve_server.engine.front.served_models import ModelRegistry, ServedModel
+from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.engine.front.sharing import SharedAnswers
 from attnserve_server.engine.front.snapshot import snapshot
-from attnserve_server.errors import BundleError, ConfigError, StartupError
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.prometheus import Metrics
 from attnserve_server.metrics.traces import FLUSH_S, Traces, open_traces
 from attnserve_server.process import ReadyFile, raise_descriptor_limit, return_memory, show_stacks_on_signal, stop_event
-from attnserve_server.stats import Measured
+from attnserve_server.repository import Repository
 from attnserve_server.tasks.clips.wire import ClipLimits
 from attnserve_server.tasks.images import ImageLimits
 from attnserve_server.tasks.interface import Limits
@@ -57,8 +54,11 @@ class App:
     """
 
     def __init__(self, config: ServerConfig, tasks: Iterable[TaskSpec] = TASKS) -> None:
-        self.config, self._tasks = config, TaskTable(tasks)
-        self.grpc_port = self.http_port = self.plain_http_port = 0
+        self.config = config
+        self._tasks = TaskTable(tasks)
+        self.grpc_port = 0
+        self.http_port = 0
+        self.plain_http_port = 0
         self.traces: Traces | None = None
 
     async def start(self) -> None:
@@ -74,23 +74,18 @@ class App:
             self.traces = open_traces(config.trace.endpoint, config.trace.sample_ratio, metrics.spans)
         self.trust = Trust(config.tls, config.tokens, metrics.trust)
         self.trust.warn_about(config.grpc.host)
-        paths, defaults = find_bundles(self._repository), self._defaults()
-        if unknown := sorted(engine.batches.keys() - {path.parent.name for path in paths}):
-            raise ConfigError(f"engine.batches: {', '.join(map(repr, unknown))} not in {self._repository}")
+        repository = Repository(config, self._tasks)
         self.pool = WorkerPool(engine.workers, engine.device, config.log_level, config.log_format)
         hello = await self.pool.open()
-        models = await self._load_models(paths, hello.device)
-        _check_batches(engine, models)
-        registry = ModelRegistry(models, defaults, {path.parent.name for path in paths} - {model.id for model in models})
+        registry = await repository.load(hello.device)
         metrics.build_info(__version__, hello.onnxruntime)
         metrics.devices.watch(hello.device)
         self.board = HealthBoard()
         self.front = Front(registry, self.pool, engine, metrics, self._show)
-        cache_bytes, sharing = config.cache.max_bytes, None
-        if cache_bytes:
-            sharing = SharedAnswers(self.front, cache_bytes, engine.queue_limit, metrics)
-        limits = limits_of(config)
-        self.plane = DataPlane(self.front, metrics, limits, sharing)
+        sharing = None
+        if config.cache.max_bytes:
+            sharing = SharedAnswers(self.front, config.cache.max_bytes, engine.queue_limit, metrics)
+        self.plane = DataPlane(self.front, metrics, limits_of(config), sharing)
         ends = Ends(config.slow_request_seconds, self.traces)
         self.grpc = GrpcServer(self.plane, self.board, config.grpc, self.trust.credentials(), self.trust.access, ends)
         pages = Exposition(collectors), self._health
@@ -227,59 +222,11 @@ class App:
     def _health(self) -> tuple[bool, str]:
         return self.board.is_serving, self.board.summary()
 
-    @property
-    def _repository(self) -> Path:
-        return Path(self.config.models) if self.config.models else default_models()
-
-    def _defaults(self) -> dict[int, str]:
-        """Returns the default model id of each task; the configuration overrides the repository."""
-        own, repository = self.config.default_models, repository_defaults(self._repository)
-        return {spec.number: getattr(own, spec.name, "") or getattr(repository, spec.name, "") for spec in self._tasks.all()}
-
     def _show(self, model: ServedModel, is_ready: bool | None) -> None:
         if is_ready is None:
             self.board.remove(model.id, model.version)
         else:
             self.board.set_ready(model.id, is_ready, model.version)
-
-    async def _load_models(self, paths: Iterable[Path], device: str) -> list[ServedModel]:
-        """Returns the models of the repository that can be served; logs the problems of the others.
-
-        Raises:
-            StartupError: no model can be served; lists the problems of each.
-        """
-        engine = self.config.engine
-        models: list[ServedModel] = []
-        broken: list[BundleError] = []
-        for path in paths:
-            await asyncio.sleep(0)  # a signal may stop the start
-            try:
-                models.append(self._served(load_bundle(path, device, engine.variant, self._tasks.problems)))
-            except BundleError as error:
-                log.error("bundle cannot be served: %s", error)
-                broken.append(error)
-        if not models:
-            raise StartupError("; ".join(map(str, broken)))
-        return models
-
-    def _served(self, bundle: Bundle) -> ServedModel:
-        spec, engine = self._tasks.of(bundle.manifest), self.config.engine
-        max_beam_size = min(engine.max_beam_size, engine.slots)
-        return ServedModel(bundle, spec.kind, spec.task.load(bundle), max_beam_size, engine.max_source_tokens)
-
-
-def _check_batches(engine: EngineConfig, models: Sequence[ServedModel]) -> None:
-    """Checks that models with settings of batches have batches, and warns of batches that may need too much memory.
-
-    Raises:
-        ConfigError: a model answers step by step, where the settings would change nothing.
-    """
-    measured = {model.id: model.kind.measured for model in models}
-    if unfit := sorted(name for name in engine.batches if measured.get(name) is Measured.STEPS):
-        raise ConfigError(f"engine.batches: only single-pass models have batches, not {', '.join(map(repr, unfit))}")
-    for model in models:
-        if model.id in engine.batches and (warning := batch_warning(model.bundle.variant, engine.batches_of(model.id).max_batch)):
-            log.warning("%s, version %s: %s", *model.key, warning)
 
 
 def limits_of(config: ServerConfig) -> Limits:

@@ -23,6 +23,8 @@ ADMIT_WAIT_S = EngineConfig().admit_wait_seconds
 LONG = DecodeOptions(min_tokens=40, max_tokens=40)
 STEP, ROWS = "attnserve_decode_step_duration_seconds", "attnserve_batch_rows"
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
@@ -109,12 +111,14 @@ async def long_requests(stub: translation_pb2_grpc.TranslationServiceStub, numbe
     assert all(isinstance(end, asyncio.CancelledError) for end in ends), ends
 
 
-async def arrive(server: Server, stub: translation_pb2_grpc.TranslationServiceStub, repetition: int) -> Arrival:
+async def arrive(server: Server, stub: translation_pb2_grpc.TranslationServiceStub, repetition: int) -> Arrival | None:
+    """Sends a short request; None if the batch was not full: others had the processor, and ended requests were not yet replaced."""
     request = translation_pb2.TranslateRequest(text=SENTENCES[repetition % len(SENTENCES)], options=DecodeOptions(max_tokens=3))
     before = await asyncio.to_thread(server.scrape)
     short = await stub.Translate(request, timeout=60)
     after = await asyncio.to_thread(server.scrape)  # the steps around the short one: they ran under the same load of the machine
-    assert mean_between(before, after, ROWS) > 0.8 * SLOTS
+    if mean_between(before, after, ROWS) <= 0.8 * SLOTS:
+        return None
     times, steps, step_s = short.timings, len(short.hypotheses[0].pieces), mean_between(before, after, STEP)
     return Arrival(times.queue_seconds, times.encode_seconds, times.decode_seconds, steps, step_s)
 
@@ -124,7 +128,11 @@ async def check_short_among_long(server: Server, repetitions: int) -> None:
         stub = translation_pb2_grpc.TranslationServiceStub(channel)
         async with long_requests(stub, SLOTS - 1):
             await asyncio.sleep(1.0)
-            arrivals = [await arrive(server, stub, repetition) for repetition in range(repetitions)]
+            tried = [await arrive(server, stub, repetition) for repetition in range(repetitions)]
+            while tried.count(None) > len(tried) - repetitions and len(tried) < 5 * repetitions:
+                tried.append(await arrive(server, stub, len(tried)))
+    arrivals = [arrival for arrival in tried if arrival is not None]
+    assert len(arrivals) == repetitions, f"the batch was full at {len(arrivals)} of {len(tried)} arrivals"
     shares = sorted(arrival.share for arrival in arrivals)
     p90 = shares[int(0.9 * (len(shares) - 1))]  # a few arrivals wait for others that are encoded at the same time
     middle = sorted(arrivals, key=lambda arrival: arrival.share)[repetitions // 2]

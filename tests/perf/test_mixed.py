@@ -21,6 +21,8 @@ READERS, VIEWERS = 8, 4
 ROUNDS = 3
 MOST_WAITING, LEAST_TOGETHER = 3.0, 0.9
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:

@@ -28,7 +28,7 @@ TEXTS = [" ".join(LONG_TEXT.split()[:count]) for count in (9, 40, 17, 28, 13, 34
 """Of different lengths: streams that began together would also end together, and a batch would run between them, where no step waits."""
 BATCHES, LEAST_TOGETHER = 1.2, 0.9
 """Bars: by how many of the longest batches a step may be later than alone; the sum of the relative throughputs."""
-pytestmark = pytest.mark.skipif(not (MODELS / MODEL).exists(), reason=f"{MODEL} is not in this repository")
+pytestmark = [pytest.mark.quiet, pytest.mark.skipif(not (MODELS / MODEL).exists(), reason=f"{MODEL} is not in this repository")]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
+    Samples,
     Server,
     ask,
     details,
@@ -135,15 +137,28 @@ def num_sockets(pid: int) -> int:
     return sum(str(link.readlink()).startswith("socket:") for link in links)
 
 
+class LiveWorkers:
+    """Reads the number of live workers over one connection, also while the server accepts no other."""
+
+    def __init__(self, server: Server) -> None:
+        self._connection = http.client.HTTPConnection(server.host, server.http_port, timeout=30)
+
+    def count(self) -> float:
+        self._connection.request("GET", "/metrics")
+        return Samples(self._connection.getresponse().read().decode()).total("attnserve_workers", state="live")
+
+
 def test_worker_is_started_again_after_the_system_has_refused_one(server: Server) -> None:
     """Without descriptors for a while, as with too many idle connections."""
     loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
+    live = LiveWorkers(server)
+    assert live.count() == 2
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     kill(server.children()[0])
     eventually(lambda: server.log.read_text().count("could not be started: OSError: [Errno 24]") >= 2, "two refusals", 30)
+    assert live.count() == 1, "before the limit is lifted: another starts soon"
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
-    assert server.scrape().total("attnserve_workers", state="live") == 1
     wait_until_ready(server, loads)
     assert [num_sockets(pid) for pid in server.children()] == [1, 1], "none of gRPC's and HTTP's is inherited"
     assert (

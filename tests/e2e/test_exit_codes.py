@@ -18,6 +18,8 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import LONG_TEXT, MODELS, SENTENCES, Server, ask, eventually, is_alive, is_worker, serve, start_unary
 
 OPTIONS = DecodeOptions(beam_size=8, num_hypotheses=8)
+GRACE_S = 3.0
+"""Time that a server which has served leaves its workers to end."""
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +38,7 @@ def test_idle_server_ends_with_zero_after_a_signal(tmp_path: Path, number: signa
         ask(channel, SENTENCES[0])
         server.assert_unharmed()
         server.process.send_signal(number)
-        assert server.process.wait(20) == 0, server.tail()
+        assert server.process.wait(60) == 0, server.tail()
         assert not (tmp_path / "ready.json").exists()
 
 
@@ -60,7 +62,7 @@ def test_signal_during_the_start_ends_it(tmp_path: Path, number: signal.Signals)
             os.kill(pid, number)
         began = time.monotonic()
         assert process.wait(20) == 0, server.tail()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < GRACE_S, "it waits for no worker"
     finally:
         process.kill()
         process.wait()
@@ -83,7 +85,7 @@ def test_second_signal_ends_the_process_at_once(tmp_path: Path, number: signal.S
         server.process.send_signal(signal.SIGHUP)
         assert server.http("/healthz") == (503, "draining\n"), "service managers send SIGHUP after SIGTERM"
         server.process.send_signal(number)
-        assert server.process.wait(5) == 130, server.tail()
+        assert server.process.wait(20) == 130, server.tail()
         assert not (tmp_path / "ready.json").exists()
         codes = {error.code() for future in unary if (error := future.exception(timeout=20)) is not None}
         assert codes == {grpc.StatusCode.UNAVAILABLE}, "some were left without an answer"

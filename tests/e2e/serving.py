@@ -70,6 +70,8 @@ class Server:
     workers: dict[str, int]
     log: Path
     host: str = LOOPBACK
+    start_s: float = 0.0
+    """Seconds from its start until it was ready."""
 
     @property
     def target(self) -> str:
@@ -145,13 +147,15 @@ def serve(
             command, stdout=output or file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
         )
     try:
-        until = time.monotonic() + START_S
+        began = time.monotonic()
         while not ready.exists():
             assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < until, f"the server was not ready after {START_S} s: {log.read_text(errors='replace')}"
+            assert time.monotonic() < began + START_S, (
+                f"the server was not ready after {START_S} s: {log.read_text(errors='replace')}"
+            )
             time.sleep(0.02)
         facts = json.loads(ready.read_text())
-        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host)
+        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host, time.monotonic() - began)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -15,7 +15,19 @@ import onnxruntime
 import pytest
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import LONG_TEXT, MODELS, SENTENCES, Server, ask, eventually, is_alive, is_worker, serve, start_unary
+from tests.e2e.serving import (
+    LONG_TEXT,
+    MODELS,
+    SENTENCES,
+    Server,
+    ask,
+    eventually,
+    is_alive,
+    is_worker,
+    serve,
+    start_unary,
+    wait_for_arrival,
+)
 
 OPTIONS = DecodeOptions(beam_size=8, num_hypotheses=8)
 GRACE_S = 3.0
@@ -75,8 +87,9 @@ def test_signal_during_the_start_ends_it(tmp_path: Path, number: signal.Signals)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal_ends_the_process_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with serve(tmp_path, "--workers", "1", "--slots", "8") as server, server.channel() as channel:
-        unary = [start_unary(channel, LONG_TEXT, OPTIONS) for _ in range(40)]
+        unary = [start_unary(channel, LONG_TEXT, OPTIONS) for _ in range(120)]  # of 0.1 s each
         eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 8, "a full batch")
+        wait_for_arrival(channel)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
         for worker in server.children():

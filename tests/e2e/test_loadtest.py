@@ -58,8 +58,8 @@ def test_both_sides_count_the_same(server: Server, tmp_path: Path, options: tupl
     for name in ("Translate", "TranslateStream"):
         assert events[name]["errors"] == 0
         assert events[name]["count"] > 5
-        # those that Locust cut off at the end were cancelled, or answered after the client had stopped reading
-        assert 0 <= answered(before, after, name) - events[name]["count"] <= 4
+        # those that Locust cut off at the end, one of each user, were cancelled, or answered after it had stopped reading
+        assert 0 <= answered(before, after, name) - events[name]["count"] <= (8 if "--users" in options else 4)
     assert events["TranslateStream first piece"]["count"] >= events["TranslateStream"]["count"]
     assert events["TranslateStream between pieces"]["count"] > events["TranslateStream"]["count"]
     comparisons = json.loads((tmp_path / "loadtest.json").read_text())["comparisons"]

@@ -25,6 +25,7 @@ from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import BundleError, Cancelled, InvalidRequest, ModelNotFound, StartupError
 from attnserve_server.request import ModelKey
 from attnserve_server.tasks.registry import TASKS
+from attnserve_server.transport.http.watchdog import STUCK_S
 from tests.foreign.asking import SLOTS, count, made_app, metric, read_metric, until
 from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
 
@@ -191,7 +192,7 @@ async def test_server_whose_event_loop_is_stuck_fails_its_health_check(models: P
     assert await asyncio.to_thread(status_soon) == 200
     answer = asyncio.create_task(asyncio.to_thread(status_soon))
     await asyncio.sleep(0)
-    time.sleep(5)  # noqa: ASYNC251  the fault
+    time.sleep(2 * STUCK_S)  # noqa: ASYNC251  the fault
     assert await answer == 503
     assert await asyncio.to_thread(status_soon) == 200
     os.kill(os.getpid(), signal.SIGTERM)

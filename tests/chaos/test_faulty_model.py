@@ -66,9 +66,9 @@ def test_requests_of_the_failed_step_fail_and_later_ones_do_not(server: Server) 
         expected = [texts(ask(channel, text, model=FAULTY)) for text in SENTENCES[20:28]]
         others = [start_unary(channel, text, model=FAULTY) for text in SENTENCES[20:28]]
         poison = start_unary(channel, POISON, model=FAULTY)
-        assert poison.exception(timeout=30) is not None
+        assert poison.exception(timeout=60) is not None
         for call, answer in zip(others, expected, strict=True):
-            error = call.exception(timeout=30)
+            error = call.exception(timeout=60)
             if error is None:
                 assert texts(call.result()) == answer
             else:

@@ -75,5 +75,5 @@ async def test_every_call_is_answered_or_refused_by_the_server_and_counted(
     codes = await outcomes(server, num_calls, num_channels, kinds)
     assert set(codes) <= set(DECIDED), codes
     assert codes["OK"] >= QUEUE, codes
-    eventually(lambda: server.scrape().total("attnserve_requests_total") == before + num_calls, "all are counted", 5, 0.1)
+    eventually(lambda: server.scrape().total("attnserve_requests_total") == before + num_calls, "all are counted", pause=0.1)
     server.assert_unharmed()

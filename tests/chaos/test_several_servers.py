@@ -22,7 +22,8 @@ pytestmark = pytest.mark.load
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 AGE, AGE_S = "ATTNSERVE_GRPC_MAX_CONNECTION_AGE_SECONDS", 1.0
 """Age at which the servers close a connection."""
-JOIN_S = 2.0
+JOIN_S = 4.0
+"""Far below the 30 s after which gRPC looks a name up again by itself."""
 SHORT = {"max_tokens": 2}
 SLOW = {"min_tokens": 128, "max_tokens": 128, "repetition_penalty": 1.001}
 
@@ -77,12 +78,12 @@ def test_server_that_joins_has_its_share_soon(tmp_path: Path) -> None:
             assert shares(servers, load, 100)[2] == 0
             names.addresses.append(HOSTS[2])
             added = time.monotonic()
-            first_after = eventually(lambda: num_answered(third) > 0, "a request at the new server", 10, 0.02)
+            first_after = eventually(lambda: num_answered(third) > 0, "a request at the new server", pause=0.02)
             time.sleep(max(0.0, added + JOIN_S - time.monotonic()))
             found = shares(servers, load, 300)
         print(f"first request {first_after:.2f} s after its address, then shares {', '.join(f'{each:.3f}' for each in found)}")
         assert first_after < JOIN_S
-        assert min(found) > 0.28
+        assert min(found) > 0.2, "a third, less what it lost while connections closed for their age"
         assert load.errors == []
 
 
@@ -95,7 +96,7 @@ def test_unary_requests_to_a_server_that_is_killed_are_answered_and_its_streams_
     ):
         with client_of(names, servers[0].grpc_port) as client:
             with load_of(client) as load:
-                eventually(lambda: all(num_answered(server) for server in servers), "requests at both", 10, 0.02)
+                eventually(lambda: all(num_answered(server) for server in servers), "requests at both", pause=0.02)
             expected = client.translate(LONG_TEXT, **SLOW).text
             streams = [client.translate_stream(LONG_TEXT, **SLOW) for _ in range(num_streams)]
             for stream in streams:
@@ -144,6 +145,6 @@ def test_no_unary_request_fails_while_all_servers_are_restarted_in_turn(tmp_path
                 own.close()
                 load.wait_for(50)
                 successor = start(host)
-                eventually(lambda: num_answered(successor) > 0, "requests at its successor", 10, 0.02)  # noqa: B023 - called at once
+                eventually(lambda: num_answered(successor) > 0, "requests at its successor", pause=0.02)  # noqa: B023 - called at once
         print(f"{load.num_answered} requests, {len(load.errors)} failed")
         assert load.errors == []

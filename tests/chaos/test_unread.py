@@ -35,7 +35,7 @@ PATHS = {
     "unary": ("Translate", translation_pb2.TranslateRequest),
     STREAM: ("TranslateStream", translation_pb2.TranslateStreamRequest),
 }
-STALL_S = 1.0
+STALL_S = 2.0
 
 
 def start(channel: grpc.Channel, kind: str, timeout: float = 100.0) -> Any:
@@ -70,7 +70,7 @@ def refused(server: Server) -> float:
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server that lets a client leave two large answers unread, and connections stall for a second."""
+    """A server that lets a client leave two large answers unread, and connections stall for two seconds."""
     environment = {"ATTNSERVE_GRPC_MAX_CLIENT_UNREAD_BYTES": str(17 * MIB), "ATTNSERVE_GRPC_STALL_SECONDS": str(STALL_S)}
     with serve(tmp_path_factory.mktemp("server"), *ONE, environment=environment) as running:
         yield running
@@ -83,7 +83,7 @@ def test_server_whose_log_is_not_read_answers(tmp_path: Path) -> None:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
         with serve(tmp_path, *ONE, output=writing) as server, server.channel() as channel:
             for _ in range(100):
-                assert ask(channel, SENTENCES[0], timeout=10).hypotheses
+                assert ask(channel, SENTENCES[0], timeout=60).hypotheses
             assert server.http("/healthz")[0] == 200
             assert server.scrape().total("attnserve_log_lines_dropped_total") == 0, "4 MiB of lines may wait"
     finally:
@@ -115,7 +115,7 @@ def test_answers_that_are_not_read_are_bounded(tmp_path: Path, kind: str, num_ca
         assert max(peak, resident(server)) < peak_mib
         for call in calls:
             call.cancel()
-        eventually(lambda: unread(server) == 0 and resident(server) < 150, "the memory is returned", 5, 0.1)
+        eventually(lambda: unread(server) == 0 and resident(server) < 150, "the memory is returned", pause=0.1)
         server.assert_unharmed()
 
 
@@ -170,7 +170,7 @@ def test_connection_that_takes_nothing_while_an_answer_waits_is_closed(hasty: Se
         seconds = eventually(lambda: unread(hasty) == 0, "the call ends", 10 * STALL_S, 0.05)
         assert seconds > STALL_S / 2
         assert code_of(call) == "UNAVAILABLE"
-    assert "took nothing for 1 s" in hasty.tail()
+    eventually(lambda: f"took nothing for {STALL_S:.0f} s" in hasty.tail(), "the line in the log, which a thread writes")
 
 
 class Slow:
@@ -202,7 +202,7 @@ class Slow:
 @pytest.mark.parametrize("kind", ["unary", pytest.param(STREAM, marks=pytest.mark.long)])
 def test_slow_reader_that_makes_progress_is_answered(hasty: Server, kind: str) -> None:
     """Its answer takes several times as long as a connection may stall."""
-    with grpc.insecure_channel(Slow(hasty, 2.5e6).target, options=UNREAD) as channel:
+    with grpc.insecure_channel(Slow(hasty, 1.3e6).target, options=UNREAD) as channel:
         call = start(channel, kind)
         eventually(lambda: unread(hasty) > 7, "the answer is sent", 20, 0.05)
         codes = Counter[str]()

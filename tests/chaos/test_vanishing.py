@@ -76,11 +76,12 @@ def test_deadlines_that_pass(server: Server) -> None:
                 codes[error.code()] += 1
     assert codes == {grpc.StatusCode.DEADLINE_EXCEEDED: NUM_LATE}
     after, ended = settled(server), "attnserve_requests_total"
-    seen = after.total(ended, code="DEADLINE_EXCEEDED") - before.total(ended, code="DEADLINE_EXCEEDED")
-    assert NUM_LATE * 0.95 <= seen <= NUM_LATE, "except calls whose deadline passed before they reached a handler"
+    seen, left = (after.total(ended, code=code) - before.total(ended, code=code) for code in ("DEADLINE_EXCEEDED", "CANCELLED"))
+    assert NUM_LATE / 2 <= seen <= NUM_LATE, "most by the server's clock, too"
+    assert NUM_LATE * 0.95 <= seen + left <= NUM_LATE + NUM_BLOCKERS, "except calls that were over before they reached a handler"
     # What is refused at once, because it cannot be done in time, is counted with the refusals.
     refused = after.total("attnserve_requests_rejected_total") - before.total("attnserve_requests_rejected_total")
     reasons = given_up(before, after)
     assert reasons.get("deadline", 0) + refused == seen
-    assert reasons.get("client", 0) <= NUM_BLOCKERS
+    assert reasons.get("client", 0) <= left, "the client's clock may run out first: then it leaves before the server's deadline"
     server.assert_unharmed()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import resource
 import signal
@@ -19,6 +20,7 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
+    Samples,
     Server,
     ask,
     details,
@@ -30,7 +32,6 @@ from tests.e2e.serving import (
     texts,
 )
 
-READY_S = 5.0
 WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
 SLOW = DecodeOptions(min_tokens=128, max_tokens=128, repetition_penalty=1.001)
 """Makes steps slow, so that a stream is not over before a worker is killed on a fast machine: each row applies a rule at each step."""
@@ -47,6 +48,11 @@ def num_workers() -> int:
 def server(num_workers: int, tmp_path: Path) -> Iterator[Server]:
     with serve(tmp_path, "--workers", str(num_workers), "--slots", "16") as running:
         yield running
+
+
+def longest_restart(server: Server) -> float:
+    """Seconds from a worker's death until the next one is ready, while others decode: in proportion to the machine's speed now."""
+    return 5.0 + 2 * server.start_s
 
 
 def kill(pid: int) -> float:
@@ -111,7 +117,7 @@ def kill_under_load(server: Server, num_each: int = 10) -> tuple[float, int, int
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_killed_worker(server: Server) -> None:
     ready_s, _, _ = kill_under_load(server)
-    assert ready_s < READY_S
+    assert ready_s < longest_restart(server)
     with server.channel() as channel:  # later requests can use all of its slots
         futures = [start_unary(channel, LONG_TEXT) for _ in range(40)]
         assert len({tuple(texts(future.result(timeout=60))) for future in futures}) == 1
@@ -135,15 +141,28 @@ def num_sockets(pid: int) -> int:
     return sum(str(link.readlink()).startswith("socket:") for link in links)
 
 
+class LiveWorkers:
+    """Reads the number of live workers over one connection, also while the server accepts no other."""
+
+    def __init__(self, server: Server) -> None:
+        self._connection = http.client.HTTPConnection(server.host, server.http_port, timeout=30)
+
+    def count(self) -> float:
+        self._connection.request("GET", "/metrics")
+        return Samples(self._connection.getresponse().read().decode()).total("attnserve_workers", state="live")
+
+
 def test_worker_is_started_again_after_the_system_has_refused_one(server: Server) -> None:
     """Without descriptors for a while, as with too many idle connections."""
     loads = server.scrape().total("attnserve_model_load_duration_seconds_count")
+    live = LiveWorkers(server)
+    assert live.count() == 2
     limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
     kill(server.children()[0])
     eventually(lambda: server.log.read_text().count("could not be started: OSError: [Errno 24]") >= 2, "two refusals", 30)
+    assert live.count() == 1, "before the limit is lifted: another starts soon"
     resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
-    assert server.scrape().total("attnserve_workers", state="live") == 1
     wait_until_ready(server, loads)
     assert [num_sockets(pid) for pid in server.children()] == [1, 1], "none of gRPC's and HTTP's is inherited"
     assert (
@@ -193,4 +212,4 @@ def test_killed_workers_at_length(server: Server) -> None:
     for _ in range(10):
         time.sleep(11)  # a worker that lived for 10 s is started again at once
         ready_s, _, _ = kill_under_load(server)
-        assert ready_s < READY_S
+        assert ready_s < longest_restart(server)

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-import time
+from typing import Any
 
 import pytest
 from hypothesis import strategies as st
@@ -37,23 +37,38 @@ def test_planted_fault_of_a_json_value_is_found() -> None:
         campaign(json_mutated([b'{"a": [{"b": 1}]}'], 1), check, 20, QUICK)
 
 
-def test_campaign_ends_in_time_and_counts_examples() -> None:
-    began, checked = time.monotonic(), list[int]()
-    assert campaign(st.integers(), checked.append, 0.3, QUICK) == len(checked) >= 5
-    assert 0.3 <= time.monotonic() - began < 30
+class Clock:
+    """The campaigns' clock, which goes on by some time with each example."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, seconds: float) -> None:
+        self._now, self._seconds, self.given = 0.0, seconds, list[Any]()
+        patch.setattr(fuzzing, "time", self)
+        patch.setattr(fuzzing, "SCALE", 1.0)
+
+    def monotonic(self) -> float:
+        return self._now
+
+    def check(self, given: object) -> None:
+        self.given.append(given)
+        self._now += self._seconds
 
 
-def test_campaign_that_checks_too_little_fails() -> None:
+def test_campaign_ends_in_time_and_counts_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(monkeypatch, 0.125)
+    assert campaign(st.integers(), clock.check, 20, QUICK) == len(clock.given) == 160
+
+
+def test_campaign_that_checks_too_little_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AssertionError):
-        campaign(st.integers(), lambda _: time.sleep(0.2), 0.3, QUICK)
+        campaign(st.integers(), Clock(monkeypatch, 5).check, 20, QUICK)
 
 
 def test_seed_of_a_campaign_selects_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     def first(seed: int) -> list[bytes]:
-        found: list[bytes] = []
         monkeypatch.setenv("ATTNSERVE_TEST_SEED", str(seed))
-        campaign(mutated([b"some bytes"]), found.append, 0.3, QUICK)
-        return found[:5]
+        clock = Clock(monkeypatch, 1)
+        campaign(mutated([b"some bytes"]), clock.check, 5, QUICK)
+        return clock.given
 
     assert first(1) == first(1) != first(2)
     monkeypatch.delenv("ATTNSERVE_TEST_SEED")

@@ -31,7 +31,7 @@ GRPC_ADDRESS, HTTP_ADDRESS = "127.0.0.1:8001", "127.0.0.1:8002"
 
 _SKIP = re.compile(r"<!--\s*not run:(.*)-->")
 _EXPECTED = re.compile(r"#\s*->\s*(.+)$", re.MULTILINE)
-_SECONDS = 60
+_SECONDS = 100
 
 
 @dataclass(frozen=True)

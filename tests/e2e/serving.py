@@ -22,7 +22,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from attnserve.v1 import decoding_pb2, translation_pb2, translation_pb2_grpc
+from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb2, translation_pb2_grpc
 
 MODELS = Path(os.environ.get("ATTNSERVE_MODELS", Path(__file__).parents[2] / "deploy" / "models"))
 SENTENCES = (Path(__file__).parents[1] / "golden" / "sentences.en.txt").read_text(encoding="utf-8").splitlines()
@@ -31,6 +31,8 @@ LONG_TEXT = "red , " * 20
 LONG_STEPS = 128
 UNARY, STREAM = "unary", "stream"
 LOOPBACK = "127.0.0.1"
+START_S = 90
+"""Longest start of a server; below the time of a test, which includes its fixtures'."""
 OPTIONS = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
 
 
@@ -68,6 +70,8 @@ class Server:
     workers: dict[str, int]
     log: Path
     host: str = LOOPBACK
+    start_s: float = 0.0
+    """Seconds from its start until it was ready."""
 
     @property
     def target(self) -> str:
@@ -80,7 +84,7 @@ class Server:
     def http(self, path: str) -> tuple[int, str]:
         """Status and body of a GET."""
         try:
-            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}{path}", timeout=10) as response:
+            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}{path}", timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -143,13 +147,15 @@ def serve(
             command, stdout=output or file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=variables
         )
     try:
-        until = time.monotonic() + 60
+        began = time.monotonic()
         while not ready.exists():
             assert process.poll() is None, log.read_text(errors="replace")
-            assert time.monotonic() < until, "the server was not ready after 60 s: " + log.read_text(errors="replace")
+            assert time.monotonic() < began + START_S, (
+                f"the server was not ready after {START_S} s: {log.read_text(errors='replace')}"
+            )
             time.sleep(0.02)
         facts = json.loads(ready.read_text())
-        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host)
+        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host, time.monotonic() - began)
     finally:
         if process.poll() is None:
             process.terminate()
@@ -178,8 +184,8 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 10.0, pause: float = 0.005) -> float:
-    """Waits for a condition; returns the seconds it took."""
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 30.0, pause: float = 0.005) -> float:
+    """Waits for a condition; returns the seconds it took. The limit is far above them: other load may stop a process for a while."""
     began = time.monotonic()
     while not condition():
         assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
@@ -215,6 +221,11 @@ def start_stream(channel: grpc.Channel, text: str, timeout: float = 60.0, **fiel
     """One streamed translation, as an iterator that can be cancelled."""
     stub = translation_pb2_grpc.TranslationServiceStub(channel)
     return stub.TranslateStream(translation_pb2.TranslateStreamRequest(text=text, **fields), timeout=timeout)
+
+
+def wait_for_arrival(channel: grpc.Channel) -> None:
+    """Returns once the front has what was sent on this connection before, requests and their ends: it reads them in their order."""
+    model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=60)
 
 
 def streamed(channel: grpc.Channel, text: str, options: decoding_pb2.DecodeOptions | None = None, **fields: Any) -> Streamed:

@@ -11,7 +11,20 @@ import pytest
 
 from attnserve.v1 import decoding_pb2
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import LONG_TEXT, SENTENCES, STREAM, Server, ask, eventually, serve, start_stream, start_unary, texts
+from tests.e2e.load import stopped_workers
+from tests.e2e.serving import (
+    LONG_TEXT,
+    SENTENCES,
+    STREAM,
+    Server,
+    ask,
+    eventually,
+    serve,
+    start_stream,
+    start_unary,
+    texts,
+    wait_for_arrival,
+)
 
 BEAM = DecodeOptions(beam_size=4, num_hypotheses=4, return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN)
 
@@ -65,9 +78,11 @@ def test_equal_requests_at_once_share_their_work(server: Server, channel: grpc.C
     before = counts(server)
     streams = [start_stream(channel, LONG_TEXT)]
     next(streams[0])
-    streams += [start_stream(channel, LONG_TEXT) for _ in range(5)]
-    futures = [start_unary(channel, LONG_TEXT) for _ in range(10)]
-    streams.pop(1).cancel()
+    with stopped_workers(server):  # so that the first is not answered before the others are there
+        streams += [start_stream(channel, LONG_TEXT) for _ in range(5)]
+        futures = [start_unary(channel, LONG_TEXT) for _ in range(10)]
+        wait_for_arrival(channel)
+        streams.pop(1).cancel()
     answers = [texts(future.result()) for future in futures]
     results = [list(stream)[-1].result for stream in streams]
     assert len({tuple(answer) for answer in [*answers, *map(texts, results)]}) == 1
@@ -119,9 +134,10 @@ def test_full_queue_does_not_refuse_what_is_known(tmp_path: Path) -> None:
     flags = ("--workers", "1", "--slots", "2", "--max-beam-size", "2", "--queue-limit", "4", "--cache-bytes", "1000000")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
         known = texts(ask(channel, SENTENCES[0]))
-        futures = [start_unary(channel, LONG_TEXT + "red , " * number) for number in range(20)]
-        eventually(lambda: server.scrape().total("attnserve_requests_rejected_total") > 5, "a full queue")
-        assert texts(ask(channel, SENTENCES[0])) == known
-        assert [future for future in futures if not future.done()], "the queue was empty again"
+        with stopped_workers(server):  # so that the queue stays full
+            futures = [start_unary(channel, LONG_TEXT + "red , " * number) for number in range(20)]
+            eventually(lambda: server.scrape().total("attnserve_requests_rejected_total") > 5, "a full queue")
+            assert texts(ask(channel, SENTENCES[0])) == known
+            assert [future for future in futures if not future.done()], "nothing waited"
         for future in futures:
             future.cancel()

@@ -17,6 +17,9 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.e2e.serving import LONG_TEXT, SENTENCES, Samples, Server, ask, eventually, mean_between, start_stream, start_unary, texts
 
 BACKGROUND, LEAVERS = 3, 8
+NUM_PARTS = 8
+SENTENCE_BY_SENTENCE = " ".join([f"Red {LONG_TEXT}."] * NUM_PARTS)
+"""As many requests to the engine, each of which counts: together they take long."""
 STEP = "attnserve_decode_step_duration_seconds"
 
 pytestmark = pytest.mark.load
@@ -49,6 +52,11 @@ def cancelled(server: Server, reason: str) -> float:
     return server.scrape().total("attnserve_requests_cancelled_total", reason=reason)
 
 
+def ended(server: Server) -> float:
+    """Number of requests that were dropped because their clients had left, and those that were done first."""
+    return cancelled(server, "client") + server.scrape().total("attnserve_decode_duration_seconds_count")
+
+
 def used(server: Server) -> float:
     return server.scrape().total("attnserve_slots", state="used")
 
@@ -72,8 +80,7 @@ def leave_once(server: Server, channel: grpc.Channel) -> float:
         stream.cancel()
     health.Check(health_pb2.HealthCheckRequest(), timeout=20)  # on the same connection, so the server has read the cancels too
     on_the_way = time.monotonic() - began
-    already = started.total("attnserve_requests_cancelled_total", reason="client")
-    eventually(lambda: cancelled(server, "client") >= already + LEAVERS, "8 cancelled")
+    eventually(lambda: used(server) <= BACKGROUND, "the slots of the 8 free")
     time.sleep(0.1)  # another report at least
     before, after = Samples(at_cancel), server.scrape()
     return crowded_steps(after) - crowded_steps(before) - on_the_way / mean_between(started, before, STEP)
@@ -81,7 +88,9 @@ def leave_once(server: Server, channel: grpc.Channel) -> float:
 
 @pytest.mark.usefixtures("background")
 def test_streams_that_leave_free_their_slots_within_a_step(server: Server, channel: grpc.Channel) -> None:
+    before = cancelled(server, "client")
     late = [leave_once(server, channel) for _ in range(10)]
+    assert cancelled(server, "client") > before + 2 * LEAVERS, "almost all were done before they were cancelled"
     print(f"steps with the leavers' rows, beyond the messages' way: {[round(steps, 1) for steps in late]}")
     assert statistics.median(late) <= 2
     assert max(late) < 30, "far from the 100 steps that were left to do"
@@ -97,36 +106,39 @@ def test_nothing_stays_behind(server: Server, channel: grpc.Channel) -> None:
 
 
 def test_unary_client_that_leaves(server: Server, channel: grpc.Channel) -> None:
-    before = cancelled(server, "client")
-    futures = [start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)) for _ in range(4)]
+    before, all_before = cancelled(server, "client"), ended(server)
+    futures = [start_unary(channel, SENTENCE_BY_SENTENCE, DecodeOptions(beam_size=8), split_sentences=True) for _ in range(4)]
     eventually(lambda: used(server) >= 32, "32 rows in the batch")
     for future in futures:
         future.cancel()
     seconds = eventually(lambda: used(server) == 0, "slots free")
-    assert cancelled(server, "client") == before + 4
+    assert ended(server) == all_before + 4 * NUM_PARTS
+    assert cancelled(server, "client") > before, "all were done before they were cancelled"
     print(f"free after {seconds * 1e3:.0f} ms")
 
 
 def test_client_that_leaves_the_queue(server: Server, channel: grpc.Channel) -> None:
-    before = cancelled(server, "client")
-    futures = [start_unary(channel, LONG_TEXT, DecodeOptions(beam_size=8)) for _ in range(12)]
+    before, all_before = cancelled(server, "client"), ended(server)
+    futures = [start_unary(channel, SENTENCE_BY_SENTENCE, DecodeOptions(beam_size=8), split_sentences=True) for _ in range(12)]
     eventually(lambda: used(server) >= 32, "32 rows in the batch")
     for future in reversed(futures):
         future.cancel()
     eventually(lambda: used(server) == 0, "slots free")
-    eventually(lambda: cancelled(server, "client") == before + 12, "12 cancelled")
+    eventually(lambda: ended(server) == all_before + 12 * NUM_PARTS, "12 cancelled")
+    assert cancelled(server, "client") > before + 4, "those that waited were done before they were cancelled"
     assert server.scrape().total("attnserve_queue_length") == 0
     assert texts(ask(channel, SENTENCES[0]))
 
 
 def test_whole_connection_lost(server: Server) -> None:
-    before = cancelled(server, "client")
+    before, all_before = cancelled(server, "client"), ended(server)
     with server.channel() as own:
         streams = [start_stream(own, LONG_TEXT) for _ in range(LEAVERS)]
         for stream in streams:
             next(stream)
     eventually(lambda: used(server) == 0, "slots free")
-    eventually(lambda: cancelled(server, "client") == before + LEAVERS, "8 cancelled")
+    eventually(lambda: ended(server) == all_before + LEAVERS, "8 cancelled")
+    assert cancelled(server, "client") > before, "all were done before the connection was closed"
 
 
 @pytest.mark.parametrize("kind", ["unary", "stream"])
@@ -142,8 +154,9 @@ def test_deadline_while_decoding(server: Server, channel: grpc.Channel, kind: st
     eventually(lambda: used(server) == 0, "slots free")
     after, name = server.scrape(), "attnserve_requests_cancelled_total"
     late, left = (after.total(name, reason=reason) - start.total(name, reason=reason) for reason in ("deadline", "client"))
-    assert late + left in (10, 11, 12), "ten deadlines, and two others that left where they were not done"
-    assert late >= 7, "the client's own clock may run out first: then it leaves a moment before the server's deadline"
+    refused = after.total("attnserve_requests_rejected_total") - start.total("attnserve_requests_rejected_total")
+    assert late + left + refused in (10, 11, 12), "ten deadlines, and two others that left where they were not done"
+    assert late > 0, "not all: the client's own clock may run out first, and then it leaves before the server's deadline"
 
 
 @pytest.mark.long

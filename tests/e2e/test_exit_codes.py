@@ -15,9 +15,23 @@ import onnxruntime
 import pytest
 
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.serving import LONG_TEXT, MODELS, SENTENCES, Server, ask, eventually, is_alive, is_worker, serve, start_unary
+from tests.e2e.serving import (
+    LONG_TEXT,
+    MODELS,
+    SENTENCES,
+    Server,
+    ask,
+    eventually,
+    is_alive,
+    is_worker,
+    serve,
+    start_unary,
+    wait_for_arrival,
+)
 
 OPTIONS = DecodeOptions(beam_size=8, num_hypotheses=8)
+GRACE_S = 3.0
+"""Time that a server which has served leaves its workers to end."""
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -36,7 +50,7 @@ def test_idle_server_ends_with_zero_after_a_signal(tmp_path: Path, number: signa
         ask(channel, SENTENCES[0])
         server.assert_unharmed()
         server.process.send_signal(number)
-        assert server.process.wait(20) == 0, server.tail()
+        assert server.process.wait(60) == 0, server.tail()
         assert not (tmp_path / "ready.json").exists()
 
 
@@ -60,7 +74,7 @@ def test_signal_during_the_start_ends_it(tmp_path: Path, number: signal.Signals)
             os.kill(pid, number)
         began = time.monotonic()
         assert process.wait(20) == 0, server.tail()
-        assert time.monotonic() - began < 2.0
+        assert time.monotonic() - began < GRACE_S, "it waits for no worker"
     finally:
         process.kill()
         process.wait()
@@ -73,8 +87,9 @@ def test_signal_during_the_start_ends_it(tmp_path: Path, number: signal.Signals)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_second_signal_ends_the_process_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with serve(tmp_path, "--workers", "1", "--slots", "8") as server, server.channel() as channel:
-        unary = [start_unary(channel, LONG_TEXT, OPTIONS) for _ in range(40)]
+        unary = [start_unary(channel, LONG_TEXT, OPTIONS) for _ in range(120)]  # of 0.1 s each
         eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 8, "a full batch")
+        wait_for_arrival(channel)
         server.process.send_signal(signal.SIGTERM)
         eventually(lambda: server.http("/healthz")[0] == 503, "the drain")
         for worker in server.children():
@@ -83,7 +98,7 @@ def test_second_signal_ends_the_process_at_once(tmp_path: Path, number: signal.S
         server.process.send_signal(signal.SIGHUP)
         assert server.http("/healthz") == (503, "draining\n"), "service managers send SIGHUP after SIGTERM"
         server.process.send_signal(number)
-        assert server.process.wait(5) == 130, server.tail()
+        assert server.process.wait(20) == 130, server.tail()
         assert not (tmp_path / "ready.json").exists()
         codes = {error.code() for future in unary if (error := future.exception(timeout=20)) is not None}
         assert codes == {grpc.StatusCode.UNAVAILABLE}, "some were left without an answer"

@@ -58,8 +58,8 @@ def test_both_sides_count_the_same(server: Server, tmp_path: Path, options: tupl
     for name in ("Translate", "TranslateStream"):
         assert events[name]["errors"] == 0
         assert events[name]["count"] > 5
-        # those that Locust cut off at the end were cancelled, or answered after the client had stopped reading
-        assert 0 <= answered(before, after, name) - events[name]["count"] <= 4
+        # those that Locust cut off at the end, one of each user, were cancelled, or answered after it had stopped reading
+        assert 0 <= answered(before, after, name) - events[name]["count"] <= (8 if "--users" in options else 4)
     assert events["TranslateStream first piece"]["count"] >= events["TranslateStream"]["count"]
     assert events["TranslateStream between pieces"]["count"] > events["TranslateStream"]["count"]
     comparisons = json.loads((tmp_path / "loadtest.json").read_text())["comparisons"]
@@ -92,7 +92,7 @@ def test_what_cannot_be_done_is_said(server: Server, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_counted(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attnserve_loadtest", "--address", "127.0.0.1:1", "--results", str(tmp_path), "--seconds", "2"]
     done = subprocess.run(
-        [*command, "--no-sweep", "--kind", "unary", "--slo", "errors<1"], capture_output=True, text=True, timeout=60, check=False
+        [*command, "--no-sweep", "--kind", "unary", "--slo", "errors<1"], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 1
     number = json.loads((tmp_path / "loadtest.json").read_text())["errors"]["Translate"]["UNAVAILABLE"]
@@ -118,7 +118,7 @@ def test_sweep_of_the_hot_path(server: Server, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there_cannot_be_swept(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "attnserve_loadtest", "--address", "127.0.0.1:1", "--results", str(tmp_path), "--seconds", "1"]
-    done = subprocess.run([*command, "--kind", "unary"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*command, "--kind", "unary"], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 1
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr

@@ -147,6 +147,7 @@ def test_every_command_has_arguments(tmp_path: Path) -> None:
 
 
 @pytest.mark.load
+@pytest.mark.timeout(600)
 def test_every_command_works_without_a_network_and_with_an_empty_home(home: Path, tmp_path: Path) -> None:
     if not may_unshare():
         pytest.skip("this process may not have a network of its own")

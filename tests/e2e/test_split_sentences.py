@@ -154,7 +154,7 @@ def test_timings(channel: grpc.Channel) -> None:
 
 @pytest.mark.load
 def test_a_client_that_leaves_frees_all_slots(server: Server, channel: grpc.Channel) -> None:
-    call = start_stream(channel, " ".join(f"Red {LONG_TEXT}." for _ in range(16)), split_sentences=True)
+    call = start_stream(channel, " ".join(f"Red {LONG_TEXT}." for _ in range(64)), split_sentences=True)
     next(call)
     eventually(lambda: server.scrape().total("attnserve_slots", state="used") > 4, "many sentences at once")
     call.cancel()

@@ -8,15 +8,17 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary
+from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary, wait_for_arrival
 
 MARK = "Quagga"
 WAITS = (
     r"state: request \d+ \[[^]]*\] of transformer-en-de: waits, for [\d.]+ s; 1 rows, source \d+, 0 parts sent, 1 callers, deadline"
 )
 NUM = 12
+LAST = r"state: worker-0\.0, transformer-en-de, version 1: \d+ of 1 slots, .*\n"
 AT = r"state: request \d+ \[[^]]*\] of transformer-en-de: at worker-0\.0, for"
 
 
@@ -37,7 +39,7 @@ def test_signal_shows_stacks_queues_and_requests_without_their_text(tmp_path: Pa
             calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
             eventually(lambda: server.scrape().total("attnserve_queue_length") > 0, "some wait")
             server.process.send_signal(signal.SIGUSR1)
-            eventually(lambda: re.search(WAITS, server.log.read_text()) is not None, "a request that waits")
+            eventually(lambda: re.search(LAST, server.log.read_text()) is not None, "the whole state")
         finally:
             os.kill(worker, signal.SIGCONT)
         assert all(call.result().hypotheses for call in calls)
@@ -81,12 +83,16 @@ def test_command_shows_stacks_queues_and_requests_without_their_text(tmp_path: P
         os.kill(worker, signal.SIGSTOP)
         try:
             calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
-            eventually(lambda: server.scrape().total("attnserve_queue_length") > 0, "some wait")
+            wait_for_arrival(channel)
             stopped = debug(str(server.process.pid))
         finally:
             os.kill(worker, signal.SIGCONT)
         assert all(call.result().hypotheses for call in calls)
         running = debug(str(server.process.pid))
+        until = time.monotonic() + 60
+        while "most recent call first" not in running.stdout.partition(f"stacks of {name} ({worker})\n")[2]:
+            assert time.monotonic() < until, running.stdout  # a worker that gets no processor for a second writes none in time
+            running = debug(str(server.process.pid))
         assert (stopped.returncode, running.returncode) == (0, 0), stopped.stderr + running.stderr
         assert f"{NUM} requests in flight" in stopped.stdout
         assert re.search(WAITS.removeprefix("state: "), stopped.stdout)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -201,7 +202,7 @@ def test_broken_files_are_counted_and_the_old_ones_stay(guarded: Guarded) -> Non
         with guarded.client() as client:
             assert client.translate("a dog").text
         replace(path, content)
-    eventually(lambda: reloads(guarded) == num_before + 2, "the good files", pause=0.1)
+    eventually(lambda: reloads(guarded) >= num_before + 2, "the good files", pause=0.1)
 
 
 def test_revoked_token_ends_with_the_next_call(guarded: Guarded) -> None:
@@ -217,16 +218,19 @@ def test_revoked_token_ends_with_the_next_call(guarded: Guarded) -> None:
                 return True
             return False
 
-        eventually(is_refused, "the refusal", 5, 0.05)
+        eventually(is_refused, "the refusal", pause=0.05)
         assert list(stream)[-1].text
         assert alice.translate("a dog").text
         replace(guarded.tokens, "".join(LINES).encode())
-        eventually(lambda: not is_refused(), "the token's return", 5, 0.05)
+        eventually(lambda: not is_refused(), "the token's return", pause=0.05)
 
 
 def test_log_has_no_token(guarded: Guarded) -> None:
+    for token in (TOKEN, READER, "wrong-token"):
+        with guarded.client(token) as client, contextlib.suppress(Unauthenticated, PermissionDenied):
+            client.translate("a dog")
+    eventually(lambda: "UNAUTHENTICATED" in guarded.server.log.read_text(errors="replace"), "the last call's line")
     log = guarded.server.log.read_text(errors="replace")
-    assert "UNAUTHENTICATED" in log
     assert not [token for token in (TOKEN, OTHER, READER, SLOW, "wrong-token") if token in log]
     assert "PRIVATE KEY" not in log
 

@@ -15,7 +15,7 @@ from tests.foreign import letters
 
 DEADLY, SLOW = "†", "~"
 """Letters: a model with the first in its alphabet, or a request with it, ends the process; loading the second is one long part."""
-PART_S = 3.0
+PART_S = 6.5
 
 
 class Fatal(letters.Abacus):

@@ -19,7 +19,8 @@ from tests.foreign.fatal import DEADLY, SLOW, SPEC
 from tests.foreign.letters import write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
-HANG_S = 2.0
+HANG_S = 5.0
+"""Longer than other load keeps a worker from running; less than ``PART_S`` of ``fatal.py``."""
 
 
 @asynccontextmanager

@@ -25,6 +25,7 @@ from attnserve_server.engine.front.served_models import ServedModel
 from attnserve_server.errors import BundleError, Cancelled, InvalidRequest, ModelNotFound, StartupError
 from attnserve_server.request import ModelKey
 from attnserve_server.tasks.registry import TASKS
+from attnserve_server.transport.http.watchdog import STUCK_S
 from tests.foreign.asking import SLOTS, count, made_app, metric, read_metric, until
 from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
 
@@ -87,7 +88,7 @@ async def test_worker_is_killed_once(app: App) -> None:
     await until(lambda: read_metric(app, "decode_step_duration_seconds_count") > 0)
     os.kill(next(iter(app.pool.pids().values())), signal.SIGKILL)
     assert await asyncio.wait_for(asyncio.gather(*answers), 60) == [{"a": 2}, {"b": 2}, {"c": 2}]
-    assert [name.rpartition(".")[2] for name in app.pool.pids()] == ["1"]
+    await until(lambda: [name.rpartition(".")[2] for name in app.pool.pids()] == ["1"])
 
 
 async def test_models_come_and_go_while_others_are_served(app: App, models: Path) -> None:
@@ -113,9 +114,16 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
 
 
 async def test_what_waits_for_a_removed_model_is_refused(app: App) -> None:
-    waiting = [asyncio.create_task(count(app, "abc", 60)) for _ in range(CREDIT + 2)]
-    await until(lambda: read_metric(app, "queue_length") == 2)
-    await app.front.remove_model(ModelKey(MODEL_ID, "1"))
+    (worker,) = app.pool.pids().values()
+    os.kill(worker, signal.SIGSTOP)  # so that it answers none before the others are refused
+    try:
+        waiting = [asyncio.create_task(count(app, "abc", 60)) for _ in range(CREDIT + 2)]
+        await until(lambda: read_metric(app, "queue_length") == 2)
+        removal = asyncio.create_task(app.front.remove_model(ModelKey(MODEL_ID, "1")))
+        await asyncio.wait(waiting[CREDIT:])
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    await removal
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[:CREDIT] == [{"a": 1, "b": 1, "c": 1}] * CREDIT
     assert [str(result) for result in results[CREDIT:]] == [f"{MODEL_ID} is no longer served"] * 2
@@ -162,7 +170,7 @@ async def test_server_without_http_drains_and_ends(models: Path, monkeypatch: py
 
     monkeypatch.setattr(uvicorn.Server, "on_tick", on_tick)
     with pytest.raises(OSError, match="made up"):
-        await asyncio.wait_for(serving, 20)
+        await asyncio.wait_for(serving, 60)
     assert not ready.exists()
     assert app.pool.pids() == {}
 
@@ -184,7 +192,7 @@ async def test_server_whose_event_loop_is_stuck_fails_its_health_check(models: P
     assert await asyncio.to_thread(status_soon) == 200
     answer = asyncio.create_task(asyncio.to_thread(status_soon))
     await asyncio.sleep(0)
-    time.sleep(5)  # noqa: ASYNC251  the fault
+    time.sleep(2 * STUCK_S)  # noqa: ASYNC251  the fault
     assert await answer == 503
     assert await asyncio.to_thread(status_soon) == 200
     os.kill(os.getpid(), signal.SIGTERM)

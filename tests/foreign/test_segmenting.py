@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -92,11 +94,17 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
     async def value(name: str, **labels: str) -> float:
         return await metric(app, name, model=MODEL_ID, **labels)
 
+    (worker,) = app.pool.pids().values()
     async with channel_to(app) as channel:
-        leaving = segment(channel)
-        await until(lambda: app.plane.num_expected == 1 and not app.front.accounting.is_idle)
-        leaving.cancel()
-        await until(lambda: app.plane.num_expected == 0 and app.front.accounting.is_idle)
+        os.kill(worker, signal.SIGSTOP)  # so that the window does not end before the request does
+        try:
+            leaving = segment(channel)
+            await until(lambda: app.plane.num_expected == 1 and not app.front.accounting.is_idle)
+            leaving.cancel()
+            await until(lambda: app.plane.num_expected == 0)
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        await until(lambda: app.front.accounting.is_idle)
         answers = await asyncio.gather(segment(channel), segment(channel))
         assert all(each.map.png for each in answers)
         assert await value("requests_cancelled_total", reason="client") == 1

@@ -147,7 +147,7 @@ def channel(repository: list[Written], tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_server_lists_both(channel: grpc.Channel) -> None:
-    listed = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=10).models
+    listed = model_pb2_grpc.ModelServiceStub(channel).ListModels(model_pb2.ListModelsRequest(), timeout=60).models
     assert [one.id for one in listed] == sorted(model.MODEL_ID for model in MODELS)
     assert all(one.state == model_pb2.MODEL_STATE_READY for one in listed)
 
@@ -194,5 +194,5 @@ def test_attention_that_a_model_does_not_have_is_refused(channel: grpc.Channel) 
     options = decoding_pb2.DecodeOptions(return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN)
     request = translation_pb2.TranslateRequest(text=TEXTS[0], model=post_norm_transformer.MODEL_ID, options=options)
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Translate(request, timeout=10)
+        stub.Translate(request, timeout=60)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT

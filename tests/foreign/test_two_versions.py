@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc.aio
 import pytest
@@ -16,7 +17,7 @@ from attnserve.v1 import model_pb2, model_pb2_grpc
 from attnserve_server.app import App
 from attnserve_server.errors import ModelNotFound
 from attnserve_server.request import ModelKey
-from tests.foreign.asking import count, made_app, metric, until
+from tests.foreign.asking import count, made_app, metric
 from tests.foreign.letters import MODEL_ID, SPEC, write_bundle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,13 +76,24 @@ async def test_each_version_is_counted_for_itself(app: App) -> None:
     assert await states(app) == {"9": model_pb2.MODEL_STATE_READY}
 
 
-async def test_both_are_watched_under_one_id(app: App) -> None:
+async def test_both_are_watched_under_one_id(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+    summaries, set_ready = list[str](), app.board.set_ready
+
+    def noted(*state: Any) -> None:
+        set_ready(*state)
+        summaries.append(app.board.summary())
+
+    monkeypatch.setattr(app.board, "set_ready", noted)
     assert await health(app) == health_pb2.HealthCheckResponse.SERVING
-    os.kill(next(iter(app.pool.pids().values())), signal.SIGKILL)
-    await until(lambda: not app.board.is_serving)
-    assert await health(app) == health_pb2.HealthCheckResponse.NOT_SERVING
-    assert app.board.summary() == f"not ready: {MODEL_ID}"
-    await until(lambda: app.board.is_serving)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{app.grpc_port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service=MODEL_ID), timeout=100)
+        states = [int((await watch.read()).status)]
+        os.kill(next(iter(app.pool.pids().values())), signal.SIGKILL)
+        states += [int((await watch.read()).status) for _ in range(2)]
+    kinds = health_pb2.HealthCheckResponse
+    assert states == [kinds.SERVING, kinds.NOT_SERVING, kinds.SERVING]
+    assert summaries[0] == f"not ready: {MODEL_ID}"
+    assert app.board.summary() == "ok"
     assert await health(app) == health_pb2.HealthCheckResponse.SERVING
     assert await count(app, "ax", version="9") == {"a": 1}
     assert await count(app, "ax", version="10") == {"x": 1}

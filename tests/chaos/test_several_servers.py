@@ -22,8 +22,7 @@ pytestmark = pytest.mark.load
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
 AGE, AGE_S = "ATTNSERVE_GRPC_MAX_CONNECTION_AGE_SECONDS", 1.0
 """Age at which the servers close a connection."""
-JOIN_S = 4.0
-"""Far below the 30 s after which gRPC looks a name up again by itself."""
+JOIN_S = 2.0
 SHORT = {"max_tokens": 2}
 SLOW = {"min_tokens": 128, "max_tokens": 128, "repetition_penalty": 1.001}
 
@@ -70,6 +69,7 @@ def shares(servers: Sequence[Server], load: Load, number: int) -> list[float]:
     return [count / sum(counts) for count in counts]
 
 
+@pytest.mark.quiet
 def test_server_that_joins_has_its_share_soon(tmp_path: Path) -> None:
     with servers_at(tmp_path, HOSTS) as servers, name_server(*HOSTS[:2]) as names:
         port, third = servers[0].grpc_port, servers[2]
@@ -83,7 +83,7 @@ def test_server_that_joins_has_its_share_soon(tmp_path: Path) -> None:
             found = shares(servers, load, 300)
         print(f"first request {first_after:.2f} s after its address, then shares {', '.join(f'{each:.3f}' for each in found)}")
         assert first_after < JOIN_S
-        assert min(found) > 0.2, "a third, less what it lost while connections closed for their age"
+        assert min(found) > 0.28
         assert load.errors == []
 
 

@@ -70,8 +70,6 @@ class Server:
     workers: dict[str, int]
     log: Path
     host: str = LOOPBACK
-    start_s: float = 0.0
-    """Seconds from its start until it was ready."""
 
     @property
     def target(self) -> str:
@@ -155,7 +153,7 @@ def serve(
             )
             time.sleep(0.02)
         facts = json.loads(ready.read_text())
-        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host, time.monotonic() - began)
+        yield Server(process, facts["grpc_port"], facts["http_port"], facts["workers"], log, host)
     finally:
         if process.poll() is None:
             process.terminate()

@@ -20,8 +20,6 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from tests.chaos.generator import Load, Sent, generate
 from tests.e2e.serving import SENTENCES, Server, details, eventually, serve
 
-DEADLINE_S = 0.3
-"""One that cannot be met while many requests wait."""
 SLOTS = ("--workers", "1", "--slots", "8", "--log-level", "warning")
 BEAM = DecodeOptions(beam_size=4)
 """Two of these requests fill the slots; slow enough for a backlog on any machine."""
@@ -77,6 +75,7 @@ def rejected(server: Server) -> float:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("num_open", [300, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.quiet
 def test_noisy_client_does_not_harm_a_quiet_one(server: Server, channel: grpc.Channel, num_open: int) -> None:
     """One client has many requests in flight while another one sends one at a time."""
     already = rejected(server)
@@ -88,15 +87,14 @@ def test_noisy_client_does_not_harm_a_quiet_one(server: Server, channel: grpc.Ch
         noisy = sent()
     assert num_waiting > num_open / 2, "the flood was over before its end"
     assert Counter(each.code for each in noisy) == {"OK": len(noisy)}
-    factor = statistics.median(beside) / statistics.median(alone)
+    factor = beside[37] / alone[37]
     behind = statistics.median(each.seconds for each in noisy)
     print(
-        f"p95 {beside[37] * 1e3:.0f} ms beside the noisy client, {alone[37] * 1e3:.0f} ms alone; median"
-        f" {statistics.median(beside) * 1e3:.0f} and {statistics.median(alone) * 1e3:.0f} ms: {factor:.1f} times;"
-        f" the noisy one's {behind:.1f} s"
+        f"p95 {beside[37] * 1e3:.0f} ms beside the noisy client, {alone[37] * 1e3:.0f} ms alone: {factor:.1f} times; median"
+        f" {statistics.median(beside) * 1e3:.0f} and {statistics.median(alone) * 1e3:.0f} ms; the noisy one's {behind:.1f} s"
     )
     assert factor < 8, "others decode in the same batch, and their slots must come free"
-    assert beside[37] < behind / 4
+    assert beside[37] < behind / 10
     assert rejected(server) == already
 
 
@@ -156,6 +154,7 @@ def test_low_priority_is_not_starved(tmp_path: Path, client: str) -> None:
         assert Counter(each.code for each in noisy) == {"OK": len(noisy)}
 
 
+@pytest.mark.quiet
 def test_unreachable_deadline_is_refused_at_once(server: Server, channel: grpc.Channel) -> None:
     already = server.scrape()
     translate(channel, SENTENCES[0], "noisy", timeout=0.5).exception()
@@ -169,7 +168,7 @@ def test_unreachable_deadline_is_refused_at_once(server: Server, channel: grpc.C
         errors, seconds = [], []
         for text in SENTENCES[:20]:
             began = time.monotonic()
-            errors.append(translate(channel, text, "noisy", timeout=DEADLINE_S).exception())
+            errors.append(translate(channel, text, "noisy", timeout=0.3).exception())
             seconds.append(time.monotonic() - began)
         patient = translate(channel, SENTENCES[0], "noisy", timeout=60)
         quiet = translate(channel, SENTENCES[1], "quiet", timeout=10)
@@ -184,6 +183,6 @@ def test_unreachable_deadline_is_refused_at_once(server: Server, channel: grpc.C
     print(
         f"{refused:.0f} of 20 refused, {quick:.0f} within 50 ms on the server; the client saw {statistics.median(seconds) * 1e3:.1f} ms"
     )
-    assert quick >= 0.8 * refused, "other load may stop the server at any moment"
-    assert statistics.median(seconds) < DEADLINE_S / 2
+    assert quick == refused
+    assert statistics.median(seconds) < 0.05
     assert Counter(each.code for each in noisy) == {"OK": len(noisy)}, "the others are unaffected"

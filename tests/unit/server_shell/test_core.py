@@ -37,7 +37,7 @@ async def never() -> AsyncIterator[bytes]:
 async def error_of(shell: Shell, method: str, messages: AsyncIterator[bytes]) -> grpc.aio.AioRpcError:
     call = shell.channel.stream_stream(SERVICE + method)(messages)
     with pytest.raises(grpc.aio.AioRpcError) as raised:
-        await asyncio.wait_for(anext(aiter(call)), 10)
+        await asyncio.wait_for(anext(aiter(call)), 30)
     return raised.value
 
 
@@ -69,10 +69,8 @@ async def test_call_that_is_cancelled_before_its_message_is_no_error(shell: Shel
 async def test_idle_connection_is_closed_and_opened_again_for_the_next_call(make_shell: ShellFactory) -> None:
     shell = await make_shell(max_idle_seconds=0.2)
     assert (await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))).hypotheses
-    state = shell.channel.get_state()
-    assert state is grpc.ChannelConnectivity.READY
     async with asyncio.timeout(20):
-        await shell.channel.wait_for_state_change(state)
+        await shell.channel.wait_for_state_change(grpc.ChannelConnectivity.READY)  # in which it was, and may be no longer
     assert (await shell.translation.Translate(translation_pb2.TranslateRequest(text="a"))).hypotheses
 
 
@@ -103,7 +101,7 @@ async def test_call_on_a_connection_over_its_age_is_answered(make_shell: ShellFa
 
 
 async def test_call_is_cancelled_when_the_grace_of_its_connection_is_over(make_shell: ShellFactory) -> None:
-    shell = await make_shell(max_connection_age_seconds=0.2, max_connection_age_grace_seconds=0.2)
+    shell = await make_shell(max_connection_age_seconds=0.2, max_connection_age_grace_seconds=2)
     shell.front.hang = True
     with pytest.raises(grpc.aio.AioRpcError) as raised:
         await asyncio.wait_for(asked(shell), 20)

@@ -59,8 +59,8 @@ def test_tls_and_a_client_certificate(make_client: Any, files: Files) -> None:
 def failed(make_client: Any, address: str, credentials: Any, **settings: Any) -> ServerUnreachable:
     began = time.monotonic()
     with pytest.raises(ServerUnreachable) as raised:
-        make_client(address, credentials=credentials, **settings).list_models(timeout=20)
-    assert time.monotonic() - began < 10
+        make_client(address, credentials=credentials, **settings).list_models(timeout=50)
+    assert time.monotonic() - began < 25, "it waited for its deadline"
     assert raised.value.code == "UNAVAILABLE"
     return raised.value
 

@@ -29,9 +29,9 @@ def server() -> Iterator[FakeServer]:
 
 
 def load(server: FakeServer, results: Path, *options: str) -> dict[str, int]:
-    """Runs Locust for two seconds; returns the number of answers by event."""
+    """Runs Locust for four seconds; returns the number of answers by event."""
     command = [sys.executable, "-m", "locust", "-f", str(LOCUSTFILE), "--headless", "--only-summary", "--host", server.address]
-    command += ["--users", "3", "--spawn-rate", "3", "--run-time", "2s", "--results", str(results), "--slo", "errors<0.1"]
+    command += ["--users", "3", "--spawn-rate", "3", "--run-time", "4s", "--results", str(results), "--slo", "errors<0.1"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=100, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return {row["event"]: row["count"] for row in json.loads((results / "loadtest.json").read_text())["events"]}

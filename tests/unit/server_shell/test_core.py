@@ -28,9 +28,10 @@ async def nothing() -> AsyncIterator[bytes]:
     yield b""
 
 
-async def never() -> AsyncIterator[bytes]:
-    """The messages of a call whose first one never comes."""
-    await asyncio.Event().wait()
+async def never(is_over: asyncio.Event) -> AsyncIterator[bytes]:
+    """The messages of a call whose first one does not come until the test is over."""
+    await is_over.wait()
+    return
     yield b""
 
 
@@ -52,12 +53,14 @@ async def test_call_without_a_message_is_refused(shell: Shell, method: str) -> N
 @pytest.mark.parametrize("method", METHODS)
 async def test_call_whose_message_does_not_arrive_is_refused(shell: Shell, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrivals, "MESSAGE_S", 0.2)
-    assert (await error_of(shell, method, never())).code() is grpc.StatusCode.INVALID_ARGUMENT
+    is_over = asyncio.Event()
+    assert (await error_of(shell, method, never(is_over))).code() is grpc.StatusCode.INVALID_ARGUMENT
+    is_over.set()  # a task that still waited would be reported in the log of a later test
 
 
 @pytest.mark.parametrize("method", METHODS)
 async def test_call_that_is_cancelled_before_its_message_is_no_error(shell: Shell, method: str) -> None:
-    cancelled = [shell.channel.stream_stream(SERVICE + method)(never()) for _ in range(20)]
+    cancelled = [shell.channel.stream_stream(SERVICE + method)(never(asyncio.Event())) for _ in range(20)]
     await asyncio.sleep(0.05)
     for call in cancelled:
         call.cancel()

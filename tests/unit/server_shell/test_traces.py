@@ -227,7 +227,7 @@ def test_spans_that_do_not_fit_are_dropped_and_counted(receiver: Receiver, monke
 def test_receiver_that_does_not_answer_is_not_waited_for_longer_than_asked(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(otlp, "_ABORT_S", 20.0)
+    monkeypatch.setattr(otlp, "ABORT_S", 20.0)
     receiver.gate.clear()
     counts = Counts()
     spans = OtlpSpans(receiver.address, counts)
@@ -239,7 +239,7 @@ def test_receiver_that_does_not_answer_is_not_waited_for_longer_than_asked(
 
 
 async def test_requests_are_answered_without_a_receiver(make_shell: ShellFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(otlp, "_ABORT_S", 20.0)
+    monkeypatch.setattr(otlp, "ABORT_S", 20.0)
     counts = Counts()
     traces = Traces(OtlpSpans(NOBODY, counts), 1.0)
     shell = await make_shell(ends=Ends(traces=traces))

@@ -76,7 +76,7 @@ class Watched:
 def test_probe_of_a_stuck_event_loop_is_answered_with_503_until_it_runs_again(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(watchdog, "_PROBE_S", 20.0)  # a busy machine may stop the client between connection and request
+    monkeypatch.setattr(watchdog, "PROBE_S", 20.0)  # a busy machine may stop the client between connection and request
     watched = Watched()
     try:
         assert watched.healthz() == (200, "ok\n")

@@ -146,7 +146,7 @@ class FakeTranslation(translation_pb2_grpc.TranslationServiceServicer):
             sent += piece.text
             yield translation_pb2.TranslateStreamResponse(delta=translation_pb2.TranslationDelta(text=piece.text, pieces=[piece]))
             if self.stream_gate is not None:
-                self.stream_gate.wait(5)
+                self.stream_gate.wait(30)
             if self.stream_failure is not None:
                 self.stream_failure.abort(context)
         yield translation_pb2.TranslateStreamResponse(result=result)
@@ -286,7 +286,7 @@ class FakeServer:
         self._server.stop(None).wait()
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Waits for a condition that another thread makes true."""
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -28,6 +28,7 @@ _CAUSES = (
     ("Hostname Verification Check failed", "the server's certificate does not name the host of the address"),
     ("WRONG_VERSION_NUMBER", "the server does not use TLS on this port"),
 )
+_CLOSED_SIGNS = ("Socket closed", "Connection reset by peer", "Broken pipe")
 _CLOSED = "the server may need TLS (its CA is missing here), or a client certificate of a CA that it trusts"
 
 
@@ -150,6 +151,6 @@ def tls_cause(details: str) -> str:
 def closed_cause(details: str) -> str:
     """Returns why the server may have closed a connection before the first call; empty if it did not.
 
-    A server that misses a client's certificate, or TLS, says no more than that.
+    A server that misses a client's certificate, or TLS, says no more than that. The details depend on what either side had sent.
     """
-    return _CLOSED if "failed to connect" in details and "Socket closed" in details else ""
+    return _CLOSED if "failed to connect" in details and any(sign in details for sign in _CLOSED_SIGNS) else ""

@@ -46,7 +46,7 @@ LINES_S = 60.0
 """Time between two lines of the log about a receiver that takes nothing."""
 
 LOGGER = "opentelemetry.exporter.otlp.proto.grpc.exporter"
-_ABORT_S = 0.5
+ABORT_S = 0.5
 """Longest wait for an export that was cut short."""
 _SERVER_FAULTS = {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
 """Statuses with which a server's span is an error, by OpenTelemetry's conventions for gRPC."""
@@ -142,7 +142,7 @@ class OtlpSpans:
         ending.join(timeout_s)
         if ending.is_alive():
             self._exporter.shutdown()
-            ending.join(_ABORT_S)
+            ending.join(ABORT_S)
         logging.getLogger(LOGGER).removeFilter(self._rarely)
 
 

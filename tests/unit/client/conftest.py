@@ -95,8 +95,9 @@ def client(make_client: Any) -> Any:
 
 
 @pytest.fixture
-def unused_port() -> int:
-    """A port of 127.0.0.1 on which no process listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def unused_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which no process listens, and on which only the test may: no other process is given it."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server that sets it too may listen there
+        holder.bind(("127.0.0.1", 0))
+        yield int(holder.getsockname()[1])

@@ -85,8 +85,9 @@ def test_sample(server: FakeServer) -> None:
     assert [(options.sampling.temperature, options.sampling.seed) for options in sampled] == [(1.0, 0), (0.5, 0), (0.0, 3)]
 
 
-def test_address_option_wins(capsys: pytest.CaptureFixture[str], unused_port: int) -> None:
-    assert main(["translate", "x", "--address", f"127.0.0.1:{unused_port}", "--timeout", "0.2"]) == 1
+def test_address_option_wins(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, unused_port: int) -> None:
+    monkeypatch.setattr(RetryPolicy, "backoff_s", lambda self, attempt, error, draw: math.inf)  # ends with the first attempt
+    assert main(["translate", "x", "--address", f"127.0.0.1:{unused_port}", "--timeout", "60"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: no answer from 127.0.0.1:{unused_port}")
@@ -167,7 +168,7 @@ def test_error_of_a_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest
 @pytest.mark.parametrize("flags", [[], ["--stream"]], ids=["whole", "stream"])
 def test_line_that_is_not_utf_8_costs_no_other(server: FakeServer, flags: list[str]) -> None:
     program = [sys.executable, "-m", "attnserve_client.cli", "translate", *flags]
-    done = subprocess.run(program, input=b"a dog\nin a caf\xe9\ntwo cats\n", capture_output=True, check=False, timeout=30)
+    done = subprocess.run(program, input=b"a dog\nin a caf\xe9\ntwo cats\n", capture_output=True, check=False, timeout=100)
     assert (done.returncode, done.stdout) == (1, b"DOG A\n\nCATS TWO\n")
     assert done.stderr.count(b"\n") == 2
     assert b"error: text is not valid Unicode: character 9 is the byte 0xe9, which is not UTF-8 (line 2)" in done.stderr

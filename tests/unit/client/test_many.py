@@ -27,14 +27,18 @@ def test_order_is_kept(client: Any, server: FakeServer) -> None:
 
 
 def test_max_in_flight(client: Any, server: FakeServer) -> None:
-    server.translation.before = lambda *_: time.sleep(0.005)
+    def wait(*_: Any) -> None:
+        wait_until(lambda: server.translation.max_running >= 6)
+        time.sleep(0.005)  # so that one too many would run beside the others
+
+    server.translation.before = wait
     list(client.translate_many(TEXTS, max_in_flight=6))
-    assert 2 <= server.translation.max_running <= 6
+    assert server.translation.max_running == 6
 
 
 def test_a_slow_one_does_not_stop_the_rest_but_the_rest_is_bounded(client: Any, server: FakeServer) -> None:
     gate = threading.Event()
-    server.translation.before = lambda request, _: request.text == "text0" and gate.wait(5)
+    server.translation.before = lambda request, _: request.text == "text0" and gate.wait(30)
     answers = client.translate_many(TEXTS, max_in_flight=4)
     opener = threading.Thread(target=lambda: (wait_until(lambda: len(server.translation.requests) == 16), gate.set()))
     opener.start()
@@ -116,7 +120,7 @@ def test_closing_early_cancels(client: Any, server: FakeServer) -> None:
     def wait(request: Any, context: Any) -> None:
         context.add_callback(num_ended.release)
         if request.text != "text0":
-            gate.wait(5)
+            gate.wait(30)
 
     server.translation.before = wait
     answers = client.translate_many(TEXTS, max_in_flight=5)
@@ -125,7 +129,7 @@ def test_closing_early_cancels(client: Any, server: FakeServer) -> None:
     answers.close()
     client.list_models()  # gives the aio client's loop a turn
     for _ in range(5):
-        assert num_ended.acquire(timeout=5)
+        assert num_ended.acquire(timeout=25)
     gate.set()
     assert len(server.translation.requests) <= 6
 

@@ -31,7 +31,7 @@ async def main(interpreter: str) -> None:
     stub = health_pb2_grpc.HealthStub(grpc.aio.insecure_channel(f"127.0.0.1:{port}"))
 
     async def ask() -> None:
-        await stub.Check(health_pb2.HealthCheckRequest(), timeout=5)
+        await stub.Check(health_pb2.HealthCheckRequest(), timeout=20)
         print("answered", flush=True)
 
     pool, lost, came = WorkerPool(1, python=interpreter), asyncio.Queue[str](), asyncio.Queue[str]()

@@ -193,7 +193,7 @@ def test_defaults_that_are_a_link_out_of_the_repository_are_refused(folder: Path
     assert find_bundles(models) == [folder]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 def test_manifest_that_is_a_pipe_or_a_folder_is_not_opened(folder: Path) -> None:
     (folder / "manifest.json").unlink()
     os.mkfifo(folder / "manifest.json")

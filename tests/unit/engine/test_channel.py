@@ -66,7 +66,7 @@ async def test_wait_ends_with_its_time_or_with_a_message() -> None:
     worker = WorkerEnd(theirs.detach())
     began = time.monotonic()
     assert worker.receive(0.03) == []
-    assert 0.03 <= time.monotonic() - began < 5
+    assert 0.03 <= time.monotonic() - began < 20
     sending = threading.Timer(0.02, ours.send, [b"\x01\0\0\0a"])
     sending.start()
     began = time.monotonic()

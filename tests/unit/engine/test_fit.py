@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -50,6 +50,7 @@ def test_stretched_picture_fills_the_size() -> None:
     assert fitted.size == fitted.inside == (32, 32)
 
 
+@settings(deadline=None)
 @given(sides, sides)
 def test_picture_touches_two_sides_and_keeps_its_aspect_ratio(width: int, height: int) -> None:
     fitted = PADDED.fitted(width, height)
@@ -73,6 +74,7 @@ def test_sizes_of_a_manifest() -> None:
     assert not InputSizes.of(declared).pads
 
 
+@settings(deadline=None)
 @given(st.integers(1, 600), st.integers(1, 5000))
 def test_nearest_pixel_is_that_of_pillow_but_for_ties(source: int, target: int) -> None:
     """Pillow adds the step up pixel by pixel: at a tie its rounding decides between the two pixels, which are equally near."""
@@ -83,6 +85,7 @@ def test_nearest_pixel_is_that_of_pillow_but_for_ties(source: int, target: int) 
     assert (np.abs(found - pillow) <= 1).all()
 
 
+@settings(deadline=None)
 @given(sides, sides)
 def test_pixel_and_its_place_in_the_input_agree_with_the_scaled_map(width: int, height: int) -> None:
     fitted = PADDED.fitted(width, height)

@@ -123,6 +123,7 @@ class Raising(list[str]):
 
 
 def num_descriptors() -> int:
+    """Open files of this process. What earlier tests have left may be closed meanwhile, so that there are fewer."""
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
@@ -131,7 +132,7 @@ async def test_failed_start_leaves_no_descriptor_open(started: Started, monkeypa
     raises_once(monkeypatch, asyncio.get_running_loop(), "create_unix_connection", OSError(errno.ENOMEM, "Cannot allocate memory"))
     started.kill()
     await started.successor()
-    assert num_descriptors() == before
+    assert num_descriptors() <= before
 
 
 def shared_memories() -> int:
@@ -146,7 +147,7 @@ async def test_killed_workers_leave_no_shared_memory(started: Started) -> None:
         started.kill()
         assert await started.successor() == f"worker-0.{number}"
         assert shared_memories() == 1
-    assert num_descriptors() == before
+    assert num_descriptors() <= before
     await started.pool.stop(0)
     assert shared_memories() == 0
 
@@ -162,7 +163,7 @@ async def test_nothing_is_left_of_twenty_killed_workers(started: Started, monkey
     for number in range(1, 21):
         started.kill()
         assert await started.successor() == f"worker-0.{number}"
-    assert num_descriptors() == before
+    assert num_descriptors() <= before
     assert strangers(started) <= others, "the ended ones have been waited for"
 
 
@@ -174,7 +175,7 @@ async def test_worker_whose_end_cannot_be_watched_is_ended(started: Started, mon
     assert await started.successor() == "worker-0.2"
     assert started.lost == ["worker-0.0", "worker-0.1"]
     assert strangers(started) <= others
-    assert num_descriptors() == before - 1, "that of the first one's end"
+    assert num_descriptors() <= before - 1, "that of the first one's end"
 
 
 async def test_system_without_shared_memory_starts_workers_all_the_same(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,7 +224,7 @@ async def test_no_successor_while_draining(started: Started) -> None:
 async def test_stopped_worker_does_not_hold_up_the_end(started: Started) -> None:
     (pid,) = started.pool.pids().values()
     os.kill(pid, signal.SIGSTOP)
-    await asyncio.wait_for(started.pool.stop(0.05), 5)
+    await asyncio.wait_for(started.pool.stop(0.05), 30)
     assert started.pool.pids() == {}
 
 
@@ -244,7 +245,7 @@ def test_refused_process_does_not_stop_grpc(tmp_path: Path, loop: str) -> None:
         loop,
     ]
     environ = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
-    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, timeout=60, env=environ)
+    done = subprocess.run(program, capture_output=True, text=True, check=False, cwd=ROOT, timeout=100, env=environ)
     assert done.stdout.split() == ["answered", "refused", "answered", "worker-0.2"], done.stderr[-2000:]
 
 
@@ -286,4 +287,4 @@ async def test_worker_without_a_file_for_its_stacks_has_none(started: Started, m
 async def test_stopped_workers_do_not_hold_up_their_stacks(started: Started) -> None:
     (pid,) = started.pool.pids().values()
     os.kill(pid, signal.SIGSTOP)
-    assert list((await asyncio.wait_for(asyncio.to_thread(started.pool.stacks, 0.1), 5)).values()) == [""]
+    assert list((await asyncio.wait_for(asyncio.to_thread(started.pool.stacks, 0.1), 30)).values()) == [""]

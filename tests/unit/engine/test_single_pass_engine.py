@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -247,7 +248,8 @@ def test_axes_whose_sizes_are_not_declared_are_not_warmed_up(
 
 
 def resident_mib() -> float:
-    """Memory in use, without what the allocator keeps, in which the growth of a test could vanish."""
+    """Memory in use, without what the allocator keeps and what earlier tests have left: a growth could vanish in either."""
+    gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 

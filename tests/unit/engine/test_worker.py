@@ -139,34 +139,48 @@ def test_what_is_loaded_is_told_where_it_changes(tmp_path: Path) -> None:
     assert told[-1] is None
 
 
+class Watched(Clock):
+    """A clock that tells when it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = threading.Semaphore(0)
+
+    def __call__(self) -> float:
+        self.reads.release()
+        return super().__call__()
+
+
 def test_long_part_beats_until_its_limit() -> None:
-    beats, clock, came = list[Loading](), Clock(), threading.Semaphore(0)
+    beats, clock, came = list[Loading](), Watched(), threading.Semaphore(0)
 
     def send(message: Loading) -> None:
         beats.append(message)
         came.release()
 
-    def num_more() -> int:
-        """How many beats come in a while, after one that may have been under way."""
-        time.sleep(0.05)
+    def is_silent() -> bool:
+        """Whether the thread sends nothing although it looks at the clock, after a beat that may have been under way."""
+        while clock.reads.acquire(blocking=False):
+            pass
+        assert clock.reads.acquire(timeout=20)
         before = len(beats)
-        time.sleep(0.1)
-        return len(beats) - before
+        assert all(clock.reads.acquire(timeout=20) for _ in range(5))
+        return len(beats) == before
 
     beat = Beat(send, clock)
     beat.start(0.005)
     beat.loading(KEY)
     assert all(came.acquire(timeout=20) for _ in range(4)), "one at once, three from the thread"
     clock.now += LIMIT_S
-    assert num_more() == 0, "a part that hangs is silent in the end"
+    assert is_silent(), "a part that hangs is silent in the end"
     beat.loading(KEY)
     while came.acquire(blocking=False):
         pass
     assert came.acquire(timeout=20), "the next part is not"
     assert all(each == Loading(KEY) for each in beats)
     beat.loading(None)
-    assert num_more() == 0
-    assert beats[-1] == Loading(None)
+    time.sleep(0.1)  # several intervals
+    assert beats[-1] == Loading(None), "nothing is sent where nothing is loaded"
 
 
 def golden(*answers: tuple[str, int, dict[str, int]]) -> str:

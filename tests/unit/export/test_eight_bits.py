@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
@@ -48,6 +48,7 @@ def test_a_transposed_matrix_is_found_too() -> None:
     assert np.array_equal(found[0] * found[1], rounded.T)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000))
 def test_other_weights_are_not_taken_for_such(seed: int) -> None:
     assert eight_bits.split(weights_of((5, 40), seed)) is None

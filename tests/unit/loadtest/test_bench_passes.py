@@ -67,7 +67,7 @@ def peer() -> Iterator[tuple[str, list[bytes], dict[str, bytes]]]:
     ended = asyncio.Event()
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert started.wait(10)
+    assert started.wait(30)
     yield f"127.0.0.1:{port}", heads, answer
     assert loop is not None
     loop.call_soon_threadsafe(ended.set)

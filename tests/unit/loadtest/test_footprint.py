@@ -14,7 +14,7 @@ from attnserve_loadtest import footprint
 from tests.fakes import small_classifier, small_generator
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_each_model_alone_and_all_together(tmp_path: Path) -> None:
     small_classifier.write_bundle(tmp_path)
     small_generator.write_bundle(tmp_path)

@@ -71,13 +71,24 @@ def test_a_check_that_hangs_is_killed_at_its_limit_with_all_that_it_started(tmp_
     assert 8 <= results[0].seconds < 25
     assert [result.status for result in results] == [FAILED, PASSED]
     assert results[0].error.endswith("it ran longer than its limit of 8 s and was killed")
-    assert _has_ended(results[0].figures["server"])
+    assert _ends(results[0].figures["server"])
 
 
-def _has_ended(pid: int) -> bool:
-    """Whether there is no such process, or it is a zombie."""
-    stat = Path(f"/proc/{pid}/stat")
-    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+def _ends(pid: int) -> bool:
+    """Whether there is soon no such process, or it is a zombie: one that was killed ends when the system runs it."""
+    until = time.monotonic() + 30
+    while _is_there(pid):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_run_that_is_terminated_ends_the_check_that_runs(tmp_path: Path) -> None:
@@ -91,8 +102,8 @@ def test_a_run_that_is_terminated_ends_the_check_that_runs(tmp_path: Path) -> No
             assert process.poll() is None
             time.sleep(0.05)
         process.terminate()
-        assert process.wait(30) == 128 + 15
-    assert _has_ended(found[0].figures["server"])
+        assert process.wait(60) == 128 + 15
+    assert _ends(found[0].figures["server"])
 
 
 def test_what_may_be_missing_is_skipped_when_it_fails(tmp_path: Path) -> None:
@@ -197,7 +208,9 @@ def test_every_check_has_a_function() -> None:
 
 
 def test_a_machine_without_a_gpu_says_so() -> None:
-    done = subprocess.run([sys.executable, "-m", "attnserve_loadtest.gpu"], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "attnserve_loadtest.gpu"], capture_output=True, text=True, timeout=100, check=False
+    )
     assert done.returncode == 2
     assert done.stderr.startswith("no GPU: this ONNX Runtime has no CUDA provider")
 

@@ -26,7 +26,7 @@ def server() -> Iterator[FakeServer]:
 
 
 def load(server: FakeServer, results: Path, *options: str) -> dict[str, int]:
-    """Runs Locust for two seconds; returns the number of answers by event."""
+    """Runs Locust for four seconds; returns the number of answers by event."""
     code, events = run_users(server, results, *options)
     assert code == 0
     return {name: row["count"] for name, row in events.items()}

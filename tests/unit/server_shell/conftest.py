@@ -92,8 +92,8 @@ async def shell(make_shell: ShellFactory) -> Shell:
     return await make_shell()
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    """Waits for a condition that the server makes true after a call has ended."""
+async def until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    """Waits for a condition that the server makes true after a call has ended, also on a busy machine."""
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.002)

@@ -32,8 +32,8 @@ TOKENS = [ord("a"), ord("b"), END]
 
 def answer(options: DecodeOptions, answered: Done | None = None) -> translation_pb2.TranslateResponse:
     model = letters_model()
-    now = time.monotonic()
     prepared, done = TextPrepared(model, [Part(model.task.encode("ab"))], options), answered or finished(TOKENS, options)
+    now = time.monotonic() if answered else done.admitted_at
     rendered = TRANSLATION.task.render(prepared, [done])
     response = translate_response(model, rendered, Timings.of(now - 2.0, now - 1.0, done))
     return translation_pb2.TranslateResponse.FromString(response.SerializeToString())
@@ -54,10 +54,10 @@ def test_a_whole_answer() -> None:
 
 def test_timings() -> None:
     timings = answer(DecodeOptions()).timings
-    assert timings.queue_seconds == pytest.approx(1.0, abs=0.2)
+    assert timings.queue_seconds == pytest.approx(1.0)
     assert timings.encode_seconds == 0.25
     assert timings.decode_seconds == pytest.approx(0.5)
-    assert timings.total_seconds == pytest.approx(2.0, abs=0.2)
+    assert 2.0 <= timings.total_seconds < 30.0, "and what this test has taken"
 
 
 def test_a_sum_is_called_one() -> None:

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -34,22 +35,94 @@ class Context:
         return b"message"
 
 
-async def test_each_wait_is_equally_long_whatever_became_of_the_ones_before() -> None:
-    waiting = Arrivals()
+@dataclass(eq=False)
+class Waiting:
+    """The current task, on the loop of a test."""
+
+    loop: Timers
+    task: asyncio.Task[Any]
+
+    def get_loop(self) -> Timers:
+        return self.loop
+
+    def cancel(self) -> None:
+        self.task.cancel()
+
+    def uncancel(self) -> int:
+        return self.task.uncancel()
+
+
+class Timers:
+    """Stands for asyncio in the module, with real tasks: the time of its loop passes only in :meth:`pass_until`."""
+
+    CancelledError, Task, sleep = asyncio.CancelledError, asyncio.Task, staticmethod(asyncio.sleep)
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self._timers = 0.0, list[tuple[float, Callable[[], object]]]()
+        monkeypatch.setattr(arrivals, "asyncio", self)
+
+    def get_running_loop(self) -> Timers:
+        return self
+
+    def current_task(self) -> Waiting:
+        task = asyncio.current_task()
+        assert task is not None
+        return Waiting(self, task)
+
+    def time(self) -> float:
+        return self.now
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> object:
+        self._timers.append((when, callback))
+        return callback
+
+    async def pass_until(self, end: float) -> None:
+        """Calls what is due one after the other, and lets the tasks do all that follows from each."""
+        await self._turns()
+        while due := [timer for timer in self._timers if timer[0] <= end]:
+            timer = min(due, key=operator.itemgetter(0))
+            self._timers.remove(timer)
+            self.now = max(self.now, timer[0])
+            timer[1]()
+            await self._turns()
+        self.now = end
+
+    async def _turns(self) -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+
+class LateMessage:
+    """A call whose message comes after ``after_s`` of such a loop; never if None."""
+
+    def __init__(self, timers: Timers, after_s: float | None) -> None:
+        self._has_come = asyncio.Event()
+        if after_s is not None:
+            timers.call_at(timers.now + after_s, self._has_come.set)
+
+    async def read(self) -> bytes:
+        await self._has_come.wait()
+        return b"message"
+
+
+async def test_each_wait_is_equally_long_whatever_became_of_the_ones_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers, waiting = Timers(monkeypatch), Arrivals()
 
     async def duration(after_s: float | None) -> tuple[bytes | None, float]:
-        began = time.monotonic()
-        return await waiting.read(Context(after_s)), time.monotonic() - began
+        began = timers.now
+        return await waiting.read(LateMessage(timers, after_s)), timers.now - began
 
     first, second = asyncio.create_task(duration(0.05)), asyncio.create_task(duration(None))
-    await asyncio.sleep(WAIT_S / 2)
+    await timers.pass_until(WAIT_S / 2)
     third, fourth = asyncio.create_task(duration(None)), asyncio.create_task(duration(WAIT_S * 0.9))
-    assert (await first)[0] == (await fourth)[0] == b"message"
+    await timers.pass_until(WAIT_S * 3)
+    assert first.result() == (b"message", pytest.approx(0.05))
+    assert fourth.result() == (b"message", pytest.approx(WAIT_S * 0.9))
     for late in (second, third):
-        message, seconds = await late
-        assert message is None
-        assert WAIT_S * 0.95 <= seconds < WAIT_S * 3
-    assert await duration(None) == (None, pytest.approx(WAIT_S, abs=WAIT_S)), "the timer is started again"
+        assert late.result() == (None, pytest.approx(WAIT_S))
+    again = asyncio.create_task(duration(None))
+    await timers.pass_until(WAIT_S * 5)
+    assert again.result() == (None, pytest.approx(WAIT_S)), "the timer is started again"
 
 
 async def test_call_that_is_cancelled_while_it_waits_is_cancelled() -> None:

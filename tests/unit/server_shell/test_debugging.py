@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -83,7 +84,7 @@ async def test_answer_has_state_and_stacks() -> None:
     with answering(stacks={"worker-1.0 (8)": "", "worker-0.0 (7)": 'File "loop.py"\n'}):
         text = await asked()
     first, second, *_ = text.splitlines()
-    assert first.startswith("attnserve ") and f"process {ME}, for 0." in first
+    assert re.match(rf"attnserve .*process {ME}, for \d\.", first)
     assert second == "3 requests"
     assert f"\n\nstacks of the front ({ME})\n" in text
     assert "test_debugging.py" in text and "most recent call first" in text
@@ -109,7 +110,7 @@ async def test_stuck_event_loop_is_shown(monkeypatch: pytest.MonkeyPatch) -> Non
     with answering():
         client = threading.Thread(target=lambda: found.extend(snapshot(ME)))
         client.start()
-        client.join(5)  # on the event loop
+        client.join(30)  # on the event loop
     text = "".join(found)
     assert "the event loop has not run for 0.05 s; another thread sees:\n3 requests\n" in text
     assert "in test_stuck_event_loop_is_shown" in text
@@ -125,7 +126,7 @@ async def test_state_that_cannot_be_read_beside_the_loop_does_not_end_the_answer
     with answering(state):
         client = threading.Thread(target=lambda: found.extend(snapshot(ME)))
         client.start()
-        client.join(5)
+        client.join(30)
     assert "another thread sees:\nnothing: RuntimeError\n\nstacks of the front" in "".join(found)
 
 
@@ -231,4 +232,4 @@ async def test_socket_is_gone_after_its_stop() -> None:
     began = time.monotonic()
     with pytest.raises(DebugError, match="is no attnserve server"):
         await asked()
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < debugging.ANSWER_S / 2, "it waited for an answer"

@@ -40,10 +40,10 @@ class Page:
         self.loop = new_event_loop()
         self.thread = threading.Thread(target=self.loop.run_forever)
         self.thread.start()
-        self.port = asyncio.run_coroutine_threadsafe(self.server.start(), self.loop).result(10)
+        self.port = asyncio.run_coroutine_threadsafe(self.server.start(), self.loop).result(30)
 
     def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.stop(), self.loop).result(10)
+        asyncio.run_coroutine_threadsafe(self.server.stop(), self.loop).result(30)
 
     def close(self) -> None:
         self.stop()
@@ -52,7 +52,7 @@ class Page:
         self.loop.close()
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=5)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20)
 
     def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, Message]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
@@ -275,11 +275,11 @@ def test_the_event_loop_runs_on_while_metrics_are_rendered() -> None:
     try:
         with ThreadPoolExecutor(1) as thread:
             scrape = thread.submit(page.ask, "/metrics")
-            assert slow.began.wait(5)
+            assert slow.began.wait(15)
             assert page.ask("/healthz")[0] == 200
             assert not scrape.done()
             slow.go_on.set()
-            assert scrape.result(5)[0] == 200
+            assert scrape.result(20)[0] == 200
     finally:
         slow.go_on.set()
         page.close()
@@ -338,7 +338,7 @@ def test_a_client_that_does_not_read_is_dropped_after_a_time() -> None:
         with page.connect() as connection:
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n")
             assert connection.recv(1)
-            until = time.monotonic() + 5
+            until = time.monotonic() + 30
             while page.server.num_connections and time.monotonic() < until:
                 time.sleep(0.01)
             assert read_all(connection) < size

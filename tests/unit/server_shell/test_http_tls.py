@@ -57,7 +57,7 @@ async def is_refused(port: int, context: ssl.SSLContext) -> bool:
     """Whether a connection ends without an answer; in TLS 1.3 the server refuses a certificate after the client's handshake."""
     try:
         return await get(port, context) == ""
-    except (ssl.SSLError, ConnectionResetError):
+    except (ssl.SSLError, ConnectionError):
         return True
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
-from attnserve_server.metrics import logs
+from attnserve_server.metrics import log_writer, logs
 from attnserve_server.metrics.log_writer import WriterThread
 from attnserve_server.metrics.prometheus import Metrics
 
@@ -139,6 +139,13 @@ def test_output_that_is_not_read_stops_no_thread_and_its_missing_lines_are_count
     assert pipe.read_until("last\n") == "last\n"
 
 
+@pytest.fixture
+def long_flush(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the end of the process wait long enough for the thread that writes, also on a busy machine."""
+    monkeypatch.setattr(log_writer, "FLUSH_S", 30.0)
+
+
+@pytest.mark.usefixtures("long_flush")
 def test_lines_that_the_output_refuses_are_counted() -> None:
     registry, pipe = CollectorRegistry(), Pipe()
     Metrics(registry)
@@ -148,6 +155,7 @@ def test_lines_that_the_output_refuses_are_counted() -> None:
     assert dropped(registry) == 1
 
 
+@pytest.mark.usefixtures("long_flush")
 def test_end_of_the_process_waits_a_while_for_the_output() -> None:
     pipe = Pipe()
     for number in range(20):

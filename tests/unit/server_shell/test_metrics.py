@@ -9,17 +9,19 @@ import math
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import prometheus_client
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 import attnserve_server
-from attnserve_server.metrics import intervals
+from attnserve_server.metrics import intervals, liveness
 from attnserve_server.metrics.exposition import Exposition
 from attnserve_server.metrics.histogram import Histogram
 from attnserve_server.metrics.prometheus import SECONDS, Metrics
 from attnserve_server.stats import EngineStats, Measured, RequestStats, RunStats, StepStats
+from tests.fakes.clock import Clock
 
 MODEL = {"model": "m", "version": "1"}
 LABELS = {
@@ -157,22 +159,22 @@ def test_model_has_the_metrics_of_its_engine_and_no_others(metrics: Metrics, reg
     assert names_of(registry, "p") == set()
 
 
-def test_workers_that_live_and_when_they_spoke(metrics: Metrics, registry: CollectorRegistry) -> None:
-    living = {"worker-0.0": 1, "worker-1.0": 1}
+def test_workers_that_live_and_when_they_spoke(
+    metrics: Metrics, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living, clock = {"worker-0.0": 1, "worker-1.0": 1}, Clock()
+    monkeypatch.setattr(liveness, "time", SimpleNamespace(monotonic=clock))
 
     def value(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(f"attnserve_{name}", labels)
 
     metrics.liveness.watch(2, lambda: living, lambda: {"worker-0.0"})
     metrics.liveness.heard("worker-0.0")
-    time.sleep(0.02)
+    clock.now += 2
     metrics.liveness.heard("worker-1.0")
-    first, second = (value("worker_last_message_age_seconds", worker=name) for name in ("worker-0", "worker-1"))
-    assert first is not None
-    assert second is not None
-    assert first - 0.01 > second >= 0
+    assert [value("worker_last_message_age_seconds", worker=name) for name in ("worker-0", "worker-1")] == [2, 0]
     metrics.liveness.heard("worker-0.0")
-    assert (value("worker_last_message_age_seconds", worker="worker-0") or 0) < first
+    assert value("worker_last_message_age_seconds", worker="worker-0") == 0
     del living["worker-0.0"]
     metrics.forget_worker("worker-0.0")
     assert (value("workers", state="live"), value("workers", state="expected")) == (1, 2)

@@ -40,7 +40,7 @@ async def test_request_that_ends_while_its_answer_is_made(
     gate = Gate(monkeypatch)
     others = [begin(shell) for _ in range(NUM_THREADS if is_queued else 0)]
     await until(lambda: gate.num_begun == len(others))
-    leaving = begin(shell, timeout_s=1.0 if reason == "deadline" else None)
+    leaving = begin(shell, timeout_s=5.0 if reason == "deadline" else None)  # enough to be queued
     await until(lambda: (gate.num_queued, gate.num_begun) == (len(others) + 1, len(others) or 1))
     if reason == "client":
         leaving.cancel()

@@ -116,7 +116,7 @@ async def test_cancelled_request_has_what_is_known(shell: Shell, stream: io.Stri
     shell.front.hang = True
     call = shell.translation.Translate(Request(text="abc"))
     task = asyncio.ensure_future(call)
-    await asyncio.wait_for(shell.front.submitted.wait(), 5)
+    await asyncio.wait_for(shell.front.submitted.wait(), 30)
     call.cancel()
     await until(lambda: bool(shell.recorder.counted))
     (line,) = lines(stream)
@@ -150,7 +150,7 @@ async def test_slow_request_is_a_warning_with_its_phases(
     shell = await make_shell(ends=Ends(slow_s))
     shell.front.hang = True
     request = asyncio.ensure_future(asked(shell, ("x-request-id", "id-8"), text="secret"))
-    await asyncio.wait_for(shell.front.submitted.wait(), 5)
+    await asyncio.wait_for(shell.front.submitted.wait(), 30)
     await asyncio.sleep(0.06)
     shell.front.hang = False
     await request

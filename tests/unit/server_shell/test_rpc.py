@@ -234,7 +234,7 @@ async def test_unknown_exceptions_show_nothing_of_the_inside(shell: Shell, caplo
 
 async def test_an_inner_cancellation_still_ends_the_call(shell: Shell) -> None:
     shell.front.result_error = asyncio.CancelledError()
-    error = await failure(shell.translation.Translate(Request(text="a"), timeout=5))
+    error = await failure(shell.translation.Translate(Request(text="a"), timeout=20))
     assert (error.code(), reason(error)) == (grpc.StatusCode.CANCELLED, "CANCELLED")
 
 
@@ -299,15 +299,15 @@ async def test_one_line_for_a_request_and_no_text_of_the_user(shell: Shell, capl
 
 
 async def test_deadline_reaches_the_front(shell: Shell) -> None:
-    await shell.translation.Translate(Request(text="a"), timeout=30)
+    await shell.translation.Translate(Request(text="a"), timeout=300)
     (ticket,) = shell.front.tickets
     assert ticket.terms.deadline is not None
-    assert 28 < ticket.terms.deadline - ticket.received_at < 31
+    assert 270 < ticket.terms.deadline - ticket.received_at < 305
 
 
 async def test_deadline_that_passes_cancels_the_ticket(shell: Shell) -> None:
     shell.front.hang = True
-    error = await failure(shell.translation.Translate(Request(text="a"), timeout=0.1))
+    error = await failure(shell.translation.Translate(Request(text="a"), timeout=3.0))  # enough to reach the front
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     await until(lambda: bool(shell.recorder.counted))
     assert shell.front.tickets[0].cancelled == ["deadline"]
@@ -318,10 +318,10 @@ async def test_client_that_leaves_cancels_the_ticket(shell: Shell) -> None:
     shell.front.hang = True
     call = shell.translation.Translate(Request(text="a"))
     task = asyncio.ensure_future(call)
-    await asyncio.wait_for(shell.front.submitted.wait(), 5)
+    await asyncio.wait_for(shell.front.submitted.wait(), 30)
     call.cancel()
     ticket = shell.front.tickets[0]
-    await asyncio.wait_for(ticket.cancelled_event.wait(), 5)
+    await asyncio.wait_for(ticket.cancelled_event.wait(), 30)
     assert ticket.cancelled == ["client"]
     await until(lambda: bool(shell.recorder.counted))
     assert shell.recorder.counted == [("done", "upper-en-de", "1", "Translate", "CANCELLED")]
@@ -335,7 +335,7 @@ async def test_client_that_leaves_mid_stream_cancels_the_ticket(shell: Shell) ->
     assert (await call.read()).delta.text == "J"
     call.cancel()
     ticket = shell.front.tickets[0]
-    await asyncio.wait_for(ticket.cancelled_event.wait(), 5)
+    await asyncio.wait_for(ticket.cancelled_event.wait(), 30)
     assert ticket.cancelled == ["client"]
 
 
@@ -357,14 +357,14 @@ async def test_connection_that_is_lost_cancels_the_ticket(shell: Shell) -> None:
             StreamRequest(text="ja").SerializeToString()
         )
         await call.read()
-    await asyncio.wait_for(shell.front.tickets[0].cancelled_event.wait(), 5)
+    await asyncio.wait_for(shell.front.tickets[0].cancelled_event.wait(), 30)
 
 
 @pytest.mark.every_loop  # the order of two timers decides the reason
 async def test_stop_cancels_what_is_not_ready(shell: Shell, caplog: pytest.LogCaptureFixture) -> None:
     shell.front.hang = True
     task = asyncio.ensure_future(failure(shell.translation.Translate(Request(text="a"))))
-    await asyncio.wait_for(shell.front.submitted.wait(), 5)
+    await asyncio.wait_for(shell.front.submitted.wait(), 30)
     shell.front.is_draining = True
     with caplog.at_level(logging.ERROR):
         await shell.server.stop(0.05)
@@ -395,8 +395,8 @@ async def test_client_that_leaves_during_a_drain_is_counted_as_such(shell: Shell
 async def test_stop_waits_for_what_runs(shell: Shell) -> None:
     shell.front.hang = True
     task = asyncio.ensure_future(_translate(shell))
-    await asyncio.wait_for(shell.front.submitted.wait(), 5)
-    stopping = asyncio.ensure_future(shell.server.stop(5.0))
+    await asyncio.wait_for(shell.front.submitted.wait(), 30)
+    stopping = asyncio.ensure_future(shell.server.stop(60.0))
     await until(lambda: shell.board.is_closed)  # soon after the stop begins
     assert not stopping.done()
     shell.front.hang = False

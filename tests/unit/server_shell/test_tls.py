@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from tests.fakes.trust import Files, TrustRecorder, chain_of, replace, seconds_f
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 
 OWN_CONNECTION = [("grpc.use_local_subchannel_pool", 1)]
+CLOSED = "Socket closed|Connection reset by peer|Broken pipe"
+"""What a client says of a connection that the server has closed: it depends on what either had sent by then."""
 
 
 def trust_of(files: Files, recorder: TrustRecorder | None = None, **rest: Any) -> Trust:
@@ -38,7 +41,7 @@ def channel_to(shell: Shell, credentials: grpc.ChannelCredentials | None, host: 
 
 async def ask(channel: grpc.aio.Channel) -> str:
     stub: Any = translation_pb2_grpc.TranslationServiceStub(channel)
-    answer = await stub.Translate(translation_pb2.TranslateRequest(text="ja"), timeout=10)
+    answer = await stub.Translate(translation_pb2.TranslateRequest(text="ja"), timeout=30)
     return str(answer.hypotheses[0].text)
 
 
@@ -69,9 +72,9 @@ def expiry_of(cert: trustme.LeafCert) -> float:
     ("credentials", "text"),
     [
         (lambda files: files.credentials(files.client(), ca=trustme.CA()), "CERTIFICATE_VERIFY_FAILED"),
-        (lambda files: files.credentials(), "Socket closed"),
-        (lambda files: files.credentials(files.client(trustme.CA())), "Socket closed"),
-        (lambda files: None, "Socket closed"),
+        (lambda files: files.credentials(), CLOSED),
+        (lambda files: files.credentials(files.client(trustme.CA())), CLOSED),
+        (lambda files: None, CLOSED),
     ],
     ids=["client trusts another CA", "no client certificate", "client certificate of another CA", "no TLS"],
 )
@@ -82,7 +85,7 @@ async def test_connection_that_is_refused_is_unavailable_and_reaches_no_method(
     shell = await make_shell(trust=trust_of(files, recorder))
     answer = await outcome(shell, credentials(files))
     assert answer.startswith("UNAVAILABLE: ")
-    assert text in answer
+    assert re.search(text, answer)
     assert recorder.counted["handshakes"] >= 1
     assert shell.recorder.counted == []
     assert await outcome(shell, files.credentials(files.client())) == "JA"
@@ -101,9 +104,9 @@ async def test_identity_in_the_certificate_is_the_client(make_shell: ShellFactor
 
 async def test_certificate_that_expires_while_it_is_served_is_refused_by_clients(make_shell: ShellFactory, tmp_path: Path) -> None:
     files = Files(tmp_path)
-    files.issue(not_after=seconds_from_now(2))
+    files.issue(not_after=seconds_from_now(6))  # enough for a first answer
     shell, answers = await make_shell(trust=trust_of(files)), list[str]()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not answers or answers[-1] == "JA":
             answers.append(await outcome(shell, files.credentials()))
             await asyncio.sleep(0.05)
@@ -130,7 +133,7 @@ async def test_certificates_replaced_under_load_fail_no_call(make_shell: ShellFa
                 answers.append(await ask(channel))
 
     trust.start()
-    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+    async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
         for client in (new_connections, new_connections, one_connection):
             tasks.create_task(client())
         for number in range(1, 6):

@@ -22,7 +22,7 @@ from tests.fakes.slow_decoder import SlowDecoder
 from tests.unit.server_shell.conftest import Shell, ShellFactory, until
 from tests.unit.server_shell.test_rpc import failure, reason
 
-START_S = 20.0
+START_S = 30.0
 """Time for processes to start on a busy machine."""
 
 
@@ -79,7 +79,7 @@ async def test_decoding_ends_with_its_request_and_others_go_on(
     shell: Shell, decoder: SlowDecoder, ending: str, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     await start_two(shell, decoder)  # no start takes of the time until the deadline
-    neighbour, leaving = begin(shell, "slow-neighbour"), begin(shell, "slow", 3.0 if ending == "deadline" else None)
+    neighbour, leaving = begin(shell, "slow-neighbour"), begin(shell, "slow", 8.0 if ending == "deadline" else None)
     await until(lambda: len(decoder.begun()) == 4, START_S)
     waiting, gone = begin(shell, "waiting"), begin(shell, "gone")
     await until(lambda: shell.plane.num_preparing == 4)

@@ -24,7 +24,7 @@ STUCK_S = 3.0
 END_S = 60.0
 """Age of the last heartbeat above which the process ends, so that a supervisor can start another."""
 
-_PROBE_S = 0.5
+PROBE_S = 0.5
 """Longest wait for a probe's request."""
 
 
@@ -94,7 +94,7 @@ class Watchdog:
             with contextlib.suppress(OSError):  # the client is slow or gone, or the loop has taken the connection
                 connection, _ = cast(socket.socket, key.fileobj).accept()
                 with connection:
-                    connection.settimeout(_PROBE_S)
+                    connection.settimeout(PROBE_S)
                     connection.recv(65536)
                     connection.sendall(_refusal(age_s))
 

@@ -30,8 +30,8 @@ def test_cancelled_by_the_server_is_a_failure_after_which_the_user_goes_on(
 ) -> None:
     """More failures than users: each failure would otherwise end one of them."""
     server.translation.failures.extend([Failure(grpc.StatusCode.CANCELLED)] * NUM_FAILURES)
-    code, events = run_users(server, tmp_path, *options, f"{name}User")
-    assert (code, events[name]["errors"]) == (1, NUM_FAILURES)
+    _, events = run_users(server, tmp_path, *options, f"{name}User")
+    assert events[name]["errors"] == NUM_FAILURES
     assert events[name]["count"] > 0
 
 

@@ -37,18 +37,18 @@ class OtherWork:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._all_s, self._own_s = _all_s(), _own_s()
+        self._machine_s, self._own_s = machine_s(), _own_s()
 
     def taken_s(self) -> float:
         """Returns the processor time that other work has taken so far, in seconds."""
-        return _all_s() - self._all_s - (_own_s() - self._own_s)
+        return machine_s() - self._machine_s - (_own_s() - self._own_s)
 
     def share(self) -> float:
         """Returns the share of all processors that other work has taken so far, 0 to 1."""
         return max(0.0, self.taken_s() / ((time.monotonic() - self._began) * (psutil.cpu_count() or 1)))
 
 
-def _all_s() -> float:
+def machine_s() -> float:
     """Processor time that is not idle, in seconds since the machine was started."""
     times = psutil.cpu_times()
     return float(sum(times) - times.idle - times.iowait - times.guest - times.guest_nice)  # a guest's time is in `user` too

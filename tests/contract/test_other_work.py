@@ -51,7 +51,7 @@ def test_bar_that_holds_beside_other_work_has_passed(tmp_path: Path) -> None:
 
 
 def test_bar_that_fails_without_other_work_fails(tmp_path: Path) -> None:
-    assert "2 failed" in outcomes(tmp_path, holds=False, most=1)
+    assert "2 failed" in outcomes(tmp_path, holds=False, most=1000)
 
 
 def test_processes_of_others_are_other_work() -> None:
@@ -66,7 +66,7 @@ def test_processes_of_others_are_other_work() -> None:
 
 def test_children_are_not_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's own count is replaced: other processes run there too."""
-    monkeypatch.setattr(other_work, "_all_s", lambda: 5.0)
+    monkeypatch.setattr(other_work, "machine_s", lambda: 5.0)
     others = OtherWork()
     subprocess.run([sys.executable, "-c", "import time\nwhile time.process_time() < 0.5: pass"], check=True, timeout=20)
     assert others.taken_s() < -0.4

@@ -38,8 +38,9 @@ Ask = Callable[[grpc.aio.Channel], Awaitable[object]]
 LOAD = 0.6
 """Share of the worker's capacity; each model gets an equal part."""
 CLIENTS = 16
-"""Clients of a model in a closed loop: more than its largest batch, so that it has work nearly all the time."""
-MANY = {"transformer-en-de": 64, "rnnsearch-en-de": 64, "seq2seq-en-de": 64, "cbam-cifar10": 24}
+"""Clients of a model in a closed loop: more than its largest batch, so that it has work nearly all the time. More clients of images would
+be refused: the front prepares and answers a limited number at once."""
+MANY = {"transformer-en-de": 64, "rnnsearch-en-de": 64, "seq2seq-en-de": 64}
 """Clients of quick models where each must have work all the time: a batch of theirs is over before the clients have its answers."""
 CAPACITY_S, ALONE_S, MIXED_S, SHARED_S = 2.0, 4.0, 20.0, 6.0
 MOST_WAITING, LEAST_SHARE = {"decodes": 30.0, "runs once": 10.0}, 0.8

@@ -7,11 +7,14 @@ while tests are collected, a wrong option, an interrupt.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections import defaultdict
 
 import pytest
+
+from tests.other_work import JUDGED
 
 
 class Failures:
@@ -43,7 +46,8 @@ def main(options: list[str]) -> int:
         announce(f"{file}, because a test of it failed:")
         print(*(f"  {reason}" for reason in reasons), sep="\n", flush=True)
     files = list(failures.by_file)
-    again = subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=False).returncode
+    environ = {**os.environ, JUDGED: "1"}
+    again = subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=False, env=environ).returncode
     announce(f"{'passed' if again == 0 else 'FAILED AGAIN'}: {', '.join(files)}")
     return again
 

@@ -27,8 +27,8 @@ class Repository:
         tasks: the tasks that are served.
 
     Raises:
-        ConfigError: there is no repository or no bundle in it, its ``defaults.toml`` is wrong, or a setting names a model that it
-            does not have.
+        ConfigError: there is no repository or no bundle in it, its ``defaults.toml`` is wrong, or ``engine.batches`` names a model
+            that it does not have.
     """
 
     def __init__(self, config: ServerConfig, tasks: TaskTable) -> None:
@@ -48,7 +48,7 @@ class Repository:
 
         Raises:
             StartupError: none can be served; lists the problems of each.
-            ConfigError: a setting does not apply to its model, or a default is of another task.
+            ConfigError: a setting does not apply to its model, or a default is not a model of its task.
         """
         models: list[ServedModel] = []
         broken: list[BundleError] = []

@@ -14,27 +14,30 @@ import psutil
 import pytest
 
 from tests import other_work
-from tests.other_work import OtherWork
+from tests.other_work import JUDGED, OtherWork
 
 ROOT = Path(__file__).parents[2]
 FILE = """
 import pytest
+from tests.other_work import bars
 
 @pytest.mark.quiet
 def test_with_bars():
-    assert {holds}, "too slow"
+    with bars():
+        assert {holds}, "too slow"
 
-def test_without():
+@pytest.mark.quiet
+def test_answers():
     assert {holds}, "wrong"
 """
 
 
-def outcomes(folder: Path, *, holds: bool, most: float) -> str:
+def outcomes(folder: Path, *, holds: bool, most: float, **variables: str) -> str:
     """Runs the file with a limit of other work, and returns the output of pytest."""
     (folder / "conftest.py").write_text(f"import tests.other_work\ntests.other_work.MOST = {most}\n")
     (folder / "test_it.py").write_text(FILE.format(holds=holds))
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = quiet\n")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-m", "pytest", "-ra", "-p", "tests.other_work", "-p", "no:cacheprovider", "."]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60).stdout
 
@@ -42,7 +45,7 @@ def outcomes(folder: Path, *, holds: bool, most: float) -> str:
 def test_bar_that_fails_beside_other_work_is_not_judged(tmp_path: Path) -> None:
     said = outcomes(tmp_path, holds=False, most=-1)
     assert re.search(r"SKIPPED .*test_with_bars is not judged, other work took \d+% of the processors: too slow", said)
-    assert "FAILED test_it.py::test_without - AssertionError: wrong" in said
+    assert "FAILED test_it.py::test_answers - AssertionError: wrong" in said
     assert "1 failed, 1 skipped" in said
 
 
@@ -52,6 +55,10 @@ def test_bar_that_holds_beside_other_work_has_passed(tmp_path: Path) -> None:
 
 def test_bar_that_fails_without_other_work_fails(tmp_path: Path) -> None:
     assert "2 failed" in outcomes(tmp_path, holds=False, most=1000)
+
+
+def test_bar_that_fails_in_the_second_run_fails(tmp_path: Path) -> None:
+    assert "2 failed" in outcomes(tmp_path, holds=False, most=-1, **{JUDGED: "1"})
 
 
 def test_processes_of_others_are_other_work() -> None:

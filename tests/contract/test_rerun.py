@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-RERUN = Path(__file__).parents[1] / "rerun.py"
+from tests.other_work import JUDGED
+
+ROOT = Path(__file__).parents[2]
 FAILS = """
 from pathlib import Path
 
@@ -24,7 +27,9 @@ def test_b():
 
 
 def rerun(folder: Path, *options: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, RERUN, *options], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "tests.rerun", *options]
+    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
     print(done.stdout, done.stderr)
     return done.returncode, done.stdout
 
@@ -54,6 +59,12 @@ def test_a_second_failure_fails(folder: Path) -> None:
     code, said = rerun(folder)
     assert (code, (folder / "runs").read_text()) == (pytest.ExitCode.TESTS_FAILED, "aa")
     assert said.rstrip().endswith("RERUN FAILED AGAIN: test_slow.py")
+
+
+def test_bars_are_judged_in_the_second_run(folder: Path) -> None:
+    (folder / "test_slow.py").write_text(f"import os\ndef test_it():\n    assert {JUDGED!r} in os.environ\n")
+    code, said = rerun(folder)
+    assert (code, said.count("RERUN passed")) == (0, 1)
 
 
 def test_a_fixture_that_fails_counts_too(folder: Path) -> None:

@@ -17,6 +17,7 @@ from attnserve.v1 import translation_pb2, translation_pb2_grpc
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_server.config import EngineConfig
 from tests.e2e.serving import LONG_STEPS, LONG_TEXT, OPTIONS, SENTENCES, Server, mean_between, serve
+from tests.other_work import bars
 
 SLOTS, CLIENTS = 32, 96
 ADMIT_WAIT_S = EngineConfig().admit_wait_seconds
@@ -62,7 +63,8 @@ async def rows_under_load(server: Server, ramp_s: float, seconds: float) -> tupl
 async def check_rows(server: Server, seconds: float) -> None:
     rows, step_s, rate = await rows_under_load(server, 1.0, seconds)
     print(f"{rows:.1f} of {SLOTS} rows in a step of {step_s * 1e3:.2f} ms, {rate:.0f} answers a second")
-    assert rows >= 0.8 * SLOTS
+    with bars():
+        assert rows >= 0.8 * SLOTS
 
 
 async def test_slots_are_full_under_load(server: Server) -> None:
@@ -112,7 +114,7 @@ async def long_requests(stub: translation_pb2_grpc.TranslationServiceStub, numbe
 
 
 async def arrive(server: Server, stub: translation_pb2_grpc.TranslationServiceStub, repetition: int) -> Arrival | None:
-    """Sends a short request; None if the batch was not full: others had the processor, and ended requests were not yet replaced."""
+    """Sends a short request; None if the batch was not full around it."""
     request = translation_pb2.TranslateRequest(text=SENTENCES[repetition % len(SENTENCES)], options=DecodeOptions(max_tokens=3))
     before = await asyncio.to_thread(server.scrape)
     short = await stub.Translate(request, timeout=60)
@@ -129,17 +131,19 @@ async def check_short_among_long(server: Server, repetitions: int) -> None:
         async with long_requests(stub, SLOTS - 1):
             await asyncio.sleep(1.0)
             tried = [await arrive(server, stub, repetition) for repetition in range(repetitions)]
-            while tried.count(None) > len(tried) - repetitions and len(tried) < 5 * repetitions:
+            while tried.count(None) > len(tried) - repetitions and len(tried) < 1.25 * repetitions:
                 tried.append(await arrive(server, stub, len(tried)))
     arrivals = [arrival for arrival in tried if arrival is not None]
-    assert len(arrivals) == repetitions, f"the batch was full at {len(arrivals)} of {len(tried)} arrivals"
+    with bars():
+        assert len(arrivals) >= repetitions, f"the batch was full at {len(arrivals)} of {len(tried)} arrivals"
     shares = sorted(arrival.share for arrival in arrivals)
     p90 = shares[int(0.9 * (len(shares) - 1))]  # a few arrivals wait for others that are encoded at the same time
     middle = sorted(arrivals, key=lambda arrival: arrival.share)[repetitions // 2]
     parts = (middle.queue_s, middle.encode_s, middle.decode_s, middle.step_s)
     print("share of (its steps + 2) x the step + the wait: " + " ".join(f"{share:.2f}" for share in shares))
     print("median: queue {:.2f}, encode {:.2f}, decode {:.2f}, a step {:.2f} ms".format(*(1e3 * part for part in parts)))
-    assert p90 <= 1.3
+    with bars():
+        assert p90 <= 1.3
 
 
 async def test_short_request_among_long_ones(server: Server) -> None:

@@ -43,10 +43,10 @@ class Accounting:
         self._admissions[model.key] = Admission(model.id, self._config, self._clock)
 
     def close(self, model: ServedModel) -> None:
-        """Lets a model take no more jobs; it has none."""
+        """Lets a model take no more jobs. Call it once the model has none."""
         self._admissions.pop(model.key, None)
 
-    def takes_jobs(self, key: ModelKey) -> bool:
+    def has(self, key: ModelKey) -> bool:
         """Whether a model of this key takes jobs, or is still being removed."""
         return key in self._admissions
 

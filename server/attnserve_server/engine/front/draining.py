@@ -32,7 +32,7 @@ class Draining:
         """Checks that a request is admitted.
 
         Args:
-            is_prepared: its preparation began before the drain, if there is one.
+            is_prepared: whether it has been prepared; if so, its preparation began before the drain.
 
         Raises:
             ShuttingDown: the drain does not wait for it.

@@ -78,7 +78,7 @@ class Front:
             BundleError: no worker could load it; it is not served.
             StartupError: the timeout expired; it is not served.
         """
-        if self.accounting.takes_jobs(model.key):
+        if self.accounting.has(model.key):
             raise errors.ConfigError(f"{model.id}, version {model.version}, is already served, or still being removed")
         self._registry.add(model)
         self._open(model)

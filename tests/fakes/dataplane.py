@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attnserve.v1 import manifest_pb2
+from attnserve_server.engine.front.draining import Draining
 from attnserve_server.engine.front.served_models import ServedModel
-from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded, ShuttingDown
+from attnserve_server.errors import Cancelled, ModelNotFound, Overloaded
 from attnserve_server.request import (
     AttentionDetail,
     AttentionWeights,
@@ -216,7 +217,7 @@ class Front:
 
     def __init__(self, *models: ServedModel) -> None:
         self._models = list(models) or [letters_model()]
-        self.is_draining = False
+        self.draining = Draining()
         self.tickets: list[Ticket] = []
         self.submit_error: Exception | None = None
         self.result_error: BaseException | None = None
@@ -224,10 +225,6 @@ class Front:
         self.max_tickets = 1000
         self.hang = False
         self.submitted = asyncio.Event()
-
-    def refuse_if_draining(self) -> None:
-        if self.is_draining:
-            raise ShuttingDown("draining")
 
     def models(self) -> list[ServedModel]:
         return self._models

@@ -17,8 +17,9 @@ import numpy as np
 
 from attnserve.v1 import manifest_pb2
 from attnserve_server.bundle.loader import Bundle
+from attnserve_server.engine.front.draining import Draining
 from attnserve_server.engine.front.served_models import ServedModel
-from attnserve_server.errors import ModelNotFound, ShuttingDown
+from attnserve_server.errors import ModelNotFound
 from attnserve_server.kinds import SINGLE_PASS
 from attnserve_server.passes import PassOutcome, PassPayload, PassTensor
 from attnserve_server.request import Done, Terms
@@ -236,14 +237,10 @@ class PassFront:
 
     def __init__(self, *models: ServedModel) -> None:
         self._models = models or (segmenter(), classifier(), generator())
-        self.is_draining = False
+        self.draining = Draining()
         self.payloads: list[PassPayload] = []
         self.terms: list[Terms] = []
         self.alter: Callable[[dict[str, PassTensor]], object] = lambda outputs: None
-
-    def refuse_if_draining(self) -> None:
-        if self.is_draining:
-            raise ShuttingDown("draining")
 
     def models(self) -> list[ServedModel]:
         return list(self._models)

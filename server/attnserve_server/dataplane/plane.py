@@ -17,6 +17,7 @@ import msgspec
 from attnserve_server.dataplane.accounts import RequestRecorder
 from attnserve_server.dataplane.call import Call, Submit, Ticket
 from attnserve_server.dataplane.offload import Preparing
+from attnserve_server.engine.front.draining import Draining
 from attnserve_server.errors import InvalidRequest
 from attnserve_server.metrics.timings import Timings
 from attnserve_server.request import Done, Terms
@@ -33,12 +34,9 @@ _POLL_S = 0.005
 class Models(Protocol):
     """The part of the front that the data plane uses."""
 
-    def refuse_if_draining(self) -> None:
-        """Refuses a request that has not been prepared yet.
-
-        Raises:
-            ShuttingDown: the server stops.
-        """
+    @property
+    def draining(self) -> Draining:
+        """Which requests are refused because the server stops."""
         ...
 
     def models(self) -> Sequence[Any]:
@@ -194,7 +192,7 @@ class DataPlane:
         task, limits, what = spec.task, self._limits, asked.what
         checked = task.check(what, model, limits)
         terms = call.terms(is_streamed=asked.is_streamed, priority=check_priority(asked.priority))
-        self._front.refuse_if_draining()
+        self._front.draining.check(is_prepared=False)
         effort = task.effort(what)
         preparing = self._of(spec)
         prepare = functools.partial(self._prepared, functools.partial(task.prepare, what, checked, model, limits), model)

@@ -251,7 +251,7 @@ async def test_drain_waits_for_requests_that_are_still_prepared(bench: Bench) ->
     await asyncio.sleep(0.02)
     assert (bench.front.draining.has_begun, drain.done()) == (True, False)
     with pytest.raises(errors.ShuttingDown):
-        bench.front.refuse_if_draining()  # for a request that would have to be prepared
+        bench.front.draining.check(is_prepared=False)  # for a request that would have to be prepared
     ticket, num_preparing = bench.ask(), 1
     bench.finish(1)
     assert (await ticket.result()).request_id == 1

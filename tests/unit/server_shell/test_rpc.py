@@ -365,7 +365,7 @@ async def test_stop_cancels_what_is_not_ready(shell: Shell, caplog: pytest.LogCa
     shell.front.hang = True
     task = asyncio.ensure_future(failure(shell.translation.Translate(Request(text="a"))))
     await asyncio.wait_for(shell.front.submitted.wait(), 30)
-    shell.front.is_draining = True
+    shell.front.draining.end()
     with caplog.at_level(logging.ERROR):
         await shell.server.stop(0.05)
     assert (await task).code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
@@ -380,7 +380,7 @@ async def test_client_that_leaves_during_a_drain_is_counted_as_such(shell: Shell
     call = shell.translation.Translate(Request(text="a"))
     task = asyncio.ensure_future(call)
     await asyncio.wait_for(shell.front.submitted.wait(), 5)
-    shell.front.is_draining = True
+    shell.front.draining.end()
     stopping = asyncio.ensure_future(shell.server.stop(5.0)) if is_stopping else None
     await until(lambda: shell.board.is_closed is is_stopping)
     call.cancel()

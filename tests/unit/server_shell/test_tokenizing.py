@@ -100,7 +100,7 @@ def translate(shell: Shell, text: str = LONG) -> Any:
 async def test_text_that_came_before_a_stop_is_answered_and_a_later_one_refused(shell: Shell, may_go_on: threading.Event) -> None:
     call = asyncio.ensure_future(translate(shell))
     await until(lambda: shell.plane.num_preparing == 1)
-    shell.front.is_draining = True
+    shell.front.draining.end()
     error = await failure(translate(shell, "a"))
     assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     may_go_on.set()

@@ -112,7 +112,7 @@ async def test_place_of_a_clip_whose_request_has_ended_is_free(
 async def test_clips_that_came_before_a_stop_are_answered_and_later_ones_refused(shell: Shell, decoder: SlowDecoder) -> None:
     calls = [begin(shell, name) for name in ("slow-1", "slow-2", "slow-3")]
     await until(lambda: len(decoder.begun()) == 2 and shell.plane.num_preparing == 3, START_S)
-    shell.front.is_draining = True
+    shell.front.draining.end()
     error = await failure(begin(shell, "late"))
     assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")
     assert ("rejected", "watcher", "1", "shutting_down") in shell.recorder.counted
@@ -127,7 +127,7 @@ async def test_clips_that_are_not_decoded_in_time_when_the_server_stops_get_unav
 ) -> None:
     calls = [asyncio.ensure_future(failure(begin(shell, name))) for name in ("slow-1", "slow-2", "slow-3")]
     await until(lambda: len(decoder.begun()) == 2 and shell.plane.num_preparing == 3, START_S)
-    shell.front.is_draining = True
+    shell.front.draining.end()
     shell.plane.close()
     for error in await asyncio.gather(*calls):
         assert (error.code(), reason(error)) == (grpc.StatusCode.UNAVAILABLE, "SHUTTING_DOWN")

@@ -164,14 +164,6 @@ class Front:
         self.draining.check(is_prepared=True)
         model.check(payload)
 
-    def refuse_if_draining(self) -> None:
-        """Refuses a request that has not been prepared yet.
-
-        Raises:
-            ShuttingDown: see :class:`Draining`.
-        """
-        self.draining.check(is_prepared=False)
-
     def queue(self, model: ServedModel, payload: Payload, terms: Terms, watcher: Watcher | None = None, key: bytes = b"") -> Job:
         """Makes a job of a request and queues it, or refuses it; ``watcher`` and ``key`` are those of a :class:`Job`.
 

@@ -21,7 +21,6 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_server.debugging import snapshot
 from tests.clips import needs_decoder, slow_gif
 from tests.e2e.captioning import repository
-from tests.e2e.load import stopped_workers
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
@@ -36,6 +35,7 @@ from tests.e2e.serving import (
     texts,
     wait_for_arrival,
 )
+from tests.stopping import stopped
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 WIDE = DecodeOptions(beam_size=4, num_hypotheses=4)
@@ -84,14 +84,14 @@ def drain_under_load(server: Server, num_each: int, *, to_all: bool = False) -> 
     with server.channel() as channel, server.channel() as probes, ThreadPoolExecutor(2 * num_each + 1) as threads:
         greedy, beams = texts(ask(channel, LONG_TEXT)), texts(ask(channel, LONG_TEXT, WIDE))
         watcher = Watcher(probes)
-        with stopped_workers(server):  # so that none is answered before all are there
+        with stopped(*server.workers.values()):  # so that none is answered before all are there
             streams = [start_stream(channel, LONG_TEXT) for _ in range(num_each)]
             unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(num_each)]
             wait_for_arrival(channel)
             rest = [threads.submit(list, stream) for stream in streams]
         prober = threads.submit(probe_until_refused, server, probes)
         eventually(lambda: server.scrape().total("attnserve_slots", state="used") >= 4.5 * num_each, "most of them decode")
-        with stopped_workers(server):  # so that the drain goes on meanwhile
+        with stopped(*server.workers.values()):  # so that the drain goes on meanwhile
             for pid in (*(server.children() if to_all else ()), server.process.pid):
                 os.kill(pid, signal.SIGTERM)
             error, refused_at = prober.result(timeout=60)
@@ -139,7 +139,7 @@ def test_client_that_leaves_during_a_drain_affects_no_other(tmp_path: Path) -> N
         unary = [start_unary(channel, LONG_TEXT, WIDE) for _ in range(12)]
         leaver = start_stream(channel, LONG_TEXT)
         first = next(leaver)
-        with stopped_workers(server):  # so that the drain is not over before they leave
+        with stopped(*server.workers.values()):  # so that the drain is not over before they leave
             leaving = start_unary(channel, LONG_TEXT, WIDE)
             wait_for_arrival(channel)
             server.process.send_signal(signal.SIGTERM)

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from attnserve_client import Client, ServerUnreachable, Translation
-from tests.e2e.load import Load, stopped_workers
+from tests.e2e.load import Load
 from tests.e2e.serving import LONG_TEXT, Server, eventually, serve
 from tests.fakes.dns import NameServer, name_server
 from tests.other_work import bars
+from tests.stopping import stopped
 
 pytestmark = pytest.mark.load
 HOSTS = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
@@ -103,7 +104,7 @@ def test_unary_requests_to_a_server_that_is_killed_are_answered_and_its_streams_
             streams = [client.translate_stream(LONG_TEXT, **SLOW) for _ in range(num_streams)]
             for stream in streams:
                 next(stream)
-            with stopped_workers(servers[1]):
+            with stopped(*servers[1].workers.values()):
                 before = num_answered(servers[0], method="Translate")
                 unary = threads.submit(lambda: list(client.translate_many([LONG_TEXT] * 16, on_error="return", **SLOW)))
                 rest = [threads.submit(list, stream) for stream in streams]

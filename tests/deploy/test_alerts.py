@@ -7,8 +7,6 @@ Durations of the rules are divided by 120. The other alerts are in ``test_alerts
 from __future__ import annotations
 
 import itertools
-import os
-import signal
 from pathlib import Path
 
 import grpc
@@ -18,6 +16,7 @@ from tests.chaos import faulty
 from tests.deploy import traffic
 from tests.deploy.prometheus import watch
 from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary
+from tests.stopping import stopped
 
 pytestmark = pytest.mark.timeout(240)
 MODEL = "transformer-en-de"
@@ -43,12 +42,9 @@ def test_silent_worker_is_reported_and_clears(tmp_path: Path) -> None:
     ):
         ask(channel, SENTENCES[0])
         (pid,) = server.workers.values()
-        os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(pid):
             call = start_unary(channel, SENTENCES[1], timeout=120)
             watched.wait_for("firing", "AttnserveWorkerSilent", worker="worker-0")
-        finally:
-            os.kill(pid, signal.SIGCONT)
         watched.wait_for("resolved", "AttnserveWorkerSilent", worker="worker-0")
         assert call.result().hypotheses
         server.assert_unharmed()

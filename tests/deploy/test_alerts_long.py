@@ -29,6 +29,7 @@ from tests.fakes.nvml import GIB, fake_nvml
 from tests.fakes.trust import Files, seconds_from_now
 from tests.foreign.asking import count, made_app
 from tests.foreign.letters import write_bundle
+from tests.stopping import stopped
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 MIB = 2**20
@@ -43,11 +44,8 @@ def watched_server(folder: Path, *flags: str) -> Iterator[tuple[Server, Watch]]:
 
 def test_server_that_cannot_be_scraped(tmp_path: Path) -> None:
     with watched_server(tmp_path) as (server, watched):
-        os.kill(server.process.pid, signal.SIGSTOP)
-        try:
+        with stopped(server.process.pid):
             watched.wait_for("firing", "AttnserveDown", job=JOB)
-        finally:
-            os.kill(server.process.pid, signal.SIGCONT)
         watched.wait_for("resolved", "AttnserveDown", job=JOB)
 
 

@@ -19,9 +19,10 @@ from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_client import AttnserveError, Client
 from tests.deploy.haproxy import CONFIG, Proxy, program, proxy
 from tests.deploy.prometheus import free_port
-from tests.e2e.load import Load, stopped_workers
+from tests.e2e.load import Load
 from tests.e2e.serving import LONG_TEXT, OPTIONS, SENTENCES, Server, ask, eventually, serve, start_stream, start_unary, texts
 from tests.fakes.dns import NameServer, name_server
+from tests.stopping import stopped
 
 HOSTS = ("127.0.0.1", "127.0.0.2")
 SHORT = DecodeOptions(max_tokens=2)
@@ -127,15 +128,12 @@ def test_stream_that_is_silent_is_not_cut(
         expected = texts(ask(channel, LONG_TEXT, SLOW))
         stream = start_stream(channel, LONG_TEXT, options=SLOW)
         next(stream)
-        os.kill(servers[0].process.pid, signal.SIGSTOP)
-        try:
+        with stopped(servers[0].process.pid):
             wait_for_up(started, [])
             until = time.monotonic() + SILENT_S
             while stream.is_active() and time.monotonic() < until:
                 time.sleep(0.05)
             assert stream.is_active() != is_cut
-        finally:
-            os.kill(servers[0].process.pid, signal.SIGCONT)
         if is_cut:
             with pytest.raises(grpc.RpcError):
                 list(stream)
@@ -206,7 +204,7 @@ def test_unary_requests_to_a_server_that_is_killed_are_answered_and_its_streams_
         streams = [start_stream(channel, LONG_TEXT, options=SLOW) for _ in range(6)]
         for stream in streams:
             next(stream)
-        with stopped_workers(third):
+        with stopped(*third.workers.values()):
             unary = [start_unary(channel, LONG_TEXT, SLOW) for _ in range(12)]
             eventually(lambda: sum(future.done() for future in unary) >= 6, "the other servers answer", 30, 0.02)
             assert not all(future.done() for future in unary)

@@ -1,32 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A steady load of short requests, whose failures are kept; and a server that gets requests and answers none."""
+"""A steady load of short requests, whose failures are kept."""
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
 
 from attnserve_client import AttnserveError
-from tests.e2e.serving import SENTENCES, Server, eventually
-
-
-@contextlib.contextmanager
-def stopped_workers(server: Server) -> Iterator[None]:
-    """Stops a server's workers, its first ones, so that what it has begun does not end; its front goes on."""
-    for pid in server.workers.values():
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in server.workers.values():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+from tests.e2e.serving import SENTENCES, eventually
 
 
 class Load:

@@ -11,7 +11,6 @@ import pytest
 
 from attnserve.v1 import decoding_pb2
 from attnserve.v1.decoding_pb2 import DecodeOptions
-from tests.e2e.load import stopped_workers
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
@@ -25,6 +24,7 @@ from tests.e2e.serving import (
     texts,
     wait_for_arrival,
 )
+from tests.stopping import stopped
 
 BEAM = DecodeOptions(beam_size=4, num_hypotheses=4, return_attention=decoding_pb2.ATTENTION_DETAIL_MEAN)
 
@@ -78,7 +78,7 @@ def test_equal_requests_at_once_share_their_work(server: Server, channel: grpc.C
     before = counts(server)
     streams = [start_stream(channel, LONG_TEXT)]
     next(streams[0])
-    with stopped_workers(server):  # so that the first is not answered before the others are there
+    with stopped(*server.workers.values()):  # so that the first is not answered before the others are there
         streams += [start_stream(channel, LONG_TEXT) for _ in range(5)]
         futures = [start_unary(channel, LONG_TEXT) for _ in range(10)]
         wait_for_arrival(channel)
@@ -134,7 +134,7 @@ def test_full_queue_does_not_refuse_what_is_known(tmp_path: Path) -> None:
     flags = ("--workers", "1", "--slots", "2", "--max-beam-size", "2", "--queue-limit", "4", "--cache-bytes", "1000000")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
         known = texts(ask(channel, SENTENCES[0]))
-        with stopped_workers(server):  # so that the queue stays full
+        with stopped(*server.workers.values()):  # so that the queue stays full
             futures = [start_unary(channel, LONG_TEXT + "red , " * number) for number in range(20)]
             eventually(lambda: server.scrape().total("attnserve_requests_rejected_total") > 5, "a full queue")
             assert texts(ask(channel, SENTENCES[0])) == known

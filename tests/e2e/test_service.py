@@ -22,7 +22,6 @@ from attnserve.v1 import decoding_pb2, model_pb2, model_pb2_grpc, translation_pb
 from attnserve.v1.decoding_pb2 import DecodeOptions
 from attnserve_server.machine import summary, usable_cpus, usable_memory
 from tests.e2e.captioning import caption
-from tests.e2e.load import stopped_workers
 from tests.e2e.serving import (
     LONG_TEXT,
     SENTENCES,
@@ -39,6 +38,7 @@ from tests.e2e.serving import (
     texts,
     wait_for_arrival,
 )
+from tests.stopping import stopped
 
 TEXTS = [*SENTENCES[:12], "Ein  Hündchen 🐕\u200d🦺 – naïve café,\ttabs\nand lines.", "日本語 text", "a", LONG_TEXT]
 METRICS = {
@@ -296,7 +296,7 @@ def check_metrics(server: Server, channel: grpc.Channel) -> None:
     answers = [ask(channel, text, kind=STREAM) for text in SENTENCES[:3]]
     with pytest.raises(grpc.RpcError):
         ask(channel, "")
-    with stopped_workers(server):  # so that it is not answered before it is cancelled
+    with stopped(*server.workers.values()):  # so that it is not answered before it is cancelled
         cancelled = start_stream(channel, LONG_TEXT)
         wait_for_arrival(channel)
         cancelled.cancel()
@@ -329,7 +329,7 @@ def test_full_queue_refuses_at_once(tmp_path: Path) -> None:
     flags = ("--workers", "1", "--slots", "2", "--queue-limit", "4", "--max-beam-size", "2")
     with serve(tmp_path, *flags) as server, server.channel() as channel:
         expected = texts(ask(channel, LONG_TEXT))
-        with stopped_workers(server):  # what is refused does not wait for what is answered
+        with stopped(*server.workers.values()):  # what is refused does not wait for what is answered
             futures = [start_unary(channel, LONG_TEXT) for _ in range(30)]
             eventually(lambda: sum(future.done() for future in futures) >= 22, "the refusals")
         errors = [future.exception(timeout=60) for future in futures]

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 
 from tests.e2e.serving import SENTENCES, ask, eventually, serve, start_unary, wait_for_arrival
+from tests.stopping import stopped
 
 MARK = "Quagga"
 WAITS = (
@@ -34,14 +34,11 @@ def test_signal_shows_stacks_queues_and_requests_without_their_text(tmp_path: Pa
     ):
         (worker,) = server.workers.values()
         ask(channel, SENTENCES[0])
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with stopped(worker):
             calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
             eventually(lambda: server.scrape().total("attnserve_queue_length") > 0, "some wait")
             server.process.send_signal(signal.SIGUSR1)
             eventually(lambda: re.search(LAST, server.log.read_text()) is not None, "the whole state")
-        finally:
-            os.kill(worker, signal.SIGCONT)
         assert all(call.result().hypotheses for call in calls)
         text = server.log.read_text()
         (waiting,) = re.findall(
@@ -80,30 +77,27 @@ def test_command_shows_stacks_queues_and_requests_without_their_text(tmp_path: P
     ):
         ((name, worker),) = server.workers.items()
         ask(channel, SENTENCES[0])
-        os.kill(worker, signal.SIGSTOP)
-        try:
+        with stopped(worker):
             calls = [start_unary(channel, f"{MARK} {number}", timeout=60) for number in range(NUM)]
             wait_for_arrival(channel)
-            stopped = debug(str(server.process.pid))
-        finally:
-            os.kill(worker, signal.SIGCONT)
+            halted = debug(str(server.process.pid))
         assert all(call.result().hypotheses for call in calls)
         running = debug(str(server.process.pid))
         until = time.monotonic() + 60
         while "most recent call first" not in running.stdout.partition(f"stacks of {name} ({worker})\n")[2]:
             assert time.monotonic() < until, running.stdout  # a worker that gets no processor for a second writes none in time
             running = debug(str(server.process.pid))
-        assert (stopped.returncode, running.returncode) == (0, 0), stopped.stderr + running.stderr
-        assert f"{NUM} requests in flight" in stopped.stdout
-        assert re.search(WAITS.removeprefix("state: "), stopped.stdout)
-        assert re.search(AT.removeprefix("state: "), stopped.stdout)
-        assert f"stacks of {name} ({worker})\n(no stacks: the process is stopped" in stopped.stdout
+        assert (halted.returncode, running.returncode) == (0, 0), halted.stderr + running.stderr
+        assert f"{NUM} requests in flight" in halted.stdout
+        assert re.search(WAITS.removeprefix("state: "), halted.stdout)
+        assert re.search(AT.removeprefix("state: "), halted.stdout)
+        assert f"stacks of {name} ({worker})\n(no stacks: the process is stopped" in halted.stdout
         assert "0 requests are being prepared\n0 requests in flight" in running.stdout
         assert re.search(rf"^{re.escape(name)}, transformer-en-de, version 1: \d+ of 1 slots, ", running.stdout, re.MULTILINE)
         front, workers = running.stdout.split(f"stacks of {name} ({worker})\n")
         assert f"stacks of the front ({server.process.pid})" in front and "asyncio/runners.py" in front
         assert "most recent call first" in workers and "engine/worker/worker.py" in workers
-        assert MARK not in stopped.stdout + running.stdout
+        assert MARK not in halted.stdout + running.stdout
         server.assert_unharmed()
 
 

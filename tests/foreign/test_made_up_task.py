@@ -28,6 +28,7 @@ from attnserve_server.tasks.registry import TASKS
 from attnserve_server.transport.http.watchdog import STUCK_S
 from tests.foreign.asking import SLOTS, count, made_app, metric, read_metric, until
 from tests.foreign.letters import KIND, MODEL_ID, SPEC, write_bundle
+from tests.stopping import stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 CREDIT = SLOTS + 2
@@ -115,14 +116,11 @@ async def test_models_come_and_go_while_others_are_served(app: App, models: Path
 
 async def test_what_waits_for_a_removed_model_is_refused(app: App) -> None:
     (worker,) = app.pool.pids().values()
-    os.kill(worker, signal.SIGSTOP)  # so that it answers none before the others are refused
-    try:
+    with stopped(worker):  # so that it answers none before the others are refused
         waiting = [asyncio.create_task(count(app, "abc", 60)) for _ in range(CREDIT + 2)]
         await until(lambda: read_metric(app, "queue_length") == 2)
         removal = asyncio.create_task(app.front.remove_model(ModelKey(MODEL_ID, "1")))
         await asyncio.wait(waiting[CREDIT:])
-    finally:
-        os.kill(worker, signal.SIGCONT)
     await removal
     results = await asyncio.gather(*waiting, return_exceptions=True)
     assert results[:CREDIT] == [{"a": 1, "b": 1, "c": 1}] * CREDIT

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -23,6 +21,7 @@ from tests.fakes.gate import NUM_THREADS, Gate
 from tests.fakes.passes import MODEL_ID, write_bundle
 from tests.foreign.asking import made_app, metric, until
 from tests.photos import encoded
+from tests.stopping import stopped
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 1.0
@@ -96,14 +95,11 @@ async def test_request_that_is_cancelled_in_its_window_is_not_run(start: Starter
 
     (worker,) = app.pool.pids().values()
     async with channel_to(app) as channel:
-        os.kill(worker, signal.SIGSTOP)  # so that the window does not end before the request does
-        try:
+        with stopped(worker):  # so that the window does not end before the request does
             leaving = segment(channel)
             await until(lambda: app.plane.num_expected == 1 and not app.front.accounting.is_idle)
             leaving.cancel()
             await until(lambda: app.plane.num_expected == 0)
-        finally:
-            os.kill(worker, signal.SIGCONT)
         await until(lambda: app.front.accounting.is_idle)
         answers = await asyncio.gather(segment(channel), segment(channel))
         assert all(each.map.png for each in answers)

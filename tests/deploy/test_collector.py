@@ -45,7 +45,7 @@ def test_collector_has_one_trace_of_two_hops(tmp_path: Path) -> None:
                 with provider.get_tracer("caller").start_as_current_span("hop"):
                     client.translate(SENTENCES[0])
                 eventually(lambda: len(SPAN.findall(log.read_text())) == 2, "both spans", 20)
-                assert server.scrape().total("attnserve_spans_sent_total") == 1
+                eventually(lambda: server.scrape().total("attnserve_spans_sent_total") == 1, "the count of the span")
         finally:
             process.terminate()
     hop, own = SPAN.findall(log.read_text())

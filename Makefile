@@ -64,9 +64,10 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
 
-# Tests that depend on no clock: two files at a time; with ARGS, pytest runs with these arguments only.
-run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile -m "$(1)")
-# Tests that load or measure the machine, or need its time: one at a time; a file that fails is run again once.
+# A file that fails is run again once; with ARGS, pytest runs with these arguments only.
+# Tests that depend on no clock: two files at a time.
+run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m tests.rerun -n 2 --dist loadfile -m "$(1)")
+# Tests that load or measure the machine, or need its time: one at a time.
 run-load = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),$(PY) -m tests.rerun -m "$(1)")
 
 .PHONY: test

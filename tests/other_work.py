@@ -11,11 +11,10 @@ from collections.abc import Generator, Iterator
 import psutil
 import pytest
 
+from tests.rerun import JUDGED
+
 MOST = 0.1
 """Share of all processors that other work may take where such a test is judged."""
-
-JUDGED = "ATTNSERVE_TEST_JUDGED"
-"""Environment variable with which bars are judged whatever other work there is: a test that has missed them is run once more."""
 
 
 class BarMissedError(AssertionError):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs tests that measure the machine. A file with a failed test is run once more, in a new process, and the report says so.
+"""Runs tests. A file with a failed test is run once more, in a new process and one test at a time, and the report says so.
 
 ``python -m tests.rerun [options of pytest]``, with options and no paths. The run fails if a test fails again, or at any other error:
 while tests are collected, a wrong option, an interrupt.
@@ -14,7 +14,10 @@ from collections import defaultdict
 
 import pytest
 
-from tests.other_work import JUDGED
+JUDGED = "ATTNSERVE_TEST_JUDGED"
+"""Environment variable of the second run, in which bars of time are judged whatever other work there is (``tests/other_work.py``)."""
+MOST_FILES = 5
+"""Where more files fail, the fault is not one of them: none is run again."""
 
 
 class Failures:
@@ -42,12 +45,15 @@ def main(options: list[str]) -> int:
     code = pytest.main(options, plugins=[failures])
     if code != pytest.ExitCode.TESTS_FAILED or not failures.by_file:
         return int(code)
+    if len(failures.by_file) > MOST_FILES:
+        announce(f"of none of {len(failures.by_file)} files, because tests of more than {MOST_FILES} failed")
+        return int(code)
     for file, reasons in failures.by_file.items():
         announce(f"{file}, because a test of it failed:")
         print(*(f"  {reason}" for reason in reasons), sep="\n", flush=True)
     files = list(failures.by_file)
     environ = {**os.environ, JUDGED: "1"}
-    again = subprocess.run([sys.executable, "-m", "pytest", *options, *files], check=False, env=environ).returncode
+    again = subprocess.run([sys.executable, "-m", "pytest", *options, "-n", "0", *files], check=False, env=environ).returncode
     announce(f"{'passed' if again == 0 else 'FAILED AGAIN'}: {', '.join(files)}")
     return again
 

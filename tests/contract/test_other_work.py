@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests import other_work
-from tests.other_work import JUDGED, OtherWork
+from tests.other_work import OtherWork
+from tests.rerun import JUDGED
 
 ROOT = Path(__file__).parents[2]
 FILE = """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make test-load` runs a file that fails once more, and prints that."""
+"""`make test` and `make test-load` run a file that fails once more, and prints that."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.other_work import JUDGED
+from tests.rerun import JUDGED, MOST_FILES
 
 ROOT = Path(__file__).parents[2]
 FAILS = """
@@ -73,6 +73,20 @@ def test_a_fixture_that_fails_counts_too(folder: Path) -> None:
     code, said = rerun(folder)
     assert code == pytest.ExitCode.TESTS_FAILED
     assert "test_broken.py::test_it (setup): OSError: none" in said
+
+
+def test_second_run_is_one_test_at_a_time(folder: Path) -> None:
+    (folder / "test_slow.py").write_text("import os\ndef test_it():\n    assert 'PYTEST_XDIST_WORKER' not in os.environ\n")
+    code, said = rerun(folder, "-n", "2", "--dist", "loadfile")
+    assert (code, said.count("RERUN passed")) == (0, 1)
+
+
+def test_none_is_run_again_where_most_fail(folder: Path) -> None:
+    for number in range(MOST_FILES + 1):
+        (folder / f"test_{number}.py").write_text("def test_it():\n    assert False\n")
+    code, said = rerun(folder)
+    assert (code, (folder / "sound").read_text()) == (pytest.ExitCode.TESTS_FAILED, "s")
+    assert f"RERUN of none of {MOST_FILES + 1} files" in said
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ serve: $(DEMO) ## Serve the default bundles on ports 8001 (gRPC) and 8002 (HTTP)
 
 # --- Tests ------------------------------------------------------------------------------------------------------------
 
-# A file that fails is run again once; with ARGS, pytest runs with these arguments only.
+# A file with a failed test is run once more; with ARGS, pytest runs with these arguments only.
 # Tests that depend on no clock: two files at a time.
 run-tests = $(if $(ARGS),$(PY) -m pytest -m "$(1)" $(ARGS),OMP_NUM_THREADS=1 $(PY) -m tests.rerun -n 2 --dist loadfile -m "$(1)")
 # Tests that load or measure the machine, or need its time: one at a time.

@@ -12,7 +12,7 @@ import pytest
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when ONNX Runtime is imported
 
-pytest_plugins = ["tests.e2e.shared", "tests.other_work"]
+pytest_plugins = ["tests.e2e.shared", "tests.other_work", "tests.seeds"]
 
 TESTS = Path(__file__).resolve().parent
 KINDS = frozenset({"unit", "contract", "parity", "e2e", "chaos", "perf", "deploy"})

@@ -22,6 +22,8 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
+from tests.seeds import VARIABLE
+
 CORPUS = Path(__file__).resolve().parent / "corpus"
 SCALE = float(os.environ.get("ATTNSERVE_TEST_TIMES") or 1)
 ROUND = 100
@@ -49,7 +51,7 @@ def corpus(surface: str) -> dict[str, bytes]:
 
 def first_seed(scale: float) -> int:
     """The seed of a campaign's first round."""
-    given = os.environ.get("ATTNSERVE_TEST_SEED")
+    given = os.environ.get(VARIABLE)
     return int(given) if given else random.SystemRandom().randrange(10**9) if scale == LONG else 0
 
 
@@ -60,7 +62,7 @@ def campaign(strategy: st.SearchStrategy[Any], check: Callable[[Any], None], sec
         AssertionError: too few examples were checked; or what the check raises of the least input.
     """
     until, count, number, first = time.monotonic() + seconds * scale * SCALE, 0, 0, first_seed(scale)
-    print(f"\nATTNSERVE_TEST_SEED={first}")
+    print(f"\n{VARIABLE}={first}")
 
     def example(value: Any) -> None:
         nonlocal count

@@ -31,6 +31,7 @@ from tests.chaos.walk_questions import Question, answer_of, asked_alone, content
 from tests.e2e.every_task import every_task, serve_every_task
 from tests.e2e.serving import LONG_TEXT, OPTIONS, Samples, Server, default_model_alone, eventually, is_alive, is_worker, serve
 from tests.foreign.letters import SPEC as LETTERS
+from tests.seeds import VARIABLE
 
 NUM_WORKERS, SETTLED_S, MEMORY = 2, 90.0, 1.05
 GAUGES = (("attnserve_slots", {"state": "used"}), ("attnserve_queue_length", {}))
@@ -182,8 +183,8 @@ async def end_group(scene: Scene) -> None:
 
 
 async def walk_through(folder: Path, num_requests: int) -> None:
-    seed = int(os.environ.get("ATTNSERVE_TEST_SEED") or random.SystemRandom().randrange(10**6))
-    print(f"\nATTNSERVE_TEST_SEED={seed}")
+    seed = int(os.environ.get(VARIABLE) or random.SystemRandom().randrange(10**6))
+    print(f"\n{VARIABLE}={seed}")
     async with scene_of(folder, seed) as scene:
         walk = Walk(scene, FAULTS, seed)
         await walk.go(1000)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from tests import fuzzing
 from tests.fuzzing import CORPUS, LONG, QUICK, campaign, corpus, edited, json_mutated, mutated
+from tests.seeds import VARIABLE
 
 SURFACES = ("config", "golden", "image", "manifest", "token", "wire")
 
@@ -65,13 +66,13 @@ def test_campaign_that_checks_too_little_fails(monkeypatch: pytest.MonkeyPatch) 
 
 def test_seed_of_a_campaign_selects_its_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     def first(seed: int) -> list[bytes]:
-        monkeypatch.setenv("ATTNSERVE_TEST_SEED", str(seed))
+        monkeypatch.setenv(VARIABLE, str(seed))
         clock = Clock(monkeypatch, 1)
         campaign(mutated([b"some bytes"]), clock.check, 5, QUICK)
         return clock.given
 
     assert first(1) == first(1) != first(2)
-    monkeypatch.delenv("ATTNSERVE_TEST_SEED")
+    monkeypatch.delenv(VARIABLE)
     assert fuzzing.first_seed(QUICK) == fuzzing.first_seed(QUICK) == 0
     assert fuzzing.first_seed(LONG) != fuzzing.first_seed(LONG)
 

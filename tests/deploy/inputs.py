@@ -32,8 +32,11 @@ INPUTS = (
     "tests/fakes",
     "tests/foreign",
     "tests/golden",
+    "tests/other_work.py",
     "tests/photos.py",
     "tests/rerun.py",
+    "tests/seeds.py",
+    "tests/stopping.py",
 )
 """Files and folders; none is inside another."""
 RECORD = ".ci/test-deploy.json"

@@ -138,8 +138,12 @@ class Scheduler(Generic[EntryT]):
         self._freed_at = self._clock()
 
     def has_news(self, now: float) -> bool:
-        """Whether :meth:`schedule` may drop or admit a request at this time. If not, an iteration begins without it."""
-        if self._waiting or self._has_dropped or now >= self._first_deadline:
+        """Whether :meth:`schedule` may drop or admit a request at this time. If not, an iteration begins without it.
+
+        The first waiting request is admitted first, so while it has no room none is admitted.
+        """
+        has_room = bool(self._waiting) and self._num_rows + self._waiting[0].num_rows <= self.config.num_slots
+        if has_room or self._has_dropped or now >= self._first_deadline:
             return True
         self._scheduled_at = now
         return False

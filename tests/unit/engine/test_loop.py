@@ -404,3 +404,24 @@ def test_a_step_is_three_calls(engine: loop.EngineLoop, clock: Clock) -> None:
     assert (sequence.num_steps, sequence.first_token_at) == (1, clock.now)
     assert {event.request_id for event in engine.step() + drain(engine, clock)} == {1, 2}
     assert_idle(engine)
+
+
+def test_full_batch_repeats_its_step_while_others_wait(
+    engine: loop.EngineLoop, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scheduled: list[float] = []
+    schedule = engine.schedule
+    monkeypatch.setattr(engine, "schedule", lambda: (scheduled.append(clock.now), schedule())[1])
+    for request_id in range(40):
+        engine.submit(request(request_id))
+    events: list[SequenceEvent] = []
+    num_full = 0
+    while engine.has_work:
+        is_full = engine.batch.is_steady and engine.batch.num_rows == NUM_SLOTS
+        num_full += is_full
+        events += engine.step()
+        assert not (is_full and clock.now in scheduled), "nothing can be admitted"
+        clock.now += 1
+    assert num_full > 5
+    assert sorted(event.request_id for event in events) == list(range(40))
+    assert_idle(engine)

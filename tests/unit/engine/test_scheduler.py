@@ -160,6 +160,20 @@ def test_an_iteration_without_news_admits_and_drops_nothing(clock: Clock) -> Non
     assert queue.has_news(clock.now), "a request was cancelled"
 
 
+def test_a_request_without_room_is_no_news(clock: Clock) -> None:
+    queue = scheduler(clock, num_slots=4, admit_wait_s=0.0)
+    add(queue, clock, 1, rows=3)
+    queue.schedule()
+    add(queue, clock, 2, rows=2, deadline=clock.now + 5)
+    add(queue, clock, 3)
+    assert not queue.has_news(clock.now)
+    assert queue.schedule().admitted == [], "the one behind it does not overtake it"
+    assert queue.has_news(clock.now + 5), "its deadline has come"
+    queue.finish(1)
+    assert queue.has_news(clock.now)
+    assert queue.schedule().admitted == [2, 3]
+
+
 def test_wait_counts_from_the_beginning_of_an_iteration_without_news(clock: Clock) -> None:
     queue = scheduler(clock, num_slots=32, admit_wait_s=5.0)
     add(queue, clock, *range(16))
@@ -232,7 +246,9 @@ def test_counts_are_consistent_and_order_is_kept(clock: Clock, seed: int) -> Non
             clock.now += rng.random() * 0.02
             if rng.random() < 0.1:
                 queue.cancel(rng.randint(0, each), "client")
+            has_news = queue.has_news(clock.now)
             output = queue.schedule()
+            assert has_news or not (output.admit or output.drop)
             for request_id, _ in output.dropped:
                 assert request_id not in gone
                 gone.add(request_id)

@@ -174,7 +174,10 @@ class RunningBatch:
         for sequence in ready:
             if not sequence.search.is_done:  # it did not leave the vectorized search in this step
                 self._advance_alone(sequence, outputs, copies)
-        self._positions[: len(owners)] += 1
+        if len(owners) == 1:
+            self._positions[0] += 1  # a tenth of the time of the operation on arrays
+        else:
+            self._positions[: len(owners)] += 1
         self._copy_rows(copies.sources, copies.targets)
         return ready
 

@@ -124,7 +124,7 @@ def export_bundle(trained: Trained, data_root: Path, models: Path, version: str 
     if any(step.block_rows for variant in manifest.variants for step in variant.steps):
         manifest.format_version = 2
         manifest.requires.append("blocked_steps")
-    add_int8_variant(manifest, graphs, ARCHITECTURES[recipe.architecture].graphs.is_bounded)
+    add_int8_variant(manifest, graphs, ARCHITECTURES[recipe.architecture].graphs.is_within_one)
     sources, golden = task.parity_sources(data_root, tokenizer), task.golden_sources(tokenizer)
     return write_checked(
         models / recipe.model_id / version,

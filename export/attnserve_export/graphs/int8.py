@@ -12,7 +12,8 @@ signed byte in 16 bits, saturating, and 2 * 255 * 64 does not overflow. So every
 * after a ReLU of such a product: column j is at most its bias plus sqrt(d) times the norm of its weights (Cauchy-Schwarz). The
   first product gives its columns as fractions of that bound, and the quantisation of the second product's input clips at 0, which
   is the ReLU;
-* values in [-1, 1], such as GRU and LSTM states and the weighted means of them: the scale is a constant, and one node is added;
+* values with a proven bound (``reach.py``): GRU and LSTM states, which lie in [-1, 1]; means, by attention, of values that are
+  products behind a LayerNormalization. The scale is a constant, and one node is added;
 * any other input, as fractions of the row's largest absolute value. That adds seven nodes, so it is done for wide products only:
   the output layer's.
 
@@ -33,28 +34,29 @@ from onnx import NodeProto, helper, numpy_helper
 from attnserve_export.graphs.int8_functions import DOMAIN, TINY, function
 from attnserve_export.graphs.parts import part_of
 from attnserve_export.graphs.products import GraphIndex, Product
+from attnserve_export.graphs.reach import Reach, Reaches
 
 WEIGHT_LEVELS = 64
 """Largest magnitude of a quantised weight."""
 MIN_COLUMNS = 1024
 """Minimum number of columns of a product whose rows are scaled by their largest absolute value."""
 MIN_WEIGHTS = 1 << 14
-"""Minimum number of weights of a product whose input is in [-1, 1]."""
+"""Minimum number of weights of a product whose input has a proven bound."""
 _ZERO_POINT = 128  # of rows that may be negative: 127 levels below, 127 above
 _CONTRIB = "com.microsoft"
 
 
-def int8_graph(model: onnx.ModelProto, is_bounded: Callable[[str], bool] = lambda name: False) -> onnx.ModelProto | None:
+def int8_graph(model: onnx.ModelProto, reach: Reach = lambda name: math.inf) -> onnx.ModelProto | None:
     """Returns the int8 form of a float32 graph with its weights as initializers, or None if no product is worth quantising.
 
     Args:
         model: the graph.
-        is_bounded: whether the input or output of this name lies in [-1, 1].
+        reach: the upper bound of the magnitudes of the input or output of this name, or infinity.
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    index = GraphIndex(copy.graph, is_bounded)
-    writer = _Writer(index)
+    index = GraphIndex(copy.graph)
+    writer = _Writer(index, Reaches(index, reach))
     nodes = list(copy.graph.node)
     written: list[NodeProto] = []
     for node in nodes:
@@ -85,8 +87,8 @@ class _Row:
 class _Writer:
     """Writes the nodes that replace products."""
 
-    def __init__(self, index: GraphIndex) -> None:
-        self.index = index
+    def __init__(self, index: GraphIndex, reaches: Reaches) -> None:
+        self.index, self.reaches = index, reaches
         self.new: list[NodeProto] = []
         self.dropped: set[int] = set()
         self.constants: dict[str, onnx.TensorProto] = {}
@@ -110,10 +112,10 @@ class _Writer:
             return True
         self._part = part_of(product.node)
         norm = self.index.norm(product)
-        if norm is not None:
+        if norm is not None and self.index.is_for_products(norm.output[0]):
             self._write_behind_norm(product, norm)
-        elif product.num_rows * product.num_columns >= MIN_WEIGHTS and self.index.is_bounded(product.node.input[0]):
-            self._write_bounded(product)
+        elif product.num_rows * product.num_columns >= MIN_WEIGHTS and (reach := self.reaches.of(product.node.input[0])) < math.inf:
+            self._write_bounded(product, max(reach, TINY))
         elif product.num_columns >= MIN_COLUMNS:
             self._write_by_largest(product)
         else:
@@ -150,8 +152,8 @@ class _Writer:
         self.dropped.add(id(relu))
         self._drop(outer)
 
-    def _write_bounded(self, product: Product) -> None:
-        row = _Row(product.node.input[0], self._scalar(1 / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
+    def _write_bounded(self, product: Product, reach: float) -> None:
+        row = _Row(product.node.input[0], self._scalar(reach / 127), self._constant("zero", np.uint8(_ZERO_POINT)))
         row.name = self._once("bounded", row.name, lambda: self._node("QuantizeLinear", row.name, row.level, row.zero))[0]
         self._multiply(row, self._quantized(self._matrix(product)), product.bias, product.output)
 

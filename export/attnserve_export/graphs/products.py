@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Analyses a float32 graph for int8: its products with constant matrices, and the bounds of their input rows."""
+"""Analyses a float32 graph for int8: its products with constant matrices, and the nodes around them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from onnx import NodeProto, helper, numpy_helper
-
-_BOUNDED = {"Tanh": [0], "Sigmoid": [0], "Softmax": [0], "GRU": [0, 1], "LSTM": [0, 1]}
-"""Operators, and the indices of their outputs that lie in [-1, 1]."""
-_MOVING = frozenset({"Concat", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
-"""Operators that only reorder their input's values."""
 
 
 @dataclass(slots=True)
@@ -37,8 +32,9 @@ class Product:
 class GraphIndex:
     """The producer and the readers of each value of a graph, and the graph's products."""
 
-    def __init__(self, graph: onnx.GraphProto, is_bounded: Callable[[str], bool]) -> None:
-        self._bounded = {value.name for value in (*graph.input, *graph.output) if is_bounded(value.name)}
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.weights = {each.name: each for each in graph.initializer}
+        self.ranks = {each.name: len(each.type.tensor_type.shape.dim) for each in graph.value_info}
         self.shapes = {each.name: tuple(each.dims) for each in graph.initializer}
         self.values = {each.name: numpy_helper.to_array(each).tolist() for each in graph.initializer if each.dims == [1]}
         self.outputs = {value.name for value in graph.output}
@@ -56,14 +52,13 @@ class GraphIndex:
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def norm(self, product: Product) -> NodeProto | None:
-        """Returns the LayerNormalization whose output is a product's input, if only products read that output."""
+        """Returns the LayerNormalization whose output, or rows of it, is a product's input."""
         node = self.producers.get(product.node.input[0])
         while node is not None and self._takes_rows(node):
             node = self.producers.get(node.input[0])
-        if node is None or node.op_type != "LayerNormalization" or _attributes(node).get("axis", -1) != -1:
+        if node is None or node.op_type != "LayerNormalization" or attributes_of(node).get("axis", -1) != -1:
             return None
-        is_known = all(self.shapes.get(name) == (product.num_rows,) for name in node.input[1:])
-        return node if is_known and self._is_for_products(node.output[0]) else None
+        return node if all(self.shapes.get(name) == (product.num_rows,) for name in node.input[1:]) else None
 
     def behind_relu(self, product: Product) -> tuple[NodeProto, Product] | None:
         """Returns the ReLU of a product and the next product, if nothing else reads the values between them."""
@@ -73,35 +68,19 @@ class GraphIndex:
             return None
         return relu, self.products[id(reader)]
 
-    def is_bounded(self, name: str) -> bool:
-        """Whether a value provably lies in [-1, 1]."""
-        node = self.producers.get(name)
-        if name in self._bounded or node is None:
-            return name in self._bounded
-        if node.op_type in _BOUNDED:
-            is_usual = "activations" not in _attributes(node) and not (node.op_type == "GRU" and any(node.input[5:]))
-            return is_usual and node.output[:].index(name) in _BOUNDED[node.op_type]
-        if node.op_type in _MOVING:
-            return all(self.is_bounded(each) for each in node.input[: len(node.input) if node.op_type == "Concat" else 1])
-        if node.op_type == "Mul":
-            return all(self.is_bounded(each) for each in node.input)
-        return node.op_type == "MatMul" and self._is_distribution(node.input[0]) and self.is_bounded(node.input[1])
-
-    def _is_distribution(self, name: str) -> bool:
-        """Whether the last axis is the output of a softmax; an axis of size 1 may have been inserted before it."""
-        node = self.producers.get(name)
-        if node is not None and node.op_type == "Unsqueeze" and self.values.get(node.input[1]) in ([0], [1], [-2]):
-            node = self.producers.get(node.input[0])
-        return node is not None and node.op_type == "Softmax" and _attributes(node).get("axis", -1) == -1
+    def made_by(self, node: NodeProto) -> Product | None:
+        """Returns the product whose output, with its bias added, is that of this node."""
+        made = [self.products.get(id(each)) for each in (node, *(self.producers.get(name) for name in node.input))]
+        return next((each for each in made if each is not None and (each.node if each.add is None else each.add) is node), None)
 
     def _takes_rows(self, node: NodeProto) -> bool:
         """Whether a node is x[:, i], which selects whole rows of (row, 1, width)."""
-        return node.op_type == "Gather" and _attributes(node).get("axis", 0) == 1 and self.shapes.get(node.input[1]) == ()
+        return node.op_type == "Gather" and attributes_of(node).get("axis", 0) == 1 and self.shapes.get(node.input[1]) == ()
 
-    def _is_for_products(self, name: str) -> bool:
+    def is_for_products(self, name: str) -> bool:
+        """Whether only products read a value, or rows of it."""
         return name not in self.outputs and all(
-            id(node) in self.products
-            or (self._takes_rows(node) and node.input[0] == name and self._is_for_products(node.output[0]))
+            id(node) in self.products or (self._takes_rows(node) and node.input[0] == name and self.is_for_products(node.output[0]))
             for node in self.readers.get(name, [])
         )
 
@@ -113,7 +92,7 @@ class GraphIndex:
         return node is not None and all(self._is_constant(each) for each in node.input)
 
     def _product(self, node: NodeProto) -> Product | None:
-        attributes = _attributes(node)
+        attributes = attributes_of(node)
         is_plain = not attributes.get("transA", 0) and attributes.get("alpha", 1.0) == attributes.get("beta", 1.0) == 1.0
         if node.op_type not in ("MatMul", "Gemm") or not is_plain or len(self.shapes.get(node.input[1], ())) != 2:
             return None
@@ -134,5 +113,6 @@ class GraphIndex:
         return product
 
 
-def _attributes(node: NodeProto) -> Mapping[str, Any]:
+def attributes_of(node: NodeProto) -> Mapping[str, Any]:
+    """Returns a node's attributes by name."""
     return {each.name: helper.get_attribute_value(each) for each in node.attribute}

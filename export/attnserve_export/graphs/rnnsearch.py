@@ -221,6 +221,6 @@ GRAPHS = Graphs(
         "output_layer": "output",
     },
     restore=_restore,
-    is_bounded=lambda name: name in ("memory", "state", "next_state"),
+    is_within_one=lambda name: name in ("memory", "state", "next_state"),
     attention=_attention,
 )

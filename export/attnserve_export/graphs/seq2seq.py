@@ -139,5 +139,5 @@ GRAPHS = Graphs(
         "output_layer": "output",
     },
     restore=_restore,
-    is_bounded=lambda name: name.removeprefix("next_").startswith("h_"),
+    is_within_one=lambda name: name.removeprefix("next_").startswith("h_"),
 )

@@ -197,6 +197,6 @@ GRAPHS = Graphs(
         "output_layer": "output",
     },
     restore=_restore,
-    is_bounded=lambda name: name in ("hidden", "next_hidden"),
+    is_within_one=lambda name: name in ("hidden", "next_hidden"),
     attention=_attention,
 )

@@ -90,7 +90,7 @@ class Graphs:
     """Module, maximum of source tokens (the end symbol not counted), maximum of target tokens -> the declared state."""
     restore: Callable[[dict[str, Tensor]], dict[str, Tensor]] = lambda stored: stored
     """Values of the graphs, by name -> at least all parameters of the module."""
-    is_bounded: Callable[[str], bool] = lambda name: False
+    is_within_one: Callable[[str], bool] = lambda name: False
     """Whether the input or output of this name lies in [-1, 1]; its products are then cheap in int8."""
     attention: Callable[[Any], manifest_pb2.AttentionOutput] | None = None
     """Module -> the meaning of its attention; None if it has none, or is of a single-pass model."""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from attnserve_export.graphs.int8 import MIN_COLUMNS, WEIGHT_LEVELS, int8_graph
 from attnserve_export.graphs.products import GraphIndex
+from attnserve_export.graphs.reach import Reaches
 
 WIDTH, HIDDEN, WIDE = 24, 40, MIN_COLUMNS + 6  # none a multiple of the width of a vector instruction
 RNG = np.random.default_rng(0)
@@ -30,6 +33,8 @@ WEIGHTS = {
     "small": RNG.normal(0, 0.3, (WIDTH, HIDDEN)),
     "wide": RNG.normal(0, 0.3, (WIDE, WIDTH)),
     "wide_bias": RNG.normal(0, 0.3, WIDE),
+    "packed": RNG.normal(0, 0.3, (WIDTH, 3 * WIDTH)),
+    "packed_bias": RNG.normal(0, 0.3, 3 * WIDTH),
 }
 NORM = [("LayerNormalization", "x gamma beta", "n", {})]
 SHARED = [("MatMul", "n query", "q0", {}), ("Add", "q0 query_bias", "q", {}), ("MatMul", "n key", "k", {})]
@@ -43,23 +48,40 @@ FEED_FORWARD = [
 VOCABULARY = [("Gather", "n index", "last", {"axis": 1}), ("Gemm", "last wide", "v", {"transB": 1})]
 LARGEST = [("Gather", "x index", "last", {"axis": 1}), ("Gemm", "last wide wide_bias", "v", {"transB": 1})]
 BOUNDED = [("Tanh", "x", "t", {}), ("Gather", "t index", "last", {"axis": 1}), ("Gemm", "last wide wide_bias", "v", {"transB": 1})]
+ATTEND = ("GroupQueryAttention", "p _ _ _ _ first length", "a", {"domain": "com.microsoft", "num_heads": 1, "kv_num_heads": 1})
+ATTENTION = [
+    *NORM,
+    ("MatMul", "n packed", "p0", {}),
+    ("Add", "p0 packed_bias", "p", {}),
+    ("Shape", "x", "count", {"end": 1}),
+    ("ConstantOfShape", "count", "first", {"value": numpy_helper.from_array(np.zeros(1, np.int32))}),
+    ATTEND,
+    ("Gather", "a index", "last", {"axis": 1}),
+    ("Gemm", "last wide wide_bias", "v", {"transB": 1}),
+]
 FORMS = {
     "behind a norm": (NORM + SHARED, "q k"),
     "behind its ReLU": (NORM + FEED_FORWARD, "f"),
     "vocabulary behind a norm": (NORM + VOCABULARY, "v"),
     "by the largest value": (LARGEST, "v"),
     "between -1 and 1": (BOUNDED, "v"),
+    "behind attention": (ATTENTION, "v"),
 }
-SIZES = {"q": HIDDEN, "k": HIDDEN, "f": WIDTH, "v": WIDE, "n": WIDTH, "s": HIDDEN}
+SIZES = {"a": WIDTH, "p": 3 * WIDTH, "q": HIDDEN, "k": HIDDEN, "f": WIDTH, "v": WIDE, "n": WIDTH, "s": HIDDEN}
 
 
-def graph(nodes: list[tuple[str, str, str, dict[str, int]]], outputs: str) -> onnx.ModelProto:
-    """Nodes of rows x (row, 1, width)."""
-    made = [helper.make_node(op, inputs.split(), [output], **attributes) for op, inputs, output, attributes in nodes]
+def graph(nodes: list[tuple[str, str, str, dict[str, Any]]], outputs: str) -> onnx.ModelProto:
+    """Nodes of rows x (row, 1, width); an underscore is an input that is left out."""
+    made = [
+        helper.make_node(op, [each.strip("_") for each in inputs.split()], [output], **attributes)
+        for op, inputs, output, attributes in nodes
+    ]
     read = {name for node in made for name in node.input}
     initializers = [numpy_helper.from_array(value.astype(np.float32), name) for name, value in WEIGHTS.items() if name in read]
     if "index" in read:
         initializers.append(numpy_helper.from_array(np.int64(0), "index"))
+    if "length" in read:
+        initializers.append(numpy_helper.from_array(np.ones(1, np.int32), "length"))
     shapes = {name: ["row", SIZES[name]] if name == "v" else ["row", 1, SIZES[name]] for name in outputs.split()}
     model = helper.make_model(
         helper.make_graph(
@@ -69,7 +91,7 @@ def graph(nodes: list[tuple[str, str, str, dict[str, int]]], outputs: str) -> on
             [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()],
             initializers,
         ),
-        opset_imports=[helper.make_opsetid("", 23)],
+        opset_imports=[helper.make_opsetid("", 23), helper.make_opsetid("com.microsoft", 1)],
     )
     model.ir_version = 10
     return model
@@ -228,12 +250,86 @@ BETWEEN = {
 }  # fmt: skip
 
 
+def reaches(nodes: list[tuple[str, str, str, dict[str, Any]]], outputs: str, **known: float) -> Reaches:
+    return Reaches(GraphIndex(graph(nodes, outputs).graph), lambda name: known.get(name, math.inf))
+
+
 @pytest.mark.parametrize("form", BETWEEN)
 def test_values_between_minus_one_and_one_are_recognised(form: str) -> None:
     nodes, expected = BETWEEN[form]
-    index = GraphIndex(graph([*nodes, ("Identity", "t", "n", {})], "n").graph, lambda name: False)
-    assert index.is_bounded("t") is expected
-    assert GraphIndex(graph([("Identity", "x", "n", {})], "n").graph, lambda name: name == "x").is_bounded("n")
+    found = reaches([*nodes, ("Identity", "t", "n", {})], "n").of("t")
+    assert found == (1.0 if expected else math.inf)
+
+
+def test_bounds_of_inputs_are_those_that_are_given() -> None:
+    assert reaches([("Identity", "x", "n", {})], "n", x=2.5).of("n") == 2.5
+    assert reaches([("Mul", "x x", "n", {})], "n", x=3.0).of("n") == 9.0
+
+
+@pytest.mark.parametrize("node", [("Gather", "query index", "n", {"axis": 1}), ("Concat", "x query", "n", {"axis": 1})])
+def test_weights_have_no_bound(node: tuple[str, str, str, dict[str, Any]]) -> None:
+    """With the largest value of a table as its scale, a row of small values would have few levels."""
+    assert reaches([node], "n", x=0.1).of("n") == math.inf
+
+
+@pytest.mark.parametrize(("attributes", "expected"), [({}, 0.0), ({"value": numpy_helper.from_array(np.float32([-3.0]))}, 3.0)])
+def test_bound_of_a_constant_that_is_repeated(attributes: dict[str, Any], expected: float) -> None:
+    nodes = [("Shape", "x", "count", {"end": 1}), ("ConstantOfShape", "count", "c", attributes), ("Expand", "c count", "n", {})]
+    assert reaches(nodes, "n").of("n") == expected
+
+
+def test_bound_of_an_attention_is_that_of_its_values() -> None:
+    """The rows that come closest to a column's bound are those along its weights."""
+    nodes = ATTENTION[:6]
+    weights = WEIGHTS["gamma"][:, None] * WEIGHTS["packed"][:, 2 * WIDTH :]
+    shift = WEIGHTS["beta"] @ WEIGHTS["packed"][:, 2 * WIDTH :] + WEIGHTS["packed_bias"][2 * WIDTH :]
+    expected = (np.sqrt(WIDTH) * np.linalg.norm(weights, axis=0) + np.abs(shift)).max()
+    bound = reaches(nodes, "a").of("a")
+    assert bound == pytest.approx(expected, rel=1e-6)
+    column = int((np.sqrt(WIDTH) * np.linalg.norm(weights, axis=0) + np.abs(shift)).argmax())
+    x = np.sign(shift[column]) * 50 * weights[:, column][None, None].astype(np.float32)
+    (attended,) = run(session_of(graph(nodes, "a")), (x - x.mean()).astype(np.float32))
+    assert 0.9 * bound < np.abs(attended).max() <= bound
+
+
+def test_bound_of_old_values_counts_too() -> None:
+    cache = ("GroupQueryAttention", "p _ _ x x first length", "a", ATTEND[3])
+    nodes = [*ATTENTION[:5], cache]
+    new = reaches(ATTENTION[:6], "a").of("a")
+    assert reaches(nodes, "a", x=new + 1).of("a") == new + 1
+    assert reaches(nodes, "a", x=new / 2).of("a") == new
+    assert reaches(nodes, "a").of("a") == math.inf
+
+
+def test_bound_of_values_of_their_own() -> None:
+    for value, expected in (("t", 1.0), ("x", math.inf)):
+        nodes = [("Tanh", "x", "t", {}), ("GroupQueryAttention", f"x x {value} _ _ first length", "a", ATTEND[3])]
+        assert reaches(nodes, "a").of("a") == expected
+
+
+def test_bound_of_values_that_several_heads_share() -> None:
+    shared = {"domain": "com.microsoft", "num_heads": 4, "kv_num_heads": 1}  # of 12 values each
+    model = graph([*ATTENTION[:5], (*ATTEND[:3], shared)], "a")
+    (node,) = [node for node in model.graph.node if node.op_type == "GroupQueryAttention"]
+    node.output.extend(["keys", "values", "scores"])
+    found = Reaches(GraphIndex(model.graph), lambda name: math.inf)
+    weights = (WEIGHTS["gamma"][:, None] * WEIGHTS["packed"])[:, -12:]
+    shift = (WEIGHTS["beta"] @ WEIGHTS["packed"] + WEIGHTS["packed_bias"])[-12:]
+    expected = (np.sqrt(WIDTH) * np.linalg.norm(weights, axis=0) + np.abs(shift)).max()
+    assert found.of("a") == found.of("values") == pytest.approx(expected, rel=1e-6)
+    assert found.of("keys") == found.of("scores") == math.inf
+
+
+@pytest.mark.parametrize(("axis", "num_parts", "is_of_columns"), [(-1, 3, True), (2, 3, True), (1, 3, False), (-1, 5, False)])
+def test_bound_of_a_part_of_the_columns_is_its_own(axis: int, num_parts: int, is_of_columns: bool) -> None:
+    split = helper.make_node("Split", ["p"], ["s", "t", "u"], axis=axis, num_outputs=num_parts)
+    model = graph(ATTENTION[:3], "p")
+    model.graph.node.append(split)
+    model.graph.value_info.append(helper.make_tensor_value_info("p", TensorProto.FLOAT, ["row", 1, 3 * WIDTH]))
+    found = Reaches(GraphIndex(model.graph), lambda name: math.inf)
+    parts = [found.of(name) for name in "stu"]
+    assert max(parts) == pytest.approx(found.of("p"))
+    assert (len(set(parts)) == 3) is is_of_columns
 
 
 def test_products_of_constants_are_left_to_the_loading() -> None:

@@ -17,6 +17,7 @@ from attnserve.v1 import manifest_pb2
 from attnserve_export import bundles, parity
 from attnserve_export.bundle_writer import WEIGHTS_FILE, write_bundle
 from attnserve_export.exporter import ExportError, export_graph
+from attnserve_export.graphs import int8
 from attnserve_export.graphs.transformer import transformer_states, transformer_variants
 from attnserve_export.int8_variant import add_int8_variant
 from attnserve_export.models.transformer import Transformer, TransformerConfig
@@ -104,6 +105,18 @@ def test_int8_is_the_first_variant_and_adds_no_weights(made: Made, tmp_path: Pat
     alone = {name: graph for name, graph in made.graphs.items() if "int8" not in name}
     write_bundle(tmp_path / "alone", made.manifest, alone, {})
     assert (tmp_path / "both" / WEIGHTS_FILE).read_bytes() == (tmp_path / "alone" / WEIGHTS_FILE).read_bytes()
+
+
+def test_every_product_of_a_transformer_is_int8(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(int8, "MIN_WEIGHTS", 1)  # those of this model are small
+    manifest, graphs = manifest_pb2.Manifest(), {name: graph for name, graph in made.graphs.items() if "int8" not in name}
+    manifest.CopyFrom(made.manifest)
+    del manifest.variants[0]
+    add_int8_variant(manifest, graphs)
+    for name, graph in graphs.items():
+        weights = {each.name for each in graph.graph.initializer}
+        products = [node for node in graph.graph.node if node.op_type in ("MatMul", "Gemm") and weights & set(node.input)]
+        assert bool(products) is ("int8" not in name), name
 
 
 def test_a_coarse_int8_variant_is_refused(made: Made, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def make(name: str, folder: Path) -> Made:
         fixed = replace(cuda, name="fixed", device=manifest_pb2.DEVICE_CPU)  # the variant's float32 graphs run on a CPU too
         graphs |= exported(fixed, architecture, graphs)
         manifest.variants.append(fixed.describe())
-    add_int8_variant(manifest, graphs, architecture.is_bounded)
+    add_int8_variant(manifest, graphs, architecture.is_within_one)
     int8, *others = manifest.variants
     del manifest.variants[:]
     manifest.variants.extend([*others, int8])

@@ -134,7 +134,7 @@ class Made:
         cpu, self.cuda = architecture.variants(self.model, list(manifest.states))
         graphs = {spec.file: name_parts(export_graph(spec), architecture.parts) for spec in (cpu.encode, *cpu.steps)}
         manifest.variants.append(cpu.describe())
-        add_int8_variant(manifest, graphs, architecture.is_bounded)
+        add_int8_variant(manifest, graphs, architecture.is_within_one)
         files = {TOKENIZER_FILE: b"words", TRAINING_FILE: training_file(recipe, {"made": "for a test"})}
         self.folder, self.manifest = folder, write_bundle(folder, manifest, graphs, files)
         self.images = [pixels(name).numpy() for name in ("astronaut", "chelsea", "coffee", "rocket")]

@@ -38,7 +38,8 @@ def outcomes(folder: Path, *, holds: bool, most: float, **variables: str) -> str
     (folder / "conftest.py").write_text(f"import tests.other_work\ntests.other_work.MOST = {most}\n")
     (folder / "test_it.py").write_text(FILE.format(holds=holds))
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = quiet\n")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
+    own = {name: value for name, value in os.environ.items() if name != JUDGED}  # which a second run has
+    environ = {**own, "PYTHONPATH": str(ROOT), **variables}
     command = [sys.executable, "-m", "pytest", "-ra", "-p", "tests.other_work", "-p", "no:cacheprovider", "."]
     return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60).stdout
 

@@ -27,7 +27,8 @@ def test_b():
 
 
 def rerun(folder: Path, *options: str) -> tuple[int, str]:
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ = {name: value for name, value in os.environ.items() if name != JUDGED and not name.startswith("PYTEST_")}
+    environ["PYTHONPATH"] = str(ROOT)
     command = [sys.executable, "-m", "tests.rerun", *options]
     done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
     print(done.stdout, done.stderr)

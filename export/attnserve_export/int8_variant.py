@@ -50,15 +50,15 @@ def reach_of_states(manifest: manifest_pb2.Manifest, graphs: list[onnx.GraphProt
     def reach(name: str) -> float:
         return 1.0 if is_within_one(name) else bounds.get(name, math.inf)
 
+    encode, *steps = [Reaches(GraphIndex(graph), reach) for graph in graphs]
+
     def after_a_step() -> dict[str, float]:
-        steps = [Reaches(GraphIndex(graph), reach) for graph in graphs[1:]]
         return {
             state.name: max([bounds[state.name], *(step.of(state.step_output) for step in steps if state.step_output)])
             for state in manifest.states
         }
 
-    encoded = Reaches(GraphIndex(graphs[0]), reach)
-    bounds |= {each.name: encoded.of(each.encode_output) if each.encode_output else 0.0 for each in manifest.states}
+    bounds |= {each.name: encode.of(each.encode_output) if each.encode_output else 0.0 for each in manifest.states}
     bounds |= after_a_step()
     while larger := [name for name, value in after_a_step().items() if value > bounds[name]]:
         bounds |= dict.fromkeys(larger, math.inf)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import sys
@@ -14,10 +13,10 @@ import psutil
 import pytest
 
 from tests import other_work
+from tests.contract import inner_pytest
 from tests.other_work import OtherWork
 from tests.rerun import JUDGED
 
-ROOT = Path(__file__).parents[2]
 FILE = """
 import pytest
 from tests.other_work import bars
@@ -38,10 +37,8 @@ def outcomes(folder: Path, *, holds: bool, most: float, **variables: str) -> str
     (folder / "conftest.py").write_text(f"import tests.other_work\ntests.other_work.MOST = {most}\n")
     (folder / "test_it.py").write_text(FILE.format(holds=holds))
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = quiet\n")
-    own = {name: value for name, value in os.environ.items() if name != JUDGED}  # which a second run has
-    environ = {**own, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "pytest", "-ra", "-p", "tests.other_work", "-p", "no:cacheprovider", "."]
-    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60).stdout
+    arguments = ("pytest", "-ra", "-p", "tests.other_work", "-p", "no:cacheprovider", ".")
+    return inner_pytest.run(folder, *arguments, **variables).stdout
 
 
 def test_bar_that_fails_beside_other_work_is_not_judged(tmp_path: Path) -> None:

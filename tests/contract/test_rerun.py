@@ -3,16 +3,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.contract import inner_pytest
 from tests.rerun import JUDGED, MOST_FILES
 
-ROOT = Path(__file__).parents[2]
 FAILS = """
 from pathlib import Path
 
@@ -27,10 +24,7 @@ def test_b():
 
 
 def rerun(folder: Path, *options: str) -> tuple[int, str]:
-    environ = {name: value for name, value in os.environ.items() if name != JUDGED and not name.startswith("PYTEST_")}
-    environ["PYTHONPATH"] = str(ROOT)
-    command = [sys.executable, "-m", "tests.rerun", *options]
-    done = subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    done = inner_pytest.run(folder, "tests.rerun", *options)
     print(done.stdout, done.stderr)
     return done.returncode, done.stdout
 

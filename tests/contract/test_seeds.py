@@ -3,17 +3,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.contract import inner_pytest
 from tests.seeds import VARIABLE
 
-ROOT = Path(__file__).parents[2]
 TEXT = """
 import random
 import numpy as np
@@ -42,9 +39,8 @@ def drawn(folder: Path, *options: str, **variables: str) -> list[str]:
     """Runs a file of two tests; returns what each has drawn in a fixture and by itself."""
     (folder / "test_it.py").write_text(TEXT)
     (folder / "drawn").unlink(missing_ok=True)
-    environ = {**{name: value for name, value in os.environ.items() if name != VARIABLE}, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.seeds", "-p", "no:cacheprovider", "-q", "test_it.py", *options]
-    subprocess.run(command, cwd=folder, env=environ, check=True, timeout=60)
+    arguments = ("pytest", "-p", "tests.seeds", "-p", "no:cacheprovider", "-q", "test_it.py", *options)
+    inner_pytest.run(folder, *arguments, **variables).check_returncode()
     return (folder / "drawn").read_text().splitlines()
 
 
